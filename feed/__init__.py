@@ -1,0 +1,42 @@
+"""A live-update feed: publish events to topics, and every subscriber gets them at once, in one order, none silently
+lost. `web` serves it over HTTP; this package knows no web framework.
+"""
+
+from feed.control import Gap
+from feed.errors import (
+    Draining,
+    FeedError,
+    FeedUnavailable,
+    Invalid,
+    LogRefused,
+    Malformed,
+    Overloaded,
+    RequestError,
+    TooLarge,
+)
+from feed.event import Event
+from feed.feed import EARLIEST, Feed, FeedOptions, HistoryPage, select
+from feed.log import Retention
+from feed.subscription import Limits, Subscription
+
+__all__ = [
+    "EARLIEST",
+    "Draining",
+    "Event",
+    "Feed",
+    "FeedError",
+    "FeedOptions",
+    "FeedUnavailable",
+    "Gap",
+    "HistoryPage",
+    "Invalid",
+    "Limits",
+    "LogRefused",
+    "Malformed",
+    "Overloaded",
+    "RequestError",
+    "Retention",
+    "Subscription",
+    "TooLarge",
+    "select",
+]

@@ -1,0 +1,121 @@
+"""What the feed says about a stream itself, between its events: `feed.open`, `feed.gap` and their kin.
+
+On SSE they are named events, which a plain `onmessage` never sees; elsewhere JSON objects. No published event can bear
+such a type.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+import orjson
+
+from feed import wire
+
+Reason = Literal["shutdown", "busy", "token-expired", "slow", "kicked"]
+
+_MAX_REQUESTED = 128  # bytes of a client's id that are repeated back to it
+
+
+class Control(msgspec.Struct, frozen=True, dict=True):
+    """One control event. `data` is JSON; `retry` is in milliseconds and a field of SSE only.
+
+    It has the attributes and the wire formats of an `Event`, so that a stream treats both alike.
+    """
+
+    type: str
+    data: str
+    id: str | None = None
+    retry: int | None = None
+
+    @property
+    def topic(self) -> str:
+        """Empty, which no event's topic is."""
+        return ""
+
+    @cached_property
+    def sse(self) -> bytes:
+        """The SSE frame."""
+        return wire.sse(self.id, self.type, self.data, retry=self.retry)
+
+    @property
+    def envelope(self) -> bytes:
+        """The SSE frame: with `?envelope=1` too it bears its name."""
+        return self.sse
+
+    @cached_property
+    def line(self) -> bytes:
+        """The JSON object as a line of NDJSON."""
+        return wire.control(self.type, self.data, self.id) + b"\n"
+
+    @property
+    def text(self) -> str:
+        """The JSON object as the text of a WebSocket message."""
+        return self.line[:-1].decode()
+
+
+class Gap(Control, frozen=True, dict=True):
+    """Events may be missing between the id that was `requested` and `resumed_from`.
+
+    `expired`: a valid id whose next event is gone. `unknown`: not an id of this log, or beyond its end.
+    """
+
+    requested: str = ""
+    resumed_from: str = ""
+    reason: Literal["expired", "unknown"] = "unknown"
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """A sign of life on a quiet stream whose position has not moved since its `id` was last sent."""
+
+    id: str
+
+    @property
+    def sse(self) -> bytes:
+        """A comment."""
+        return wire.HEARTBEAT
+
+    envelope = sse
+
+    @property
+    def line(self) -> bytes:
+        """NDJSON has no comments: the position once more."""
+        return moved(self.id).line
+
+    @property
+    def text(self) -> str:
+        """Nothing: a WebSocket has its pings."""
+        return ""
+
+
+def opened(subscription: str, id: str, retry: int) -> Control:  # noqa: A002
+    """First on every stream. `id` is the position before the first event to come."""
+    return Control("feed.open", _json({"subscription": subscription}), id, retry)
+
+
+def gap(requested: str, resumed_from: str, reason: Literal["expired", "unknown"]) -> Gap:
+    """See `Gap`."""
+    requested = requested.encode("utf-8", "replace")[:_MAX_REQUESTED].decode("utf-8", "ignore")
+    data = _json({"requested": requested, "resumed_from": resumed_from, "reason": reason})
+    return Gap("feed.gap", data, resumed_from, None, requested, resumed_from, reason)
+
+
+def live(replayed: int) -> Control:
+    """The replay is done; what follows is live."""
+    return Control("feed.live", _json({"replayed": replayed}))
+
+
+def moved(id: str) -> Control:  # noqa: A002
+    """Nothing for this reader, but the log has moved on to `id`: resuming there skips nothing."""
+    return Control("feed.position", "{}", id)
+
+
+def closing(reason: Reason, retry: int) -> Control:
+    """The last frame of a stream that the server ends. `retry` in milliseconds: when to come back."""
+    return Control("feed.closing", _json({"reason": reason, "retry": retry}), None, retry)
+
+
+def _json(value: dict[str, str | int]) -> str:
+    return orjson.dumps(value).decode()

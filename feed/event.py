@@ -1,0 +1,230 @@
+"""Events, and the rules for what they are made of: topic, type, data.
+
+A `Draft` is what somebody wants to publish; the log makes an `Event` of it by giving it a place (epoch and seq) and a
+time. Every rule about topic, type and data is here and nowhere else, so that HTTP, WebSocket and library callers meet
+the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from functools import cached_property, lru_cache
+from typing import Any
+
+import msgspec
+import orjson
+
+from feed import wire
+from feed.errors import Invalid, Malformed
+
+MAX_TOPIC = 256  # bytes of UTF-8
+MAX_TYPE = 128  # bytes of UTF-8
+MAX_DEPTH = 100  # of nested JSON arrays and objects
+
+DEFAULT_TYPE = "message"
+_RESERVED_TYPES = frozenset({"open", "error"})  # an EventSource fires these itself
+
+_PLAIN = re.compile(r"[!-)+-~]+")  # printable ASCII without the asterisk
+_FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})  # control, format, surrogate, and every kind of space
+_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+class Event(msgspec.Struct, frozen=True, dict=True):
+    """One event of the log. Immutable.
+
+    `seq` is its place in the log (1, 2, 3 …), `epoch` the name the log bore when it was committed, `time` the moment
+    of the commit in milliseconds since 1970. `data` is text; where `is_json`, it is a JSON value as it was published.
+
+    Each wire format is made at the first use and kept, so that it is made once, however many subscribers there are.
+    """
+
+    epoch: str
+    seq: int
+    topic: str
+    type: str
+    data: str
+    is_json: bool
+    time: int
+
+    @cached_property
+    def id(self) -> str:
+        """What clients know the event by, and resume after."""
+        return f"{self.epoch}-{self.seq}"
+
+    @cached_property
+    def sse(self) -> bytes:
+        """The SSE frame."""
+        return wire.sse(self.id, self.type, self.data)
+
+    @cached_property
+    def message(self) -> bytes:
+        """The JSON object."""
+        return wire.message(
+            self.id, self.topic, self.type, self.data, is_json=self.is_json, time=self.time
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """The JSON object as the text of a WebSocket message."""
+        return self.message.decode()
+
+    @cached_property
+    def line(self) -> bytes:
+        """The JSON object as a line of NDJSON."""
+        return self.message + b"\n"
+
+    @cached_property
+    def envelope(self) -> bytes:
+        """The JSON object inside an SSE frame, for `?envelope=1`."""
+        return b"id: %b\ndata: %b\n\n" % (self.id.encode(), self.message)
+
+    @property
+    def size(self) -> int:
+        """What it counts for in queues, windows and retention: roughly its bytes in memory and on disk."""
+        return event_size(self.topic, self.type, self.data)
+
+    def json(self) -> Any:
+        """The data as a Python value: parsed where it was published as JSON, else the text itself."""
+        return json.loads(self.data) if self.is_json else self.data
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event that has no place in the log yet. Made by `text_draft`, `json_draft` or `value_draft`."""
+
+    topic: str
+    type: str
+    data: str
+    is_json: bool
+    data_bytes: int
+
+
+def event_size(topic: str, type: str, data: str) -> int:  # noqa: A002
+    """Characters stand in for bytes: exact for ASCII, and never more than four times off. 64 is for the rest."""
+    return len(topic) + len(type) + len(data) + 64
+
+
+def text_draft(topic: str, data: str, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+    """An event whose data is text, kept as it is.
+
+    Raises `Invalid` for the topic or type, `Malformed` for text that cannot be UTF-8 (a lone surrogate).
+    """
+    try:
+        data_bytes = len(data.encode())
+    except UnicodeEncodeError as error:
+        raise Malformed(f"data: not encodable as UTF-8: a lone surrogate at character {error.start}") from None
+    return Draft(check_topic(topic), check_type(type), data, False, data_bytes)
+
+
+def json_draft(topic: str, raw: bytes, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+    """An event from JSON bytes. A JSON string is text; any other value is kept as it came.
+
+    Raises `Malformed` for what is not JSON, or is nested too deeply; `Invalid` for the topic or type.
+    """
+    return checked_json_draft(topic, raw, parse_json(raw, "data"), type)
+
+
+def checked_json_draft(topic: str, raw: bytes, value: object, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+    """The same for JSON that `parse_json` has passed already, as part of a larger text; `value` is what it gave."""
+    if isinstance(value, str):
+        return text_draft(topic, value, type)
+    check_depth(raw, "data")
+    # A raw CR or LF can stand only between tokens: inside a JSON string it is an error, and was found to be none.
+    raw = raw.strip(b" \t\r\n").replace(b"\r", b" ").replace(b"\n", b" ")
+    return Draft(check_topic(topic), check_type(type), raw.decode(), True, len(raw))
+
+
+def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+    """An event from a Python value: a `str` is text, anything else is published as JSON.
+
+    Raises `Malformed` for a value that JSON has no form for, `Invalid` for the topic or type.
+    """
+    if isinstance(data, str):
+        return text_draft(topic, data, type)
+    try:
+        raw = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Malformed(f"data: not a value that JSON can hold: {error}") from None
+    return json_draft(topic, raw, type)
+
+
+def parse_json(raw: bytes, what: str) -> Any:
+    """The parsed value, to look at and throw away: what is published is the bytes.
+
+    orjson is the judge, since it refuses what would break a stream later: invalid UTF-8 and lone surrogate escapes.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"{what}: not JSON: {error}") from None
+
+
+def check_depth(raw: bytes, what: str) -> None:
+    """Raises `Malformed` if valid JSON is nested deeper than `MAX_DEPTH`: many readers' parsers break on it."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for token in _STRING_OR_BRACKET.findall(raw):
+        if token in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Malformed(f"{what}: nested deeper than {MAX_DEPTH} levels")
+        elif token in b"]}":
+            depth -= 1
+
+
+@lru_cache(maxsize=4096)
+def check_topic(topic: str) -> str:
+    """The topic itself, or `Invalid`."""
+    _check_segments(topic, "topic")
+    if "*" in topic:
+        raise Invalid("topic", "may not hold '*'; only a subscription's pattern may")
+    return topic
+
+
+@lru_cache(maxsize=4096)
+def check_pattern(pattern: str) -> str:
+    """The pattern itself, or `Invalid`. A segment may be `*`, the last one `**`."""
+    _check_segments(pattern, "pattern")
+    *parents, last = pattern.split("/")
+    for segment in [*parents, "*" if last == "**" else last]:
+        if "*" in segment and segment != "*":
+            raise Invalid(
+                "pattern", "'*' may only be a whole segment, and '**' only the last one: orders/*, orders/**"
+            )
+    return pattern
+
+
+@lru_cache(maxsize=1024)
+def check_type(type: str) -> str:  # noqa: A002
+    """The type itself, or `Invalid`."""
+    _check_characters(type, "type", MAX_TYPE)
+    if "/" in type or "*" in type:
+        raise Invalid("type", "may not hold '/' or '*'")
+    if type.startswith("feed.") or type in _RESERVED_TYPES:
+        raise Invalid("type", "'open', 'error' and all that begins with 'feed.' are the feed's own")
+    return type
+
+
+def _check_segments(path: str, what: str) -> None:
+    _check_characters(path, what, MAX_TOPIC)
+    if path.startswith("$"):
+        raise Invalid(what, "may not begin with '$', which is reserved")
+    for segment in path.split("/"):
+        if segment in {"", ".", ".."}:
+            raise Invalid(what, f"a segment may not be {'empty' if not segment else repr(segment)}")
+
+
+def _check_characters(value: str, what: str, limit: int) -> None:
+    if not value:
+        raise Invalid(what, "may not be empty")
+    if len(value) > limit:
+        raise Invalid(what, f"may be {limit} bytes long at most")
+    if _PLAIN.fullmatch(value):
+        return
+    for character in value:
+        if unicodedata.category(character) in _FORBIDDEN:
+            raise Invalid(what, f"may not hold the character U+{ord(character):04X} (a space or control character)")
+    if len(value.encode()) > limit:
+        raise Invalid(what, f"may be {limit} bytes long at most")

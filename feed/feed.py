@@ -1,0 +1,386 @@
+"""The feed: publish into the log, follow the log into the broadcaster, subscribe without a seam.
+
+One event goes straight through: `Feed.publish` → `Log.append`, where it gets its id → `Log.follow` → the one relay
+task → `Broadcaster.push` → the queue of each subscription that wants it. What this process published and what came
+from elsewhere take the same road.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from feed import control
+from feed.broadcaster import Broadcaster
+from feed.control import Gap
+from feed.errors import Draining, FeedUnavailable, Invalid, LogRefused, TooLarge
+from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, value_draft
+from feed.log import Appended, IdempotencyKey, Log, Retention, open_log
+from feed.pattern import EVERYTHING, Selection
+from feed.subscription import Limits, Subscription
+from feed.window import Window
+
+logger = logging.getLogger(__name__)
+
+EARLIEST = "earliest"
+"""Instead of an id: from the oldest retained event on."""
+
+MAX_PATTERNS = 100
+MAX_LAST = 1_000
+MAX_BATCH = 10_000
+
+_PUSH_EVENTS = 256  # passed on in one go; after that everybody else gets a turn
+_BEAT = 0.5  # seconds between two looks for quiet streams
+_PAGE_BYTES = 16 << 20  # of a page of history
+
+
+class FeedOptions(msgspec.Struct, frozen=True):
+    """How much of everything. Sizes are in bytes."""
+
+    max_data: int = 256 * 1024
+    window_events: int = 10_000
+    window_bytes: int = 32 << 20
+    retention: Retention = Retention()
+    limits: Limits = Limits()
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """Past events, oldest first. `next` is the position scanned to: reading goes on there, also if there are none."""
+
+    events: Sequence[Event]
+    next: str
+    gap: Gap | None = None
+
+
+class Feed:
+    """A feed on the log that `log` names: `memory:` or `sqlite:PATH`.
+
+    It opens at `async with`, which also closes it, or else at its first use. It belongs to one event loop.
+    """
+
+    def __init__(self, log: str, options: FeedOptions = FeedOptions()) -> None:  # noqa: B008  immutable
+        self.options = options
+        self.draining = False
+        self._url = log
+        self._start: asyncio.Task[_Running] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Feed:
+        await self._running()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _running(self) -> _Running:
+        """The opened log and all that runs on it. Raises `LogRefused`, and `FeedUnavailable` after `close`."""
+        if self._closed:
+            raise FeedUnavailable("the feed is closed")
+        if self._start is None:
+            self._start = asyncio.create_task(_Running.start(self._url, self.options))
+        start = self._start
+        if start.done() and not start.cancelled() and start.exception() is None:
+            return start.result()
+        try:
+            # Shielded: one of several first users that gives up must not take it from the others.
+            return await asyncio.shield(start)
+        except Exception:
+            if self._start is start:
+                self._start = None  # the next use tries again
+            raise
+
+    def drain(self) -> None:
+        """Let every stream say `feed.closing` and end, and take on no new ones. Publishing goes on."""
+        self.draining = True
+        if (running := self._running_now()) is not None:
+            running.broadcaster.end("shutdown")
+
+    async def close(self) -> None:
+        """End all streams, commit what waits, and let the log go. To do so twice does no harm."""
+        self.drain()
+        self._closed = True
+        start, self._start = self._start, None
+        if start is not None:
+            with contextlib.suppress(LogRefused):
+                await (await start).stop()
+
+    def _running_now(self) -> _Running | None:
+        start = self._start
+        ready = start is not None and start.done() and not start.cancelled() and start.exception() is None
+        return start.result() if start is not None and ready else None
+
+    @property
+    def subscribers(self) -> int:
+        """How many streams are open."""
+        running = self._running_now()
+        return 0 if running is None else len(running.broadcaster)
+
+    async def check(self) -> None:
+        """Raises `FeedUnavailable` if an event could not be published now."""
+        await (await self._running()).log.check()
+
+    # Publishing.
+
+    async def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:  # noqa: A002
+        """Commit one event, and give its id. A `str` is text, any other value is published as JSON.
+
+        `key` makes it safe to repeat: for 24 hours the same publish with the same key gives the first id again.
+
+        Raises `Invalid`, `Malformed` and `TooLarge` for what the caller has to change, `FeedUnavailable` if the log
+        cannot take it. In each case nothing was published.
+        """
+        drafts = [value_draft(topic, data, type)]
+        return (await self.append(drafts, idempotency_key("", key, drafts) if key is not None else None)).ids[0]
+
+    async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
+        """Commit a batch, whole and in order. Raises what `publish` raises."""
+        if not drafts:
+            raise Invalid("batch", "holds no event")
+        if len(drafts) > MAX_BATCH:
+            raise Invalid("batch", f"may hold {MAX_BATCH:,} events at most, not {len(drafts):,}")
+        for draft in drafts:
+            if draft.data_bytes > self.options.max_data:
+                raise TooLarge("data", self.options.max_data)
+        return await (await self._running()).log.append(drafts, key)
+
+    # Subscribing.
+
+    @contextlib.asynccontextmanager
+    async def subscribe(
+        self, *patterns: str, types: Iterable[str] = (), after: str | None = None, last: int | None = None
+    ) -> AsyncIterator[Subscription]:
+        """A stream of events, for as long as the block lasts: `async with feed.subscribe("orders/*") as events`.
+
+        It begins after the id `after` (`EARLIEST`: with the oldest retained event), or with the newest `last` ones,
+        else with what is published from now on. Iterating gives `Event`s, and a `Gap` where events may be missing;
+        it ends when the feed is closed. Raises `Invalid` for a bad pattern or type.
+        """
+        subscription = await self.attach(select(patterns, types), after=after, last=last)
+        try:
+            yield subscription
+        finally:
+            self.detach(subscription)
+
+    async def attach(self, selection: Selection, *, after: str | None, last: int | None) -> Subscription:
+        """What `subscribe` does at the beginning of its block, for callers whose stream is not a block of code."""
+        running = await self._running()
+        log, window = running.log, running.broadcaster.window
+        cursor, gap = None, None
+        if after is not None:
+            cursor, gap = await running.resume_at(after)
+        elif last is not None:
+            cursor = await running.before_last(selection, last)
+        # From here to `register` there is no `await`: what is committed after the position was taken is passed on.
+        if self.draining:
+            raise Draining("this server is being stopped")
+        replay = cursor is not None
+        if cursor is None:
+            cursor = max(log.position, window.position)
+        subscription = Subscription(log, window, selection, self.options.limits, cursor=cursor, replay=replay)
+        if gap is not None and after is not None:
+            subscription.announce_gap(after, gap)
+        running.broadcaster.register(subscription)
+        return subscription
+
+    def detach(self, subscription: Subscription) -> None:
+        """Let go of a subscription. To do so twice does no harm."""
+        subscription.closed = True
+        if (running := self._running_now()) is not None:
+            running.broadcaster.unregister(subscription)
+
+    # Looking back.
+
+    async def history(
+        self,
+        selection: Selection,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        before: str | None = None,
+        last: int | None = None,
+        since: int | None = None,
+    ) -> HistoryPage:
+        """A page of past events, at most `limit`, from one of: the end backwards from the id `before`; forward after
+        the id `after`; the newest `last`; what was committed at `since` (milliseconds since 1970) or later; else
+        the oldest retained.
+
+        A page may be shorter than `limit` although there is more: it ends at 16 MiB.
+        """
+        running = await self._running()
+        log = running.log
+        if before is not None:
+            return await running.page_before(selection, before, limit)
+        gap = None
+        if after is not None:
+            cursor, gap = await running.resume_at(after)
+        elif last is not None:
+            cursor = await running.before_last(selection, last)
+        elif since is not None:
+            cursor = await log.before_time(since)
+        else:
+            cursor = log.oldest - 1
+        found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
+        return await running.page_after(selection, cursor, limit, found)
+
+
+class _Running:
+    """A feed that is open: its log, its broadcaster, and the two tasks that serve all streams."""
+
+    def __init__(self, log: Log, broadcaster: Broadcaster) -> None:
+        self.log = log
+        self.broadcaster = broadcaster
+        self._tasks = [
+            asyncio.create_task(self._relay(), name="feed-relay"),
+            asyncio.create_task(self._beat(), name="feed-beat"),
+        ]
+
+    @classmethod
+    async def start(cls, url: str, options: FeedOptions) -> _Running:
+        log = await open_log(url, options.retention)
+        return cls(log, Broadcaster(await _newest(log, options)))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.log.close()
+
+    async def _relay(self) -> None:
+        """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks
+        well and is silent."""
+        window = self.broadcaster.window
+        pause = 0.1
+        while True:
+            try:
+                async for batch in self.log.follow(window.position):
+                    for start in range(0, len(batch), _PUSH_EVENTS):
+                        self.broadcaster.push(batch[start : start + _PUSH_EVENTS])
+                        if start + _PUSH_EVENTS < len(batch):
+                            await asyncio.sleep(0)
+                    pause = 0.1
+            except Exception:
+                logger.exception("the relay stopped at %d; it goes on in %.1f s", window.position, pause)
+            await asyncio.sleep(pause)
+            pause = min(5.0, pause * 2)
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_BEAT)
+            for count, subscription in enumerate(list(self.broadcaster), 1):
+                subscription.beat(loop.time())
+                if count % 1_000 == 0:
+                    await asyncio.sleep(0)
+
+    async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
+        """The position to go on from for somebody who asks for what comes after the id `after`, and why it is not
+        just that, if it is not."""
+        if after == EARLIEST:
+            return self.log.oldest - 1, None
+        position = await self.log.locate(after)
+        if position is None:
+            return self.log.oldest - 1, "unknown"
+        if position + 1 < self.log.oldest:
+            return self.log.oldest - 1, "expired"
+        return position, None
+
+    async def before_last(self, selection: Selection, count: int) -> int:
+        """The position after which the newest `count` wanted events are, or all that are retained if there are
+        fewer."""
+        log, window = self.log, self.broadcaster.window
+        if log.position == window.position and log.oldest <= window.first:
+            event = window.find_last(selection, count)
+            if event is not None:
+                return event.seq - 1
+        position, before = log.position, log.position + 1
+        while before > log.oldest:
+            page = await log.read_backward(before, selection, count)
+            count -= len(page.events)
+            if page.events:
+                position = page.events[0].seq - 1
+            if count <= 0:
+                break
+            before = page.start + 1
+        return position
+
+    async def page_after(self, selection: Selection, cursor: int, limit: int, gap: Gap | None) -> HistoryPage:
+        log, until = self.log, self.log.position
+        events: list[Event] = []
+        size = 0
+        while cursor < until and len(events) < limit and size < _PAGE_BYTES:
+            page = await log.read(cursor, until, selection, limit - len(events))
+            if page.start > cursor and gap is None:
+                if events:
+                    break  # the next page begins with the gap
+                gap = control.gap(log.id_at(cursor), log.id_at(page.start), "expired")
+            cursor = page.end
+            events += page.events
+            size += sum(event.size for event in page.events)
+        return HistoryPage(events, log.id_at(cursor), gap)
+
+    async def page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:
+        log, gap = self.log, None
+        position = await log.locate(before)
+        if position is None:
+            position = log.position + 1
+            gap = control.gap(before, log.id_at(log.position), "unknown")
+        pages: list[Sequence[Event]] = []
+        count = size = 0
+        while position > log.oldest and count < limit and size < _PAGE_BYTES:
+            page = await log.read_backward(position, selection, limit - count)
+            position = page.start + 1
+            pages.append(page.events)
+            count += len(page.events)
+            size += sum(event.size for event in page.events)
+        events = [event for page_events in reversed(pages) for event in page_events]
+        return HistoryPage(events, log.id_at(position), gap)
+
+
+async def _newest(log: Log, options: FeedOptions) -> Window:
+    """The log's newest events, so that readers who come back right after a start do not read the disk either."""
+    before, count, size = log.position + 1, 0, 0
+    pages: list[Sequence[Event]] = []
+    while before > log.oldest and count < options.window_events and size < options.window_bytes:
+        page = await log.read_backward(before, EVERYTHING, 1_000)
+        before = page.start + 1
+        pages.append(page.events)
+        count += len(page.events)
+        size += sum(event.size for event in page.events)
+    window = Window(before - 1, max_events=options.window_events, max_bytes=options.window_bytes)
+    for events in reversed(pages):
+        window.extend(events)
+    return window
+
+
+def select(patterns: Sequence[str], types: Iterable[str] = ()) -> Selection:
+    """What a subscriber asks for. Raises `Invalid` for none, too many, or a bad pattern or type."""
+    if not patterns:
+        raise Invalid("pattern", "is missing: name a topic, or ** for everything")
+    if len(patterns) > MAX_PATTERNS:
+        raise Invalid("pattern", f"at most {MAX_PATTERNS} may be given, not {len(patterns)}")
+    return Selection([check_pattern(pattern) for pattern in patterns], [check_type(name) for name in types])
+
+
+def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "") -> IdempotencyKey:
+    """The key under which these drafts are published once. `form` tells requests apart whose events are the same.
+
+    Raises `Invalid` for what is not 1 to 255 visible ASCII characters.
+    """
+    if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
+        raise Invalid("Idempotency-Key", "is 1 to 255 visible ASCII characters")
+    digest = hashlib.sha256(form.encode())
+    for draft in drafts:
+        for part in (draft.topic, draft.type, "json" if draft.is_json else "text", draft.data):
+            encoded = part.encode()
+            digest.update(b"%d:" % len(encoded))
+            digest.update(encoded)
+    return IdempotencyKey(principal, key, digest.digest())

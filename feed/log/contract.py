@@ -1,0 +1,128 @@
+"""What every log keeps: the contract of the ordered, retained events that are the one source of truth.
+
+In words:
+
+- Events get the seqs 1, 2, 3 … without a hole. `append` is atomic: a batch is there whole and in order, or not at all.
+- What `append` has returned for is durable, as far as that log can be.
+- Events leave only at the old end, by retention. `oldest` is the first that is still there.
+- Each time a log is opened it takes a new *epoch*, and remembers which seqs the earlier ones cover. An id is
+  `<epoch>-<seq>`, so that ids of a deleted, replaced or restored log are recognised, even where numbers recur.
+- A *position* is the seq of the newest event somebody has seen: 0 before the first one.
+
+`tests/test_logs.py` holds every log to this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from feed.event import Draft, Event
+from feed.pattern import Selection
+
+PAGE_BYTES = 1 << 20
+"""A page ends at the event that goes beyond this (see `Event.size`): so no page is larger than this and one event."""
+
+SCAN_EVENTS = 2_000
+"""A page ends after so many events were looked at, wanted or not: so no read takes long."""
+
+KEY_LIFETIME_MS = 24 * 3600 * 1000
+"""How long an idempotency key is remembered."""
+
+KEY_REUSED = "was used for another request within the last 24 hours: a new request needs a new key"
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """What the log keeps; whichever bound is reached first counts. `age` is in seconds, `bytes` as by `Event.size`.
+
+    `keys` bounds the idempotency keys: beyond it the oldest are forgotten before their 24 hours are over.
+    """
+
+    events: int = 100_000
+    age: float = 7 * 24 * 3600
+    bytes: int = 1 << 30
+    keys: int = 1_000_000
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """`key` counts within `principal`. `fingerprint` tells a repeat from another request under the same key."""
+
+    principal: str
+    key: str
+    fingerprint: bytes
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where a batch is: `count` events from `first` on, committed under `epoch`."""
+
+    epoch: str
+    first: int
+    count: int
+
+    @property
+    def ids(self) -> list[str]:
+        """The events' ids, in order."""
+        return [f"{self.epoch}-{seq}" for seq in range(self.first, self.first + self.count)]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """The wanted ones among the events `start + 1` to `end`, oldest first. All of those were looked at.
+
+    Read forward, `start` is the position that was asked for, or a later one if retention has taken what came after
+    it. Read backward, it is the position to go on before.
+    """
+
+    events: Sequence[Event]
+    start: int
+    end: int
+
+
+class Log(Protocol):
+    """What a feed needs of its log. All positions are seqs."""
+
+    @property
+    def position(self) -> int:
+        """The seq of the newest event that is known to be committed, 0 if there was none yet."""
+
+    @property
+    def oldest(self) -> int:
+        """The seq of the oldest retained event; `position + 1` if none is."""
+
+    async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
+        """Commit a batch of at least one event.
+
+        With a key that was used before, nothing is committed and the first answer comes back.
+
+        Raises `Invalid` if the key was used for another request, `Overloaded` at the bound of what may wait,
+        `FeedUnavailable` if the log cannot take it. In each case nothing was committed.
+        """
+
+    async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
+        """The next page of what `selection` wants beyond `after`, up to and with `until`.
+
+        It is empty if nothing was wanted among the events looked at; reading goes on from its `end`, which is beyond
+        `after` whenever `after < until`. Raises `FeedUnavailable`.
+        """
+
+    async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
+        """The page of the newest wanted events before `before`. Reading goes on before `start + 1`."""
+
+    async def before_time(self, time: int) -> int:
+        """The position before the first event committed at `time` (milliseconds since 1970) or later."""
+
+    def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
+        """Every event beyond `after`, once, in order, in batches as they come, without end."""
+
+    def id_at(self, position: int) -> str:
+        """The id by which a client can resume after `position`."""
+
+    async def locate(self, id: str) -> int | None:  # noqa: A002
+        """The position an id stands for; None if it is not an id of this log, or of an event beyond its end."""
+
+    async def check(self) -> None:
+        """Raises `FeedUnavailable` if the log could not take an event now."""
+
+    async def close(self) -> None:
+        """Commit what waits, then let everything go."""

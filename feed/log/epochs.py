@@ -1,0 +1,52 @@
+"""Ids against positions: which epoch covers which seqs.
+
+An epoch is the name a log takes each time it is opened, recorded with the first seq it covers; it covers all up to
+where the next one begins. An id `<epoch>-<seq>` is valid if its epoch is recorded and covers its seq, `first - 1`
+included: that is the position a reader is given who came before the epoch had an event.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from bisect import bisect_right
+
+_ID = re.compile(r"([0-9A-Za-z]{1,64})-(0|[1-9][0-9]{0,17})")
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def new_epoch() -> str:
+    """A name that no log has borne: 41 bits, and a log has few epochs."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(8))
+
+
+class Epochs:
+    """The epochs of one log, oldest first. The last one is the current one, and covers all that is to come."""
+
+    def __init__(self, recorded: list[tuple[str, int]]) -> None:
+        self._names = [name for name, _ in recorded]
+        self._firsts = [first for _, first in recorded]
+        self._places = {name: place for place, name in enumerate(self._names)}
+
+    @property
+    def current(self) -> str:
+        """The epoch under which events are committed now."""
+        return self._names[-1]
+
+    def of(self, seq: int) -> str:
+        """The epoch that covers `seq`; the oldest one for what lies before it."""
+        return self._names[max(0, bisect_right(self._firsts, seq) - 1)]
+
+    def id_at(self, position: int) -> str:
+        """The id that stands for a position."""
+        return f"{self.of(position)}-{position}"
+
+    def locate(self, id: str, position: int) -> int | None:  # noqa: A002
+        """The position of a valid id, None for any other. `position` is the log's end: nothing beyond it is valid."""
+        if len(id) > 128 or (parts := _ID.fullmatch(id)) is None:
+            return None
+        place, seq = self._places.get(parts[1]), int(parts[2])
+        if place is None or seq < self._firsts[place] - 1:
+            return None
+        last = self._firsts[place + 1] - 1 if place + 1 < len(self._firsts) else position
+        return seq if seq <= last else None

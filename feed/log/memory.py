@@ -1,0 +1,140 @@
+"""The log in memory: as fast as can be, and gone with the process, its ids with it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+
+from feed.errors import Invalid
+from feed.event import Draft, Event
+from feed.log.contract import (
+    KEY_LIFETIME_MS,
+    KEY_REUSED,
+    PAGE_BYTES,
+    SCAN_EVENTS,
+    Appended,
+    IdempotencyKey,
+    Page,
+    Retention,
+)
+from feed.log.epochs import Epochs, new_epoch
+from feed.log.tail import Tails
+from feed.pattern import Selection
+from feed.window import Window
+
+
+class MemoryLog:
+    """`memory:`. Nothing is awaited in any of its verbs, so that each happens in one step."""
+
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
+        self._epochs = Epochs([(new_epoch(), 1)])
+        self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes)
+        self._tails = Tails()
+        self._answers: OrderedDict[tuple[str, str], tuple[bytes, int, Appended]] = OrderedDict()
+
+    @property
+    def position(self) -> int:
+        """See `Log`."""
+        return self._window.position
+
+    @property
+    def oldest(self) -> int:
+        """See `Log`."""
+        expired = _now() - int(self._retention.age * 1000)
+        while (event := self._window.oldest()) is not None and event.time < expired:
+            self._window.drop_before(event.seq + 1)
+        return self._window.first
+
+    async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
+        """See `Log`."""
+        now = _now()
+        if key is not None and (answer := self._answer(key, now)) is not None:
+            return answer
+        appended = Appended(self._epochs.current, self.position + 1, len(drafts))
+        events = [
+            Event(appended.epoch, seq, draft.topic, draft.type, draft.data, draft.is_json, now)
+            for seq, draft in enumerate(drafts, appended.first)
+        ]
+        self._window.extend(events)
+        if key is not None:
+            self._answers[key.principal, key.key] = (key.fingerprint, now + KEY_LIFETIME_MS, appended)
+        self._tails.push(events)
+        return appended
+
+    def _answer(self, key: IdempotencyKey, now: int) -> Appended | None:
+        while self._answers:
+            oldest = next(iter(self._answers))
+            if self._answers[oldest][1] > now and len(self._answers) < self._retention.keys:
+                break
+            del self._answers[oldest]
+        answer = self._answers.get((key.principal, key.key))
+        if answer is None:
+            return None
+        if answer[0] != key.fingerprint:
+            raise Invalid("Idempotency-Key", KEY_REUSED)
+        return answer[2]
+
+    async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
+        """See `Log`."""
+        start = max(after, self.oldest - 1)
+        events, end = [], min(until, self.position)
+        size = 0
+        for event in self._window.after(start, min(SCAN_EVENTS, max(0, end - start))) or ():
+            if selection.wants(event.topic, event.type):
+                events.append(event)
+                size += event.size
+                if len(events) == limit or size > PAGE_BYTES:
+                    end = event.seq
+                    break
+        else:
+            end = min(end, start + SCAN_EVENTS)
+        return Page(events, start, max(start, end))
+
+    async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
+        """See `Log`."""
+        start = self.oldest - 1
+        before = min(before, self.position + 1)
+        scanned = [event for event in self._window.before(before, SCAN_EVENTS) if event.seq > start]
+        events, size = [], 0
+        for event in reversed(scanned):
+            if selection.wants(event.topic, event.type):
+                events.append(event)
+                size += event.size
+                if len(events) == limit or size > PAGE_BYTES:
+                    start = event.seq - 1
+                    break
+        else:
+            start = scanned[0].seq - 1 if scanned else start
+        events.reverse()
+        return Page(events, start, max(start, before - 1))
+
+    async def before_time(self, time: int) -> int:
+        """See `Log`."""
+        for event in self._window.after(self.oldest - 1, len(self._window)) or ():
+            if event.time >= time:
+                return event.seq - 1
+        return self.position
+
+    def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
+        """See `Log`."""
+        return self._tails.follow(self, after)
+
+    def id_at(self, position: int) -> str:
+        """See `Log`."""
+        return self._epochs.id_at(position)
+
+    async def locate(self, id: str) -> int | None:  # noqa: A002
+        """See `Log`."""
+        return self._epochs.locate(id, self.position)
+
+    async def check(self) -> None:
+        """See `Log`: always ready."""
+
+    async def close(self) -> None:
+        """See `Log`: nothing to let go."""
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

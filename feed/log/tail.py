@@ -1,0 +1,72 @@
+"""What was committed and a follower has not taken yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from feed.event import Event
+from feed.log.contract import Log
+from feed.pattern import EVERYTHING
+
+_MAX_EVENTS = 20_000
+
+
+class Tails:
+    """The followers of a log that lives in this process: each commit is handed to all of them, as it is.
+
+    A follower that does not come for its events does not keep them in memory: beyond the bound they are dropped, and
+    it reads them from the log when it comes.
+    """
+
+    def __init__(self) -> None:
+        self._tails: set[_Tail] = set()
+
+    def push(self, events: Sequence[Event]) -> None:
+        """Hand on what has just been committed."""
+        for tail in self._tails:
+            tail.push(events)
+
+    async def follow(self, log: Log, after: int) -> AsyncIterator[Sequence[Event]]:
+        """`Log.follow` for `log`, which calls `push` at each commit, after it has moved its position."""
+        tail = _Tail()
+        self._tails.add(tail)
+        try:
+            while True:
+                while after < (target := log.position) and not tail.continues(after):
+                    page = await log.read(after, target, EVERYTHING, 1_000)
+                    after = page.end
+                    if page.events:
+                        yield page.events
+                await tail.changed.wait()
+                events = tail.take(after)
+                if events:
+                    after = events[-1].seq
+                    yield events
+        finally:
+            self._tails.discard(tail)
+
+
+class _Tail:
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self._events: list[Event] = []
+
+    def push(self, events: Sequence[Event]) -> None:
+        if len(self._events) + len(events) > _MAX_EVENTS:
+            self._events.clear()
+        else:
+            self._events.extend(events)
+        self.changed.set()
+
+    def continues(self, after: int) -> bool:
+        """Whether the next event after `after` is here."""
+        return bool(self._events) and self._events[0].seq <= after + 1
+
+    def take(self, after: int) -> Sequence[Event]:
+        """All that is here and beyond `after`; nothing if there is a hole between."""
+        events, self._events = self._events, []
+        self.changed.clear()
+        if not events or events[0].seq > after + 1:
+            return ()
+        return events if events[0].seq == after + 1 else [event for event in events if event.seq > after]

@@ -1,0 +1,135 @@
+"""Which topics a subscriber asked for: a pattern against a topic, and the index from a topic to who wants it.
+
+A pattern is a topic in which a segment may be `*` (any one segment), and the last may be `**` (one or more segments).
+Whether a string is a pattern at all is decided in `feed.event`; here they are taken as valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+Reader = TypeVar("Reader")
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a subscriber of `pattern` gets the events of `topic`."""
+    if "*" not in pattern:
+        return pattern == topic
+    wanted = pattern.split("/")
+    segments = topic.split("/")
+    if wanted[-1] == "**":
+        wanted.pop()
+        if len(segments) <= len(wanted):
+            return False
+    elif len(segments) != len(wanted):
+        return False
+    return all(want in ("*", segment) for want, segment in zip(wanted, segments, strict=False))
+
+
+def literal_prefix(pattern: str) -> str:
+    """What every matching topic begins with, up to the first wildcard: `orders/` for `orders/*`, '' for `**`."""
+    return pattern[: pattern.index("*")] if "*" in pattern else pattern
+
+
+class Selection:
+    """What one subscriber asked for: patterns, and types if not all. Immutable."""
+
+    __slots__ = ("_exact", "_wildcards", "everything", "patterns", "types")
+
+    def __init__(self, patterns: Iterable[str], types: Iterable[str] = ()) -> None:
+        self.patterns = tuple(dict.fromkeys(patterns))
+        self.types = frozenset(types)
+        self.everything = "**" in self.patterns
+        self._exact = frozenset(pattern for pattern in self.patterns if "*" not in pattern)
+        self._wildcards = tuple(pattern for pattern in self.patterns if "*" in pattern)
+
+    def wants_topic(self, topic: str) -> bool:
+        """Whether one of the patterns matches."""
+        return (
+            self.everything
+            or topic in self._exact
+            or any(matches(pattern, topic) for pattern in self._wildcards)
+        )
+
+    def wants(self, topic: str, type: str) -> bool:  # noqa: A002
+        """Whether an event of this topic and type is for this subscriber."""
+        return (not self.types or type in self.types) and self.wants_topic(topic)
+
+    def __repr__(self) -> str:
+        return f"Selection({self.patterns!r}, {sorted(self.types)!r})"
+
+
+EVERYTHING = Selection(["**"])
+
+
+class _Node(Generic[Reader]):
+    __slots__ = ("children", "here", "rest")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node[Reader]] = {}
+        self.here: dict[Reader, None] = {}  # whose pattern ends here
+        self.rest: dict[Reader, None] = {}  # whose pattern goes on with `**`
+
+
+class TopicIndex(Generic[Reader]):
+    """From a topic to who wants it, at a cost that depends on the topic's depth and on how many want it.
+
+    Topics that are asked for by name are one dictionary; patterns are a tree, a level a segment. Sets are
+    dictionaries, so that readers are met in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[Reader, None]] = {}
+        self._tree: _Node[Reader] = _Node()
+
+    def add(self, pattern: str, reader: Reader) -> None:
+        """Let `reader` be found by the topics that `pattern` matches."""
+        if "*" not in pattern:
+            self._exact.setdefault(pattern, {})[reader] = None
+            return
+        node, rest = self._tree, pattern.split("/")
+        last = rest.pop() if rest[-1] == "**" else None
+        for segment in rest:
+            node = node.children.setdefault(segment, _Node())
+        (node.here if last is None else node.rest)[reader] = None
+
+    def remove(self, pattern: str, reader: Reader) -> None:
+        """Undo `add`. Branches that nobody needs any more go, so that the index does not grow with what has been."""
+        if "*" not in pattern:
+            readers = self._exact[pattern]
+            del readers[reader]
+            if not readers:
+                del self._exact[pattern]
+            return
+        rest = pattern.split("/")
+        last = rest.pop() if rest[-1] == "**" else None
+        path = [self._tree]
+        for segment in rest:
+            path.append(path[-1].children[segment])
+        del (path[-1].here if last is None else path[-1].rest)[reader]
+        for parent, segment, node in zip(reversed(path[:-1]), reversed(rest), reversed(path), strict=False):
+            if node.children or node.here or node.rest:
+                break
+            del parent.children[segment]
+
+    def find(self, topic: str) -> Iterable[Reader]:
+        """Everybody who wants `topic`, each once."""
+        found = self._exact.get(topic)
+        if not (self._tree.children or self._tree.rest):
+            return found or ()
+        readers = dict(found or ())
+        for group in self._walk(topic.split("/")):
+            readers.update(group)
+        return readers
+
+    def _walk(self, segments: list[str]) -> Iterator[dict[Reader, None]]:
+        nodes = [self._tree]
+        for segment in segments:
+            following: list[_Node[Reader]] = []
+            for node in nodes:
+                yield node.rest
+                following.extend(child for key in (segment, "*") if (child := node.children.get(key)))
+            nodes = following
+        for node in nodes:
+            yield node.here

@@ -1,0 +1,87 @@
+"""A run of consecutive events in memory, the newest of the log, bounded in count and bytes.
+
+It is what the memory log consists of, and what a feed keeps of any other log so that a storm of reconnecting readers
+does not read the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from feed.event import Event
+from feed.pattern import Selection
+
+
+class Window:
+    """Events `first` to `position`, without a hole. `position` is that of the newest, also when none is kept.
+
+    At the bound the oldest leave. Not for several threads.
+    """
+
+    def __init__(self, position: int, *, max_events: int, max_bytes: int) -> None:
+        self.position = position
+        self.bytes = 0
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._events: list[Event] = []
+        self._left = 0  # how many at the beginning of the list have left: they are cut off now and then, all at once
+
+    @property
+    def first(self) -> int:
+        """The seq of the oldest event that is kept; `position + 1` when there is none."""
+        return self.position + 1 - len(self)
+
+    def __len__(self) -> int:
+        return len(self._events) - self._left
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Take in what comes next. The first has to be `position + 1`."""
+        for event in events:
+            if event.seq != self.position + 1:
+                raise ValueError(f"event {event.seq} cannot follow {self.position}")
+            self._events.append(event)
+            self.position = event.seq
+            self.bytes += event.size
+        while self and (len(self) > self._max_events or self.bytes > self._max_bytes):
+            self._drop_oldest()
+        self._compact()
+
+    def drop_before(self, seq: int) -> None:
+        """Let the events before `seq` go."""
+        while self and self.first < seq:
+            self._drop_oldest()
+        self._compact()
+
+    def oldest(self) -> Event | None:
+        """The oldest event that is kept."""
+        return self._events[self._left] if self else None
+
+    def after(self, seq: int, limit: int) -> Sequence[Event] | None:
+        """The events that follow `seq`, at most `limit`; None if the run does not reach back that far."""
+        if seq + 1 < self.first:
+            return None
+        start = self._left + seq + 1 - self.first
+        return self._events[start : start + limit]
+
+    def before(self, seq: int, limit: int) -> Sequence[Event]:
+        """The newest events before `seq`, at most `limit`, oldest first."""
+        end = self._left + max(0, min(seq, self.position + 1) - self.first)
+        return self._events[max(self._left, end - limit) : end]
+
+    def find_last(self, selection: Selection, count: int) -> Event | None:
+        """The `count`th newest event that `selection` wants; None if fewer are kept."""
+        for event in reversed(self.after(self.first - 1, len(self)) or ()):
+            if selection.wants(event.topic, event.type):
+                count -= 1
+                if count == 0:
+                    return event
+        return None
+
+    def _drop_oldest(self) -> None:
+        self.bytes -= self._events[self._left].size
+        self._left += 1
+
+    def _compact(self) -> None:
+        if self._left > 64 and self._left * 4 > len(self._events):
+            del self._events[: self._left]
+            self._left = 0

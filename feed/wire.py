@@ -1,0 +1,59 @@
+"""How an event looks on the wire: values in, bytes or text out.
+
+Nothing here reads a clock, a setting or a socket, and nothing is remembered between calls. What is allowed in a
+topic, type or id is decided elsewhere (`feed.event`): these functions trust that ids and types hold no line break.
+
+The SSE stream is defined by the WHATWG HTML standard, section 9.2 "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import orjson
+
+_LINE_END = re.compile("\r\n|\n|\r")  # the three that end a line in SSE; str.splitlines() knows many more
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+HEARTBEAT = b":\n"
+"""A comment, and no blank line after it: some client libraries make an event of every blank line."""
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Milliseconds since 1970 as RFC 3339, in UTC, to the millisecond: `2026-11-21T03:05:00.123Z`."""
+    moment = _EPOCH + timedelta(milliseconds=milliseconds)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+
+
+def sse(id: str | None, type: str, data: str, *, retry: int | None = None) -> bytes:  # noqa: A002
+    """One SSE frame. `type` "message" is left out, as it is what a browser assumes; `retry` is in milliseconds."""
+    if "\n" in data or "\r" in data:
+        data = _LINE_END.sub("\ndata: ", data)
+    head = "" if retry is None else f"retry: {retry}\n"
+    if id is not None:
+        head += f"id: {id}\n"
+    if type != "message":
+        head += f"event: {type}\n"
+    return f"{head}data: {data}\n\n".encode()
+
+
+def message(id: str, topic: str, type: str, data: str, *, is_json: bool, time: int) -> bytes:  # noqa: A002
+    """The JSON object of one event, as a WebSocket message, an NDJSON line or a piece of a history page carries it.
+
+    Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string.
+    """
+    return b'{"id":"%b","topic":%b,"type":%b,"data":%b,"time":"%b"}' % (
+        id.encode(),
+        orjson.dumps(topic),
+        orjson.dumps(type),
+        data.encode() if is_json else orjson.dumps(data),
+        rfc3339(time).encode(),
+    )
+
+
+def control(type: str, data: str, id: str | None) -> bytes:  # noqa: A002
+    """The JSON object of a control event (`feed.open` and its kin). `data` is JSON already."""
+    if id is None:
+        return b'{"type":"%b","data":%b}' % (type.encode(), data.encode())
+    return b'{"type":"%b","id":"%b","data":%b}' % (type.encode(), id.encode(), data.encode())
