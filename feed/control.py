@@ -90,7 +90,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
         return ""
 
 
-def opened(subscription: str, id: str, retry: int) -> Control:  # noqa: A002
+def opened(subscription: str, id: str, retry: int) -> Control:
     """First on every stream. `id` is the position before the first event to come."""
     return Control("feed.open", _json({"subscription": subscription}), id, retry)
 
@@ -107,7 +107,7 @@ def live(replayed: int) -> Control:
     return Control("feed.live", _json({"replayed": replayed}))
 
 
-def moved(id: str) -> Control:  # noqa: A002
+def moved(id: str) -> Control:
     """Nothing for this reader, but the log has moved on to `id`: resuming there skips nothing."""
     return Control("feed.position", "{}", id)
 

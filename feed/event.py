@@ -61,9 +61,7 @@ class Event(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def message(self) -> bytes:
         """The JSON object."""
-        return wire.message(
-            self.id, self.topic, self.type, self.data, is_json=self.is_json, time=self.time
-        )
+        return wire.message(self.id, self.topic, self.type, self.data, is_json=self.is_json, time=self.time)
 
     @cached_property
     def text(self) -> str:
@@ -100,12 +98,12 @@ class Draft(msgspec.Struct, frozen=True):
     data_bytes: int
 
 
-def event_size(topic: str, type: str, data: str) -> int:  # noqa: A002
+def event_size(topic: str, type: str, data: str) -> int:
     """Characters stand in for bytes: exact for ASCII, and never more than four times off. 64 is for the rest."""
     return len(topic) + len(type) + len(data) + 64
 
 
-def text_draft(topic: str, data: str, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+def text_draft(topic: str, data: str, type: str = DEFAULT_TYPE) -> Draft:
     """An event whose data is text, kept as it is.
 
     Raises `Invalid` for the topic or type, `Malformed` for text that cannot be UTF-8 (a lone surrogate).
@@ -117,7 +115,7 @@ def text_draft(topic: str, data: str, type: str = DEFAULT_TYPE) -> Draft:  # noq
     return Draft(check_topic(topic), check_type(type), data, False, data_bytes)
 
 
-def json_draft(topic: str, raw: bytes, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+def json_draft(topic: str, raw: bytes, type: str = DEFAULT_TYPE) -> Draft:
     """An event from JSON bytes. A JSON string is text; any other value is kept as it came.
 
     Raises `Malformed` for what is not JSON, or is nested too deeply; `Invalid` for the topic or type.
@@ -125,7 +123,7 @@ def json_draft(topic: str, raw: bytes, type: str = DEFAULT_TYPE) -> Draft:  # no
     return checked_json_draft(topic, raw, parse_json(raw, "data"), type)
 
 
-def checked_json_draft(topic: str, raw: bytes, value: object, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+def checked_json_draft(topic: str, raw: bytes, value: object, type: str = DEFAULT_TYPE) -> Draft:
     """The same for JSON that `parse_json` has passed already, as part of a larger text; `value` is what it gave."""
     if isinstance(value, str):
         return text_draft(topic, value, type)
@@ -135,7 +133,7 @@ def checked_json_draft(topic: str, raw: bytes, value: object, type: str = DEFAUL
     return Draft(check_topic(topic), check_type(type), raw.decode(), True, len(raw))
 
 
-def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:  # noqa: A002
+def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:
     """An event from a Python value: a `str` is text, anything else is published as JSON.
 
     Raises `Malformed` for a value that JSON has no form for, `Invalid` for the topic or type.
@@ -190,14 +188,12 @@ def check_pattern(pattern: str) -> str:
     *parents, last = pattern.split("/")
     for segment in [*parents, "*" if last == "**" else last]:
         if "*" in segment and segment != "*":
-            raise Invalid(
-                "pattern", "'*' may only be a whole segment, and '**' only the last one: orders/*, orders/**"
-            )
+            raise Invalid("pattern", "'*' may only be a whole segment, and '**' only the last one: orders/*, orders/**")
     return pattern
 
 
 @lru_cache(maxsize=1024)
-def check_type(type: str) -> str:  # noqa: A002
+def check_type(type: str) -> str:
     """The type itself, or `Invalid`."""
     _check_characters(type, "type", MAX_TYPE)
     if "/" in type or "*" in type:

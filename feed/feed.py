@@ -130,7 +130,7 @@ class Feed:
 
     # Publishing.
 
-    async def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:  # noqa: A002
+    async def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:
         """Commit one event, and give its id. A `str` is text, any other value is published as JSON.
 
         `key` makes it safe to repeat: for 24 hours the same publish with the same key gives the first id again.

@@ -46,13 +46,9 @@ class Selection:
 
     def wants_topic(self, topic: str) -> bool:
         """Whether one of the patterns matches."""
-        return (
-            self.everything
-            or topic in self._exact
-            or any(matches(pattern, topic) for pattern in self._wildcards)
-        )
+        return self.everything or topic in self._exact or any(matches(pattern, topic) for pattern in self._wildcards)
 
-    def wants(self, topic: str, type: str) -> bool:  # noqa: A002
+    def wants(self, topic: str, type: str) -> bool:
         """Whether an event of this topic and type is for this subscriber."""
         return (not self.types or type in self.types) and self.wants_topic(topic)
 

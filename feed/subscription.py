@@ -41,6 +41,10 @@ class Limits(msgspec.Struct, frozen=True):
     heartbeat: float = 15.0
     retry: float = 3.0
 
+    def jittered_retry(self) -> int:
+        """When one client is to come back, in milliseconds: jittered by half, so that a crowd comes back spread out."""
+        return int(self.retry * random.uniform(0.5, 1.5) * 1000)
+
 
 class Subscription:
     """One reader of a feed. `Feed.attach` makes it and puts it where the broadcaster finds it.
@@ -56,6 +60,7 @@ class Subscription:
         self.cursor = cursor  # all up to here was handed out, or was not wanted
         self.behind = cursor < window.position or replay
         self.closed = False
+        self.reason: Reason | None = None  # why the server ends it, once it does
         self.queue: asyncio.Queue[Item] = asyncio.Queue()  # bounded by `offer`
         self._log = log
         self._window = window
@@ -63,7 +68,7 @@ class Subscription:
         self._queued_bytes = 0
         self._replayed: int | None = 0 if replay else None
         self._told = cursor  # the position the client knows
-        self._opening: list[Item] = [control.opened(self.id, log.id_at(cursor), self.retry())]
+        self._opening: list[Item] = [control.opened(self.id, log.id_at(cursor), limits.jittered_retry())]
         self._end: Control | None = None
         self._quiet_since = asyncio.get_running_loop().time()
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # so that not all are due at once
@@ -73,16 +78,11 @@ class Subscription:
 
     def offer(self, event: Event) -> None:
         """Put an event that was just committed into the queue, or note that the reader is behind."""
-        if (
-            self.behind
-            or event.seq <= self.cursor
-            or (self.selection.types and event.type not in self.selection.types)
-        ):
+        if self.behind or event.seq <= self.cursor or (self.selection.types and event.type not in self.selection.types):
             return
         queue = self.queue
         if not queue.empty() and (
-            queue.qsize() >= self._limits.queue_events
-            or self._queued_bytes + event.size > self._limits.queue_bytes
+            queue.qsize() >= self._limits.queue_events or self._queued_bytes + event.size > self._limits.queue_bytes
         ):
             self._fall_behind()
             return
@@ -96,14 +96,15 @@ class Subscription:
         self._quiet_since = now
         # The queue is empty, so all that was passed on and wanted was handed out.
         self.cursor = max(self.cursor, self._window.position)
-        id = self._log.id_at(self.cursor)  # noqa: A001
+        id = self._log.id_at(self.cursor)
         self.queue.put_nowait(control.moved(id) if self.cursor > self._told else Heartbeat(id))
         self._told = self.cursor
 
     def end(self, reason: Reason, retry: int | None = None) -> None:
         """Let the stream say `feed.closing` and end. What waits in the queue is not lost: the client resumes."""
         if self._end is None:
-            self._end = control.closing(reason, self.retry() if retry is None else retry)
+            self.reason = reason
+            self._end = control.closing(reason, self._limits.jittered_retry() if retry is None else retry)
             self._clear()
             self.queue.put_nowait(self._end)
 
@@ -144,11 +145,6 @@ class Subscription:
             self._handed = list(reversed(await self.take()))
             if not self._handed:
                 raise StopAsyncIteration
-
-    def retry(self) -> int:
-        """When this client is to come back once its stream has ended, in milliseconds: its own time, jittered by
-        half, so that a crowd comes back spread out."""
-        return int(self._limits.retry * random.uniform(0.5, 1.5) * 1000)
 
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
         """Let the stream begin with the news that it cannot go on where the client asked for."""

@@ -26,7 +26,7 @@ def rfc3339(milliseconds: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
 
 
-def sse(id: str | None, type: str, data: str, *, retry: int | None = None) -> bytes:  # noqa: A002
+def sse(id: str | None, type: str, data: str, *, retry: int | None = None) -> bytes:
     """One SSE frame. `type` "message" is left out, as it is what a browser assumes; `retry` is in milliseconds."""
     if "\n" in data or "\r" in data:
         data = _LINE_END.sub("\ndata: ", data)
@@ -38,7 +38,7 @@ def sse(id: str | None, type: str, data: str, *, retry: int | None = None) -> by
     return f"{head}data: {data}\n\n".encode()
 
 
-def message(id: str, topic: str, type: str, data: str, *, is_json: bool, time: int) -> bytes:  # noqa: A002
+def message(id: str, topic: str, type: str, data: str, *, is_json: bool, time: int) -> bytes:
     """The JSON object of one event, as a WebSocket message, an NDJSON line or a piece of a history page carries it.
 
     Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string.
@@ -52,7 +52,7 @@ def message(id: str, topic: str, type: str, data: str, *, is_json: bool, time: i
     )
 
 
-def control(type: str, data: str, id: str | None) -> bytes:  # noqa: A002
+def control(type: str, data: str, id: str | None) -> bytes:
     """The JSON object of a control event (`feed.open` and its kin). `data` is JSON already."""
     if id is None:
         return b'{"type":"%b","data":%b}' % (type.encode(), data.encode())

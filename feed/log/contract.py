@@ -35,14 +35,15 @@ KEY_REUSED = "was used for another request within the last 24 hours: a new reque
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """What the log keeps; whichever bound is reached first counts. `age` is in seconds, `bytes` as by `Event.size`.
+    """What the log keeps; whichever bound is reached first counts. `age` is in seconds, `bytes` as by `Event.size`:
+    1 GiB unless said, in memory 256 MiB.
 
     `keys` bounds the idempotency keys: beyond it the oldest are forgotten before their 24 hours are over.
     """
 
     events: int = 100_000
     age: float = 7 * 24 * 3600
-    bytes: int = 1 << 30
+    bytes: int | None = None
     keys: int = 1_000_000
 
 
@@ -118,7 +119,7 @@ class Log(Protocol):
     def id_at(self, position: int) -> str:
         """The id by which a client can resume after `position`."""
 
-    async def locate(self, id: str) -> int | None:  # noqa: A002
+    async def locate(self, id: str) -> int | None:
         """The position an id stands for; None if it is not an id of this log, or of an event beyond its end."""
 
     async def check(self) -> None:

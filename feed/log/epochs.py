@@ -41,7 +41,7 @@ class Epochs:
         """The id that stands for a position."""
         return f"{self.of(position)}-{position}"
 
-    def locate(self, id: str, position: int) -> int | None:  # noqa: A002
+    def locate(self, id: str, position: int) -> int | None:
         """The position of a valid id, None for any other. `position` is the log's end: nothing beyond it is valid."""
         if len(id) > 128 or (parts := _ID.fullmatch(id)) is None:
             return None

@@ -23,6 +23,8 @@ from feed.log.tail import Tails
 from feed.pattern import Selection
 from feed.window import Window
 
+_RETAIN_BYTES = 256 << 20
+
 
 class MemoryLog:
     """`memory:`. Nothing is awaited in any of its verbs, so that each happens in one step."""
@@ -30,7 +32,7 @@ class MemoryLog:
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
         self._epochs = Epochs([(new_epoch(), 1)])
-        self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes)
+        self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes or _RETAIN_BYTES)
         self._tails = Tails()
         self._answers: OrderedDict[tuple[str, str], tuple[bytes, int, Appended]] = OrderedDict()
 
@@ -125,7 +127,7 @@ class MemoryLog:
         """See `Log`."""
         return self._epochs.id_at(position)
 
-    async def locate(self, id: str) -> int | None:  # noqa: A002
+    async def locate(self, id: str) -> int | None:
         """See `Log`."""
         return self._epochs.locate(id, self.position)
 

@@ -78,6 +78,7 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+_RETAIN_BYTES = 1 << 30  # unless said
 _READERS = 2  # threads that read: few at once, so that a storm of replays does not starve everything else
 _MAX_WAITING_EVENTS = 20_000  # of all appends that wait for their commit; beyond these two: `Overloaded`
 _MAX_WAITING_BYTES = 64 << 20
@@ -135,7 +136,7 @@ class SQLiteLog:
         def committed(outcomes: Sequence[_Outcome], events: Sequence[Event]) -> None:
             # The loop may be closed already when a process ends without `close`: then nobody waits for an answer.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(log._committed, outcomes, events)  # noqa: SLF001
+                loop.call_soon_threadsafe(log._committed, outcomes, events)
 
         threading.Thread(target=writer.run, args=(committed,), name="feed-log-writer", daemon=True).start()
         return log
@@ -151,8 +152,7 @@ class SQLiteLog:
             raise FeedUnavailable("the log is closed")
         size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
         if self._waiting_events and (
-            self._waiting_events + len(drafts) > _MAX_WAITING_EVENTS
-            or self._waiting_bytes + size > _MAX_WAITING_BYTES
+            self._waiting_events + len(drafts) > _MAX_WAITING_EVENTS or self._waiting_bytes + size > _MAX_WAITING_BYTES
         ):
             raise Overloaded("more is being published than the log can take in")
         self._waiting_events += len(drafts)
@@ -179,9 +179,7 @@ class SQLiteLog:
         """See `Log`."""
         return await self._readers.run(lambda connection: self._read(connection, after, until, selection, limit))
 
-    def _read(
-        self, connection: sqlite3.Connection, after: int, until: int, selection: Selection, limit: int
-    ) -> Page:
+    def _read(self, connection: sqlite3.Connection, after: int, until: int, selection: Selection, limit: int) -> Page:
         newest = _newest(connection)
         # Read after the transaction has its snapshot: rows go only after `oldest` has passed them.
         start = max(after, self.oldest - 1)
@@ -196,9 +194,7 @@ class SQLiteLog:
         """See `Log`."""
         return await self._readers.run(lambda connection: self._read_backward(connection, before, selection, limit))
 
-    def _read_backward(
-        self, connection: sqlite3.Connection, before: int, selection: Selection, limit: int
-    ) -> Page:
+    def _read_backward(self, connection: sqlite3.Connection, before: int, selection: Selection, limit: int) -> Page:
         newest = _newest(connection)
         start = self.oldest - 1
         end = min(before - 1, newest)
@@ -253,7 +249,7 @@ class SQLiteLog:
         """See `Log`."""
         return self._epochs.id_at(position)
 
-    async def locate(self, id: str) -> int | None:  # noqa: A002
+    async def locate(self, id: str) -> int | None:
         """See `Log`."""
         return self._epochs.locate(id, self.position)
 
@@ -384,9 +380,7 @@ class _Writer:
             for draft in request.drafts:
                 position += 1
                 rows.append((position, draft.topic, draft.type, draft.is_json, now, end, draft.data))
-                events.append(
-                    Event(appended.epoch, position, draft.topic, draft.type, draft.data, draft.is_json, now)
-                )
+                events.append(Event(appended.epoch, position, draft.topic, draft.type, draft.data, draft.is_json, now))
                 end += event_size(draft.topic, draft.type, draft.data)
             if request.key is not None:
                 self._remember_answer(request.key, appended, now)
@@ -430,8 +424,9 @@ class _Writer:
         if oldest != self.oldest:
             self.oldest = oldest
             self._look_at_oldest()
-        if self._end - self._oldest_start > retention.bytes:
-            self._skip_to("start >= ?", self._end - retention.bytes)
+        max_bytes = retention.bytes or _RETAIN_BYTES
+        if self._end - self._oldest_start > max_bytes:
+            self._skip_to("start >= ?", self._end - max_bytes)
         if self.oldest <= self.position and self._oldest_time < now - retention.age * 1000:
             self._skip_to("time >= ?", now - int(retention.age * 1000))
 
@@ -445,9 +440,7 @@ class _Writer:
         self._look_at_oldest()
 
     def _look_at_oldest(self) -> None:
-        row = self._connection.execute(
-            "SELECT start, time FROM events WHERE seq = ?", (self.oldest,)
-        ).fetchone()
+        row = self._connection.execute("SELECT start, time FROM events WHERE seq = ?", (self.oldest,)).fetchone()
         self._oldest_start, self._oldest_time = row or (self._end, _now())
 
     def _delete_some(self) -> None:
@@ -670,11 +663,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, new: bool) -> Epochs
 def _without_forgotten(epochs: list[tuple[str, int]], oldest: int) -> list[tuple[str, int]]:
     """All epochs that cover a retained event, the current one, and the newest `_EMPTY_EPOCHS` of the others."""
     ends = [first - 1 for _, first in epochs[1:]]
-    empty = [
-        epoch
-        for epoch, end in zip(epochs, ends, strict=False)
-        if end < oldest or end < epoch[1]
-    ]
+    empty = [epoch for epoch, end in zip(epochs, ends, strict=False) if end < oldest or end < epoch[1]]
     forgotten = set(empty[: max(0, len(empty) - _EMPTY_EPOCHS)])
     return [epoch for epoch in epochs if epoch not in forgotten]
 
@@ -687,9 +676,9 @@ def _candidates(
     Far is the last seq looked at, going forward; the one before the first looked at, going backward.
     """
     topics = _topics(connection, selection)
-    wanted, looked, far = [], 0, start if backward else end
-    for seq, topic, type_ in _walk(connection, topics, start, end, backward=backward):
-        looked += 1
+    wanted, far = [], start if backward else end
+    walk = _walk(connection, topics, start, end, backward=backward)
+    for looked, (seq, topic, type_) in enumerate(walk, 1):
         if selection.wants(topic, type_):
             wanted.append(seq)
         if len(wanted) == limit or looked == SCAN_EVENTS:

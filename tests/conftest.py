@@ -1,0 +1,32 @@
+"""Fixtures that always clean up after themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.running import RunningServer, running
+
+Serve = Callable[..., RunningServer]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """What runs the tests that are coroutines."""
+    return "asyncio"
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts a server of the test's own: `serve("--log", "memory:", retry=1)`."""
+    with ExitStack() as stack:
+        yield lambda *args, **settings: stack.enter_context(running(*args, **settings))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """A server on a memory log that the tests of a module share: each uses topics of its own."""
+    with running("--log", "memory:") as shared:
+        yield shared

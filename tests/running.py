@@ -1,0 +1,128 @@
+"""A real `feed serve` in a process of its own, for tests to talk to, kill and start again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+FEED = str(Path(sys.executable).parent / "feed")
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+
+class RunningServer:
+    """One `feed serve`. `url` is where it listens; `start` after `kill` or `stop` brings it back on the same port."""
+
+    def __init__(self, *args: str, **settings: object) -> None:
+        self._args = args
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("FEED_")},
+            **{f"FEED_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: list[str] = []
+        self.url = ""
+        self.port = 0
+
+    @property
+    def pid(self) -> int:
+        """The process to send signals to."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far, its errors too."""
+        return "".join(self._lines)
+
+    def start(self) -> RunningServer:
+        """Start it, and wait until it listens."""
+        self._lines = []
+        process = self._process = subprocess.Popen(
+            [FEED, "serve", "--port", str(self.port), *self._args],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        greeted = threading.Event()
+        threading.Thread(target=self._collect, args=(process, greeted), daemon=True).start()
+        assert greeted.wait(START_SECONDS), f"no greeting: {self.output}"
+        found = re.search(r"dashboard +(http://\S+:(\d+))/", self.output)
+        assert found, f"did not start: {self.output}"
+        self.url, self.port = found[1], int(found[2])
+        return self
+
+    def _collect(self, process: subprocess.Popen[str], greeted: threading.Event) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                self._lines.append(line)
+                if line.startswith("  publish"):
+                    greeted.set()
+        greeted.set()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, and do not wait."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end, and give the exit code."""
+        assert self._process is not None
+        return self._process.wait(STOP_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.alive:
+            self.kill()
+
+    def publish(self, topic: str, data: str | bytes = "x", **headers: str) -> str:
+        """Publish text, and give the id."""
+        answer = httpx.post(f"{self.url}/events/{topic}", content=data, headers=headers)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def history(self, pattern: str = "**", **parameters: object) -> dict[str, object]:
+        """A page of history."""
+        answer = httpx.get(
+            f"{self.url}/events/{pattern}",
+            params={"limit": "1000", **{name: str(value) for name, value in parameters.items()}},
+            headers={"Accept": "application/json"},
+        )
+        assert answer.status_code == 200, answer.text
+        document: dict[str, object] = answer.json()
+        return document
+
+
+@contextlib.contextmanager
+def running(*args: str, **settings: object) -> Iterator[RunningServer]:
+    """A server for as long as the block lasts."""
+    server = RunningServer(*args, **settings)
+    try:
+        yield server.start()
+    finally:
+        server.close()

@@ -1,0 +1,79 @@
+"""The application: a feed's routes, the dashboard, the documentation, and what a load balancer asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from feed import Feed, FeedUnavailable
+from web.problems import FeedRoute, Problem, answer_http_exception, problem_of
+from web.router import feed_router
+from web.settings import Settings
+
+_DASHBOARD = Path(__file__).parent / "dashboard"
+_READY_SECONDS = 2.0  # that the log has for its answer
+
+
+def create_app(settings: Settings | None = None, feed: Feed | None = None) -> FastAPI:
+    """The server's application, for `feed serve` and for any ASGI server. It opens and closes the feed."""
+    settings = settings or Settings()
+    feed = feed or Feed(settings.log, settings.options)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with feed:
+            yield
+
+    app = FastAPI(
+        title="feed",
+        version=version("feed"),
+        description="A live-update feed: publish by POST, subscribe over Server-Sent Events or WebSocket.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
+    )
+    app.include_router(feed_router(feed, max_body=settings.max_body))
+    app.include_router(_around(feed))
+    app.mount("/assets", StaticFiles(directory=_DASHBOARD), name="assets")
+    return app
+
+
+def _around(feed: Feed) -> APIRouter:
+    router = APIRouter(route_class=FeedRoute)
+
+    @router.get("/", include_in_schema=False)
+    async def dashboard() -> Response:
+        return FileResponse(_DASHBOARD / "index.html", headers={"Cache-Control": "no-store"})
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return FileResponse(_DASHBOARD / "docs.html", headers={"Cache-Control": "no-store"})
+
+    @router.get("/healthz", tags=["health"])
+    async def healthz() -> Response:
+        """The process lives."""
+        return JSONResponse({"status": "alive"})
+
+    @router.get("/readyz", tags=["health"], responses={503: {"description": "Draining, or the log does not answer."}})
+    async def readyz() -> Response:
+        """The log takes events, and streams are taken on."""
+        if feed.draining:
+            return Problem(503, "this server is being stopped", {"Retry-After": "1"})
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                await feed.check()
+        except TimeoutError:
+            return problem_of(FeedUnavailable("the log does not answer"))
+        return JSONResponse({"status": "ready"})
+
+    return router

@@ -1,0 +1,128 @@
+"""Errors at the edge: every `FeedError` becomes a problem document (RFC 9457), and nothing else of it gets out.
+
+Only on the feed's own routes: inside somebody's application the other routes keep their own format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from feed import FeedError, FeedUnavailable, Invalid, Malformed, Overloaded, TooLarge
+
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 64 << 20
+
+
+class Problem(Response):
+    """A problem document with the status's own phrase as its title."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        self.detail = detail
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+        }
+        super().__init__(orjson.dumps(document), status, {"Cache-Control": "no-store", **(headers or {})})
+
+
+class UnreadProblem(Problem):
+    """A problem answered before the request's body was read to its end.
+
+    The answer is complete at once, but the connection is closed only after reading on for a moment: closing it with
+    bytes unread makes the kernel reset it, and a client that is still sending would never see the answer.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(status, detail, {"Connection": "close"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        left = _LINGER_BYTES
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Refused(Exception):
+    """A request that HTTP itself is wrong about. `response` is the whole answer."""
+
+    def __init__(self, response: Problem) -> None:
+        super().__init__(response.detail)
+        self.response = response
+
+
+def status_of(error: FeedError) -> int:
+    """The status that says whose fault `error` is."""
+    match error:
+        case Malformed():
+            return 400
+        case TooLarge():
+            return 413
+        case Invalid():
+            return 422
+        case Overloaded():
+            return 429
+        case FeedUnavailable():
+            return 503
+    return 500
+
+
+def problem_of(error: FeedError) -> Problem:
+    """The document for `error`."""
+    status = status_of(error)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, FeedUnavailable) else None
+    return Problem(status, str(error) if status != 500 else "", headers)
+
+
+class FeedRoute(APIRoute):
+    """A route whose errors are problem documents, in whatever application it is."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            return await problems_answered(handle, request)
+
+        return answer
+
+
+async def problems_answered(handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    """What `handle` answers, or the problem it raises."""
+    try:
+        return await handle(request)
+    except FeedError as error:
+        return problem_of(error)
+    except Refused as refused:
+        return refused.response
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody is there to read it
+
+
+async def answer_http_exception(request: Request, error: Exception) -> Response:
+    """For our own application: no such path, no such method."""
+    if not isinstance(error, HTTPException):
+        return Problem(500, "an error of this server, which its log explains")
+    return Problem(error.status_code, error.detail, error.headers)

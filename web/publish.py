@@ -1,0 +1,142 @@
+"""Publishing over HTTP: from a request to drafts, and from the log's answer to a response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from feed import Feed, Invalid, Malformed
+from feed.event import (
+    DEFAULT_TYPE,
+    Draft,
+    check_topic,
+    check_type,
+    checked_json_draft,
+    json_draft,
+    parse_json,
+    text_draft,
+)
+from feed.feed import MAX_BATCH, idempotency_key
+from web.problems import Refused, UnreadProblem
+from web.request import Query, address, media_type, path_parameter, read_body
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+
+class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """One event in JSON: `data` is cut out of the text as it is, and never decoded."""
+
+    topic: str
+    data: msgspec.Raw
+    type: str = DEFAULT_TYPE
+
+
+_one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
+_one = msgspec.json.Decoder(Envelope)
+
+
+async def publish_to_topic(feed: Feed, request: Request, max_body: int) -> Response:
+    """`POST /events/{topic}`: the body is the data."""
+    topic = check_topic(path_parameter(request, "topic") or "")
+    type_ = check_type(Query(request).one("type") or DEFAULT_TYPE)
+    if media_type(request) == JSON:
+        # A JSON string may be longer than the text it stands for: the data's own limit is checked when it is read.
+        body = await read_body(request, "body", max_body)
+        draft = json_draft(topic, body, type_)
+    else:
+        body = await read_body(request, "data", feed.options.max_data)
+        draft = text_draft(topic, _text(body), type_)
+    ids = await _append(feed, request, [draft], "one")
+    return _created({"id": ids[0], "topic": topic})
+
+
+async def publish_batch(feed: Feed, request: Request, max_body: int) -> Response:
+    """`POST /events`: the body holds the topic, for one event or for many."""
+    kind = media_type(request)
+    if kind not in {JSON, NDJSON}:
+        raise Refused(
+            UnreadProblem(
+                415, f"send {JSON} or {NDJSON} here; to publish the body as it is, name a topic: POST /events/TOPIC"
+            )
+        )
+    body = await read_body(request, "body", max_body)
+    if kind == NDJSON:
+        return _created({"ids": await _append(feed, request, list(_lines(body)), "batch")})
+    drafts, one = _batch(body)
+    ids = await _append(feed, request, drafts, "one" if one else "batch")
+    return _created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
+
+
+async def _append(feed: Feed, request: Request, drafts: Sequence[Draft], form: str) -> list[str]:
+    header = request.headers.get("idempotency-key")
+    key = None if header is None else idempotency_key(address(request), header, drafts, form)
+    return (await feed.append(drafts, key)).ids
+
+
+def _batch(body: bytes) -> tuple[list[Draft], bool]:
+    """The drafts of a JSON body, and whether it was one event rather than a list."""
+    value = parse_json(body, "body")
+    try:
+        envelopes = _one_or_many.decode(body)
+    except msgspec.ValidationError as error:
+        raise Invalid("body", str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f"body: {error}") from None
+    if isinstance(envelopes, Envelope):
+        return [_draft(envelopes, value["data"])], True
+    _check_count(len(envelopes))
+    drafts = []
+    for place, (envelope, each) in enumerate(zip(envelopes, value, strict=True)):
+        try:
+            drafts.append(_draft(envelope, each["data"]))
+        except (Invalid, Malformed) as error:
+            raise _placed(error, f"event {place}") from None
+    return drafts, False
+
+
+def _lines(body: bytes) -> Iterator[Draft]:
+    """The drafts of an NDJSON body, an event a line. Empty lines are passed over."""
+    count = 0
+    for number, line in enumerate(body.split(b"\n"), 1):
+        if not line or line.isspace():
+            continue
+        count += 1
+        _check_count(count)
+        try:
+            value = parse_json(line, "not an event")
+            yield _draft(_one.decode(line), value["data"])
+        except (Invalid, Malformed) as error:
+            raise _placed(error, f"line {number}") from None
+        except msgspec.ValidationError as error:
+            raise Invalid(f"line {number}", str(error)) from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Malformed(f"line {number}: {error}") from None
+
+
+def _draft(envelope: Envelope, value: object) -> Draft:
+    return checked_json_draft(envelope.topic, bytes(envelope.data), value, envelope.type)
+
+
+def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:
+    return Invalid(place, str(error)) if isinstance(error, Invalid) else Malformed(f"{place}: {error}")
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_BATCH:
+        raise Invalid("batch", f"may hold {MAX_BATCH:,} events at most")
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"data: not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
+
+
+def _created(answer: dict[str, object]) -> Response:
+    return Response(orjson.dumps(answer), 201, media_type=JSON)

@@ -1,0 +1,152 @@
+"""Reading a request: query, path, headers and body, strictly, and never more of it than is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+
+from feed import Invalid
+from feed.errors import Malformed
+from web.problems import Refused, UnreadProblem
+
+
+class Query:
+    """The parameters of a URL. Raises `Malformed` for what is not UTF-8."""
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        raw: bytes = connection.scope["query_string"]
+        try:
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict")
+        except (UnicodeDecodeError, ValueError):
+            raise Malformed("query: not UTF-8, or not percent-encoded") from None
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    def all(self, name: str) -> list[str]:
+        """All values of a parameter that may be repeated."""
+        return self._values.get(name, [])
+
+    def one(self, *names: str) -> str | None:
+        """The value of a parameter, or of the first of its aliases that is there."""
+        for name in names:
+            if name in self._values:
+                return self._values[name][-1]
+        return None
+
+    def number(self, name: str, *, least: int, most: int) -> int | None:
+        """A whole number within its bounds, None if it is not given."""
+        value = self.one(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit() and len(value) < 10 and least <= int(value) <= most):
+            raise Invalid(name, f"is a whole number from {least:,} to {most:,}")
+        return int(value)
+
+    def seconds(self, name: str, *, most: int) -> float:
+        """A time in seconds, 0 if it is not given."""
+        value = self.one(name)
+        try:
+            seconds = 0.0 if value is None else float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds <= most:
+            raise Invalid(name, f"is a number of seconds from 0 to {most}")
+        return seconds
+
+    def time(self, name: str) -> int | None:
+        """An RFC 3339 time, in milliseconds since 1970."""
+        value = self.one(name)
+        if value is None:
+            return None
+        try:
+            # The plus of an offset comes as a space if it was not percent-encoded.
+            moment = datetime.fromisoformat(value[:19] + value[19:].replace(" ", "+"))
+        except ValueError:
+            moment = datetime.min
+        if moment.tzinfo is None:
+            raise Invalid(name, "is a time as in RFC 3339, such as 2026-11-21T03:05:00Z")
+        return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
+
+
+def path_parameter(connection: HTTPConnection, name: str) -> str | None:
+    """The topic or pattern in the path, None if the route has none. Raises `Invalid` for what is not UTF-8."""
+    value: str | None = connection.path_params.get(name)
+    if value is not None and "\ufffd" in value:
+        # Servers put this character where bytes were no UTF-8: then it is not what was asked for.
+        try:
+            unquote_to_bytes(connection.scope.get("raw_path", b"")).decode()
+        except UnicodeDecodeError:
+            raise Invalid(name, "is not UTF-8") from None
+    return value
+
+
+def last_event_id(connection: HTTPConnection, query: Query) -> str | None:
+    """The id to resume after. The header wins: a browser's reconnect must beat the URL it was opened with."""
+    for name, value in connection.scope["headers"]:
+        if name == b"last-event-id":
+            header: str = value.decode("utf-8", "replace")
+            return header or query.one("last_event_id", "lastEventId")
+    return query.one("last_event_id", "lastEventId")
+
+
+def media_type(request: Request) -> str:
+    """The body's media type in lower case, without parameters. Refuses a charset other than UTF-8, and compression."""
+    content_type = request.headers.get("content-type", "")
+    kind, _, parameters = content_type.partition(";")
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip(' "').lower() not in {"utf-8", "utf8", "us-ascii"}:
+            raise Refused(UnreadProblem(415, "the charset has to be UTF-8"))
+    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise Refused(UnreadProblem(415, "a compressed body is not accepted: send it as it is"))
+    return kind.strip().lower()
+
+
+async def read_body(request: Request, what: str, limit: int) -> bytes:
+    """The whole body. Refused with 413 as soon as it is known to be larger than `limit` bytes."""
+    too_large = UnreadProblem(413, f"the {what} is larger than {limit:,} bytes, the limit here")
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
+        raise Refused(too_large)
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise Refused(too_large)
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:
+    """Which of the offered media types the client asked for by name and likes best; None if none."""
+    best, found = 0.0, None
+    offered = frozenset(offered)
+    for header in connection.headers.getlist("accept"):
+        for entry in header.split(","):
+            kind, *parameters = (part.strip().lower() for part in entry.split(";"))
+            quality = 1.0
+            for parameter in parameters:
+                if parameter.startswith("q="):
+                    try:
+                        quality = float(parameter[2:])
+                    except ValueError:
+                        quality = 0.0
+            if kind in offered and quality > best:
+                best, found = quality, kind
+    return found
+
+
+def address(connection: HTTPConnection) -> str:
+    """Whom idempotency keys belong to when nobody has a token: the client's address."""
+    return connection.client.host if connection.client is not None else ""

@@ -1,0 +1,81 @@
+"""The feed's routes, for our own application and for anybody's: `app.include_router(feed_router(feed))`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, WebSocket
+from starlette.responses import Response
+
+from feed import Feed
+from feed.feed import MAX_LAST, select
+from web import openapi
+from web.history import history_page
+from web.problems import FeedRoute
+from web.publish import JSON, publish_batch, publish_to_topic
+from web.request import Query, accepted, last_event_id, path_parameter
+from web.sse import NDJSON, SSE, StreamResponse
+from web.websocket import serve_websocket
+
+
+def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
+    """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
+
+    Errors on these routes are problem documents, whatever the application around them does. Who opens and closes the
+    feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
+    `max_body` bounds a request's body, in bytes.
+    """
+    router = APIRouter(route_class=FeedRoute, tags=["feed"])
+
+    def route(path: str, methods: list[str], documentation: dict[str, Any]) -> Any:
+        return router.api_route(
+            path, methods=methods, response_class=Response, response_model=None, openapi_extra=documentation
+        )
+
+    @route("/events/{topic:path}", ["POST"], openapi.PUBLISH_TO_TOPIC)
+    async def publish_one_event(request: Request) -> Response:
+        """Publish one event: the body is the data."""
+        return await publish_to_topic(feed, request, max_body)
+
+    @route("/events", ["POST"], openapi.PUBLISH_BATCH)
+    async def publish_events(request: Request) -> Response:
+        """Publish one event or a batch: the body names the topics. A batch is committed whole, or not at all."""
+        return await publish_batch(feed, request, max_body)
+
+    @route("/events/{pattern:path}", ["GET", "HEAD"], openapi.SUBSCRIBE_TO_PATTERN)
+    async def subscribe_to_pattern(request: Request) -> Response:
+        """Subscribe, or page through the past with `Accept: application/json`."""
+        return await _subscribe(feed, request)
+
+    @route("/events", ["GET", "HEAD"], openapi.SUBSCRIBE)
+    async def subscribe(request: Request) -> Response:
+        """The same with the patterns in the query."""
+        return await _subscribe(feed, request)
+
+    @router.websocket("/ws/{pattern:path}")
+    async def websocket_to_pattern(websocket: WebSocket) -> None:
+        await serve_websocket(feed, websocket)
+
+    @router.websocket("/ws")
+    async def websocket(websocket: WebSocket) -> None:
+        await serve_websocket(feed, websocket)
+
+    return router
+
+
+async def _subscribe(feed: Feed, request: Request) -> Response:
+    query = Query(request)
+    pattern = path_parameter(request, "pattern")
+    patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
+    selection = select(patterns, query.all("type"))
+    kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
+    if kind == JSON:
+        return await history_page(feed, request, selection, query)
+    return StreamResponse(
+        feed,
+        selection,
+        after=last_event_id(request, query),
+        last=query.number("last", least=1, most=MAX_LAST),
+        media_type=kind,
+        envelope=query.one("envelope") not in (None, "", "0", "false"),
+    )

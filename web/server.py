@@ -1,0 +1,117 @@
+"""`feed serve`: the uvicorn server around the application, its socket, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+from types import FrameType
+
+import uvicorn
+
+from feed import Feed, FeedError
+from web.app import create_app
+from web.settings import Settings
+from web.websocket import max_message
+
+_FORCED = 3  # seconds for what is left once the drain is over
+_BACKLOG = 2048
+
+
+class ServeError(FeedError):
+    """The server cannot start; the message says why, and what to do."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but for how it stops: uvicorn waits for open streams before it tells them, and for ever."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed, settings: Settings) -> None:
+        super().__init__(config)
+        self._feed = feed
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, and say where."""
+        await super().startup(sockets)
+        for listening in sockets or []:
+            print(greeting(_url(listening), self._settings.log), flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
+        self._feed.drain()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.drain
+        while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A first signal begins the drain, a second one ends it. None is raised again afterwards, as uvicorn would
+        do: a server that stopped because it was told to has not failed."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    raise_descriptor_limit()
+    with _listen(settings.host, settings.port) as listening:
+        feed = Feed(settings.log, settings.options)
+        config = uvicorn.Config(
+            create_app(settings, feed),
+            loop="uvloop",
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=max_message(settings.max_data),
+            ws_per_message_deflate=False,  # up to hundreds of KiB a connection
+            access_log=False,  # uvicorn's prints the query, and with it tokens
+            log_config=None,
+            proxy_headers=False,  # anybody could claim any address
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_FORCED,
+        )
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(feed, Server(config, feed, settings), listening))
+
+
+async def _serve(feed: Feed, server: Server, listening: socket.socket) -> None:
+    # Opened before uvicorn starts, so that a refused log is one clear line; closed after it, as a forced exit skips
+    # the application's own shutdown.
+    async with feed:
+        await server.serve([listening])
+
+
+def greeting(url: str, log: str) -> str:
+    """What a newcomer needs to see first."""
+    return (
+        f"feed is listening, events are kept in {log}\n"
+        f"  dashboard   {url}/\n"
+        f"  subscribe   curl -N {url}/events/hello\n"
+        f"  publish     curl -d 'Hello' {url}/events/hello"
+    )
+
+
+def raise_descriptor_limit() -> None:
+    """Every stream is a descriptor: take as many as the system allows without asking."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+        )[0]
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ServeError(f"cannot listen on {host}:{port}: {reason}: choose others with --host and --port") from error
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  everywhere is also here
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

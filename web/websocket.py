@@ -1,0 +1,168 @@
+"""The WebSocket: the same events as over SSE, and publishing by what the client sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+import orjson
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from feed import Feed, FeedError, Invalid, Malformed, TooLarge
+from feed.event import DEFAULT_TYPE, Draft, checked_json_draft, text_draft
+from feed.feed import MAX_LAST, idempotency_key, select
+from feed.subscription import Subscription
+from web.problems import Problem, problem_of, status_of
+from web.request import Query, address, last_event_id, path_parameter
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_CODES = {"shutdown": 1001, "token-expired": 1008, "kicked": 1008, "slow": 1013, "busy": 1013}
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client may send to say more than the data. `ref` comes back with the answer, as it is."""
+
+    data: msgspec.Raw
+    topic: str | None = None
+    type: str = DEFAULT_TYPE
+    key: str | None = None
+    ref: msgspec.Raw = msgspec.Raw(b"")
+
+
+_message = msgspec.json.Decoder(Message)
+
+
+def max_message(max_data: int) -> int:
+    """Bytes of the largest message worth reading: the data may be escaped, six bytes a character, in its envelope."""
+    return 6 * max_data + 4096
+
+
+async def serve_websocket(feed: Feed, websocket: WebSocket) -> None:
+    """One connection, from before it opens to its end."""
+    try:
+        query = Query(websocket)
+        pattern = path_parameter(websocket, "pattern")
+        patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
+        subscription = await feed.attach(
+            select(patterns, query.all("type")),
+            after=last_event_id(websocket, query),
+            last=query.number("last", least=1, most=MAX_LAST),
+        )
+    except FeedError as error:
+        await _deny(websocket, problem_of(error))
+        return
+    try:
+        await websocket.accept()
+        sender = asyncio.create_task(_send(websocket, subscription))
+        try:
+            code = await _receive(feed, websocket, pattern)
+        finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+        if code is not None:
+            await websocket.close(code)
+    except WebSocketDisconnect:
+        pass
+    finally:
+        feed.detach(subscription)
+
+
+async def _deny(websocket: WebSocket, response: Problem) -> None:
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(response)
+    else:
+        await websocket.close()
+
+
+async def _send(websocket: WebSocket, subscription: Subscription) -> None:
+    """Everything the subscription hands out, an event a message; then the close that its end calls for."""
+    code = 1011
+    try:
+        while items := await subscription.take():
+            for item in items:
+                if text := item.text:
+                    await websocket.send({"type": "websocket.send", "text": text})
+        code = _CLOSE_CODES.get(subscription.reason or "", code)
+    except WebSocketDisconnect:
+        return
+    except Exception:
+        logger.exception("a WebSocket's stream broke")
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.close(code)
+
+
+async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int | None:
+    """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
+    it is for us to close."""
+    while True:
+        received = await websocket.receive()
+        if received["type"] == "websocket.disconnect":
+            return None
+        text = received.get("text")
+        if text is None:
+            return 1003
+        if len(text) > max_message(feed.options.max_data):
+            return 1009
+        try:
+            answer = await _publish(feed, websocket, text, topic)
+        except TooLarge:
+            return 1009
+        await websocket.send({"type": "websocket.send", "text": answer})
+
+
+async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | None) -> str:
+    """Publish one message. Gives the answer to its sender, good or bad, but for `TooLarge`, which it raises."""
+    ref = b""
+    try:
+        message, value = _parse(text)
+        if message is None:
+            draft, key = text_draft(_topic(None, topic), text), None
+        else:
+            ref = bytes(message.ref)
+            draft = _draft(message, value, topic)
+            key = None if message.key is None else idempotency_key(address(websocket), message.key, [draft])
+        appended = await feed.append([draft], key)
+    except TooLarge:
+        raise
+    except FeedError as error:
+        return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), orjson.dumps(str(error))))
+    return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
+
+
+def _parse(text: str) -> tuple[Message | None, object]:
+    """The message, if the text is a JSON object with the key `data`, and that key's value; else the text itself is
+    the data."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        # msgspec lets pass what orjson refuses, a lone surrogate for one: it was meant as a message, and is a bad one.
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            _message.decode(text)
+            raise Malformed(f"message: not JSON: {error}") from None
+        return None, None
+    if not isinstance(value, dict) or "data" not in value:
+        return None, None
+    try:
+        return _message.decode(text), value["data"]
+    except msgspec.ValidationError as error:
+        raise Invalid("message", str(error)) from None
+
+
+def _draft(message: Message, value: object, topic: str | None) -> Draft:
+    return checked_json_draft(_topic(message.topic, topic), bytes(message.data), value, message.type)
+
+
+def _topic(own: str | None, of_url: str | None) -> str:
+    if own is not None:
+        return own
+    if of_url is None or "*" in of_url:
+        raise Invalid("topic", "is missing: this connection's URL does not name a single one")
+    return of_url
+
+
+def _answer(type: str, ref: bytes, data: bytes) -> str:
+    reference = b'"ref":%b,' % ref if ref else b""
+    return (b'{"type":"%b","data":{%b%b}}' % (type.encode(), reference, data)).decode()
