@@ -27,27 +27,34 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
     """
     router = APIRouter(route_class=FeedRoute, tags=["feed"])
 
-    def route(path: str, methods: list[str], documentation: dict[str, Any]) -> Any:
+    def route(path: str, method: str, documentation: dict[str, Any] | None) -> Any:
         return router.api_route(
-            path, methods=methods, response_class=Response, response_model=None, openapi_extra=documentation
+            path,
+            methods=[method],
+            response_class=Response,
+            response_model=None,
+            include_in_schema=documentation is not None,
+            openapi_extra=documentation,
         )
 
-    @route("/events/{topic:path}", ["POST"], openapi.PUBLISH_TO_TOPIC)
+    @route("/events/{topic:path}", "POST", openapi.PUBLISH_TO_TOPIC)
     async def publish_one_event(request: Request) -> Response:
         """Publish one event: the body is the data."""
         return await publish_to_topic(feed, request, max_body)
 
-    @route("/events", ["POST"], openapi.PUBLISH_BATCH)
+    @route("/events", "POST", openapi.PUBLISH_BATCH)
     async def publish_events(request: Request) -> Response:
         """Publish one event or a batch: the body names the topics. A batch is committed whole, or not at all."""
         return await publish_batch(feed, request, max_body)
 
-    @route("/events/{pattern:path}", ["GET", "HEAD"], openapi.SUBSCRIBE_TO_PATTERN)
+    @route("/events/{pattern:path}", "HEAD", None)
+    @route("/events/{pattern:path}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
     async def subscribe_to_pattern(request: Request) -> Response:
         """Subscribe, or page through the past with `Accept: application/json`."""
         return await _subscribe(feed, request)
 
-    @route("/events", ["GET", "HEAD"], openapi.SUBSCRIBE)
+    @route("/events", "HEAD", None)
+    @route("/events", "GET", openapi.SUBSCRIBE)
     async def subscribe(request: Request) -> Response:
         """The same with the patterns in the query."""
         return await _subscribe(feed, request)

@@ -121,6 +121,7 @@ class SQLiteLog:
         self._waiting_events = 0
         self._waiting_bytes = 0
         self._closed = False
+        self._thread: threading.Thread
 
     @classmethod
     async def open(cls, path: str, retention: Retention) -> SQLiteLog:
@@ -138,7 +139,8 @@ class SQLiteLog:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(log._committed, outcomes, events)
 
-        threading.Thread(target=writer.run, args=(committed,), name="feed-log-writer", daemon=True).start()
+        log._thread = threading.Thread(target=writer.run, args=(committed,), name="feed-log-writer", daemon=True)
+        log._thread.start()
         return log
 
     @property
@@ -267,7 +269,7 @@ class SQLiteLog:
             return
         self._closed = True
         self._writer.requests.put(None)
-        await asyncio.to_thread(self._writer.finished.wait)
+        await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._readers.close)
         await asyncio.to_thread(self._writer.release)
 
@@ -279,7 +281,6 @@ class _Writer:
         self, path: Path, lock: IO[str], connection: sqlite3.Connection, epochs: Epochs, retention: Retention
     ) -> None:
         self.requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self.finished = threading.Event()
         self.gate = threading.Semaphore(_READERS)
         self.epochs = epochs
         self.oldest = 1
@@ -323,7 +324,6 @@ class _Writer:
             group, going_on = self._gather(request)
             if group:
                 committed(*self._commit(group))
-        self.finished.set()
 
     def _gather(self, request: _Request) -> tuple[list[_Append], bool]:
         """The appends that wait, up to what one commit takes, and whether the writer is to go on after them."""
@@ -640,15 +640,12 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, new: bool) -> Epochs
     if new:
         # Before it becomes a WAL database, so that the file's own header names its owner from the first moment.
         connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}COMMIT;")
+    else:
+        _check_content(connection, path)
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise LogRefused(f"{path}: this file system cannot hold a write-ahead log: use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
-    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if damage != "ok":
-        raise LogRefused(
-            f"{path}: damaged ({damage.splitlines()[0]}): it was left as it is; restore it from a copy, or name another"
-        )
     connection.execute("BEGIN IMMEDIATE")
     position, oldest = connection.execute("SELECT coalesce(max(seq), 0), min(seq) FROM events").fetchone()
     recorded = connection.execute("SELECT epoch, first FROM epochs ORDER BY first, rowid").fetchall()
@@ -658,6 +655,17 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, new: bool) -> Epochs
     connection.execute("INSERT INTO epochs VALUES (?, ?)", epochs[-1])
     connection.execute("COMMIT")
     return Epochs(kept)
+
+
+def _check_content(connection: sqlite3.Connection, path: Path) -> None:
+    """Before anything is changed: is it whole, and is what we need in it?"""
+    for table in ("events", "epochs", "answers"):
+        connection.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608
+    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise LogRefused(
+            f"{path}: damaged ({damage.splitlines()[0]}): it was left as it is; restore it from a copy, or name another"
+        )
 
 
 def _without_forgotten(epochs: list[tuple[str, int]], oldest: int) -> list[tuple[str, int]]:

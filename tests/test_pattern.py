@@ -1,0 +1,82 @@
+"""Patterns against topics, and the index, whose oracle is `matches`."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feed.pattern import EVERYTHING, Selection, TopicIndex, literal_prefix, matches
+
+SEGMENT = st.sampled_from(["a", "b", "c"])
+TOPICS = st.lists(SEGMENT, min_size=1, max_size=4).map("/".join)
+PATTERNS = st.builds(
+    lambda segments, last: "/".join([*segments, *last]),
+    st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3),
+    st.sampled_from([[], ["**"]]),
+) | st.just("**")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "expected"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        ("a", "a/b", False),
+        ("a/*", "a/b", True),
+        ("a/*", "a", False),
+        ("a/*", "a/b/c", False),
+        ("*", "a", True),
+        ("*", "a/b", False),
+        ("*/b", "a/b", True),
+        ("*/b", "a/c", False),
+        ("a/*/c", "a/b/c", True),
+        ("a/**", "a/b", True),
+        ("a/**", "a/b/c/d", True),
+        ("a/**", "a", False),
+        ("a/**", "b/c", False),
+        ("*/**", "a/b", True),
+        ("*/**", "a", False),
+        ("**", "a", True),
+        ("**", "a/b/c", True),
+    ],
+)
+def test_a_pattern_matches_these_topics_and_not_those(pattern: str, topic: str, expected: bool) -> None:
+    assert matches(pattern, topic) is expected
+    assert Selection([pattern]).wants_topic(topic) is expected
+
+
+@given(PATTERNS, TOPICS)
+def test_every_matching_topic_begins_with_the_literal_prefix(pattern: str, topic: str) -> None:
+    if matches(pattern, topic):
+        assert topic.startswith(literal_prefix(pattern))
+
+
+@given(st.lists(st.tuples(PATTERNS | TOPICS, st.integers(0, 5)), max_size=30), TOPICS, st.data())
+def test_the_index_finds_whom_matches_finds_and_forgets_who_left(
+    entries: list[tuple[str, int]], topic: str, data: st.DataObject
+) -> None:
+    entries = list(dict.fromkeys(entries))
+    index: TopicIndex[int] = TopicIndex()
+    for pattern, reader in entries:
+        index.add(pattern, reader)
+    leaving = data.draw(st.lists(st.sampled_from(entries), unique=True)) if entries else []
+    for pattern, reader in leaving:
+        index.remove(pattern, reader)
+    stayed = [entry for entry in entries if entry not in leaving]
+    found = list(index.find(topic))
+    assert sorted(found) == sorted({reader for pattern, reader in stayed if matches(pattern, topic)})
+    for pattern, reader in stayed:
+        index.remove(pattern, reader)
+    assert not index._exact
+    assert not index._tree.children
+    assert not index._tree.rest
+
+
+def test_a_selection_wants_only_its_types() -> None:
+    selection = Selection(["a/*", "b"], ["created"])
+    assert selection.wants("a/1", "created")
+    assert selection.wants("b", "created")
+    assert not selection.wants("a/1", "message")
+    assert not selection.wants("c", "created")
+    assert EVERYTHING.wants("any/thing", "at.all")

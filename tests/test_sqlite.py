@@ -1,0 +1,438 @@
+"""What only the SQLite log has: a file that outlives it, that others may have touched, and a disk that may be full."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from feed import FeedUnavailable, Invalid, LogRefused, Overloaded, Retention
+from feed.event import text_draft
+from feed.log import IdempotencyKey, sqlite
+from feed.log.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteLog
+from feed.pattern import EVERYTHING, Selection
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the log is."""
+    return tmp_path / "feed.db"
+
+
+async def open_at(path: Path, **retention: int) -> SQLiteLog:
+    return await SQLiteLog.open(str(path), Retention(**retention))
+
+
+async def publish(log: SQLiteLog, count: int = 1) -> list[str]:
+    return (await log.append([text_draft("a", "x")] * count)).ids
+
+
+async def ids(log: SQLiteLog) -> list[str]:
+    events = (await log.read(0, log.position, EVERYTHING, 1_000)).events
+    return [event.id for event in events]
+
+
+async def test_p3_a_restart_goes_on_counting_and_keeps_every_id_valid(path: Path) -> None:
+    published: list[str] = []
+    positions: list[str] = []
+    for _ in range(4):
+        log = await open_at(path)
+        positions.append(log.id_at(log.position))
+        published += await publish(log, 3)
+        await log.close()
+    log = await open_at(path)
+    assert await ids(log) == published
+    assert [int(id.partition("-")[2]) for id in published] == list(range(1, 13))
+    assert len({id.partition("-")[0] for id in published}) == 4
+    assert [await log.locate(id) for id in published] == list(range(1, 13))
+    assert [await log.locate(id) for id in positions] == [0, 3, 6, 9]
+    await log.close()
+
+
+async def test_an_epoch_without_events_is_valid_at_its_position_only(path: Path) -> None:
+    log = await open_at(path)
+    await publish(log, 2)
+    await log.close()
+    log = await open_at(path)
+    idle = log._epochs.current
+    await log.close()
+    log = await open_at(path)
+    assert await log.locate(f"{idle}-2") == 2
+    assert await log.locate(f"{idle}-1") is None
+    await publish(log, 2)
+    assert await log.locate(f"{idle}-3") is None
+    await log.close()
+
+
+async def test_p4_ids_of_a_restored_older_copy_are_told_apart_though_numbers_recur(path: Path, tmp_path: Path) -> None:
+    log = await open_at(path)
+    kept = await publish(log, 2)
+    await log.close()
+    copy = path.read_bytes()
+    log = await open_at(path)
+    lost = await publish(log, 3)
+    await log.close()
+    path.write_bytes(copy)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    log = await open_at(path)
+    new = await publish(log, 5)
+    assert [await log.locate(id) for id in kept] == [1, 2]
+    assert [await log.locate(id) for id in lost] == [None, None, None]
+    assert [await log.locate(id) for id in new] == [3, 4, 5, 6, 7]
+    await log.close()
+
+
+async def test_epochs_do_not_pile_up_but_those_of_retained_events_stay(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_EMPTY_EPOCHS", 3)
+    log = await open_at(path)
+    first = await publish(log)
+    await log.close()
+    for _ in range(10):
+        await (await open_at(path)).close()
+    log = await open_at(path)
+    assert await ids(log) == first
+    assert await log.locate(first[0]) == 1
+    assert len(log._epochs._names) == 5
+    await log.close()
+
+
+async def test_p6_keys_survive_a_restart(path: Path) -> None:
+    key = IdempotencyKey("me", "k", b"f")
+    log = await open_at(path)
+    answer = await log.append([text_draft("a", "x")] * 2, key)
+    await log.close()
+    log = await open_at(path)
+    assert await log.append([text_draft("a", "x")] * 2, key) == answer
+    with pytest.raises(Invalid):
+        await log.append([text_draft("a", "x")], IdempotencyKey("me", "k", b"g"))
+    assert log.position == 2
+    await log.close()
+
+
+async def test_retention_holds_over_a_restart_and_rows_are_deleted(path: Path) -> None:
+    log = await open_at(path, events=100)
+    for _ in range(30):
+        await publish(log, 100)
+    assert log.oldest == 2_901
+    await log.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM events").fetchone()[0] <= 300
+    connection.close()
+    log = await open_at(path, events=100)
+    assert (log.position, log.oldest) == (3_000, 2_901)
+    assert len(await ids(log)) == 100
+    await log.close()
+
+
+async def test_position_survives_when_retention_has_taken_every_event(path: Path) -> None:
+    log = await SQLiteLog.open(str(path), Retention(age=0.001))
+    await publish(log, 2_000)
+    await publish(log, 2_000)
+    await log.close()
+    log = await SQLiteLog.open(str(path), Retention(age=0.001))
+    assert (log.position, log.oldest) == (4_000, 4_001)
+    assert await ids(log) == []
+    assert (await publish(log))[0].endswith("-4001")
+    await log.close()
+
+
+async def test_concurrent_publishers_share_commits(path: Path) -> None:
+    log = await open_at(path)
+    commits = 0
+
+    def count(statement: str) -> None:
+        nonlocal commits
+        commits += statement == "COMMIT"
+
+    log._writer._connection.set_trace_callback(count)
+    await asyncio.gather(*(publish(log) for _ in range(500)))
+    assert commits < 250
+    await log.close()
+
+
+@pytest.mark.parametrize("pattern", ["rare", "rare/*", "*/needle", "rare/**"])
+async def test_reading_a_rare_topic_costs_what_it_returns_not_what_is_stored(path: Path, pattern: str) -> None:
+    log = await open_at(path)
+    await log.append([text_draft("rare", "x"), text_draft("rare/needle", "x")])
+    for _ in range(10):
+        await log.append([text_draft(f"common/{number % 20}", "x") for number in range(2_000)])
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def read(connection: sqlite3.Connection) -> int:
+        connection.set_progress_handler(step, 100)
+        return len(log._read(connection, 0, log.position, Selection([pattern]), 10).events)
+
+    assert await log._readers.run(read) == 1
+    assert steps < 40, "hundreds of SQLite's virtual machine instructions; a scan would take ten thousands"
+    await log.close()
+
+
+# P8: the disk.
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends", "reason"),
+    [
+        ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000", "full"),
+        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "readonly"),
+    ],
+)
+async def test_p8_a_full_or_read_only_disk_refuses_and_works_again_by_itself(
+    path: Path, breaks: str, mends: str, reason: str
+) -> None:
+    log = await open_at(path)
+    before = await publish(log)
+    log._writer._connection.execute(breaks)
+    refused = 0
+    for _ in range(300):  # a page that exists already may still take some
+        try:
+            before += await publish(log)
+        except FeedUnavailable as error:
+            assert reason in str(error)
+            refused += 1
+    assert refused
+    if reason == "readonly":
+        with pytest.raises(FeedUnavailable):
+            await log.check()
+    assert await ids(log) == before
+    log._writer._connection.execute(mends)
+    before += await publish(log)
+    await log.check()
+    assert await ids(log) == before
+    await log.close()
+
+
+async def test_p8_somebody_elses_lock_refuses_in_time_and_never_blocks_the_loop(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT", 0.3)
+    log = await open_at(path)
+    published = await publish(log)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    publishing = asyncio.create_task(publish(log))
+    turns = 0
+    while not publishing.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    with pytest.raises(FeedUnavailable, match="locked"):
+        await publishing
+    assert turns > 50, "the event loop went on turning while the log waited"
+    assert await ids(log) == published
+    other.execute("ROLLBACK")
+    other.close()
+    published += await publish(log)
+    assert await ids(log) == published
+    await log.close()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a_file_that_is_removed_under_us_takes_nothing_more(path: Path, suffix: str) -> None:
+    log = await open_at(path)
+    await publish(log)
+    Path(f"{path}{suffix}").unlink()
+    with pytest.raises(FeedUnavailable, match="removed or replaced") as raised:
+        await publish(log)
+    assert str(path) not in str(raised.value), "clients are told no paths"
+    await log.close()
+
+
+async def test_what_waits_for_the_disk_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_MAX_WAITING_EVENTS", 10)
+    log = await open_at(path)
+    results = await asyncio.gather(*(publish(log) for _ in range(50)), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, Overloaded)]
+    assert len(refused) == 40
+    assert log.position == 10
+    assert (log._waiting_events, log._waiting_bytes) == (0, 0)
+    await publish(log, 50)  # one batch is taken however large it is
+    await log.close()
+
+
+async def test_an_unforeseen_error_answers_everybody_and_the_writer_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await open_at(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(log._writer, "_insert", lambda *_: 1 / 0)
+        with pytest.raises(FeedUnavailable):
+            await publish(log)
+    assert len(await publish(log)) == 1
+    await log.close()
+
+
+async def test_a_closed_log_takes_nothing_and_commits_what_waited(path: Path) -> None:
+    log = await open_at(path)
+    publishing = [asyncio.create_task(publish(log)) for _ in range(20)]
+    await asyncio.sleep(0)
+    await log.close()
+    assert len({(await each)[0] for each in publishing}) == 20
+    with pytest.raises(FeedUnavailable, match="closed"):
+        await publish(log)
+    with pytest.raises(FeedUnavailable, match="closed"):
+        await log.check()
+    assert not Path(f"{path}-wal").exists(), "the last connection leaves one whole file"
+
+
+async def test_the_write_ahead_log_stays_small_while_readers_never_rest(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_WAL_BYTES", 8 << 20)
+    monkeypatch.setattr(sqlite, "_HOUSEKEEPING", 0.05)
+    log = await open_at(path)
+    stop = False
+
+    async def read() -> None:
+        while not stop:
+            await log.read(0, log.position, EVERYTHING, 500)
+
+    readers = [asyncio.create_task(read()) for _ in range(8)]
+    largest = 0
+    for _ in range(150):
+        await log.append([text_draft("a", "x" * 4_000)] * 100)
+        largest = max(largest, os.stat(f"{path}-wal").st_size)  # noqa: PTH116
+    stop = True
+    await asyncio.gather(*readers)
+    written = 150 * 100 * 4_000
+    assert largest < written / 2
+    await log.close()
+
+
+# P9: files that are not for us.
+
+
+def not_a_database(path: Path) -> None:
+    path.write_bytes(b"Dear diary, " * 100)
+
+
+def too_short(path: Path) -> None:
+    path.write_bytes(b"SQLite format 3\0")
+
+
+def somebody_elses_database(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE customers (name TEXT)")
+    connection.close()
+
+
+def newer_than_we_are(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION + 1}; CREATE TABLE t (x);"
+    )
+    connection.close()
+
+
+def ours_without_its_tables(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; CREATE TABLE t (x);"
+    )
+    connection.close()
+
+
+async def fill(path: Path) -> None:
+    log = await open_at(path)
+    for _ in range(10):
+        await log.append([text_draft(f"topic/{number}", "x" * 500) for number in range(100)])
+    await log.close()
+
+
+def fill_in_a_process(path: Path) -> bytearray:
+    script = f"import asyncio, pathlib, tests.test_sqlite as t; asyncio.run(t.fill(pathlib.Path({str(path)!r})))"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
+    return bytearray(path.read_bytes())
+
+
+def damaged(path: Path) -> None:
+    content = fill_in_a_process(path)
+    half = len(content) // 2
+    content[8192:half] = b"\xa5" * (half - 8192)
+    path.write_bytes(content)
+
+
+def truncated(path: Path) -> None:
+    content = fill_in_a_process(path)
+    path.write_bytes(content[: len(content) // 2])
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def in_a_folder_that_is_not_there(path: Path) -> None:
+    path.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (not_a_database, "not an SQLite database"),
+        (too_short, "not an SQLite database"),
+        (somebody_elses_database, "not a feed's"),
+        (newer_than_we_are, "newer feed"),
+        (ours_without_its_tables, "no such table"),
+        (damaged, "damaged|malformed|corrupt"),
+        (truncated, "damaged|malformed|corrupt"),
+        (a_folder, "directory"),
+        (in_a_folder_that_is_not_there, "No such file"),
+    ],
+)
+async def test_p9_a_file_that_is_not_ours_is_refused_and_left_as_it_was(
+    tmp_path: Path, make: Callable[[Path], None], says: str
+) -> None:
+    path = tmp_path / "folder" / "feed.db"
+    path.parent.mkdir()
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(LogRefused, match=says):
+        await open_at(path)
+    if before is not None:
+        assert path.read_bytes() == before
+
+
+async def test_p9_a_file_in_use_is_refused_by_name_of_the_process_and_free_when_that_ends(path: Path) -> None:
+    log = await open_at(path)
+    with pytest.raises(LogRefused, match=f"in use by another server .process {os.getpid()}."):
+        await open_at(path)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with pytest.raises(LogRefused, match="in use"):
+        await open_at(link)
+    await publish(log)
+    await log.close()
+    log = await open_at(link)
+    assert log.position == 1
+    await log.close()
+
+
+async def test_an_empty_file_becomes_a_log(path: Path) -> None:
+    path.touch()
+    log = await open_at(path)
+    await publish(log)
+    await log.close()
+
+
+async def test_no_thread_is_left_behind(path: Path) -> None:
+    log = await open_at(path)
+    await publish(log)
+    await ids(log)
+    await log.close()
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("feed-log")] == []
