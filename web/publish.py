@@ -43,7 +43,8 @@ _one = msgspec.json.Decoder(Envelope)
 async def publish_to_topic(feed: Feed, request: Request, max_body: int) -> Response:
     """`POST /events/{topic}`: the body is the data."""
     topic = check_topic(path_parameter(request, "topic") or "")
-    type_ = check_type(Query(request).one("type") or DEFAULT_TYPE)
+    type_ = Query(request).one("type")
+    type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
     if media_type(request) == JSON:
         # A JSON string may be longer than the text it stands for: the data's own limit is checked when it is read.
         body = await read_body(request, "body", max_body)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, WebSocket
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 
 from feed import Feed
@@ -17,6 +19,21 @@ from web.request import Query, accepted, last_event_id, path_parameter
 from web.sse import NDJSON, SSE, StreamResponse
 from web.websocket import serve_websocket
 
+_Endpoint = TypeVar("_Endpoint", bound=Callable[[Request], Awaitable[Response]])
+
+
+class _Whole(Convertor[str]):
+    """The rest of the path, whatever is in it. Starlette's own `path` stops at a line break, and so would take the
+    topic `a` out of `a%0A`."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
 
 def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
@@ -25,9 +42,10 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
     feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
     `max_body` bounds a request's body, in bytes.
     """
+    register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"])
 
-    def route(path: str, method: str, documentation: dict[str, Any] | None) -> Any:
+    def route(path: str, method: str, documentation: dict[str, Any] | None) -> Callable[[_Endpoint], _Endpoint]:
         return router.api_route(
             path,
             methods=[method],
@@ -37,7 +55,7 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
             openapi_extra=documentation,
         )
 
-    @route("/events/{topic:path}", "POST", openapi.PUBLISH_TO_TOPIC)
+    @route("/events/{topic:feed_whole}", "POST", openapi.PUBLISH_TO_TOPIC)
     async def publish_one_event(request: Request) -> Response:
         """Publish one event: the body is the data."""
         return await publish_to_topic(feed, request, max_body)
@@ -47,8 +65,8 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
         """Publish one event or a batch: the body names the topics. A batch is committed whole, or not at all."""
         return await publish_batch(feed, request, max_body)
 
-    @route("/events/{pattern:path}", "HEAD", None)
-    @route("/events/{pattern:path}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
+    @route("/events/{pattern:feed_whole}", "HEAD", None)
+    @route("/events/{pattern:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
     async def subscribe_to_pattern(request: Request) -> Response:
         """Subscribe, or page through the past with `Accept: application/json`."""
         return await _subscribe(feed, request)
@@ -59,7 +77,7 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
         """The same with the patterns in the query."""
         return await _subscribe(feed, request)
 
-    @router.websocket("/ws/{pattern:path}")
+    @router.websocket("/ws/{pattern:feed_whole}")
     async def websocket_to_pattern(websocket: WebSocket) -> None:
         await serve_websocket(feed, websocket)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 
 import msgspec
@@ -138,9 +139,7 @@ def _parse(text: str) -> tuple[Message | None, object]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        # msgspec lets pass what orjson refuses, a lone surrogate for one: it was meant as a message, and is a bad one.
-        with contextlib.suppress(msgspec.DecodeError, RecursionError):
-            _message.decode(text)
+        if _meant_as_message(text):
             raise Malformed(f"message: not JSON: {error}") from None
         return None, None
     if not isinstance(value, dict) or "data" not in value:
@@ -149,6 +148,17 @@ def _parse(text: str) -> tuple[Message | None, object]:
         return _message.decode(text), value["data"]
     except msgspec.ValidationError as error:
         raise Invalid("message", str(error)) from None
+
+
+def _meant_as_message(text: str) -> bool:
+    """Whether what orjson refuses (a lone surrogate, deep nesting) is an object with the key `data` all the same."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        return text.lstrip().startswith("{")
+    except ValueError:
+        return False
+    return isinstance(value, dict) and "data" in value
 
 
 def _draft(message: Message, value: object, topic: str | None) -> Draft:
