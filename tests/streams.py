@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -96,15 +97,13 @@ def subscribed(url: str, *, opened: bool = True, **headers: str) -> Iterator[Str
         stream = Stream(response)
         if opened:
             assert response.status_code == 200, response.read()
-            first = stream.object() if "ndjson" in response.headers["content-type"] else stream.frame().event
-            assert first == "feed.open" or first["type"] == "feed.open"
+            is_lines = "ndjson" in response.headers["content-type"]
+            assert (stream.object()["type"] if is_lines else stream.frame().event) == "feed.open"
         yield stream
 
 
 def eventually(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
     """Ask until the answer is true, and give it. Fails after `seconds`."""
-    import time
-
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, "what was waited for did not come"

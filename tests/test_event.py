@@ -73,7 +73,7 @@ def test_a_good_topic_is_a_topic_and_a_pattern(topic: str) -> None:
 
 @pytest.mark.parametrize("topic", BAD_TOPICS)
 def test_a_bad_topic_is_refused_and_the_error_says_what_is_wrong(topic: str) -> None:
-    with pytest.raises(Invalid, match="^topic: .{10}"):
+    with pytest.raises(Invalid, match=r"^topic: .{10}"):
         check_topic(topic)
 
 
@@ -84,7 +84,7 @@ def test_a_wildcard_may_be_a_whole_segment_and_two_stars_the_last(pattern: str) 
 
 @pytest.mark.parametrize("pattern", ["**/a", "a/**/b", "a*", "*a", "a/b*c", "***", "a/***", "$a/*", "a//*", "a/ /*"])
 def test_any_other_star_is_refused(pattern: str) -> None:
-    with pytest.raises(Invalid, match="^pattern: "):
+    with pytest.raises(Invalid, match=r"^pattern: "):
         check_pattern(pattern)
 
 
@@ -97,7 +97,7 @@ def test_a_good_type_is_taken(type: str) -> None:
     "type", ["", "open", "error", "feed.gap", "feed.", "a b", "a\nb", "a\0", "a/b", "a*", "x" * 129]
 )
 def test_a_bad_type_is_refused(type: str) -> None:
-    with pytest.raises(Invalid, match="^type: "):
+    with pytest.raises(Invalid, match=r"^type: "):
         check_type(type)
 
 
@@ -153,7 +153,7 @@ def test_a_json_string_is_text(raw: bytes, text: str) -> None:
     ],
 )
 def test_what_is_not_json_or_would_break_a_reader_is_malformed(raw: bytes) -> None:
-    with pytest.raises(Malformed, match="^data: "):
+    with pytest.raises(Malformed, match=r"^data: "):
         json_draft("t", raw)
 
 
@@ -164,7 +164,7 @@ def test_text_that_utf_8_cannot_hold_is_malformed() -> None:
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), b"bytes", {"a": object()}])
 def test_a_value_that_json_has_no_form_for_is_malformed(value: object) -> None:
-    with pytest.raises(Malformed, match="^data: "):
+    with pytest.raises(Malformed, match=r"^data: "):
         value_draft("t", value)
 
 

@@ -293,7 +293,7 @@ class Seam(RuleBasedStateMachine):
 
 def test_p7_nothing_is_lost_doubled_or_reordered_at_the_seam() -> None:
     examples = 3_000 if os.environ.get("FEED_SOAK") else 300
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Seam,
         settings=settings(
             max_examples=examples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -367,7 +368,7 @@ def test_w2_httpx_sse_decodes_the_same_texts(awkward: str) -> None:
 
 def test_w2_curl_gets_the_very_bytes_of_the_standard(awkward: str) -> None:
     with subprocess.Popen(["curl", "-sN", f"{awkward}?last_event_id=earliest"], stdout=subprocess.PIPE) as curl:
-        assert curl.stdout is not None
+        assert isinstance(curl.stdout, io.BufferedReader)
         received = b""
         while b"event: feed.live\n" not in received:
             received += curl.stdout.read1()

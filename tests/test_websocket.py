@@ -135,7 +135,7 @@ def test_the_scenario_of_two_clients(serve: Serve, kind_of_a: type[OverWebSocket
             for listener, text in expected.items():
                 assert present[listener].next_text() == text, step
         assert listeners(server) == nobody
-        assert [event["data"] for event in server.history("chat")["events"]] == ["Hello", "Hi", "Bye"]  # type: ignore[attr-defined]
+        assert [event["data"] for event in server.history("chat")["events"]] == ["Hello", "Hi", "Bye"]
     finally:
         for stack in stacks.values():
             stack.close()

@@ -1,13 +1,13 @@
-"""The bytes: values in, bytes out. sse-starlette's encoder and a parser written from the WHATWG text are the oracles."""
+"""The bytes: values in, bytes out. sse-starlette's encoder and a parser after the WHATWG text are the oracles."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from httpx_sse._decoders import SSEDecoder
 from hypothesis import given
 from hypothesis import strategies as st
-from httpx_sse._decoders import SSEDecoder
 from sse_starlette import ServerSentEvent
 
 from feed import wire

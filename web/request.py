@@ -66,8 +66,8 @@ class Query:
             # The plus of an offset comes as a space if it was not percent-encoded.
             moment = datetime.fromisoformat(value[:19] + value[19:].replace(" ", "+"))
         except ValueError:
-            moment = datetime.min
-        if moment.tzinfo is None:
+            moment = None
+        if moment is None or moment.tzinfo is None:
             raise Invalid(name, "is a time as in RFC 3339, such as 2026-11-21T03:05:00Z")
         return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
 

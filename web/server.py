@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain
         while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -1,11 +1,14 @@
-"""The server's settings: a name each, on the command line as `--name`, in the environment as `FEED_NAME`."""
+"""The server's settings: a name each, on the command line as `--name`, in the environment as `FEED_NAME`.
+
+This is the one list of them: `feed serve` makes its options from it, and shows its descriptions and defaults.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feed import FeedOptions, Limits, Retention
@@ -33,37 +36,66 @@ def parse_duration(value: Any) -> Any:
     return value
 
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+def size_text(size: int) -> str:
+    """Bytes as `parse_size` reads them, and as short as it goes: `16M`."""
+    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return str(size)
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as `parse_duration` reads them, to six digits: `7d`, `90s`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds // length:g}{unit}"
+    return f"{seconds:g}s"
+
+
+# As JSON they are what a person would write. The upper bounds are no advice: they keep SQLite's integers and the
+# event loop's clock from overflowing.
+Size = Annotated[
+    int, BeforeValidator(parse_size), PlainSerializer(size_text, when_used="json"), Field(ge=1, le=1 << 62)
+]
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    PlainSerializer(duration_text, when_used="json"),
+    Field(gt=0, le=100 * 365 * 86400),
+]
+Count = Annotated[int, Field(ge=1, le=1 << 62)]
 
 
 class Settings(BaseSettings):
     """Everything that can be set. The descriptions are what `feed serve --help` and the README say."""
 
-    model_config = SettingsConfigDict(env_prefix="FEED_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FEED_", env_ignore_empty=True, extra="ignore")
 
-    host: str = Field("127.0.0.1", description="The address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
-    log: str = Field("sqlite:feed.db", description="Where events are kept: memory: or sqlite:PATH.")
+    host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
+    log: Annotated[str, Field(description="Where events are kept: memory: or sqlite:PATH.")] = "sqlite:feed.db"
 
-    max_data: Size = Field(256 << 10, description="The largest data of one event.")
-    max_body: Size = Field(16 << 20, description="The largest request body.")
+    max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
+    max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
 
-    retain_events: Count = Field(100_000, description="How many events are kept.")
-    retain_age: Duration = Field(7 * 86400, description="How long events are kept.")
-    retain_bytes: Size | None = Field(
-        None, description="How many bytes of events are kept; unless set 1G, in memory 256M."
-    )
+    retain_events: Annotated[Count, Field(description="How many events are kept.")] = 100_000
+    retain_age: Annotated[Duration, Field(description="How long events are kept.")] = 7 * 86400
+    retain_bytes: Annotated[
+        Size | None, Field(description="How many bytes of events are kept; unless set 1G, in memory 256M.")
+    ] = None
 
-    queue_events: Count = Field(256, description="Events that may wait for one subscriber; beyond it reads the log.")
-    queue_bytes: Size = Field(1 << 20, description="Bytes that may wait for one subscriber; beyond it reads the log.")
-    window_events: Count = Field(10_000, description="Recent events held in memory for those who come back.")
-    window_bytes: Size = Field(32 << 20, description="Bytes of recent events held in memory.")
+    queue_events: Annotated[
+        Count, Field(description="Events that may wait for one subscriber; beyond it reads the log.")
+    ] = 256
+    queue_bytes: Annotated[
+        Size, Field(description="Bytes that may wait for one subscriber; beyond it reads the log.")
+    ] = 1 << 20
+    window_events: Annotated[Count, Field(description="Recent events held in memory for those who come back.")] = 10_000
+    window_bytes: Annotated[Size, Field(description="Bytes of recent events held in memory.")] = 32 << 20
 
-    heartbeat: Duration = Field(15, description="A quiet stream gives a sign of life after this time.")
-    retry: Duration = Field(3, description="When clients are told to reconnect, jittered by half.")
-    drain: Duration = Field(10, description="How long a stopping server waits for its streams to end.")
+    heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
+    retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
+    drain: Annotated[Duration, Field(description="How long a stopping server waits for its streams to end.")] = 10
 
     @property
     def options(self) -> FeedOptions:

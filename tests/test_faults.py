@@ -1,0 +1,381 @@
+"""FAULTS.md, process and log: P1 to P8 against a real server that is killed, starved and tampered with.
+
+What is lost, doubled or out of order is judged by ids (`tests.judge`), never by counters. `FEED_SOAK` asks for the
+full number of rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from feed import Feed, FeedOptions, Retention, select
+from tests.conftest import Serve
+from tests.judge import Announced, Entry, Got, judge
+from tests.running import RunningServer
+from tests.streams import Stream, eventually, subscribed
+
+ROUNDS = 50 if os.environ.get("FEED_SOAK") else 8
+
+
+@dataclass
+class Publisher(threading.Thread):
+    """Publishes numbered events for as long as it is let, over whatever happens to the server.
+
+    `acknowledged` are the ids it was given, `unanswered` the data of requests that broke before their answer.
+    """
+
+    server: RunningServer
+    name_: str
+    acknowledged: list[str] = field(default_factory=list)
+    unanswered: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+        self.stopping = threading.Event()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        number = 0
+        with httpx.Client(verify=False, timeout=10) as http:
+            while not self.stopping.is_set():
+                number += 1
+                data = f"{self.name_} {number}"
+                try:
+                    answer = http.post(f"{self.server.url}/events/p/{self.name_}", content=data)
+                except httpx.ConnectError:
+                    self.stopping.wait(0.01)  # nobody is there: nothing was sent
+                except httpx.HTTPError:
+                    self.unanswered.add(data)
+                else:
+                    if answer.status_code == 201:
+                        self.acknowledged.append(answer.json()["id"])
+
+
+class Follower(threading.Thread):
+    """A reader that always comes back with the last id it was told, like an `EventSource`."""
+
+    def __init__(self, server: RunningServer) -> None:
+        super().__init__(daemon=True)
+        self.server = server
+        self.last_id = "earliest"
+        self.got: dict[str, str] = {}
+        self.account: list[Entry] = []
+        self.gaps = 0
+        self.connections = 0
+        self.stopping = threading.Event()
+        self.failed: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self.stopping.is_set():
+                with contextlib.suppress(httpx.HTTPError, EOFError):
+                    self.read()
+                self.stopping.wait(0.01)
+        except BaseException as error:  # noqa: BLE001  told to the test, which would wait in vain
+            self.failed = error
+
+    def read(self) -> None:
+        url = f"{self.server.url}/events/p/*"
+        with httpx.stream("GET", url, headers={"Last-Event-ID": self.last_id}, timeout=2, verify=False) as response:
+            assert response.status_code == 200
+            self.connections += 1
+            stream = Stream(response)
+            while not self.stopping.is_set():
+                frame = stream.frame()
+                if frame.event == "feed.gap":
+                    self.gaps += 1
+                elif frame.event is None:
+                    assert frame.id is not None
+                    assert frame.data is not None
+                    self.account.append(Got(frame.id))
+                    self.got[frame.id] = frame.data
+                self.last_id = frame.id or self.last_id
+
+    def has(self, id: str) -> bool:
+        """Whether it has got the event; raises what it failed with."""
+        if self.failed is not None:
+            raise self.failed
+        return id in self.got
+
+
+@contextlib.contextmanager
+def threads_stopped(*threads: Publisher | Follower) -> Iterator[None]:
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.stopping.set()
+        for thread in threads:
+            thread.join(15)
+
+
+@pytest.fixture
+def durable(serve: Serve, tmp_path: Path) -> RunningServer:
+    """A server on a SQLite log, in a file `feed.db`."""
+    return serve("--log", f"sqlite:{tmp_path / 'feed.db'}")
+
+
+def integrity(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    try:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_p1_kill_9_while_publishing_loses_doubles_and_reorders_nothing(durable: RunningServer, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    publishers = [Publisher(durable, name) for name in ("a", "b", "c", "d")]
+    followers = [Follower(durable) for _ in range(3)]
+    with threads_stopped(*publishers, *followers):
+        for _ in range(ROUNDS):
+            # At a random moment: after so many more acknowledged events, wherever the next one is just then.
+            wait_for_more(publishers, chance.randrange(1, 150))
+            durable.kill()
+            durable.start()
+        for publisher in publishers:
+            publisher.stopping.set()
+            publisher.join(15)
+        last = durable.publish("p/last", "last")
+        for follower in followers:
+            eventually(lambda follower=follower: follower.has(last), 30)  # type: ignore[misc]
+    assert durable.stop() == 0
+    assert integrity(tmp_path / "feed.db") == "ok"
+    acknowledged = {id for publisher in publishers for id in publisher.acknowledged} | {last}
+    unanswered = set.union(*(publisher.unanswered for publisher in publishers))
+    stored = stored_events(tmp_path / "feed.db")
+    assert acknowledged <= set(stored), "every acknowledged event is in the log"
+    expected = [(seq, id) for id, (seq, _) in stored.items()]
+    for follower in followers:
+        assert follower.connections > ROUNDS / 2
+        assert follower.gaps == 0
+        verdict = judge(expected, follower.account)
+        assert verdict.good, verdict
+        # What was not acknowledged and is there all the same was at least sent, and is there once.
+        extra = [follower.got[id] for id in follower.got if id not in acknowledged]
+        assert set(extra) <= unanswered
+        assert len(extra) == len(set(extra))
+
+
+def wait_for_more(publishers: list[Publisher], count: int) -> None:
+    def acknowledged() -> int:
+        return sum(len(publisher.acknowledged) for publisher in publishers)
+
+    enough = acknowledged() + count
+    eventually(lambda: acknowledged() >= enough, 30)
+
+
+def stored_events(path: Path) -> dict[str, tuple[int, str]]:
+    """What the file holds, by id: seq and data. Read with SQL, not with the server's own code."""
+    connection = sqlite3.connect(path)
+    try:
+        rows = connection.execute(
+            "SELECT (SELECT epoch FROM epochs WHERE first <= seq ORDER BY first DESC, rowid DESC LIMIT 1), seq, data"
+            " FROM events ORDER BY seq"
+        )
+        return {f"{epoch}-{seq}": (seq, data) for epoch, seq, data in rows}
+    finally:
+        connection.close()
+
+
+def test_p2_what_was_committed_before_a_crash_but_never_sent_comes_on_the_return(
+    durable: RunningServer,
+) -> None:
+    for _ in range(3):
+        with subscribed(f"{durable.url}/events/a", opened=False) as stream:
+            position = stream.frame().id or ""
+        ids = [durable.publish("a", str(number)) for number in range(20)]
+        durable.kill()
+        durable.start()
+        with subscribed(f"{durable.url}/events/a", Last_Event_ID=position) as stream:
+            assert [frame.id for frame in stream.until("feed.live")][:-1] == ids
+
+
+def test_p3_a_restart_goes_on_and_no_id_is_used_twice(durable: RunningServer) -> None:
+    ids = []
+    for end in (durable.kill, durable.stop, durable.kill):
+        ids += [durable.publish("a", "x") for _ in range(5)]
+        end()
+        durable.start()
+    assert [event["id"] for event in durable.history()["events"]] == ids
+    assert [int(id.split("-")[1]) for id in ids] == list(range(1, 16))
+    for count, id in enumerate(ids, 1):
+        page = durable.history(last_event_id=id)
+        assert "gap" not in page
+        assert len(page["events"]) == 15 - count
+
+
+@pytest.mark.parametrize("tampering", ["deleted", "emptied", "restored"])
+def test_p4_a_log_that_is_not_the_same_any_more_is_a_gap_though_its_numbers_recur(
+    durable: RunningServer, tmp_path: Path, tampering: str
+) -> None:
+    kept = [durable.publish("a", f"kept {number}") for number in range(5)]
+    durable.stop()
+    path = tmp_path / "feed.db"
+    shutil.copy(path, tmp_path / "copy.db")
+    durable.start()
+    lost = [durable.publish("a", f"lost {number}") for number in range(5)]
+    durable.kill()
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    if tampering == "restored":
+        shutil.copy(tmp_path / "copy.db", path)
+    if tampering == "emptied":
+        path.touch()
+    durable.start()
+    new = [durable.publish("a", f"new {number}") for number in range(12)]
+    assert not set(new) & {*kept, *lost}
+    with subscribed(f"{durable.url}/events/a", last_event_id=lost[2]) as stream:
+        gap, *frames = stream.until("feed.live")
+        assert gap.json["reason"] == "unknown"
+        expected = [*kept, *new] if tampering == "restored" else new
+        assert [frame.id for frame in frames[:-1]] == expected
+    page = durable.history(last_event_id=kept[4])
+    if tampering == "restored":
+        assert "gap" not in page
+        assert [event["id"] for event in page["events"]] == new
+    else:
+        assert page["gap"]["reason"] == "unknown"
+
+
+def test_p4_a_log_deleted_under_a_running_server_takes_nothing_more_and_says_so(
+    durable: RunningServer, tmp_path: Path
+) -> None:
+    durable.publish("a", "x")
+    (tmp_path / "feed.db").unlink()
+    answer = durable.http.post(f"{durable.url}/events/a", content="y")
+    assert answer.status_code == 503
+    assert "restart" in answer.json()["detail"]
+    assert durable.http.get(f"{durable.url}/readyz").status_code == 503
+    assert durable.http.get(f"{durable.url}/healthz").status_code == 200
+
+
+def limit_file_size(server: RunningServer, size: int) -> None:
+    """A disk that is full from the server's point of view: no file may grow beyond `size`."""
+    _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+def test_p8_a_full_disk_is_503_streams_stay_and_it_works_again_by_itself(
+    durable: RunningServer, tmp_path: Path
+) -> None:
+    ids = [durable.publish("a", "x")]
+    with subscribed(f"{durable.url}/events/a?last_event_id=earliest") as stream:
+        assert stream.frame().id == ids[0]
+        stream.until("feed.live")
+        limit_file_size(durable, (tmp_path / "feed.db-wal").stat().st_size)
+        refused = 0
+        for number in range(20):
+            answer = durable.http.post(f"{durable.url}/events/a", content=f"{number} " + "x" * 50_000)
+            if answer.status_code == 201:
+                ids.append(answer.json()["id"])
+            else:
+                assert answer.status_code == 503
+                assert int(answer.headers["retry-after"]) >= 1
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert str(tmp_path) not in answer.text
+                refused += 1
+        assert refused > 5
+        assert durable.http.get(f"{durable.url}/healthz").status_code == 200
+        limit_file_size(durable, resource.RLIM_INFINITY)
+        ids += [durable.publish("a", "again") for _ in range(3)]
+        assert [frame.id for frame in stream.frames(len(ids) - 1)] == ids[1:], "nothing that was refused was sent"
+    durable.kill()
+    durable.start()
+    assert [event["id"] for event in durable.history()["events"]] == ids
+
+
+def test_p8_a_lock_held_by_another_process_is_503_and_the_loop_is_never_blocked(
+    durable: RunningServer, tmp_path: Path
+) -> None:
+    durable.publish("a", "x")
+    other = sqlite3.connect(tmp_path / "feed.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answers: list[httpx.Response] = []
+    publishing = threading.Thread(
+        target=lambda: answers.append(httpx.post(f"{durable.url}/events/a", content="y", timeout=30))
+    )
+    publishing.start()
+    slowest = 0.0
+    while publishing.is_alive():
+        began = time.monotonic()
+        assert durable.http.get(f"{durable.url}/healthz").status_code == 200
+        slowest = max(slowest, time.monotonic() - began)
+    publishing.join()
+    assert answers[0].status_code == 503
+    assert slowest < 1.0, "the lock was waited for elsewhere, for two seconds"
+    assert durable.http.get(f"{durable.url}/readyz").status_code == 503
+    other.execute("ROLLBACK")
+    other.close()
+    assert durable.publish("a", "z")
+    assert durable.http.get(f"{durable.url}/readyz").status_code == 200
+    assert [event["data"] for event in durable.history()["events"]] == ["x", "z"]
+
+
+def test_p9_a_second_server_on_the_same_file_does_not_start(
+    durable: RunningServer, serve: Serve, tmp_path: Path
+) -> None:
+    second = RunningServer("--log", f"sqlite:{tmp_path / 'feed.db'}")
+    with pytest.raises(AssertionError, match="in use by another server"):
+        second.start()
+    assert second.wait() == 1
+    assert durable.publish("a", "x")
+
+
+def test_p12_a_second_signal_ends_it_at_once_with_the_log_intact(durable: RunningServer, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(subscribed(f"{durable.url}/events/a"))
+        ids = [durable.publish("a", str(number)) for number in range(50)]
+        durable.signal(15)
+        durable.signal(15)
+        assert durable.wait() == 0
+    assert integrity(tmp_path / "feed.db") == "ok"
+    assert list(stored_events(tmp_path / "feed.db")) == ids
+
+
+def test_p13_a_clock_that_steps_back_changes_neither_ids_nor_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = time.time_ns
+    step = 0
+    monkeypatch.setattr(time, "time_ns", lambda: real() + step)
+
+    async def publish() -> None:
+        nonlocal step
+        options = FeedOptions(retention=Retention(events=10))
+        for url in ("memory:", f"sqlite:{tmp_path / 'clock.db'}"):
+            async with Feed(url, options) as feed:
+                ids = []
+                for day in (0, 1, -1, 0):
+                    step = day * 86_400 * 10**9
+                    ids += [await feed.publish("a", "x") for _ in range(4)]
+                page = await feed.history(select(["**"]))
+                assert [event.id for event in page.events] == ids[-10:]
+                assert [event.seq for event in page.events] == list(range(7, 17))
+
+    asyncio.run(publish())
+
+
+def test_a_gap_in_the_account_of_a_follower_would_be_seen() -> None:
+    assert not judge([(1, "a"), (2, "b")], [Got("a"), Announced(2, 3)]).good
