@@ -342,6 +342,8 @@ def _words(error: httpx.RequestError) -> str:
             return "cannot connect"
         case httpx.ReadTimeout():
             return "it fell silent"
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return "the connection broke"
     return str(error) or type(error).__name__
 
 

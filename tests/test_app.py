@@ -13,6 +13,7 @@ def test_a_living_and_ready_server_says_so(server: RunningServer) -> None:
         answer = server.http.get(f"{server.url}{path}")
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "application/json"
+        assert server.http.head(f"{server.url}{path}").status_code == 200
 
 
 def test_the_greeting_names_the_dashboard_and_two_curl_lines_to_try(server: RunningServer) -> None:

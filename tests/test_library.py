@@ -208,7 +208,11 @@ def test_an_event_is_encoded_once_per_format_however_many_subscribers_there_are(
                         for item in await subscription.take():
                             if isinstance(item, Event):
                                 seen += 1
-                                assert item.sse and item.line and item.envelope and item.message and item.text
+                                assert item.sse
+                                assert item.line
+                                assert item.envelope
+                                assert item.message
+                                assert item.text
             assert calls == {"sse": 20, "message": 20}
 
     run(scenario())

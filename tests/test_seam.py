@@ -291,6 +291,8 @@ class Seam(RuleBasedStateMachine):
                             self.note(reader, await subscription.take())
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
 def test_p7_nothing_is_lost_doubled_or_reordered_at_the_seam() -> None:
     examples = 3_000 if os.environ.get("FEED_SOAK") else 300
     run_state_machine_as_test(

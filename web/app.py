@@ -78,11 +78,13 @@ def _around(feed: Feed) -> APIRouter:
         # Swagger UI writes markup of its own, which trusted types would refuse.
         return FileResponse(_DASHBOARD / "docs.html", headers={**_PAGE, "Content-Security-Policy": _POLICY})
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", tags=["health"])
     async def healthz() -> Response:
         """The process lives."""
         return JSONResponse({"status": "alive"})
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", tags=["health"], responses={503: {"description": "Draining, or the log does not answer."}})
     async def readyz() -> Response:
         """The log takes events, and streams are taken on."""

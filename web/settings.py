@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from feed import FeedOptions, Limits, Retention
+from feed import FeedOptions, Limits, LogRefused, Retention
+from feed.log import check_log_url
 
 _SIZE = re.compile(r"(\d+)\s*(|[kmg]i?b?|b)", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h|d)", re.IGNORECASE)
@@ -52,6 +53,13 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+def _checked_log(url: str) -> str:
+    try:
+        return check_log_url(url)
+    except LogRefused as error:
+        raise ValueError(str(error)) from None
+
+
 # As JSON they are what a person would write. The upper bounds are no advice: they keep SQLite's integers and the
 # event loop's clock from overflowing.
 Size = Annotated[
@@ -73,7 +81,9 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
-    log: Annotated[str, Field(description="Where events are kept: memory: or sqlite:PATH.")] = "sqlite:feed.db"
+    log: Annotated[
+        str, AfterValidator(_checked_log), Field(description="Where events are kept: memory: or sqlite:PATH.")
+    ] = "sqlite:feed.db"
 
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20

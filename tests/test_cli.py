@@ -1,0 +1,630 @@
+"""The command line: real `feed` processes, what they print, what they end with, and what they survive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.running import FEED, RunningServer
+from web.cli import escaped, escaped_json
+from web.settings import Settings
+
+SECONDS = 30.0
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | {"COLUMNS": "80"}
+
+
+def feed(*arguments: str, stdin: bytes | None = None, **settings: str) -> subprocess.CompletedProcess[bytes]:
+    """Run one command to its end."""
+    environment = ENVIRONMENT | {f"FEED_{name.upper()}": value for name, value in settings.items()}
+    return subprocess.run(
+        [FEED, *arguments],
+        env=environment,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+
+
+class Command:
+    """A command that runs while the test does other things. `lines` and `errors` are what it has printed so far."""
+
+    def __init__(self, *arguments: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE) -> None:
+        self.process = subprocess.Popen(
+            [FEED, *arguments], env=ENVIRONMENT, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
+        )
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self._news = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._collect, args=(source, into), daemon=True)
+            for source, into in ((self.process.stdout, self.lines), (self.process.stderr, self.errors))
+            if source is not None
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _collect(self, source: IO[bytes], into: list[str]) -> None:
+        for line in source:
+            with self._news:
+                into.append(line.decode().removesuffix("\n"))
+                self._news.notify_all()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait until what it has printed makes `condition` true."""
+        with self._news:
+            assert self._news.wait_for(condition, SECONDS), (self.lines[-5:], self.errors)
+
+    def until_lines(self, count: int) -> None:
+        """Wait until it has printed `count` lines."""
+        self.until(lambda: len(self.lines) >= count)
+
+    def write(self, text: bytes) -> None:
+        """To its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def wait(self) -> int:
+        """Wait for its end and for the last it printed, and give the exit code."""
+        code = self.process.wait(SECONDS)
+        for reader in self._readers:
+            reader.join(SECONDS)
+        return code
+
+    def interrupt(self) -> int:
+        """Ctrl-C, and the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts commands that end with the test."""
+    commands: list[Command] = []
+
+    def _start(*arguments: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE) -> Command:
+        commands.append(Command(*arguments, stdin=stdin, stderr=stderr))
+        return commands[-1]
+
+    yield _start
+    for command in commands:
+        command.process.kill()
+        command.wait()
+        for pipe in (command.process.stdin, command.process.stdout, command.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def one_line(result: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line that an error is."""
+    assert result.stdout == b""
+    (line,) = result.stderr.decode().splitlines()
+    return line
+
+
+def events(server: RunningServer, pattern: str, **parameters: object) -> Any:
+    """What the server keeps, oldest first."""
+    return server.history(pattern, **parameters)["events"]
+
+
+def free_port() -> int:
+    """A port on which nothing listens, and nothing began to between now and its use, with luck."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+# The command line itself.
+
+
+def test_without_a_command_it_shows_what_there_is() -> None:
+    result = feed()
+    assert result.returncode == 0
+    for command in ("serve", "publish", "tail", "demo"):
+        assert re.search(rf"^  {command} +\w", result.stdout.decode(), re.MULTILINE)
+
+
+def test_it_says_its_version() -> None:
+    result = feed("--version")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert re.fullmatch(r"feed \d+\.\d+\.\d+\n", result.stdout.decode())
+
+
+def test_the_help_of_serve_shows_every_setting_with_its_variable_default_and_description() -> None:
+    result = feed("serve", "--help", max_data="1")
+    text = " ".join(result.stdout.decode().split())
+    assert result.returncode == 0
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} VALUE" in text
+        assert f"env var: FEED_{name.upper()}" in text
+        assert field.description
+        assert " ".join(field.description.split()) in text
+    for default in ("127.0.0.1", "8000", "256K", "16M", "7d", "15s", "sqlite:feed.db"):
+        assert f"default: {default}]" in text
+
+
+@pytest.mark.parametrize("command", ["publish", "tail", "demo"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = feed(command, "--help")
+    assert result.returncode == 0
+    assert "--url" in result.stdout.decode()
+    assert "FEED_URL" in result.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bogus"], "No such command 'bogus'"),
+        (["sevre"], "Did you mean 'serve'?"),
+        (["--bogus"], "No such option: --bogus"),
+        (["serve", "--bogus", "1"], "No such option: --bogus"),
+        (["serve", "extra"], "unexpected extra argument"),
+        (["serve", "--port"], "'--port' requires an argument"),
+        (["serve", "--port", "x"], "--port (FEED_PORT): Input should be a valid integer"),
+        (["serve", "--log", "nonsense"], "--log (FEED_LOG): 'nonsense' names no log: use memory: or sqlite:PATH"),
+        (["serve", "--port", "70000"], "--port (FEED_PORT): Input should be less than or equal to 65535"),
+        (["serve", "--max-data", "big"], "--max-data (FEED_MAX_DATA): a size is a number of bytes"),
+        (["serve", "--retain-age", "soon"], "--retain-age (FEED_RETAIN_AGE): a duration is a number of seconds"),
+        (["tail"], "Missing argument 'PATTERN'"),
+        (["tail", "a", "--last", "0"], "--last"),
+        (["tail", "a", "--last", "1", "--after", "earliest"], "--last and --after"),
+        (["tail", "a", "--url", "nowhere"], "--url"),
+        (["publish"], "Missing argument 'TOPIC'"),
+        (["publish", "a", "--key", "k"], "--key is for one event"),
+        (["publish", "a", "x", "--patience", "long"], "--patience"),
+        (["demo", "--every", "0"], "--every"),
+        (["tail", "line\nbreak", "--bogus\nx"], "No such option"),
+        (["tail", os.fsdecode(b"\xff")], "argument 2 is not UTF-8"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:
+    result = feed(*arguments)
+    assert said in one_line(result)
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("port", "x", "feed serve: --port (FEED_PORT): Input should be a valid integer"),
+        ("drain", "x", "feed serve: --drain (FEED_DRAIN): a duration is"),
+        ("retain_bytes", "-1", "feed serve: --retain-bytes (FEED_RETAIN_BYTES): a size is"),
+    ],
+)
+def test_a_wrong_setting_in_the_environment_is_one_line_and_exit_code_2(setting: str, value: str, said: str) -> None:
+    result = feed("serve", **{setting: value})  # type: ignore[arg-type]
+    assert one_line(result).startswith(said)
+    assert result.returncode == 2
+
+
+def test_several_wrong_settings_are_one_line_too() -> None:
+    line = one_line(feed("serve", "--port", "x", "--retry", "x", max_body="x"))
+    assert re.match(r"feed serve: --port \(.*; --max-body \(.*; --retry \(", line)
+
+
+def test_an_option_wins_over_the_environment(serve: Serve) -> None:
+    server = serve("--log", "memory:", "--max-data", "10", max_data="not even a size")
+    server.publish("a", "x" * 10)
+    result = feed("publish", "a", "x" * 11, "--url", server.url)
+    assert "larger than 10 bytes" in one_line(result)
+
+
+def test_a_setting_is_read_from_the_environment(serve: Serve) -> None:
+    server = serve("--log", "memory:", max_data="1K")
+    result = feed("publish", "a", "x" * 1025, url=server.url)
+    assert "larger than 1,024 bytes" in one_line(result)
+    assert result.returncode == 1
+
+
+# feed serve
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_with_0(serve: Serve, start: Start, number: int) -> None:
+    server = serve("--log", "memory:")
+    tail = start("tail", "a", "--last", "1", "--url", server.url)
+    server.publish("a")
+    tail.until_lines(1)
+    server.signal(number)
+    assert server.wait() == 0
+    tail.until(lambda: "feed: the server ends the stream: shutdown" in tail.errors)
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(server: RunningServer) -> None:
+    result = feed("serve", "--log", "memory:", "--port", str(server.port))
+    assert one_line(result).startswith(f"feed: cannot listen on 127.0.0.1:{server.port}: Address already in use")
+    assert result.returncode == 1
+
+
+def test_a_log_that_is_refused_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database, and longer than one would be that is just being made" * 99)
+    for log in (f"sqlite:{tmp_path / 'text'}", f"sqlite:{tmp_path / 'missing' / 'feed.db'}"):
+        result = feed("serve", "--port", "0", "--log", log)
+        assert one_line(result).startswith("feed: ")
+        assert result.returncode == 1
+
+
+# feed publish
+
+
+def test_one_event_is_published_and_its_id_printed(server: RunningServer) -> None:
+    result = feed("publish", "cli/one", "two\nlines", "--type", "greeting", "--url", server.url)
+    (event,) = events(server, "cli/one")
+    assert (event["data"], event["type"]) == ("two\nlines", "greeting")
+    assert result.stdout.decode() == event["id"] + "\n"
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_json_is_published_as_it_is(server: RunningServer) -> None:
+    value = '{"n": 123456789012345678901234567890, "n": 1.10}'
+    assert feed("publish", "cli/json", value, "--json", "--url", server.url).returncode == 0
+    result = start_and_take(server, "cli/json", "--json")
+    assert f'"data":{value}' in result
+
+
+def start_and_take(server: RunningServer, pattern: str, *arguments: str) -> str:
+    """The newest event as `feed tail` prints it."""
+    command = Command("tail", pattern, "--last", "1", "--url", server.url, *arguments)
+    try:
+        command.until_lines(1)
+    finally:
+        command.interrupt()
+        for pipe in (command.process.stdout, command.process.stderr):
+            if pipe is not None:
+                pipe.close()
+    return command.lines[0]
+
+
+def test_data_that_is_no_json_is_an_error(server: RunningServer) -> None:
+    result = feed("publish", "cli/bad", "{", "--json", "--url", server.url)
+    assert one_line(result).startswith("feed: not JSON: ")
+    assert result.returncode == 1
+
+
+def test_a_key_publishes_once(server: RunningServer) -> None:
+    runs = [feed("publish", "cli/key", "x", "--key", "order-7", "--url", server.url) for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout
+    assert len(events(server, "cli/key")) == 1
+
+
+def test_two_thousand_lines_arrive_in_order(server: RunningServer) -> None:
+    lines = [f"line {number} é" for number in range(2_000)]
+    result = feed("publish", "cli/many", "--url", server.url, stdin="\n".join(lines).encode())
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert result.stderr == b"published 2,000 events\n"
+    first = events(server, "cli/many")
+    rest = events(server, "cli/many", last_event_id=first[-1]["id"])
+    assert [event["data"] for event in first + rest] == lines
+
+
+def test_lines_that_are_large_together_arrive_in_order(server: RunningServer) -> None:
+    lines = [f"{number}" * 40_000 for number in range(100, 150)]
+    result = feed("publish", "cli/large", "-", "--url", server.url, stdin="\n".join(lines).encode())
+    assert result.stderr == b"published 50 events\n"
+    assert [event["data"] for event in events(server, "cli/large")] == lines
+
+
+def test_a_line_is_published_before_the_next_one_comes(server: RunningServer, start: Start) -> None:
+    tail = start("tail", "cli/slow", "--after", "earliest", "--url", server.url)
+    command = start("publish", "cli/slow", "-", "--url", server.url, stdin=subprocess.PIPE)
+    for number in range(3):
+        command.write(b"line %d\n" % number)
+        tail.until_lines(number + 1)
+    assert command.process.stdin is not None
+    command.process.stdin.close()
+    assert command.wait() == 0
+    assert command.errors == ["published 3 events"]
+
+
+def test_an_empty_line_is_an_event_without_data_and_a_line_end_may_be_crlf(server: RunningServer) -> None:
+    feed("publish", "cli/empty", "--url", server.url, stdin=b"a\n\nb\r\n c \n")
+    assert [event["data"] for event in events(server, "cli/empty")] == ["a", "", "b", " c "]
+
+
+def test_an_empty_line_is_skipped_where_lines_are_json(server: RunningServer) -> None:
+    result = feed("publish", "cli/jsonl", "--json", "--url", server.url, stdin=b'{"a": 1}\n\n  \n"text"\n')
+    assert result.stderr == b"published 2 events\n"
+    assert [event["data"] for event in events(server, "cli/jsonl")] == [{"a": 1}, "text"]
+
+
+def test_no_input_is_no_event(server: RunningServer) -> None:
+    result = feed("publish", "cli/none", "--url", server.url, stdin=b"")
+    assert (result.returncode, result.stderr) == (0, b"published 0 events\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (["--json"], b"1\n2\n\n{x\n5\n", "feed: line 4: not JSON: "),
+        ([], b"1\n2\nx\xffx\n4\n", "feed: line 3: not UTF-8: byte 1 is 0xff"),
+    ],
+)
+def test_a_bad_line_is_named_and_what_stands_before_it_is_published(
+    server: RunningServer, arguments: list[str], stdin: bytes, said: str
+) -> None:
+    topic = f"cli/bad-line/{len(arguments)}"
+    result = feed("publish", topic, *arguments, "--url", server.url, stdin=stdin)
+    line = one_line(result)
+    assert line.startswith(said)
+    assert line.endswith("; 2 events acknowledged before")
+    assert result.returncode == 1
+    assert len(events(server, topic)) == 2
+
+
+def test_a_refusal_says_which_lines_and_why(server: RunningServer) -> None:
+    result = feed("publish", "cli/*", "--url", server.url, stdin=b"1\n2\n")
+    assert re.match(r"feed: lines 1 to 2: refused with 422: .*topic.*; 0 events acknowledged before$", one_line(result))
+    assert result.returncode == 1
+
+
+def test_what_cannot_be_published_is_given_up_after_the_patience(serve: Serve, start: Start) -> None:
+    server = serve("--log", "memory:")
+    command = start("publish", "a", "--patience", "0.5", "--url", server.url, stdin=subprocess.PIPE)
+    tail = start("tail", "a", "--after", "earliest", "--url", server.url)
+    command.write(b"1\n2\n")
+    tail.until_lines(2)
+    server.kill()
+    command.write(b"3\n")
+    assert command.wait() == 1
+    assert command.errors == [
+        f"feed: lines 3 to 3: given up after 0.5 s: {server.url}: cannot connect; 2 events acknowledged before"
+    ]
+
+
+def test_lines_wait_for_a_server_that_is_being_restarted(serve: Serve, start: Start, tmp_path: Path) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}")
+    command = start("publish", "a", "--url", server.url, stdin=subprocess.PIPE)
+    tail = start("tail", "a", "--after", "earliest", "--url", server.url)
+    command.write(b"before\n")
+    tail.until_lines(1)
+    server.kill()
+    command.write(b"during\n")
+    server.start()
+    command.write(b"after\n")
+    assert command.process.stdin is not None
+    command.process.stdin.close()
+    assert command.wait() == 0
+    assert [event["data"] for event in events(server, "a")] == ["before", "during", "after"]
+
+
+def test_ctrl_c_ends_publishing_and_says_how_far_it_came(server: RunningServer, start: Start) -> None:
+    tail = start("tail", "cli/interrupted", "--after", "earliest", "--url", server.url)
+    command = start("publish", "cli/interrupted", "--url", server.url, stdin=subprocess.PIPE)
+    command.write(b"1\n")
+    tail.until_lines(1)
+    assert command.interrupt() == 130
+    assert command.errors in (["published 1 event"], ["published 0 events"])  # its answer may still be on the way
+
+
+def test_progress_is_shown_on_a_terminal(server: RunningServer, start: Start) -> None:
+    ours, its = pty.openpty()
+    shown = b""
+    try:
+        command = start("publish", "cli/shown", "--url", server.url, stdin=subprocess.PIPE, stderr=its)
+        os.close(its)
+        command.write(b"x\n" * 700)
+        while b"700 events" not in shown:
+            shown += os.read(ours, 4096)
+        assert command.process.stdin is not None
+        command.process.stdin.close()
+        while b"published 700 events" not in shown:
+            shown += os.read(ours, 4096)
+        assert command.wait() == 0
+    finally:
+        os.close(ours)
+    assert re.search(rb"[\d,]+/s", shown)
+
+
+# feed tail
+
+
+def test_an_event_is_one_line_of_time_topic_type_and_data(server: RunningServer) -> None:
+    server.publish("cli/tail/line", "Hello, world")
+    line = start_and_take(server, "cli/tail/*")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z cli/tail/line message Hello, world", line)
+
+
+def test_no_control_character_reaches_the_terminal(server: RunningServer) -> None:
+    server.publish("cli/escapes", "\x1b[31mred\r\nnext\ttab \x9b2J \u2028 \u202e \x00 é".encode())
+    line = start_and_take(server, "cli/escapes")
+    assert line.endswith(r"\u001b[31mred\r\nnext\ttab \u009b2J \u2028 \u202e \u0000 é")
+    assert line.isprintable()
+
+
+def test_what_is_escaped_in_json_is_still_the_same_json(server: RunningServer) -> None:
+    text = "\x1b[31m \x9b2J \u2028 \u202e \x7f é"
+    server.publish("cli/escapes/json", text.encode())
+    line = start_and_take(server, "cli/escapes/json", "--json")
+    assert line.isprintable()
+    assert json.loads(line)["data"] == text
+
+
+def test_a_message_without_anything_special_is_left_as_it_is() -> None:
+    assert escaped("plain é 漢 👩‍🚀 \\n") == "plain é 漢 👩‍🚀 \\n"
+    assert escaped_json('{"a":"b\\n"}') == '{"a":"b\\n"}'
+
+
+def test_json_is_the_object_of_the_contract(server: RunningServer) -> None:
+    id = server.publish("cli/object", "[1,2]", **{"Content-Type": "application/json"})
+    event = json.loads(start_and_take(server, "cli/object", "--json"))
+    assert list(event) == ["id", "topic", "type", "data", "time"]
+    assert (event["id"], event["topic"], event["type"], event["data"]) == (id, "cli/object", "message", [1, 2])
+
+
+def test_it_begins_where_it_is_told_to(server: RunningServer, start: Start) -> None:
+    ids = [server.publish("cli/begin", str(number)) for number in range(5)]
+    for arguments, expected in (
+        (["--last", "2"], ["3", "4"]),
+        (["--after", ids[0]], ["1", "2", "3", "4"]),
+        (["--after", "earliest"], ["0", "1", "2", "3", "4"]),
+    ):
+        tail = start("tail", "cli/begin", *arguments, "--url", server.url)
+        tail.until_lines(len(expected))
+        assert [line.split()[-1] for line in tail.lines] == expected
+
+
+def test_it_takes_several_patterns_and_types(server: RunningServer, start: Start) -> None:
+    for topic, type in (("a", "x"), ("b", "y"), ("b", "z"), ("c", "x"), ("a", "y")):
+        assert feed("publish", f"cli/select/{topic}", type, "--type", type, "--url", server.url).returncode == 0
+    arguments = ["cli/select/a", "cli/select/b", "--type", "x", "--type", "y"]
+    tail = start("tail", *arguments, "--after", "earliest", "--url", server.url)
+    tail.until_lines(3)
+    assert [line.split()[1:3] for line in tail.lines] == [
+        ["cli/select/a", "x"],
+        ["cli/select/b", "y"],
+        ["cli/select/a", "y"],
+    ]
+
+
+def test_it_goes_on_over_a_killed_server_with_nothing_lost_or_doubled(
+    serve: Serve, start: Start, tmp_path: Path
+) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2)
+    tail = start("tail", "a", "--after", "earliest", "--url", server.url)
+    published = 0
+    for _ in range(3):
+        for _ in range(20):
+            server.publish("a", str(published))
+            published += 1
+        tail.until_lines(published - 19)  # it is connected, and may have more to come
+        server.kill()
+        server.start()
+        for _ in range(20):
+            server.publish("a", str(published))
+            published += 1
+        tail.until_lines(published)
+    server.publish("a", "end")
+    tail.until(lambda: tail.lines[-1].endswith(" end"))
+    assert [line.split()[-1] for line in tail.lines] == [*map(str, range(published)), "end"]
+    breaks = [
+        f"feed: {server.url}: the connection broke: reconnecting until it answers",
+        f"feed: {server.url}: connected",
+    ]
+    tail.until(lambda: len(tail.errors) == 6)
+    assert tail.errors == breaks * 3
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for_and_said_once(serve: Serve, start: Start) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    tail = start("tail", "a", "--last", "1", "--url", url)
+    tail.until(lambda: tail.errors)
+    server = RunningServer("--log", "memory:")
+    server.port = port
+    try:
+        server.start()
+        server.publish("a", "here")
+        tail.until_lines(1)
+    finally:
+        server.close()
+    assert tail.errors[:2] == [f"feed: {url}: cannot connect: reconnecting until it answers", f"feed: {url}: connected"]
+
+
+def test_a_gap_is_reported_with_its_reason_and_ids(server: RunningServer, start: Start) -> None:
+    server.publish("cli/gap")
+    tail = start("tail", "cli/gap", "--after", "bogus\x1b-7", "--url", server.url)
+    tail.until(lambda: tail.errors and tail.lines)
+    assert re.fullmatch(
+        r"feed: gap: events may be missing: unknown: asked for bogus\\u001b-7, resumed from \w+-0", tail.errors[0]
+    )
+
+
+def test_a_refusal_is_its_detail_and_exit_code_1(server: RunningServer) -> None:
+    result = feed("tail", "a/**/b", "--url", server.url)
+    assert re.match(r"feed: refused with 422: pattern: '\*' may only be a whole segment", one_line(result))
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["tail", "a"], ["demo"]])
+def test_ctrl_c_ends_it_quietly(server: RunningServer, start: Start, arguments: list[str]) -> None:
+    server.publish("a")
+    more = ["--last", "1"] if arguments[0] == "tail" else ["--every", "0.1"]
+    command = start(*arguments, *more, "--url", server.url)
+    command.until(lambda: command.lines or command.errors)
+    before = list(command.errors)
+    assert command.interrupt() == 130
+    assert command.errors == before
+
+
+def test_ctrl_c_ends_it_quietly_while_there_is_no_server(start: Start) -> None:
+    command = start("tail", "a", "--url", f"http://127.0.0.1:{free_port()}")
+    command.until(lambda: command.errors)
+    assert command.interrupt() == 130
+    assert len(command.errors) == 1
+
+
+def test_it_ends_quietly_when_nobody_reads_its_output_any_more(server: RunningServer) -> None:
+    server.publish("cli/pipe")
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [FEED, "tail", "cli/pipe", "--last", "1", "--url", server.url],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=write,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.close(write)
+        assert b"cli/pipe" in os.read(read, 4096)
+        os.close(read)  # and no further event comes that would show it
+        _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_closed_standard_streams_are_no_error(server: RunningServer) -> None:
+    command = f'exec "{FEED}" publish cli/closed x --url {server.url} >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command], env=ENVIRONMENT, timeout=SECONDS).returncode == 0
+    result = subprocess.run(
+        ["sh", "-c", f'exec "{FEED}" publish cli/closed --url {server.url} <&-'],
+        env=ENVIRONMENT,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    assert one_line(result) == "feed publish: standard input is closed"
+    assert result.returncode == 2
+    assert len(events(server, "cli/closed")) == 1
+
+
+# feed demo
+
+
+def test_the_demo_publishes_its_four_topics_and_says_where_to_look(server: RunningServer, start: Start) -> None:
+    tail = start("tail", "system/*", "--json", "--after", "earliest", "--url", server.url)
+    demo = start("demo", "--every", "0.1", "--url", server.url)
+    tail.until_lines(8)
+    readings = [json.loads(line) for line in tail.lines[-8:]]
+    assert {event["topic"] for event in readings} == {"system/cpu", "system/memory", "system/network", "system/disk"}
+    for event in readings:
+        assert event["type"] == "reading"
+        assert all(isinstance(value, int | float) for value in event["data"].values())
+    demo.until(lambda: demo.errors)
+    assert demo.errors == [f"publishing to system/… every 0.1 s; look at {server.url}/ (Ctrl-C ends)"]
+
+
+def test_the_demo_waits_for_its_server(serve: Serve, start: Start) -> None:
+    server = serve("--log", "memory:")
+    server.kill()
+    demo = start("demo", "--every", "0.1", "--url", server.url)
+    demo.until(lambda: demo.errors)
+    assert demo.errors == [f"feed: given up after 2 s: {server.url}: cannot connect; trying again until it answers"]
+    server.start()
+    demo.until(lambda: len(demo.errors) == 2)
+    assert demo.errors[1].startswith("publishing to system/…")

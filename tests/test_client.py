@@ -1,0 +1,460 @@
+"""The Python client: against a real server where one can be made to do it, else against one that plays a script."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feed import Invalid, Malformed
+from feed.client import Client, GaveUp, Message, Notice, Outgoing, Reconnecting, Refused, Waits, checked_url
+from tests.conftest import Serve
+from tests.running import RunningServer
+
+pytestmark = pytest.mark.anyio
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+OPEN = "retry: 50\nid: e-0\nevent: feed.open\ndata: {}\n\n"
+SECONDS = 20.0
+
+
+def answer(status: str, body: str = "", *headers: str) -> Answer:
+    """One HTTP answer, after which the connection is closed. Without a body it is left open for the rest of it."""
+
+    async def write(writer: asyncio.StreamWriter) -> None:
+        lines = [f"HTTP/1.1 {status}", "Connection: close", *headers, "", body]
+        writer.write("\r\n".join(lines).encode())
+        await writer.drain()
+
+    return write
+
+
+def stream(body: str) -> Answer:
+    """An SSE stream that ends after `body`."""
+    return answer("200 OK", body, "Content-Type: text/event-stream")
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    """A stream that opens, and then says nothing for ever."""
+    await stream(OPEN)(writer)
+    await asyncio.Event().wait()
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """No answer."""
+
+
+@contextlib.asynccontextmanager
+async def accepting(
+    converse: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """A server that has `converse` with each connection; its URL. It leaves no connection open."""
+    connections: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await converse(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        connections.add(asyncio.create_task(hold(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        for writer in writers:
+            writer.close()  # a connection that was cancelled before it began has closed nothing
+
+
+class Script:
+    """A server that gives each request the next answer, the last one again and again. `heads` are the requests."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers = list(answers)
+        self.heads: list[str] = []
+        self.url = ""
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the one request of a connection."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
+        if length:
+            await reader.readexactly(int(length[0].partition(":")[2]))
+        self.heads.append(head)
+        await self._answers[min(len(self.heads), len(self._answers)) - 1](writer)
+
+    def header(self, name: str) -> list[str]:
+        """A header of each request, empty where it was not sent."""
+        found = []
+        for head in self.heads:
+            lines = [line.partition(":") for line in head.split("\r\n")]
+            found.append(next((value.strip() for key, _, value in lines if key.lower() == name), ""))
+        return found
+
+
+@contextlib.asynccontextmanager
+async def playing(*answers: Answer) -> AsyncIterator[Script]:
+    """A scripted server for as long as the block lasts."""
+    script = Script(*answers)
+    async with accepting(script.converse) as script.url:
+        yield script
+
+
+CREATED = answer("201 Created", '{"id":"e-1","ids":["e-1"],"topic":"a"}')
+
+
+# What can be sent.
+
+
+async def test_text_is_published_as_text_and_any_other_value_as_json(server: RunningServer) -> None:
+    async with Client(server.url) as client:
+        for data in ("plain", '{"not": "parsed"}', {"a": [1, None]}, 5, None):
+            await client.publish("client/values", data)
+        for data in ("plain", '{"not": "parsed"}'):
+            await client.publish("client/values", data, type="named")
+    published = events(server, "client/values")
+    assert [event["data"] for event in published] == [
+        "plain", '{"not": "parsed"}', {"a": [1, None]}, 5, None, "plain", '{"not": "parsed"}'
+    ]  # fmt: skip
+    assert [event["type"] for event in published] == ["message"] * 5 + ["named"] * 2
+
+
+async def test_bytes_are_json_that_stays_as_it_is(server: RunningServer) -> None:
+    raw = b'{"n": 123456789012345678901234567890,\n "n": 1.10}'
+    async with Client(server.url) as client, contextlib.aclosing(client.subscribe("client/raw", last=1)) as items:
+        await client.publish("client/raw", raw)
+        message = await anext(item async for item in items if isinstance(item, Message))
+    assert message.raw == '{"n": 123456789012345678901234567890,  "n": 1.10}'
+    assert message.text == message.raw
+    assert message.data == {"n": 1.1}
+
+
+async def test_a_batch_keeps_its_order_and_gives_an_id_for_each(server: RunningServer) -> None:
+    async with Client(server.url) as client:
+        ids = await client.publish_batch([Outgoing("client/batch", number) for number in range(1_000)])
+    published = events(server, "client/batch")
+    assert [(event["id"], event["data"]) for event in published] == list(zip(ids, range(1_000), strict=True))
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"", b'1,"topic":"other"', b'"a\nb"', b"\xff", {1, 2}, float("nan"), "\ud800", ["\ud800"]]
+)
+async def test_data_that_is_no_json_is_refused_before_it_is_sent(data: object) -> None:
+    async with playing(CREATED) as script, Client(script.url) as client:
+        with pytest.raises(Malformed):
+            await client.publish("a", data)
+    assert script.heads == []
+
+
+@pytest.mark.parametrize("key", ["", "a b", "é", "line\nbreak", "x" * 256])
+async def test_a_key_that_is_none_is_refused_before_it_is_sent(key: str) -> None:
+    async with playing(CREATED) as script, Client(script.url) as client:
+        with pytest.raises(Invalid):
+            await client.publish("a", "x", key=key)
+    assert script.heads == []
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://a:port", "http://\x00"])
+def test_a_url_that_leads_nowhere_is_refused(url: str) -> None:
+    with pytest.raises(Invalid):
+        checked_url(url)
+
+
+def test_where_a_url_leads_is_said_without_its_password() -> None:
+    assert checked_url("https://name:secret@host:9/prefix/") == "https://host:9/prefix"
+
+
+async def test_a_feed_may_be_below_a_path() -> None:
+    async with playing(CREATED) as script, Client(script.url + "/live/") as client:
+        await client.publish("a", "x")
+    assert script.heads[0].startswith("POST /live/events HTTP/1.1")
+
+
+# What is repeated.
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "502 Bad Gateway", "503 Unavailable", "504 Timeout"])
+async def test_a_publish_is_repeated_with_the_same_key(status: str) -> None:
+    async with playing(answer(status), hang_up, CREATED) as script, Client(script.url) as client:
+        assert await client.publish("a", "x") == "e-1"
+    first, *others = script.header("idempotency-key")
+    assert len(first) >= 16
+    assert others == [first, first]
+
+
+async def test_two_publishes_have_different_keys() -> None:
+    async with playing(CREATED) as script, Client(script.url) as client:
+        await client.publish("a", "x")
+        await client.publish("a", "x")
+    assert len(set(script.header("idempotency-key"))) == 2
+
+
+async def test_retry_after_is_obeyed() -> None:
+    busy = answer("503 Unavailable", "", "Retry-After: 1")
+    loop = asyncio.get_running_loop()
+    async with playing(busy, CREATED) as script, Client(script.url) as client:
+        start = loop.time()
+        await client.publish("a", "x")
+        assert loop.time() - start >= 1
+
+
+async def test_a_publish_is_given_up_after_the_patience_with_the_last_reason() -> None:
+    busy = answer("503 Unavailable", '{"detail":"the disk is full"}')
+    async with playing(busy) as script, Client(script.url, patience=0.5) as client:
+        with pytest.raises(GaveUp, match=r"given up after 0.5 s: http://.*: 503: the disk is full"):
+            await client.publish("a", "x")
+    assert len(script.heads) >= 2
+
+
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    async def nothing(writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with playing(nothing) as script, Client(script.url, patience=0.2) as client:
+        with pytest.raises(GaveUp, match="no answer"):
+            await client.publish("a", "x")
+
+
+async def test_a_refusal_is_final_and_says_why(server: RunningServer) -> None:
+    async with Client(server.url) as client:
+        with pytest.raises(Refused, match="topic") as raised:
+            await client.publish("no/*/topic", "x")
+    assert raised.value.status == 422
+
+
+async def test_what_is_no_feed_is_said_to_be_none() -> None:
+    async with playing(answer("200 OK", "<html>", "Content-Type: text/html")) as script, Client(script.url) as client:
+        with pytest.raises(Refused):
+            await client.publish("a", "x")
+        with pytest.raises(Refused, match="is no feed"):
+            await anext(client.subscribe("a"))
+    async with playing(answer("201 Created", "{}")) as script, Client(script.url) as client:
+        with pytest.raises(Refused, match="is no feed"):
+            await client.publish("a", "x")
+
+
+async def test_a_batch_whose_answer_was_lost_with_the_server_is_published_once(serve: Serve, tmp_path: Path) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}")
+    lost = asyncio.Event()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass everything on, but for the first answer: at its first byte the server is killed and started again."""
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        onward = asyncio.create_task(_copy(reader, server_writer))
+        try:
+            chunk = await server_reader.read(1 << 16)
+            if not lost.is_set():
+                assert chunk.startswith(b"HTTP/1.1 201")
+                lost.set()
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+                return
+            writer.write(chunk)
+            await _copy(server_reader, writer)
+        finally:
+            onward.cancel()
+            server_writer.close()
+            with contextlib.suppress(ConnectionError):
+                await server_writer.wait_closed()
+
+    async with accepting(relay) as url, Client(url) as client:
+        ids = await client.publish_batch([Outgoing("once", number) for number in range(100)])
+    assert lost.is_set()
+    published = events(server, "once")
+    assert [(event["id"], event["data"]) for event in published] == list(zip(ids, range(100), strict=True))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(1 << 16):
+            writer.write(chunk)
+            await writer.drain()
+
+
+# Subscribing.
+
+
+def events(server: RunningServer, pattern: str) -> Any:
+    """What the server keeps, oldest first."""
+    return server.history(pattern)["events"]
+
+
+async def collect(client: Client, count: int, **parameters: str) -> list[Message | Notice | Reconnecting]:
+    """The first `count` items of a subscription."""
+    found: list[Message | Notice | Reconnecting] = []
+    async with asyncio.timeout(SECONDS), contextlib.aclosing(client.subscribe("a", **parameters)) as items:  # type: ignore[arg-type]
+        async for item in items:
+            found.append(item)
+            if len(found) == count:
+                break
+    return found
+
+
+def event(id: str) -> str:
+    return f'id: {id}\ndata: {{"id":"{id}","topic":"a","type":"t","data":"x","time":"now"}}\n\n'
+
+
+async def test_a_subscription_opens_with_a_notice_and_gives_each_event_once(server: RunningServer) -> None:
+    async with Client(server.url) as client:
+        ids = [await client.publish("client/sub", number) for number in range(3)]
+        async with contextlib.aclosing(client.subscribe("client/*", "other", after="earliest")) as items:
+            opened = await anext(items)
+            messages = [item async for item in _take(items, "client/sub", 3)]
+    assert isinstance(opened, Notice)
+    assert (opened.type, list(opened.data)) == ("feed.open", ["subscription"])
+    assert [(message.id, message.data) for message in messages] == list(zip(ids, range(3), strict=True))
+
+
+async def _take(items: AsyncIterator[object], topic: str, count: int) -> AsyncIterator[Message]:
+    async for item in items:
+        if isinstance(item, Message) and item.topic == topic:
+            yield item
+            count -= 1
+            if not count:
+                return
+
+
+async def test_text_that_looks_like_json_stays_text(server: RunningServer) -> None:
+    async with Client(server.url) as client:
+        await client.publish("client/text", '"quoted"')
+        async with contextlib.aclosing(client.subscribe("client/text", last=1)) as items:
+            message = await anext(_take(items, "client/text", 1))
+    assert (message.data, message.text) == ('"quoted"', '"quoted"')
+
+
+async def test_a_broken_stream_is_resumed_after_the_last_event() -> None:
+    async with playing(stream(OPEN + event("e-1") + event("e-2")), silence) as script, Client(script.url) as client:
+        items = await collect(client, 5)
+    assert [type(item) for item in items] == [Notice, Message, Message, Reconnecting, Notice]
+    assert script.header("last-event-id") == ["", "e-2"]
+
+
+async def test_a_server_killed_before_the_first_event_loses_none(serve: Serve, tmp_path: Path) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2)
+    server.publish("a", "before")
+    async with Client(server.url) as client, contextlib.aclosing(client.subscribe("a")) as items:
+        assert isinstance(await anext(items), Notice)
+        await asyncio.to_thread(server.kill)
+        assert isinstance(await anext(items), Reconnecting)
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(server.publish, "a", "just after the start")
+        async with asyncio.timeout(SECONDS):
+            message = await anext(_take(items, "a", 1))
+    assert message.data == "just after the start"
+
+
+@pytest.mark.parametrize("frame", ["", "id: e-9\nevent: feed.position\ndata: {}\n\n"])
+async def test_a_stream_that_breaks_before_its_first_event_is_resumed_where_it_stood(frame: str) -> None:
+    async with playing(stream(OPEN + frame), silence) as script, Client(script.url) as client:
+        await collect(client, 4 if frame else 3)
+    assert script.header("last-event-id") == ["", "e-9" if frame else "e-0"]
+
+
+async def test_the_id_to_begin_after_is_only_used_until_the_server_named_one() -> None:
+    async with playing(hang_up, stream(OPEN), silence) as script, Client(script.url) as client:
+        await collect(client, 4, after="earliest")
+    assert script.header("last-event-id") == ["", "", "e-0"]
+    assert all("last_event_id=earliest" in head.partition("\r\n")[0] for head in script.heads)
+
+
+async def test_half_an_event_is_no_event() -> None:
+    half = event("e-2").removesuffix("\n\n")
+    async with playing(stream(OPEN + event("e-1") + half), silence) as script, Client(script.url) as client:
+        items = await collect(client, 4)
+    assert [item.id for item in items if isinstance(item, Message)] == ["e-1"]
+    assert script.header("last-event-id") == ["", "e-1"]
+
+
+async def test_comments_and_empty_frames_are_passed_over() -> None:
+    body = OPEN + ":\n" + event("e-1") + ":\n\n\n" + "retry: 60\n\n" + event("e-2")
+    async with playing(stream(body), silence) as script, Client(script.url) as client:
+        items = await collect(client, 3)
+    assert [type(item) for item in items] == [Notice, Message, Message]
+
+
+async def test_a_silent_stream_is_opened_anew() -> None:
+    async with playing(silence) as script, Client(script.url, silence=0.2) as client:
+        items = await collect(client, 3)
+    assert isinstance(items[1], Reconnecting)
+    assert items[1].reason == "it fell silent"
+
+
+async def test_waits_grow_while_nothing_gets_better_and_begin_anew_when_it_does() -> None:
+    async with playing(stream(OPEN), hang_up, hang_up, stream(OPEN), hang_up) as script, Client(script.url) as client:
+        items = await collect(client, 6)
+    waits = [item.wait for item in items if isinstance(item, Reconnecting)]
+    assert 0.03 < waits[0] < 0.07  # the 50 ms that the server asked for, spread
+    assert 0.07 < waits[1] < 0.13
+    assert 0.14 < waits[2] < 0.26
+    assert 0.03 < waits[3] < 0.07
+
+
+async def test_a_stream_that_is_refused_for_capacity_says_when_to_come_back() -> None:
+    busy = 'retry: 1200\nevent: feed.closing\ndata: {"reason":"busy","retry":1200}\n\n'
+    async with playing(stream(OPEN), stream(busy), silence) as script, Client(script.url) as client:
+        items = await collect(client, 4)
+    assert isinstance(items[2], Notice)
+    assert items[2].data["reason"] == "busy"
+    assert isinstance(items[3], Reconnecting)
+    assert items[3].wait >= 1.2
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "502 Bad Gateway", "503 Unavailable"])
+async def test_a_stream_that_may_open_later_is_tried_again(status: str) -> None:
+    again = answer(status, "", "Retry-After: 1")
+    async with playing(again, silence) as script, Client(script.url) as client:
+        waiting, opened = await collect(client, 2)
+    assert isinstance(waiting, Reconnecting)
+    assert waiting.wait >= 1
+    assert isinstance(opened, Notice)
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "401 Unauthorized", "403 Forbidden", "404 Not Found", "422 Invalid"])
+async def test_a_stream_that_will_never_open_is_an_error(status: str) -> None:
+    async with playing(answer(status, '{"detail":"not you"}')) as script, Client(script.url) as client:
+        with pytest.raises(Refused, match=f"refused with {status[:3]}: not you"):
+            await collect(client, 1)
+    assert len(script.heads) == 1
+
+
+@pytest.mark.parametrize("data", ["{}", "x", '{"id":1}', "[" * 100_000])
+async def test_a_stream_of_something_else_is_an_error(data: str) -> None:
+    async with playing(stream(f"data: {data}\n\n")) as script, Client(script.url) as client:
+        with pytest.raises(Refused):
+            await collect(client, 1)
+
+
+# Waiting.
+
+
+def test_waits_double_up_to_their_bound_and_are_spread() -> None:
+    waits = Waits(1.0, 30.0)
+    found = [waits.next() for _ in range(2_000)]
+    for number, expected in enumerate([1, 2, 4, 8, 16]):
+        assert expected * 0.75 <= found[number] <= min(30, expected * 1.25)
+    assert 22.5 <= min(found[5:]) < max(found[5:]) <= 30
+    waits.begin(2.0)
+    assert 1.5 <= waits.next() <= 2.5
+
+
+def test_a_server_cannot_make_a_client_hurry_without_end() -> None:
+    waits = Waits(1.0, 30.0)
+    for retry in (0.0, -5.0):
+        waits.begin(retry)
+        assert waits.next() > 0.03
+    waits.begin(10**9)
+    assert waits.next() <= 30

@@ -1,0 +1,96 @@
+"""What `feed demo` publishes: readings of this machine, an object of numbers for each topic."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import psutil  # type: ignore[import-untyped]
+
+Reading = dict[str, float]
+
+TYPE = "reading"
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """What the system has counted since it started, in bytes, and when it was looked at, in seconds."""
+
+    at: float
+    sent: int
+    received: int
+    read: int
+    written: int
+
+
+def counters() -> Counters:
+    """The counters of now. A machine without a network or a disk to ask counts nothing."""
+    network, disk = psutil.net_io_counters(), psutil.disk_io_counters()
+    return Counters(
+        time.monotonic(),
+        network.bytes_sent if network else 0,
+        network.bytes_recv if network else 0,
+        disk.read_bytes if disk else 0,
+        disk.write_bytes if disk else 0,
+    )
+
+
+def readings(before: Counters, now: Counters) -> dict[str, Reading]:
+    """A reading for each topic."""
+    return {
+        "system/cpu": cpu(),
+        "system/memory": memory(),
+        "system/network": network(before, now),
+        "system/disk": disk(before, now),
+    }
+
+
+def cpu() -> Reading:
+    """How busy the processors were since this was last asked, in percent (0 the first time); the load averages of 1, 5
+    and 15 minutes."""
+    cores: list[float] = psutil.cpu_percent(percpu=True)
+    return {
+        "percent": round(sum(cores) / len(cores), 1) if cores else 0.0,
+        **{f"core_{number}": percent for number, percent in enumerate(cores)},
+        **{f"load_{minutes}": round(load, 2) for minutes, load in zip((1, 5, 15), psutil.getloadavg(), strict=True)},
+    }
+
+
+def memory() -> Reading:
+    """Memory and swap, in bytes and in percent."""
+    main, swap = psutil.virtual_memory(), psutil.swap_memory()
+    return {
+        "percent": main.percent,
+        "used": main.used,
+        "available": main.available,
+        "total": main.total,
+        "swap_percent": swap.percent,
+        "swap_used": swap.used,
+    }
+
+
+def network(before: Counters, now: Counters) -> Reading:
+    """All interfaces together: bytes, and bytes a second between the two looks."""
+    return {
+        "sent_per_second": _rate(before, now, now.sent - before.sent),
+        "received_per_second": _rate(before, now, now.received - before.received),
+        "sent": now.sent,
+        "received": now.received,
+    }
+
+
+def disk(before: Counters, now: Counters) -> Reading:
+    """How full the root file system is, in bytes and in percent; all disks' bytes a second between the two looks."""
+    usage = psutil.disk_usage("/")
+    return {
+        "percent": usage.percent,
+        "used": usage.used,
+        "free": usage.free,
+        "total": usage.total,
+        "read_per_second": _rate(before, now, now.read - before.read),
+        "written_per_second": _rate(before, now, now.written - before.written),
+    }
+
+
+def _rate(before: Counters, now: Counters, count: int) -> float:
+    # A counter that began anew, as one does when an interface goes away, is no traffic.
+    return round(max(0, count) / max(now.at - before.at, 1e-3), 1)
