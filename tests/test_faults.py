@@ -350,6 +350,7 @@ def test_p12_a_second_signal_ends_it_at_once_with_the_log_intact(durable: Runnin
         durable.signal(15)
         durable.signal(15)
         assert durable.wait() == 0
+    assert "Traceback" not in durable.output
     assert integrity(tmp_path / "feed.db") == "ok"
     assert list(stored_events(tmp_path / "feed.db")) == ids
 

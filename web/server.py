@@ -46,6 +46,8 @@ class Server(uvicorn.Server):
         while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()  # which uvicorn leaves out then, though it takes no time here
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A first signal begins the drain, a second one ends it. None is raised again afterwards, as uvicorn would
