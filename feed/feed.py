@@ -269,6 +269,9 @@ class _Running:
                     pause = 0.1
             except Exception:
                 logger.exception("the relay stopped at %d; it goes on in %.1f s", window.position, pause)
+                # Of a batch that broke half-way some may have had their part: whoever has not finds it in the log.
+                for subscription in self.broadcaster:
+                    subscription.fall_behind()
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
 
@@ -313,11 +316,13 @@ class _Running:
         return position
 
     async def page_after(self, selection: Selection, cursor: int, limit: int, gap: Gap | None) -> HistoryPage:
-        log, until = self.log, self.log.position
+        log, window, until = self.log, self.broadcaster.window, self.log.position
         events: list[Event] = []
         size = 0
         while cursor < until and len(events) < limit and size < _PAGE_BYTES:
-            page = await log.read(cursor, until, selection, limit - len(events))
+            page = window.page(cursor, selection, limit - len(events)) if cursor + 1 >= log.oldest else None
+            if page is None or page.end == cursor:
+                page = await log.read(cursor, until, selection, limit - len(events))
             if page.start > cursor and gap is None:
                 if events:
                     break  # the next page begins with the gap

@@ -84,10 +84,21 @@ class Subscription:
         if not queue.empty() and (
             queue.qsize() >= self._limits.queue_events or self._queued_bytes + event.size > self._limits.queue_bytes
         ):
-            self._fall_behind()
+            self.fall_behind()
             return
         queue.put_nowait(event)
         self._queued_bytes += event.size
+
+    def fall_behind(self) -> None:
+        """Go on from the log. What waits in the queue is read from there again."""
+        if self.behind:
+            return
+        first = self._clear()
+        if isinstance(first, Event):
+            self.cursor = first.seq - 1  # all before the queue's first was handed out
+        self.behind = True
+        # Whoever waits for the queue has to wake up and find that it is behind.
+        self.queue.put_nowait(_WAKE)
 
     def beat(self, now: float) -> None:
         """Give a sign of life if nothing was sent for as long as the heartbeat allows."""
@@ -115,6 +126,7 @@ class Subscription:
 
         Safe to cancel: what was not returned is still there.
         """
+        items: Sequence[Item]
         if self._opening:
             items, self._opening = self._opening, []
             return items
@@ -164,7 +176,7 @@ class Subscription:
             self.cursor = self._told = last.seq
         return items
 
-    async def _catch_up(self) -> list[Item]:
+    async def _catch_up(self) -> Sequence[Item]:
         """The next page of the log, or the moment at which the reader is live again."""
         oldest = self._log.oldest
         if self.cursor + 1 < oldest:
@@ -175,35 +187,23 @@ class Subscription:
             self._clear()
             replayed, self._replayed = self._replayed, None
             return [] if replayed is None else [control.live(replayed)]
-        events = self._window.after(self.cursor, _PAGE_EVENTS)
-        if events is not None:
-            end = events[-1].seq
-            wanted = [event for event in events if self.selection.wants(event.topic, event.type)]
-            if not wanted:
-                await asyncio.sleep(0)  # a reader that wants little must not hold up the others
-        else:
+        page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
+        if page is None:
             page = await self._log.read(self.cursor, self._window.position, self.selection, _PAGE_EVENTS)
-            if page.start > self.cursor:
-                return [self._gap(page.start)]
-            end, wanted = page.end, list(page.events)
-        self.cursor = end
-        if wanted:
-            self._told = wanted[-1].seq
+        elif not page.events:
+            await asyncio.sleep(0)  # a reader that wants little must not hold up the others
+        if page.start > self.cursor:
+            return [self._gap(page.start)]
+        self.cursor = page.end
+        if page.events:
+            self._told = page.events[-1].seq
             if self._replayed is not None:
-                self._replayed += len(wanted)
-        return list[Item](wanted)
+                self._replayed += len(page.events)
+        return page.events
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
-
-    def _fall_behind(self) -> None:
-        first = self._clear()
-        if isinstance(first, Event):
-            self.cursor = first.seq - 1  # all before the queue's first was handed out
-        self.behind = True
-        # Whoever waits for the queue has to wake up and find that it is behind.
-        self.queue.put_nowait(_WAKE)
 
     def _clear(self) -> Item | None:
         first = None

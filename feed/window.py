@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from feed.event import Event
+from feed.log.contract import PAGE_BYTES, SCAN_EVENTS, Page
 from feed.pattern import Selection
 
 
@@ -67,6 +68,21 @@ class Window:
         """The newest events before `seq`, at most `limit`, oldest first."""
         end = self._left + max(0, min(seq, self.position + 1) - self.first)
         return self._events[max(self._left, end - limit) : end]
+
+    def page(self, after: int, selection: Selection, limit: int) -> Page | None:
+        """`Log.read` from memory, up to the newest event; None if the run does not reach back that far."""
+        scanned = self.after(after, SCAN_EVENTS)
+        if scanned is None:
+            return None
+        wanted: list[Event] = []
+        size = 0
+        for event in scanned:
+            if selection.wants(event.topic, event.type):
+                wanted.append(event)
+                size += event.size
+                if len(wanted) == limit or size > PAGE_BYTES:
+                    return Page(wanted, after, event.seq)
+        return Page(wanted, after, after + len(scanned))
 
     def find_last(self, selection: Selection, count: int) -> Event | None:
         """The `count`th newest event that `selection` wants; None if fewer are kept."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -227,12 +228,13 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
             assert running is not None
             push, broken = running.broadcaster.push, 0
 
-            def push_or_break(batch: object) -> None:
+            def push_or_break(batch: Sequence[Event]) -> None:
                 nonlocal broken
                 broken += 1
                 if broken == 1:
+                    running.broadcaster.window.extend(batch)  # and nobody is offered it
                     raise RuntimeError("broken on purpose")
-                push(batch)  # type: ignore[arg-type]
+                push(batch)
 
             monkeypatch.setattr(running.broadcaster, "push", push_or_break)
             await feed.publish("a", "1")

@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feed import Event, Feed, FeedUnavailable, HistoryPage
+from feed import Feed, FeedUnavailable, HistoryPage
 from feed.feed import MAX_LAST
 from feed.pattern import Selection
 from web.request import Query, last_event_id
@@ -29,29 +29,25 @@ async def history_page(feed: Feed, request: Request, selection: Selection, query
         last=last,
         since=query.time("since"),
     )
-    if not page.events and wait > 0 and before is None and page.gap is None:
-        page = await _first_within(feed, selection, page, limit, wait)
+    if not page.events and page.gap is None and wait > 0 and before is None:
+        await _something(feed, selection, page.next, wait)
+        page = await feed.history(selection, limit=limit, after=page.next)
     return Response(_document(page), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-async def _first_within(feed: Feed, selection: Selection, page: HistoryPage, limit: int, wait: float) -> HistoryPage:
-    """What comes within `wait` seconds after an empty page; the empty page itself if nothing does."""
+async def _something(feed: Feed, selection: Selection, after: str, wait: float) -> None:
+    """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds."""
     try:
-        subscription = await feed.attach(selection, after=page.next, last=None)
+        subscription = await feed.attach(selection, after=after, last=None)
     except FeedUnavailable:
-        return page
+        return
     try:
         async with asyncio.timeout(wait):
-            while items := await subscription.take():
-                events = [item for item in items if isinstance(item, Event)][:limit]
-                if events:
-                    return HistoryPage(events, events[-1].id)
-    except TimeoutError:
+            await anext(subscription)
+    except (TimeoutError, StopAsyncIteration):
         pass
     finally:
         feed.detach(subscription)
-    # What was passed by meanwhile was not wanted: the next poll need not look at it again.
-    return await feed.history(selection, limit=limit, after=page.next)
 
 
 def _document(page: HistoryPage) -> bytes:

@@ -81,18 +81,12 @@ class MemoryLog:
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
         start = max(after, self.oldest - 1)
-        events, end = [], min(until, self.position)
-        size = 0
-        for event in self._window.after(start, min(SCAN_EVENTS, max(0, end - start))) or ():
-            if selection.wants(event.topic, event.type):
-                events.append(event)
-                size += event.size
-                if len(events) == limit or size > PAGE_BYTES:
-                    end = event.seq
-                    break
-        else:
-            end = min(end, start + SCAN_EVENTS)
-        return Page(events, start, max(start, end))
+        page = self._window.page(start, selection, limit)
+        if page is None or until <= start:
+            return Page([], start, start)
+        if page.end <= until:
+            return page
+        return Page([event for event in page.events if event.seq <= until], start, until)
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
