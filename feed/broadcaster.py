@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from feed.control import Reason
 from feed.event import Event
+from feed.log.window import Window
 from feed.pattern import TopicIndex
 from feed.subscription import Subscription
-from feed.window import Window
 
 
 class Broadcaster:
@@ -40,6 +40,19 @@ class Broadcaster:
         for event in events:
             for subscription in self._index.find(event.topic):
                 subscription.offer(event)
+
+    def skip_to(self, position: int) -> None:
+        """Go on after `position`, though what lies between was never passed on: retention has taken it. Everybody
+        reads the log from where they are, and is told of the gap."""
+        for subscription in self:
+            subscription.note_position()
+            subscription.fall_behind()
+        self.window.skip_to(position)
+
+    def distrust(self) -> None:
+        """Passing on broke half-way, and some may have had their part: everybody reads the log."""
+        for subscription in self:
+            subscription.fall_behind()
 
     def end(self, reason: Reason) -> None:
         """Let every stream end."""

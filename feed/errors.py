@@ -5,7 +5,7 @@
     │   ├── Malformed           it cannot be read: broken JSON or text                       (HTTP 400)
     │   ├── TooLarge            it is bigger than this feed takes                            (HTTP 413)
     │   └── Invalid             it can be read, and breaks a rule for topics, types, …       (HTTP 422)
-    ├── FeedUnavailable     nobody's in particular, nothing was published: try again     (HTTP 503)
+    ├── FeedUnavailable     nobody's in particular, and nothing was done: try again      (HTTP 503)
     │   ├── Overloaded          more is being published than the log takes in                (HTTP 429)
     │   └── Draining            this server is being stopped; another will answer            (HTTP 503)
     └── LogRefused          the operator's: this log cannot be opened; says why and what to do
@@ -47,7 +47,7 @@ class Invalid(RequestError):
 
 
 class FeedUnavailable(FeedError):
-    """Nothing was published. `retry_after` is in seconds."""
+    """It cannot be done now; what was to be published is not. `retry_after` is in seconds."""
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)

@@ -20,12 +20,12 @@ import msgspec
 from feed import control
 from feed.broadcaster import Broadcaster
 from feed.control import Gap
-from feed.errors import Draining, FeedUnavailable, Invalid, LogRefused, TooLarge
+from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, value_draft
-from feed.log import Appended, IdempotencyKey, Log, Retention, open_log
+from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
+from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.subscription import Limits, Subscription
-from feed.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ MAX_PATTERNS = 100
 MAX_LAST = 1_000
 MAX_BATCH = 10_000
 
-_PUSH_EVENTS = 256  # passed on in one go; after that everybody else gets a turn
+_DELIVERIES = 20_000  # events times readers that are passed on in one go; after that everybody else gets a turn
 _BEAT = 0.5  # seconds between two looks for quiet streams
 _PAGE_BYTES = 16 << 20  # of a page of history
 
@@ -70,10 +70,17 @@ class Feed:
         self.draining = False
         self._url = log
         self._start: asyncio.Task[_Running] | None = None
-        self._closed = False
+        self._end: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Feed:
-        await self._running()
+        if self._end is not None:
+            await asyncio.shield(self._end)
+            self._end, self.draining = None, False
+        try:
+            await self._opened()
+        except BaseException:
+            self._close_in_background()  # cancelled, it may still be opening
+            raise
         return self
 
     async def __aexit__(
@@ -81,15 +88,12 @@ class Feed:
     ) -> None:
         await self.close()
 
-    async def _running(self) -> _Running:
-        """The opened log and all that runs on it. Raises `LogRefused`, and `FeedUnavailable` after `close`."""
-        if self._closed:
-            raise FeedUnavailable("the feed is closed")
+    async def _opened(self) -> _Running:
+        if (running := self._running_now()) is not None:
+            return running
         if self._start is None:
             self._start = asyncio.create_task(_Running.start(self._url, self.options))
         start = self._start
-        if start.done() and not start.cancelled() and start.exception() is None:
-            return start.result()
         try:
             # Shielded: one of several first users that gives up must not take it from the others.
             return await asyncio.shield(start)
@@ -98,6 +102,23 @@ class Feed:
                 self._start = None  # the next use tries again
             raise
 
+    async def _running(self) -> _Running:
+        """The opened log and all that runs on it. Raises `FeedUnavailable`."""
+        if self._end is not None:
+            raise FeedUnavailable("the feed is closed")
+        try:
+            return await self._opened()
+        except LogRefused as error:
+            # Only who opens the feed with `async with` is told the details: others may be anybody.
+            logger.error("%s", error)
+            raise FeedUnavailable("the log cannot be opened", 30) from error
+
+    def _running_now(self) -> _Running | None:
+        start = self._start
+        if start is None or not start.done() or start.cancelled() or start.exception() is not None:
+            return None
+        return start.result()
+
     def drain(self) -> None:
         """Let every stream say `feed.closing` and end, and take on no new ones. Publishing goes on."""
         self.draining = True
@@ -105,18 +126,24 @@ class Feed:
             running.broadcaster.end("shutdown")
 
     async def close(self) -> None:
-        """End all streams, commit what waits, and let the log go. To do so twice does no harm."""
-        self.drain()
-        self._closed = True
+        """End all streams, commit what waits, and let the log go. To do so twice does no harm, and both wait for it;
+        cancelled, it goes on."""
+        await asyncio.shield(self._close_in_background())
+
+    def _close_in_background(self) -> asyncio.Task[None]:
+        if self._end is None:
+            self.drain()
+            self._end = asyncio.create_task(self._stop())
+        return self._end
+
+    async def _stop(self) -> None:
         start, self._start = self._start, None
         if start is not None:
-            with contextlib.suppress(LogRefused):
-                await (await start).stop()
-
-    def _running_now(self) -> _Running | None:
-        start = self._start
-        ready = start is not None and start.done() and not start.cancelled() and start.exception() is None
-        return start.result() if start is not None and ready else None
+            # That it could not be opened was told to those who waited for it.
+            with contextlib.suppress(FeedError):
+                running = await start
+                running.broadcaster.end("shutdown")
+                await running.stop()
 
     @property
     def subscribers(self) -> int:
@@ -125,7 +152,7 @@ class Feed:
         return 0 if running is None else len(running.broadcaster)
 
     async def check(self) -> None:
-        """Raises `FeedUnavailable` if an event could not be published now."""
+        """Raises `FeedUnavailable` if the log does not answer. Whether there is room for an event, publishing tells."""
         await (await self._running()).log.check()
 
     # Publishing.
@@ -175,6 +202,7 @@ class Feed:
         running = await self._running()
         log, window = running.log, running.broadcaster.window
         cursor, gap = None, None
+        check_last(last)
         if after is not None:
             cursor, gap = await running.resume_at(after)
         elif last is not None:
@@ -217,6 +245,7 @@ class Feed:
         """
         running = await self._running()
         log = running.log
+        check_last(last)
         if before is not None:
             return await running.page_before(selection, before, limit)
         gap = None
@@ -246,7 +275,11 @@ class _Running:
     @classmethod
     async def start(cls, url: str, options: FeedOptions) -> _Running:
         log = await open_log(url, options.retention)
-        return cls(log, Broadcaster(await _newest(log, options)))
+        try:
+            return cls(log, Broadcaster(await _newest(log, options)))
+        except BaseException:
+            await log.close()
+            raise
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -262,27 +295,37 @@ class _Running:
         while True:
             try:
                 async for batch in self.log.follow(window.position):
-                    for start in range(0, len(batch), _PUSH_EVENTS):
-                        self.broadcaster.push(batch[start : start + _PUSH_EVENTS])
-                        if start + _PUSH_EVENTS < len(batch):
-                            await asyncio.sleep(0)
+                    await self._pass_on(batch)
                     pause = 0.1
             except Exception:
                 logger.exception("the relay stopped at %d; it goes on in %.1f s", window.position, pause)
-                # Of a batch that broke half-way some may have had their part: whoever has not finds it in the log.
-                for subscription in self.broadcaster:
-                    subscription.fall_behind()
+                self.broadcaster.distrust()
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
+
+    async def _pass_on(self, batch: Sequence[Event]) -> None:
+        """In portions: a fan-out to thousands must not hold up publishes and other streams."""
+        if batch[0].seq > self.broadcaster.window.position + 1:
+            self.broadcaster.skip_to(batch[0].seq - 1)
+        done = 0
+        while done < len(batch):
+            portion = max(1, _DELIVERIES // max(1, len(self.broadcaster)))
+            self.broadcaster.push(batch[done : done + portion])
+            done += portion
+            if done < len(batch):
+                await asyncio.sleep(0)
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_BEAT)
-            for count, subscription in enumerate(list(self.broadcaster), 1):
-                subscription.beat(loop.time())
-                if count % 1_000 == 0:
-                    await asyncio.sleep(0)
+            try:
+                for count, subscription in enumerate(list(self.broadcaster), 1):
+                    subscription.beat(loop.time())
+                    if count % 1_000 == 0:
+                        await asyncio.sleep(0)
+            except Exception:
+                logger.exception("some streams had no heartbeat; the next one comes")
 
     async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
         """The position to go on from for somebody who asks for what comes after the id `after`, and why it is not
@@ -299,14 +342,9 @@ class _Running:
     async def before_last(self, selection: Selection, count: int) -> int:
         """The position after which the newest `count` wanted events are, or all that are retained if there are
         fewer."""
-        log, window = self.log, self.broadcaster.window
-        if log.position == window.position and log.oldest <= window.first:
-            event = window.find_last(selection, count)
-            if event is not None:
-                return event.seq - 1
-        position, before = log.position, log.position + 1
-        while before > log.oldest:
-            page = await log.read_backward(before, selection, count)
+        position, before = self.log.position, self.log.position + 1
+        while before > self.log.oldest:
+            page = await self._page_backward(before, selection, count)
             count -= len(page.events)
             if page.events:
                 position = page.events[0].seq - 1
@@ -315,18 +353,38 @@ class _Running:
             before = page.start + 1
         return position
 
+    async def _page(self, after: int, until: int, selection: Selection, limit: int) -> Page:
+        """`Log.read`, from memory where it reaches."""
+        window = self.broadcaster.window
+        window.drop_before(self.log.oldest)
+        page = window.page(after, selection, limit)
+        if page is None or page.end == after:
+            return await self.log.read(after, until, selection, limit)
+        await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
+        return page
+
+    async def _page_backward(self, before: int, selection: Selection, limit: int) -> Page:
+        """`Log.read_backward`, from memory where it reaches."""
+        window = self.broadcaster.window
+        window.drop_before(self.log.oldest)
+        page = window.page_backward(before, selection, limit)
+        if page is None:
+            return await self.log.read_backward(before, selection, limit)
+        await asyncio.sleep(0)
+        return page
+
     async def page_after(self, selection: Selection, cursor: int, limit: int, gap: Gap | None) -> HistoryPage:
-        log, window, until = self.log, self.broadcaster.window, self.log.position
+        log, until = self.log, self.log.position
         events: list[Event] = []
         size = 0
         while cursor < until and len(events) < limit and size < _PAGE_BYTES:
-            page = window.page(cursor, selection, limit - len(events)) if cursor + 1 >= log.oldest else None
-            if page is None or page.end == cursor:
-                page = await log.read(cursor, until, selection, limit - len(events))
-            if page.start > cursor and gap is None:
+            page = await self._page(cursor, until, selection, limit - len(events))
+            if page.start > cursor:
                 if events:
                     break  # the next page begins with the gap
-                gap = control.gap(log.id_at(cursor), log.id_at(page.start), "expired")
+                gap = control.gap(
+                    gap.requested if gap else log.id_at(cursor), log.id_at(page.start), gap.reason if gap else "expired"
+                )
             cursor = page.end
             events += page.events
             size += sum(event.size for event in page.events)
@@ -341,13 +399,13 @@ class _Running:
         pages: list[Sequence[Event]] = []
         count = size = 0
         while position > log.oldest and count < limit and size < _PAGE_BYTES:
-            page = await log.read_backward(position, selection, limit - count)
+            page = await self._page_backward(position, selection, limit - count)
             position = page.start + 1
             pages.append(page.events)
             count += len(page.events)
             size += sum(event.size for event in page.events)
         events = [event for page_events in reversed(pages) for event in page_events]
-        return HistoryPage(events, log.id_at(position), gap)
+        return HistoryPage(events, log.id_at(min(position, log.position)), gap)
 
 
 async def _newest(log: Log, options: FeedOptions) -> Window:
@@ -356,6 +414,8 @@ async def _newest(log: Log, options: FeedOptions) -> Window:
     pages: list[Sequence[Event]] = []
     while before > log.oldest and count < options.window_events and size < options.window_bytes:
         page = await log.read_backward(before, EVERYTHING, 1_000)
+        if not page.events:
+            break  # retention has just taken them
         before = page.start + 1
         pages.append(page.events)
         count += len(page.events)
@@ -370,9 +430,17 @@ def select(patterns: Sequence[str], types: Iterable[str] = ()) -> Selection:
     """What a subscriber asks for. Raises `Invalid` for none, too many, or a bad pattern or type."""
     if not patterns:
         raise Invalid("pattern", "is missing: name a topic, or ** for everything")
+    if isinstance(types, str):
+        types = [types]
     if len(patterns) > MAX_PATTERNS:
         raise Invalid("pattern", f"at most {MAX_PATTERNS} may be given, not {len(patterns)}")
     return Selection([check_pattern(pattern) for pattern in patterns], [check_type(name) for name in types])
+
+
+def check_last(last: int | None) -> None:
+    """Raises `Invalid` for a `last` that cannot be given."""
+    if last is not None and not 1 <= last <= MAX_LAST:
+        raise Invalid("last", f"is a whole number from 1 to {MAX_LAST:,}")
 
 
 def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "") -> IdempotencyKey:

@@ -22,8 +22,8 @@ from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
 from feed.log.contract import Log
+from feed.log.window import Window
 from feed.pattern import Selection
-from feed.window import Window
 
 Item = Event | Control | Heartbeat
 """What a subscription hands out. All have the wire formats `sse`, `envelope`, `line` and `text`."""
@@ -100,13 +100,17 @@ class Subscription:
         # Whoever waits for the queue has to wake up and find that it is behind.
         self.queue.put_nowait(_WAKE)
 
+    def note_position(self) -> None:
+        """Of a live reader whose queue is empty all that was passed on and wanted was handed out."""
+        if not self.behind and self.queue.empty():
+            self.cursor = max(self.cursor, self._window.position)
+
     def beat(self, now: float) -> None:
         """Give a sign of life if nothing was sent for as long as the heartbeat allows."""
         if self.behind or now - self._quiet_since < self._patience or not self.queue.empty():
             return
         self._quiet_since = now
-        # The queue is empty, so all that was passed on and wanted was handed out.
-        self.cursor = max(self.cursor, self._window.position)
+        self.note_position()
         id = self._log.id_at(self.cursor)
         self.queue.put_nowait(control.moved(id) if self.cursor > self._told else Heartbeat(id))
         self._told = self.cursor
@@ -148,7 +152,8 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event | Gap:
-        """The next event, or a `Gap` where events may be missing."""
+        """The next event, or a `Gap` where events may be missing. It ends when the feed is closed. Raises
+        `FeedUnavailable` when it ends for another reason, such as a log that cannot be read."""
         while True:
             while self._handed:
                 item = self._handed.pop()
@@ -156,6 +161,8 @@ class Subscription:
                     return item
             self._handed = list(reversed(await self.take()))
             if not self._handed:
+                if self.reason not in (None, "shutdown"):
+                    raise FeedUnavailable(f"the stream was ended: {self.reason}")
                 raise StopAsyncIteration
 
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
@@ -187,6 +194,7 @@ class Subscription:
             self._clear()
             replayed, self._replayed = self._replayed, None
             return [] if replayed is None else [control.live(replayed)]
+        self._window.drop_before(oldest)
         page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
         if page is None:
             page = await self._log.read(self.cursor, self._window.position, self.selection, _PAGE_EVENTS)

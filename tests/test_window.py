@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import Event
+from feed.log.window import Window
 from feed.pattern import Selection
-from feed.window import Window
 
 
 def event(seq: int, topic: str = "a", data: str = "") -> Event:
@@ -64,10 +64,40 @@ def test_old_events_can_be_let_go() -> None:
     assert (window.first, window.oldest(), window.bytes) == (6, None, 0)
 
 
-def test_the_nth_newest_wanted_event_is_found() -> None:
+def test_pages_are_read_from_it_in_both_directions() -> None:
     window = Window(0, max_events=10, max_bytes=10_000)
-    window.extend([event(seq, "ab"[seq % 2]) for seq in range(1, 9)])
-    found = window.find_last(Selection(["a"]), 2)
-    assert found is not None
-    assert found.seq == 6
-    assert window.find_last(Selection(["a"]), 5) is None
+    window.extend([event(seq, "ab"[seq % 2]) for seq in range(1, 13)])
+    selection = Selection(["a"])
+    page = window.page(4, selection, 2)
+    assert page is not None
+    assert ([e.seq for e in page.events], page.start, page.end) == ([6, 8], 4, 8)
+    page = window.page(4, selection, 10)
+    assert page is not None
+    assert ([e.seq for e in page.events], page.end) == ([6, 8, 10, 12], 12)
+    assert window.page(1, selection, 2) is None
+    page = window.page_backward(13, selection, 2)
+    assert page is not None
+    assert ([e.seq for e in page.events], page.start, page.end) == ([10, 12], 9, 12)
+    page = window.page_backward(6, selection, 5)
+    assert page is not None
+    assert ([e.seq for e in page.events], page.start) == ([4], 2)
+    assert window.page_backward(3, selection, 5) is None
+    assert window.page_backward(14, selection, 5) is None, "what it has not got yet"
+
+
+def test_it_can_skip_ahead_over_what_it_never_had() -> None:
+    window = Window(0, max_events=10, max_bytes=10_000)
+    window.extend([event(seq) for seq in range(1, 6)])
+    window.skip_to(100)
+    assert (window.position, window.first, len(window), window.bytes) == (100, 101, 0, 0)
+    window.extend([event(101)])
+    assert window.first == 101
+
+
+def test_what_has_left_is_let_go_wire_formats_and_all() -> None:
+    window = Window(0, max_events=3, max_bytes=10_000)
+    events = [event(seq) for seq in range(1, 11)]
+    assert all(e.sse for e in events)
+    window.extend(events)
+    assert [bool(e.__dict__) for e in events] == [False] * 7 + [True] * 3
+    assert not set(map(id, events[:7])) & set(map(id, window._events))

@@ -59,7 +59,8 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
         redirect_slashes=False,
         exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
     )
-    app.include_router(feed_router(feed, max_body=settings.max_body))
+    # Our own drain decides when a stream is cut; sse-starlette must not do it before.
+    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=settings.drain + 5))
     app.include_router(_around(feed))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")
     return app

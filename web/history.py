@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feed import Feed, FeedUnavailable, HistoryPage
+from feed import Feed, FeedUnavailable, HistoryPage, Subscription
 from feed.feed import MAX_LAST
 from feed.pattern import Selection
 from web.request import Query, last_event_id
@@ -30,24 +30,36 @@ async def history_page(feed: Feed, request: Request, selection: Selection, query
         since=query.time("since"),
     )
     if not page.events and page.gap is None and wait > 0 and before is None:
-        await _something(feed, selection, page.next, wait)
+        await _something(feed, request, selection, page.next, wait)
         page = await feed.history(selection, limit=limit, after=page.next)
     return Response(_document(page), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-async def _something(feed: Feed, selection: Selection, after: str, wait: float) -> None:
-    """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds."""
+async def _something(feed: Feed, request: Request, selection: Selection, after: str, wait: float) -> None:
+    """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds, and at
+    once if the client leaves."""
     try:
         subscription = await feed.attach(selection, after=after, last=None)
     except FeedUnavailable:
         return
+    tasks = [asyncio.create_task(_next(subscription)), asyncio.create_task(_disconnected(request))]
     try:
-        async with asyncio.timeout(wait):
-            await anext(subscription)
-    except (TimeoutError, StopAsyncIteration):
-        pass
+        await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
     finally:
         feed.detach(subscription)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _next(subscription: Subscription) -> None:
+    async for _ in subscription:
+        return
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _document(page: HistoryPage) -> bytes:

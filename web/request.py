@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -11,6 +12,8 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from feed import Invalid
 from feed.errors import Malformed
 from web.problems import Refused, UnreadProblem
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class Query:
@@ -62,12 +65,13 @@ class Query:
         value = self.one(name)
         if value is None:
             return None
+        # The plus of an offset comes as a space if it was not percent-encoded.
+        value = value[:19] + value[19:].replace(" ", "+")
         try:
-            # The plus of an offset comes as a space if it was not percent-encoded.
-            moment = datetime.fromisoformat(value[:19] + value[19:].replace(" ", "+"))
+            moment = datetime.fromisoformat(value.upper()) if _RFC_3339.fullmatch(value) else None
         except ValueError:
             moment = None
-        if moment is None or moment.tzinfo is None:
+        if moment is None:
             raise Invalid(name, "is a time as in RFC 3339, such as 2026-11-21T03:05:00Z")
         return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
 

@@ -35,12 +35,13 @@ class _Whole(Convertor[str]):
         return value
 
 
-def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
+def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
     Errors on these routes are problem documents, whatever the application around them does. Who opens and closes the
     feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
-    `max_body` bounds a request's body, in bytes.
+    `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take to say `feed.closing`
+    when the server around it stops, in seconds.
     """
     register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"])
@@ -69,13 +70,13 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
     @route("/events/{pattern:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
     async def subscribe_to_pattern(request: Request) -> Response:
         """Subscribe, or page through the past with `Accept: application/json`."""
-        return await _subscribe(feed, request)
+        return await _subscribe(feed, request, farewell)
 
     @route("/events", "HEAD", None)
     @route("/events", "GET", openapi.SUBSCRIBE)
     async def subscribe(request: Request) -> Response:
         """The same with the patterns in the query."""
-        return await _subscribe(feed, request)
+        return await _subscribe(feed, request, farewell)
 
     @router.websocket("/ws/{pattern:feed_whole}")
     async def websocket_to_pattern(websocket: WebSocket) -> None:
@@ -88,7 +89,7 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20) -> APIRouter:
     return router
 
 
-async def _subscribe(feed: Feed, request: Request) -> Response:
+async def _subscribe(feed: Feed, request: Request, farewell: float) -> Response:
     query = Query(request)
     pattern = path_parameter(request, "pattern")
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
@@ -102,5 +103,6 @@ async def _subscribe(feed: Feed, request: Request) -> Response:
         after=last_event_id(request, query),
         last=query.number("last", least=1, most=MAX_LAST),
         media_type=kind,
+        farewell=farewell,
         envelope=query.one("envelope") not in (None, "", "0", "false"),
     )

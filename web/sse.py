@@ -19,8 +19,6 @@ from web.problems import problem_of
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
 
-_GRACE = 5.0  # seconds that a stream has for its farewell when the server around us stops
-
 
 class StreamResponse(EventSourceResponse):
     """A stream of events, or of JSON lines.
@@ -31,7 +29,15 @@ class StreamResponse(EventSourceResponse):
     """
 
     def __init__(
-        self, feed: Feed, selection: Selection, *, after: str | None, last: int | None, media_type: str, envelope: bool
+        self,
+        feed: Feed,
+        selection: Selection,
+        *,
+        after: str | None,
+        last: int | None,
+        media_type: str,
+        envelope: bool,
+        farewell: float,
     ) -> None:
         self._feed = feed
         self._selection = selection
@@ -45,7 +51,7 @@ class StreamResponse(EventSourceResponse):
             ping=0,
             sep="\n",
             shutdown_event=cast("anyio.Event", self._chunks),
-            shutdown_grace_period=_GRACE,
+            shutdown_grace_period=farewell,
         )
         self._refusable = media_type == NDJSON
 

@@ -9,10 +9,10 @@ import logging
 
 import msgspec
 import orjson
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from feed import Feed, FeedError, Invalid, Malformed, TooLarge
-from feed.event import DEFAULT_TYPE, Draft, checked_json_draft, text_draft
+from feed.event import DEFAULT_TYPE, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key, select
 from feed.subscription import Subscription
 from web.problems import Problem, problem_of, status_of
@@ -63,7 +63,7 @@ async def serve_websocket(feed: Feed, websocket: WebSocket) -> None:
         finally:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
-        if code is not None:
+        if code is not None and websocket.application_state is WebSocketState.CONNECTED:
             await websocket.close(code)
     except WebSocketDisconnect:
         pass
@@ -111,6 +111,8 @@ async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int |
             answer = await _publish(feed, websocket, text, topic)
         except TooLarge:
             return 1009
+        if websocket.application_state is not WebSocketState.CONNECTED:
+            return None  # the stream has ended meanwhile, and closed it
         await websocket.send({"type": "websocket.send", "text": answer})
 
 
@@ -118,12 +120,12 @@ async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | Non
     """Publish one message. Gives the answer to its sender, good or bad, but for `TooLarge`, which it raises."""
     ref = b""
     try:
-        message, value = _parse(text)
+        message = _parse(text)
         if message is None:
             draft, key = text_draft(_topic(None, topic), text), None
         else:
             ref = bytes(message.ref)
-            draft = _draft(message, value, topic)
+            draft = json_draft(_topic(message.topic, topic), bytes(message.data), message.type)
             key = None if message.key is None else idempotency_key(address(websocket), message.key, [draft])
         appended = await feed.append([draft], key)
     except TooLarge:
@@ -133,21 +135,22 @@ async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | Non
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
 
 
-def _parse(text: str) -> tuple[Message | None, object]:
-    """The message, if the text is a JSON object with the key `data`, and that key's value; else the text itself is
-    the data."""
+def _parse(text: str) -> Message | None:
+    """The message, if the text is a JSON object with the key `data`; else the text itself is the data."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         if _meant_as_message(text):
             raise Malformed(f"message: not JSON: {error}") from None
-        return None, None
+        return None
     if not isinstance(value, dict) or "data" not in value:
-        return None, None
+        return None
     try:
-        return _message.decode(text), value["data"]
+        return _message.decode(text)
     except msgspec.ValidationError as error:
         raise Invalid("message", str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f"message: {error}") from None
 
 
 def _meant_as_message(text: str) -> bool:
@@ -159,10 +162,6 @@ def _meant_as_message(text: str) -> bool:
     except ValueError:
         return False
     return isinstance(value, dict) and "data" in value
-
-
-def _draft(message: Message, value: object, topic: str | None) -> Draft:
-    return checked_json_draft(_topic(message.topic, topic), bytes(message.data), value, message.type)
 
 
 def _topic(own: str | None, of_url: str | None) -> str:

@@ -114,7 +114,10 @@ class Log(Protocol):
         """The position before the first event committed at `time` (milliseconds since 1970) or later."""
 
     def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
-        """Every event beyond `after`, once, in order, in batches as they come, without end."""
+        """Every event beyond `after`, once, in order, in batches as they come, without end.
+
+        Only where retention has overtaken the follower is there a hole: a batch then begins beyond the next seq.
+        """
 
     def id_at(self, position: int) -> str:
         """The id by which a client can resume after `position`."""

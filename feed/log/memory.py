@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -11,8 +12,6 @@ from feed.event import Draft, Event
 from feed.log.contract import (
     KEY_LIFETIME_MS,
     KEY_REUSED,
-    PAGE_BYTES,
-    SCAN_EVENTS,
     Appended,
     IdempotencyKey,
     Page,
@@ -20,14 +19,14 @@ from feed.log.contract import (
 )
 from feed.log.epochs import Epochs, new_epoch
 from feed.log.tail import Tails
+from feed.log.window import Window
 from feed.pattern import Selection
-from feed.window import Window
 
 _RETAIN_BYTES = 256 << 20
 
 
 class MemoryLog:
-    """`memory:`. Nothing is awaited in any of its verbs, so that each happens in one step."""
+    """`memory:`. Each of its verbs does its work in one step."""
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
@@ -82,6 +81,7 @@ class MemoryLog:
         """See `Log`."""
         start = max(after, self.oldest - 1)
         page = self._window.page(start, selection, limit)
+        await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
         if page is None or until <= start:
             return Page([], start, start)
         if page.end <= until:
@@ -90,21 +90,11 @@ class MemoryLog:
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
-        start = self.oldest - 1
+        oldest = self.oldest
         before = min(before, self.position + 1)
-        scanned = [event for event in self._window.before(before, SCAN_EVENTS) if event.seq > start]
-        events, size = [], 0
-        for event in reversed(scanned):
-            if selection.wants(event.topic, event.type):
-                events.append(event)
-                size += event.size
-                if len(events) == limit or size > PAGE_BYTES:
-                    start = event.seq - 1
-                    break
-        else:
-            start = scanned[0].seq - 1 if scanned else start
-        events.reverse()
-        return Page(events, start, max(start, before - 1))
+        page = self._window.page_backward(before, selection, limit)
+        await asyncio.sleep(0)
+        return page or Page([], min(before, oldest) - 1, before - 1)
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""

@@ -86,7 +86,7 @@ _GROUP_EVENTS = 5_000  # a commit takes in what waits up to these two
 _GROUP_BYTES = 8 << 20
 _BUSY_TIMEOUT = 2.0  # seconds that a commit waits for somebody else's lock on the file
 _HOUSEKEEPING = 5.0  # seconds between looks at the age of events while nothing is published
-_DELETE_EVENTS = 5_000  # rows that one commit deletes at most
+_DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it inserts
 _MAX_TOPICS = 64  # a pattern that matches so many topics is read topic by topic; one that matches more, by scanning
 _WAL_BYTES = 64 << 20  # beyond this the readers are held for a moment, so that the write-ahead log can start anew
 _EMPTY_EPOCHS = 1_000  # epochs of which no event is left are forgotten, but for the newest of them
@@ -106,7 +106,7 @@ class _Check(msgspec.Struct, frozen=True, eq=False):
 
 
 _Request = _Append | _Check | None  # None ends the writer
-_Outcome = tuple[asyncio.Future[Appended], Appended | BaseException, _Append]
+_Outcome = tuple[_Append, Appended | BaseException]
 
 
 class SQLiteLog:
@@ -167,7 +167,8 @@ class SQLiteLog:
         if events:
             self.position = events[-1].seq
             self._tails.push(events)
-        for future, outcome, request in outcomes:
+        for request, outcome in outcomes:
+            future = request.future
             self._waiting_events -= len(request.drafts)
             self._waiting_bytes -= request.bytes
             if future.done():
@@ -349,11 +350,11 @@ class _Writer:
         try:
             with self._transaction():
                 outcomes, events, end = self._insert(group, now)
-                self._delete_some()
+                self._delete_some(max(_DELETE_EVENTS, 2 * len(events)))  # more than came, or the file would outgrow
         except Exception as error:  # noqa: BLE001  whatever it is, this thread goes on, and everybody gets an answer
             _report(error)
             # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
-            return [(request.future, _unavailable(error), request) for request in group], []
+            return [(request, _unavailable(error)) for request in group], []
         if events:
             if self.oldest > self.position:
                 self._oldest_start, self._oldest_time = self._end, now
@@ -374,7 +375,7 @@ class _Writer:
             if request.key is not None:
                 answer = self._earlier_answer(request.key, now)
                 if answer is not None:
-                    outcomes.append((request.future, answer, request))
+                    outcomes.append((request, answer))
                     continue
             appended = Appended(self.epochs.current, position + 1, len(request.drafts))
             for draft in request.drafts:
@@ -384,7 +385,7 @@ class _Writer:
                 end += event_size(draft.topic, draft.type, draft.data)
             if request.key is not None:
                 self._remember_answer(request.key, appended, now)
-            outcomes.append((request.future, appended, request))
+            outcomes.append((request, appended))
         self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         return outcomes, events, end
 
@@ -443,11 +444,11 @@ class _Writer:
         row = self._connection.execute("SELECT start, time FROM events WHERE seq = ?", (self.oldest,)).fetchone()
         self._oldest_start, self._oldest_time = row or (self._end, _now())
 
-    def _delete_some(self) -> None:
+    def _delete_some(self, most: int) -> None:
         gone = min(self.oldest, self.position) - self._first_row  # the newest row stays: it holds the position
         if gone < min(1_000, self._retention.events):
             return
-        until = self._first_row + min(gone, _DELETE_EVENTS)
+        until = self._first_row + min(gone, most)
         self._connection.execute("DELETE FROM events WHERE seq < ?", (until,))
         self._first_row = until
 
@@ -456,7 +457,7 @@ class _Writer:
         try:
             with self._transaction():
                 self._connection.execute("DELETE FROM answers WHERE expires <= ?", (now,))
-                self._delete_some()
+                self._delete_some(_DELETE_EVENTS)
             self._retain(now)
             self._shorten_wal()
         except (sqlite3.Error, FeedError) as error:
@@ -511,7 +512,7 @@ class _Writer:
             raise
 
     def _look_up_files(self) -> Sequence[tuple[int, int] | None]:
-        return [_identity(f"{self._path}{suffix}") for suffix in ("", "-wal")]
+        return [_identity(f"{self._path}{suffix}") for suffix in ("", "-wal", ".lock")]
 
     def release(self) -> None:
         """Close the file, then let go of its lock."""
@@ -527,6 +528,7 @@ class _Readers:
         self._gate = gate
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._closed = False
         self._threads = ThreadPoolExecutor(_READERS, "feed-log-reader")
 
     def _connection(self) -> sqlite3.Connection:
@@ -541,7 +543,9 @@ class _Readers:
         return connection
 
     async def run(self, job: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Run `job` in one of the threads, in a transaction."""
+        """Run `job` in one of the threads, in a transaction. Raises `FeedUnavailable`."""
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
         except sqlite3.Error as error:
@@ -549,6 +553,8 @@ class _Readers:
             raise _unavailable(error) from error
 
     def _run(self, job: Callable[[sqlite3.Connection], Result]) -> Result:
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
         connection = self._connection()
         with self._gate:
             connection.execute("BEGIN")
@@ -559,7 +565,8 @@ class _Readers:
 
     def close(self) -> None:
         """Wait for what runs, then close the connections."""
-        self._threads.shutdown(cancel_futures=True)
+        self._closed = True  # what waits in a queue finds that, and is not cancelled: its callers were not
+        self._threads.shutdown()
         for connection in self._connections:
             connection.close()
 

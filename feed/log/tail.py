@@ -10,6 +10,7 @@ from feed.log.contract import Log
 from feed.pattern import EVERYTHING
 
 _MAX_EVENTS = 20_000
+_MAX_BYTES = 64 << 20
 
 
 class Tails:
@@ -51,12 +52,14 @@ class _Tail:
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self._events: list[Event] = []
+        self._bytes = 0
 
     def push(self, events: Sequence[Event]) -> None:
-        if len(self._events) + len(events) > _MAX_EVENTS:
-            self._events.clear()
-        else:
-            self._events.extend(events)
+        self._events.extend(events)
+        self._bytes += sum(event.size for event in events)
+        if len(self._events) > _MAX_EVENTS or self._bytes > _MAX_BYTES:
+            self._events = []
+            self._bytes = 0
         self.changed.set()
 
     def continues(self, after: int) -> bool:
@@ -65,7 +68,7 @@ class _Tail:
 
     def take(self, after: int) -> Sequence[Event]:
         """All that is here and beyond `after`; nothing if there is a hole between."""
-        events, self._events = self._events, []
+        events, self._events, self._bytes = self._events, [], 0
         self.changed.clear()
         if not events or events[0].seq > after + 1:
             return ()

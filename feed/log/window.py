@@ -12,6 +12,8 @@ from feed.event import Event
 from feed.log.contract import PAGE_BYTES, SCAN_EVENTS, Page
 from feed.pattern import Selection
 
+_GONE = Event("", 0, "", "", "", False, 0)
+
 
 class Window:
     """Events `first` to `position`, without a hole. `position` is that of the newest, also when none is kept.
@@ -34,6 +36,13 @@ class Window:
 
     def __len__(self) -> int:
         return len(self._events) - self._left
+
+    def skip_to(self, position: int) -> None:
+        """Let everything go, and continue after `position`, which lies ahead."""
+        self.drop_before(position + 1)
+        self._events.clear()
+        self._left = 0
+        self.position = position
 
     def extend(self, events: Iterable[Event]) -> None:
         """Take in what comes next. The first has to be `position + 1`."""
@@ -84,17 +93,29 @@ class Window:
                     return Page(wanted, after, event.seq)
         return Page(wanted, after, after + len(scanned))
 
-    def find_last(self, selection: Selection, count: int) -> Event | None:
-        """The `count`th newest event that `selection` wants; None if fewer are kept."""
-        for event in reversed(self.after(self.first - 1, len(self)) or ()):
+    def page_backward(self, before: int, selection: Selection, limit: int) -> Page | None:
+        """`Log.read_backward` from memory; None if none of the events just before `before` is here."""
+        scanned = self.before(before, SCAN_EVENTS)
+        if not scanned or before > self.position + 1:
+            return None
+        wanted: list[Event] = []
+        size = 0
+        start = scanned[0].seq - 1
+        for event in reversed(scanned):
             if selection.wants(event.topic, event.type):
-                count -= 1
-                if count == 0:
-                    return event
-        return None
+                wanted.append(event)
+                size += event.size
+                if len(wanted) == limit or size > PAGE_BYTES:
+                    start = event.seq - 1
+                    break
+        wanted.reverse()
+        return Page(wanted, start, before - 1)
 
     def _drop_oldest(self) -> None:
-        self.bytes -= self._events[self._left].size
+        event = self._events[self._left]
+        self.bytes -= event.size
+        event.forget_wire_formats()
+        self._events[self._left] = _GONE  # it must not be kept until the list is cut
         self._left += 1
 
     def _compact(self) -> None:
