@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import time
 from datetime import UTC, datetime, timedelta, timezone
@@ -173,3 +174,25 @@ def test_a_large_page_ends_at_its_bytes_and_goes_on(server: RunningServer) -> No
         got += len(document["events"])
         after = document["next"]
     assert got == 100
+
+
+def test_next_of_a_page_before_nonsense_misses_nothing(serve: Serve) -> None:
+    server = serve("--log", "memory:")
+    position = page(server, "a", before="nonsense")["next"]
+    id = server.publish("a")
+    assert ids_of(page(server, "a", last_event_id=position)) == [id]
+
+
+def test_a_long_poll_whose_client_has_left_is_forgotten(serve: Serve) -> None:
+    server = serve("--log", "memory:", drain=30)
+    with contextlib.suppress(httpx.ReadTimeout):
+        httpx.get(f"{server.url}/events/a?wait=60", headers={"Accept": "application/json"}, timeout=0.3)
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 10, "a drain would have waited for it"
+
+
+@pytest.mark.parametrize("since", ["2026-W01-1T00:00:00Z", "20261121T030500Z", "2026-11-21T03:05:00,5Z", "2026-11-21"])
+def test_only_rfc_3339_is_a_time(server: RunningServer, since: str) -> None:
+    answer = server.http.get(f"{server.url}/events/a", params={"since": since}, headers={"Accept": "application/json"})
+    assert answer.status_code == 422

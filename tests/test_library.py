@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,10 +26,13 @@ from feed import (
     Gap,
     Invalid,
     Limits,
+    LogRefused,
     Retention,
     TooLarge,
+    select,
 )
 from feed import wire as wire_module
+from feed.event import text_draft
 from tests.running import START_SECONDS
 from tests.streams import subscribed
 
@@ -55,7 +61,7 @@ def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
-            lines = []
+            lines: list[str] = []
             while not (found := re.search(r"running on (http://\S+)", lines[-1] if lines else "")):
                 lines.append(server.stderr.readline())
                 assert lines[-1], "".join(lines)
@@ -241,5 +247,219 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
             await feed.publish("a", "2")
             async with asyncio.timeout(10):
                 assert [(await anext(events)).data for _ in range(2)] == ["1", "2"]
+
+    run(scenario())
+
+
+def test_a_relay_that_retention_has_overtaken_tells_of_the_gap_and_goes_on() -> None:
+    async def scenario() -> None:
+        async with Feed("memory:", FeedOptions(retention=Retention(events=100))) as feed, feed.subscribe("a") as events:
+            batch = [text_draft("a", "x")] * 10_000
+            for _ in range(3):  # nothing in between lets the relay have its turn
+                await feed.append(batch)
+            last = await feed.publish("a", "last")
+            got: list[Event | Gap] = []
+            async with asyncio.timeout(20):
+                async for event in events:
+                    got.append(event)
+                    if event.id == last:
+                        break
+            gaps = [place for place, entry in enumerate(got) if isinstance(entry, Gap)]
+            assert gaps, "what was never passed on is announced"
+            seqs = [event.seq for event in got if isinstance(event, Event)]
+            assert seqs == sorted(set(seqs))
+            await feed.publish("a", "and on")
+            async with asyncio.timeout(20):
+                assert (await anext(events)).data == "and on"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("log", ["memory:", "sqlite"])
+def test_a_hundred_patterns_over_a_full_log_never_hold_the_loop_up(log: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Feed(log if log == "memory:" else f"sqlite:{tmp_path / 'feed.db'}") as feed:
+            for part in range(10):
+                await feed.append([text_draft(f"shop/{part}/orders/{number}", "x") for number in range(5_000)])
+            slowest = 0.0
+            watching = True
+
+            async def watch() -> None:
+                nonlocal slowest
+                while watching:
+                    began = time.perf_counter()
+                    await asyncio.sleep(0)
+                    slowest = max(slowest, time.perf_counter() - began)
+
+            watcher = asyncio.create_task(watch())
+            selection = select([f"*/*/nothing/{number}" for number in range(100)])
+            assert not (await feed.history(selection, last=1)).events
+            assert not (await feed.history(selection)).events
+            async with feed.subscribe(*selection.patterns, last=1):
+                pass
+            watching = False
+            await watcher
+            assert slowest < 0.25
+
+    run(scenario())
+
+
+def test_closing_ends_readers_in_the_middle_of_a_read_and_cancels_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        options = FeedOptions(window_events=1)
+        feed = await Feed(f"sqlite:{tmp_path / 'feed.db'}", options).__aenter__()
+        for _ in range(10):
+            await feed.append([text_draft("a", "x" * 1_000)] * 1_000)
+
+        async def read() -> str:
+            try:
+                async with feed.subscribe("a", after=EARLIEST) as events:
+                    async for _ in events:
+                        pass
+            except FeedUnavailable:
+                return "unavailable"
+            return "ended"
+
+        async def look_back() -> str:
+            try:
+                while True:
+                    await feed.history(select(["a"]), last=1_000)
+            except FeedUnavailable:
+                return "unavailable"
+
+        readers = [asyncio.create_task(read()) for _ in range(20)] + [asyncio.create_task(look_back())]
+        await asyncio.sleep(0.01)
+        await feed.close()
+        assert set(await asyncio.gather(*readers)) <= {"ended", "unavailable"}
+
+    run(scenario())
+
+
+def test_a_close_that_is_cancelled_goes_on_and_the_log_is_free_after_it(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'feed.db'}"
+
+    async def scenario() -> None:
+        feed = Feed(url)
+        await feed.publish("a", "x")
+        closing = asyncio.create_task(feed.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await feed.close()
+        async with Feed(url) as again:
+            assert len((await again.history(select(["a"]))).events) == 1
+
+    run(scenario())
+
+
+def test_an_open_that_is_cancelled_leaves_the_log_free(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'feed.db'}"
+
+    async def scenario() -> None:
+        feed = Feed(url)
+        opening = asyncio.create_task(feed.__aenter__())
+        await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await feed.close()
+        async with Feed(url) as again:
+            await again.publish("a", "x")
+
+    run(scenario())
+
+
+def test_a_start_that_fails_half_way_leaves_the_log_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:{tmp_path / 'feed.db'}"
+
+    async def fail(*_: object) -> None:
+        raise FeedUnavailable("on purpose")
+
+    async def scenario() -> None:
+        feed = Feed(url)
+        with monkeypatch.context() as patched, pytest.raises(FeedUnavailable, match="on purpose"):
+            patched.setattr("feed.feed._newest", fail)
+            await feed.publish("a", "x")
+        assert (await feed.publish("a", "x")).endswith("-1")
+        await feed.close()
+
+    run(scenario())
+
+
+def test_a_feed_can_be_opened_again() -> None:
+    async def scenario() -> None:
+        feed = Feed("memory:")
+        for _ in range(2):
+            async with feed, feed.subscribe("a") as events:
+                await feed.publish("a", "x")
+                assert (await anext(events)).data == "x"
+        with pytest.raises(FeedUnavailable, match="closed"):
+            await feed.publish("a", "x")
+
+    run(scenario())
+
+
+def test_a_refused_log_is_told_in_full_to_who_opens_it_and_to_nobody_else(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        feed = Feed(f"sqlite:{tmp_path}")
+        with pytest.raises(FeedUnavailable) as raised:
+            await feed.publish("a", "x")
+        assert str(tmp_path) not in str(raised.value)
+        with pytest.raises(LogRefused, match=str(tmp_path)):
+            await Feed(f"sqlite:{tmp_path}").__aenter__()
+
+    run(scenario())
+
+
+def test_an_iteration_that_the_log_ends_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def unreadable(*_: object) -> None:
+        raise FeedUnavailable("on purpose")
+
+    async def scenario() -> None:
+        async with Feed(f"sqlite:{tmp_path / 'feed.db'}", FeedOptions(window_events=1)) as feed:
+            await feed.append([text_draft("a", "x")] * 100)
+            running = feed._running_now()
+            assert running is not None
+            async with feed.subscribe("a", after=EARLIEST) as events:
+                monkeypatch.setattr(running.log, "read", unreadable)
+                with pytest.raises(FeedUnavailable, match="busy"):
+                    await anext(events)
+
+    run(scenario())
+
+
+def test_bad_arguments_are_refused_like_bad_requests() -> None:
+    async def scenario() -> None:
+        async with Feed("memory:") as feed:
+            for last in (0, -1, 1_001):
+                with pytest.raises(Invalid, match="last"):
+                    async with feed.subscribe("a", last=last):
+                        pass
+            async with feed.subscribe("a", types="created") as events:
+                assert events.selection.types == {"created"}
+
+    run(scenario())
+
+
+def test_a_page_of_history_has_no_hole_that_it_does_not_announce(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        options = FeedOptions(window_events=1, retention=Retention(events=3_000))
+        async with Feed("memory:", options) as feed:
+            await feed.append([text_draft("a" if number % 2 else "b", "x") for number in range(6_000)])
+            running = feed._running_now()
+            assert running is not None
+            read = running.log.read
+
+            async def read_and_lose(*arguments: Any) -> Any:
+                page = await read(*arguments)
+                await feed.append([text_draft("a", "x")] * 2_500)
+                return page
+
+            monkeypatch.setattr(running.log, "read", read_and_lose)
+            page = await feed.history(select(["a"]), after="unknown-1", limit=1_000)
+            assert page.gap is not None
+            following = [event.seq for event in page.events]
+            start = int(page.gap.resumed_from.partition("-")[2])
+            monkeypatch.undo()
+            assert following
+            assert all(later - earlier <= 2 for earlier, later in itertools.pairwise([start, *following]))
 
     run(scenario())

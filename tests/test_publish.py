@@ -460,3 +460,15 @@ def test_other_methods_and_paths_are_problems_too(server: RunningServer, method:
 def test_no_route_redirects_for_a_slash(server: RunningServer) -> None:
     for path in ("/events/", "/events/a/", "/ws/", "/healthz/", "/docs/", "/readyz/"):
         assert not server.http.get(f"{server.url}{path}").is_redirect
+
+
+def test_two_idempotency_keys_are_one_too_many(server: RunningServer, unchanged: None) -> None:
+    answer = raw_request(server, "POST", "/events/bad", b"x", b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n")
+    assert answer.startswith(b"HTTP/1.1 422 ")
+
+
+@pytest.mark.parametrize("body", [b"[" + b"[]," * 80_000 + b"[]]", b'{"a":' * 90 + b"1" + b"}" * 90])
+def test_odd_json_within_the_limits_is_no_work(server: RunningServer, body: bytes) -> None:
+    began = time.monotonic()
+    assert post(server, "/events/brackets", body, **JSON).status_code == 201
+    assert time.monotonic() - began < 2

@@ -436,3 +436,22 @@ async def test_no_thread_is_left_behind(path: Path) -> None:
     await ids(log)
     await log.close()
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("feed-log")] == []
+
+
+async def test_a_lock_that_is_removed_lets_nobody_write_twice(path: Path) -> None:
+    log = await open_at(path)
+    await publish(log)
+    Path(f"{path}.lock").unlink()
+    with pytest.raises(FeedUnavailable, match="removed or replaced"):
+        await publish(log)
+    await log.close()
+
+
+async def test_rows_are_deleted_as_fast_as_they_come(path: Path) -> None:
+    log = await open_at(path, events=1_000)
+    for _ in range(10):
+        await publish(log, 10_000)
+    await log.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM events").fetchone()[0] < 25_000
+    connection.close()

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -383,3 +384,33 @@ def test_no_compression_is_agreed_on(server: RunningServer) -> None:
     with connected(server, "/ws/plain") as client:
         assert client.connection.response is not None
         assert "sec-websocket-extensions" not in client.connection.response.headers
+
+
+@pytest.mark.parametrize("depth", [500, 1_000, 1_020, 1_024, 1_100, 50_000])
+@pytest.mark.parametrize("field", ["data", "ref"])
+def test_w3_nesting_of_any_depth_is_answered_and_the_socket_stays(
+    server: RunningServer, depth: int, field: str
+) -> None:
+    nested = "[" * depth + "]" * depth
+    message = f'{{"data": {nested}}}' if field == "data" else f'{{"data": 1, "ref": {nested}}}'
+    with connected(server, "/ws/nested") as client:
+        client.send(message)
+        answer = answers(client)
+        if field == "data":
+            assert answer["data"]["status"] == 400
+        client.send({"data": "still", "ref": "here"})
+        assert answers(client)["data"]["ref"] == "here"
+
+
+def test_a_server_that_stops_while_a_socket_publishes_logs_no_error(serve: Serve, tmp_path: Path) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(server, "/ws/a")) for _ in range(5)]
+        for client in clients:
+            for _ in range(50):
+                client.send("x")
+        server.signal(15)
+        for client in clients:
+            assert client.close_code() == 1001
+    assert server.wait() == 0
+    assert "Traceback" not in server.output
