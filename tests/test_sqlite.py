@@ -16,7 +16,8 @@ import pytest
 from feed import FeedUnavailable, Invalid, LogRefused, Overloaded, Retention
 from feed.event import text_draft
 from feed.log import IdempotencyKey, sqlite
-from feed.log.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteLog
+from feed.log.sqlite import SQLiteLog, file, writer
+from feed.log.sqlite.file import APPLICATION_ID, SCHEMA_VERSION
 from feed.pattern import EVERYTHING, Selection
 
 pytestmark = pytest.mark.anyio
@@ -95,7 +96,7 @@ async def test_p4_ids_of_a_restored_older_copy_are_told_apart_though_numbers_rec
 async def test_epochs_do_not_pile_up_but_those_of_retained_events_stay(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_EMPTY_EPOCHS", 3)
+    monkeypatch.setattr(file, "_EMPTY_EPOCHS", 3)
     log = await open_at(path)
     first = await publish(log)
     await log.close()
@@ -177,7 +178,7 @@ async def test_reading_a_rare_topic_costs_what_it_returns_not_what_is_stored(pat
 
     def read(connection: sqlite3.Connection) -> int:
         connection.set_progress_handler(step, 100)
-        return len(log._read(connection, 0, log.position, Selection([pattern]), 10).events)
+        return len(log._readers._read(connection, 0, log.position, Selection([pattern]), 10).events)
 
     assert await log._readers.run(read) == 1
     assert steps < 40, "hundreds of SQLite's virtual machine instructions; a scan would take ten thousands"
@@ -222,7 +223,7 @@ async def test_p8_a_full_or_read_only_disk_refuses_and_works_again_by_itself(
 async def test_p8_somebody_elses_lock_refuses_in_time_and_never_blocks_the_loop(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT", 0.3)
+    monkeypatch.setattr(file, "BUSY_TIMEOUT", 0.3)
     log = await open_at(path)
     published = await publish(log)
     other = sqlite3.connect(path, isolation_level=None)
@@ -294,8 +295,8 @@ async def test_a_closed_log_takes_nothing_and_commits_what_waited(path: Path) ->
 async def test_the_write_ahead_log_stays_small_while_readers_never_rest(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_WAL_BYTES", 8 << 20)
-    monkeypatch.setattr(sqlite, "_HOUSEKEEPING", 0.05)
+    monkeypatch.setattr(writer, "_WAL_BYTES", 8 << 20)
+    monkeypatch.setattr(writer, "_HOUSEKEEPING", 0.05)
     log = await open_at(path)
     stop = False
 

@@ -1,0 +1,157 @@
+"""The durable log: one SQLite file, one thread that writes it, and nothing acknowledged before it is synced to disk.
+
+**One writing connection, in one thread.** SQLite 3.7.0 to 3.51.2, which is what most machines have, can corrupt a WAL
+database when two connections write or checkpoint at once. What queues up while a commit runs is the next commit
+(group commit), so that many publishers share the cost of one sync. The event loop never waits for the disk.
+
+**Readers** are separate read-only connections, few, each in a thread of its own, with transactions of one page, so
+that the write-ahead log can always be reused from its start.
+
+**Retention** is in force at once, by `oldest`, and costs nothing; the rows go later, some thousand at a time. The
+newest row is never deleted: it is what remembers the position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from feed.errors import FeedUnavailable, Overloaded
+from feed.event import Draft, Event, event_size
+from feed.log.contract import Appended, IdempotencyKey, Page, Retention
+from feed.log.sqlite.file import open_file
+from feed.log.sqlite.reader import Readers
+from feed.log.sqlite.writer import Append, Check, Outcome, Writer
+from feed.log.tail import Tails
+from feed.pattern import Selection
+
+_MAX_WAITING_EVENTS = 20_000  # of all appends that wait for their commit; beyond these two: `Overloaded`
+_MAX_WAITING_BYTES = 64 << 20
+
+
+class SQLiteLog:
+    """`sqlite:PATH`. Made by `open`."""
+
+    def __init__(self, writer: Writer, readers: Readers) -> None:
+        self.position = writer.position
+        self._writer = writer
+        self._readers = readers
+        self._epochs = writer.epochs
+        self._tails = Tails()
+        self._waiting_events = 0
+        self._waiting_bytes = 0
+        self._closed = False
+        self._thread: threading.Thread
+
+    @classmethod
+    async def open(cls, path: str, retention: Retention) -> SQLiteLog:
+        """Open the file, or make it. Takes its lock, checks it, and begins a new epoch in it.
+
+        Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it
+        was before.
+        """
+        writer, readers = await asyncio.to_thread(_open, Path(path), retention)
+        log = cls(writer, readers)
+        loop = asyncio.get_running_loop()
+
+        def committed(outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
+            # The loop may be closed already when a process ends without `close`: then nobody waits for an answer.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(log._committed, outcomes, events)
+
+        log._thread = threading.Thread(target=writer.run, args=(committed,), name="feed-log-writer", daemon=True)
+        log._thread.start()
+        return log
+
+    @property
+    def oldest(self) -> int:
+        """See `Log`."""
+        return self._writer.oldest
+
+    async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
+        """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
+        size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
+        if self._waiting_events and (
+            self._waiting_events + len(drafts) > _MAX_WAITING_EVENTS or self._waiting_bytes + size > _MAX_WAITING_BYTES
+        ):
+            raise Overloaded("more is being published than the log can take in")
+        self._waiting_events += len(drafts)
+        self._waiting_bytes += size
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._writer.requests.put(Append(drafts, key, size, future))
+        return await future
+
+    def _committed(self, outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
+        if events:
+            self.position = events[-1].seq
+            self._tails.push(events)
+        for request, outcome in outcomes:
+            future = request.future
+            self._waiting_events -= len(request.drafts)
+            self._waiting_bytes -= request.bytes
+            if future.done():
+                continue
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+    async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
+        """See `Log`."""
+        return await self._readers.read(after, until, selection, limit)
+
+    async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
+        """See `Log`."""
+        return await self._readers.read_backward(before, selection, limit)
+
+    async def before_time(self, time: int) -> int:
+        """See `Log`."""
+        return await self._readers.before_time(time)
+
+    def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
+        """See `Log`."""
+        return self._tails.follow(self, after)
+
+    def id_at(self, position: int) -> str:
+        """See `Log`."""
+        return self._epochs.id_at(position)
+
+    async def locate(self, id: str) -> int | None:
+        """See `Log`."""
+        return self._epochs.locate(id, self.position)
+
+    async def check(self) -> None:
+        """See `Log`: takes the write lock and lets it go, in its turn."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
+        self._writer.requests.put(Check(future))
+        await future
+
+    async def close(self) -> None:
+        """See `Log`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writer.requests.put(None)
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._readers.close)
+        await asyncio.to_thread(self._writer.release)
+
+
+def _open(path: Path, retention: Retention) -> tuple[Writer, Readers]:
+    path = Path(os.path.realpath(path))
+    lock, connection, epochs = open_file(path)
+    try:
+        writer = Writer(path, lock, connection, epochs, retention)
+    except BaseException:
+        connection.close()
+        lock.close()
+        raise
+    return writer, Readers(path, writer)

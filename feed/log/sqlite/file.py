@@ -1,0 +1,183 @@
+"""The file: its schema, its lock, and the checks that it passes before anything is written to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import IO
+
+from feed.errors import FeedError, FeedUnavailable, LogRefused
+from feed.log.epochs import Epochs, new_epoch
+
+logger = logging.getLogger("feed.log.sqlite")
+
+BUSY_TIMEOUT = 2.0  # seconds that a commit waits for somebody else's lock on the file
+_EMPTY_EPOCHS = 1_000  # epochs of which no event is left are forgotten, but for the newest of them
+
+APPLICATION_ID = 0x66656564  # "feed"
+SCHEMA_VERSION = 1
+
+_SCHEMA = f"""
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    topic TEXT NOT NULL,
+    type TEXT NOT NULL,
+    is_json INTEGER NOT NULL,
+    time INTEGER NOT NULL,    -- of the commit, milliseconds since 1970
+    start INTEGER NOT NULL,   -- the sizes of all events before this one, together
+    data TEXT NOT NULL        -- last, so that the other columns are read without it
+);
+CREATE INDEX events_by_topic ON events (topic);
+CREATE TABLE epochs (epoch TEXT PRIMARY KEY, first INTEGER NOT NULL);
+CREATE TABLE answers (
+    principal TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    epoch TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    expires INTEGER NOT NULL, -- milliseconds since 1970
+    UNIQUE (principal, key)
+);
+CREATE INDEX answers_by_expiry ON answers (expires);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Epochs]:
+    """The lock, the one connection that may write, and the epochs, with a new one begun.
+
+    Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it was.
+    """
+    lock = _take_lock(path)
+    try:
+        new = _check_header(path)
+        # The header was read before the connection opens: closing any descriptor of a file drops all of a process's
+        # POSIX locks on it, SQLite's too.
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
+        try:
+            return lock, connection, _prepare(connection, path, new=new)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        lock.close()
+        raise LogRefused(f"{path}: {error}: it was left as it is; restore it, or name another file") from error
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _take_lock(path: Path) -> IO[str]:
+    """One server a file. The lock is on a file beside it, and ends with the process that holds it."""
+    try:
+        lock = Path(f"{path}.lock").open("a+")  # noqa: SIM115
+    except OSError as error:
+        raise LogRefused(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read(20).strip() or "unknown"
+        lock.close()
+        raise LogRefused(
+            f"{path}: in use by another server (process {owner}): stop that one, or name another file"
+        ) from None
+    with contextlib.suppress(OSError):  # only a hint for people: a full disk is no reason not to start
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+    return lock
+
+
+def _check_header(path: Path) -> bool:
+    """Whether the file is new. Raises `LogRefused` for one that is not ours, without having touched it.
+
+    The header's fields: sqlite.org/fileformat2.html, section 1.3.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise LogRefused(f"{path}: cannot be opened: {error.strerror}") from error
+    if not header:
+        return True
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise LogRefused(f"{path}: not an SQLite database: it was left as it is; name another file")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise LogRefused(f"{path}: an SQLite database, but not a feed's: it was left as it is; name another file")
+    version = int.from_bytes(header[60:64], "big")
+    if version > SCHEMA_VERSION:
+        raise LogRefused(
+            f"{path}: written by a newer feed (schema {version}, this one knows {SCHEMA_VERSION}): upgrade feed"
+        )
+    return False
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, new: bool) -> Epochs:
+    """Make the schema or check what is there, then begin a new epoch."""
+    if new:
+        # Before it becomes a WAL database, so that the file's own header names its owner from the first moment.
+        connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}COMMIT;")
+    else:
+        _check_content(connection, path)
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise LogRefused(f"{path}: this file system cannot hold a write-ahead log: use a local disk")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    position, oldest = connection.execute("SELECT coalesce(max(seq), 0), min(seq) FROM events").fetchone()
+    recorded = connection.execute("SELECT epoch, first FROM epochs ORDER BY first, rowid").fetchall()
+    epochs = [*recorded, (new_epoch(), position + 1)]
+    kept = _without_forgotten(epochs, position + 1 if oldest is None else oldest)
+    connection.executemany("DELETE FROM epochs WHERE epoch = ?", [(name,) for name, _ in set(epochs) - set(kept)])
+    connection.execute("INSERT INTO epochs VALUES (?, ?)", epochs[-1])
+    connection.execute("COMMIT")
+    return Epochs(kept)
+
+
+def _check_content(connection: sqlite3.Connection, path: Path) -> None:
+    """Before anything is changed: is it whole, and is what we need in it?"""
+    for table in ("events", "epochs", "answers"):
+        connection.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608
+    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise LogRefused(
+            f"{path}: damaged ({damage.splitlines()[0]}): it was left as it is; restore it from a copy, or name another"
+        )
+
+
+def _without_forgotten(epochs: list[tuple[str, int]], oldest: int) -> list[tuple[str, int]]:
+    """All epochs that cover a retained event, the current one, and the newest `_EMPTY_EPOCHS` of the others."""
+    ends = [first - 1 for _, first in epochs[1:]]
+    empty = [epoch for epoch, end in zip(epochs, ends, strict=False) if end < oldest or end < epoch[1]]
+    forgotten = set(empty[: max(0, len(empty) - _EMPTY_EPOCHS)])
+    return [epoch for epoch in epochs if epoch not in forgotten]
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Which file this is, whatever its name; None if there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def report(error: Exception) -> None:
+    """For the operator."""
+    expected = isinstance(error, (sqlite3.Error, FeedError))
+    logger.error("the log: %s", error, exc_info=None if expected else error)
+
+
+def unavailable(error: Exception) -> FeedUnavailable:
+    """For whoever asked."""
+    retry_after = error.retry_after if isinstance(error, FeedUnavailable) else 1
+    return FeedUnavailable(f"the log cannot do it now: {error}", retry_after)
