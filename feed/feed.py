@@ -221,7 +221,7 @@ class Feed:
 
     def detach(self, subscription: Subscription) -> None:
         """Let go of a subscription. To do so twice does no harm."""
-        subscription.closed = True
+        subscription.close()
         if (running := self._running_now()) is not None:
             running.broadcaster.unregister(subscription)
 

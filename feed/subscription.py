@@ -21,7 +21,7 @@ from feed import control
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.log.contract import Log
+from feed.log.contract import Log, Page
 from feed.log.window import Window
 from feed.pattern import Selection
 
@@ -73,6 +73,7 @@ class Subscription:
         self._quiet_since = asyncio.get_running_loop().time()
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # so that not all are due at once
         self._handed: list[Item] = []
+        self._reading: asyncio.Future[Page] | None = None
 
     # What the broadcaster calls, without ever waiting.
 
@@ -148,6 +149,12 @@ class Subscription:
                 return items
         return []
 
+    def close(self) -> None:
+        """Its owner has no more use for it."""
+        self.closed = True
+        if self._reading is not None and not self._reading.cancel():
+            self._reading.exception()  # if it failed, nobody needs to be told
+
     def __aiter__(self) -> Subscription:
         return self
 
@@ -197,7 +204,9 @@ class Subscription:
         self._window.drop_before(oldest)
         page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
         if page is None:
-            page = await self._log.read(self.cursor, self._window.position, self.selection, _PAGE_EVENTS)
+            page = await self._read()
+            if page is None:
+                return [Heartbeat(self._log.id_at(self._told))]
         elif not page.events:
             await asyncio.sleep(0)  # a reader that wants little must not hold up the others
         if page.start > self.cursor:
@@ -208,6 +217,18 @@ class Subscription:
             if self._replayed is not None:
                 self._replayed += len(page.events)
         return page.events
+
+    async def _read(self) -> Page | None:
+        """The next page from the log; None if it takes so long that the client should be given a sign of life. The
+        read then goes on, and the next call waits for the same one."""
+        if self._reading is None:
+            read = self._log.read(self.cursor, self._window.position, self.selection, _PAGE_EVENTS)
+            self._reading = asyncio.ensure_future(read)
+        await asyncio.wait([self._reading], timeout=self._patience)
+        if not self._reading.done():
+            return None
+        reading, self._reading = self._reading, None
+        return reading.result()
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position

@@ -463,3 +463,32 @@ def test_a_page_of_history_has_no_hole_that_it_does_not_announce(monkeypatch: py
             assert all(later - earlier <= 5 for earlier, later in itertools.pairwise([start, *following]))
 
     run(scenario())
+
+
+def test_p10_a_reader_that_waits_for_a_slow_disk_gets_signs_of_life_and_then_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        options = FeedOptions(window_events=1, limits=Limits(heartbeat=0.02))
+        async with Feed(f"sqlite:{tmp_path / 'feed.db'}", options) as feed:
+            await feed.append([text_draft("a", str(number)) for number in range(1_200)])
+            running = feed._running_now()
+            assert running is not None
+            disk, reads, read = asyncio.Event(), 0, running.log.read
+
+            async def read_slowly(*arguments: Any) -> Any:
+                nonlocal reads
+                reads += 1
+                await disk.wait()
+                return await read(*arguments)
+
+            monkeypatch.setattr(running.log, "read", read_slowly)
+            async with feed.subscribe("a", after=EARLIEST) as events:
+                assert [item.sse[:6] for item in await events.take()] == [b"retry:"]
+                for _ in range(3):
+                    assert [item.sse for item in await events.take()] == [b":\n"]
+                assert reads == 1
+                disk.set()
+                assert [(await anext(events)).data for _ in range(1_200)] == [str(n) for n in range(1_200)]
+
+    run(scenario())
