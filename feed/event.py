@@ -17,7 +17,7 @@ import msgspec
 import orjson
 
 from feed import wire
-from feed.errors import Invalid, Malformed
+from feed.errors import Invalid, Malformed, TooLarge
 
 MAX_TOPIC = 256  # bytes of UTF-8
 MAX_TYPE = 128  # bytes of UTF-8
@@ -158,6 +158,13 @@ def parse_json(raw: bytes, what: str) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise Malformed(f"{what}: not JSON: {error}") from None
+
+
+def check_json_size(raw: bytes, max_data: int) -> bytes:
+    """The JSON itself, or `TooLarge`, before anything looks into it: a string may be six times as long as its text."""
+    if len(raw) > (6 * max_data + 2 if raw.startswith(b'"') else max_data):
+        raise TooLarge("data", max_data)
+    return raw
 
 
 def check_depth(raw: bytes, what: str) -> None:

@@ -121,6 +121,8 @@ def test_an_expired_id_is_a_gap_in_the_page(serve: Serve) -> None:
         ({"wait": -1}, "wait"),
         ({"wait": "nan"}, "wait"),
         ({"wait": "x"}, "wait"),
+        ({"wait": "1_0"}, "wait"),
+        ({"wait": "١"}, "wait"),
         ({"since": "yesterday"}, "since"),
         ({"since": "2026-11-21T03:05:00"}, "since"),
         ({"since": ""}, "since"),

@@ -372,6 +372,11 @@ def test_l6_a_chunked_body_without_end_is_413_while_it_streams_in(
         assert sent < 64 << 20
 
 
+def test_of_two_content_encodings_one_is_enough(server: RunningServer, unchanged: None) -> None:
+    head = b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n"
+    assert raw_request(server, "POST", "/events/bad", b"x", head).startswith(b"HTTP/1.1 415 ")
+
+
 def test_the_limits_are_settings(serve: Serve) -> None:
     server = serve("--log", "memory:", max_data="1K", max_body="2K")
     assert post(server, "/events/a", "x" * 1024).status_code == 201

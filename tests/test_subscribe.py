@@ -111,6 +111,20 @@ def test_the_query_resumes_and_the_header_wins_over_it(server: RunningServer, na
         assert [frame.id for frame in stream.until("feed.live")][:-1] == ids[3:]
 
 
+def test_space_around_an_id_is_no_part_of_it_and_an_empty_one_is_none(server: RunningServer) -> None:
+    ids = [server.publish("space", str(number)) for number in range(3)]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        head = f"GET /events/space HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: \t {ids[0]} \t\r\n\r\n"
+        connection.sendall(head.encode())
+        received = b""
+        while b"feed.live" not in received:
+            received += connection.recv(65536)
+        assert b"feed.gap" not in received
+        assert f"id: {ids[1]}\n".encode() in received
+    with subscribed(f"{server.url}/events/space?last_event_id=") as stream:
+        assert server.publish("space", "live") == stream.frame().id
+
+
 def test_earliest_begins_with_the_oldest_retained(server: RunningServer) -> None:
     ids = [server.publish("earliest/1", str(number)) for number in range(3)]
     with subscribed(f"{server.url}/events/earliest/1?last_event_id=earliest") as stream:

@@ -414,3 +414,47 @@ def test_a_server_that_stops_while_a_socket_publishes_logs_no_error(serve: Serve
             assert client.close_code() == 1001
     assert server.wait() == 0
     assert "Traceback" not in server.output
+
+
+def test_a_hundred_long_topics_fit_into_the_url(server: RunningServer) -> None:
+    topics = [f"hundred/{number}/" + "x" * 240 for number in range(100)]
+    with connected(server, "/ws?" + "&".join(f"topic={topic}" for topic in topics)) as client:
+        id = server.publish(topics[-1])
+        assert client.object()["id"] == id
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        b"Cookie: " + b"x" * 200_000,
+        b"\r\n".join(b"X-%d: y" % number for number in range(300)),
+        b"Content-Length: 5",
+        b"Sec-WebSocket-Version: 12",
+    ],
+)
+def test_a_handshake_that_cannot_be_read_is_answered_and_never_in_the_way(serve: Serve, extra: bytes) -> None:
+    server = serve("--log", "memory:")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as connection:
+        connection.sendall(
+            b"GET /ws/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + extra + b"\r\n\r\n"
+        )
+        answer = connection.recv(65536)
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 101 ")), answer
+        assert server.stop() == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_refused_websocket_is_nothing_for_the_log(serve: Serve) -> None:
+    server = serve("--log", "memory:")
+    with pytest.raises(InvalidStatus), connected(server, "/ws/a*b"):
+        pass
+    server.stop()
+    assert server.output.count("\n") == 4
+
+
+def test_a_number_longer_than_python_reads_is_never_published_as_text(server: RunningServer) -> None:
+    with connected(server, "/ws/long-number") as client:
+        for message in ('{"data":' + "9" * 5_000 + "}", '{"data":"\\ud800","n":' + "9" * 5_000 + "}"):
+            client.send(message)
+            assert answers(client)["data"]["status"] == 400

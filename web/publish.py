@@ -10,10 +10,11 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feed import Feed, Invalid, Malformed, TooLarge
+from feed import Feed, Invalid, Malformed
 from feed.event import (
     DEFAULT_TYPE,
     Draft,
+    check_json_size,
     check_topic,
     check_type,
     json_draft,
@@ -43,16 +44,18 @@ _one = msgspec.json.Decoder(Envelope)
 
 async def publish_to_topic(feed: Feed, request: Request, max_body: int) -> Response:
     """`POST /events/{topic}`: the body is the data."""
-    topic = check_topic(path_parameter(request, "topic") or "")
-    type_ = Query(request).one("type")
-    type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
+    # The body first: a client that is refused while it still sends may never see why.
     if media_type(request) == JSON:
         # A JSON string may be up to six times as long as the text it stands for.
         body = await read_body(request, "data", min(max_body, 6 * feed.options.max_data + 2))
-        draft = json_draft(topic, body, type_)
+        is_json = True
     else:
         body = await read_body(request, "data", feed.options.max_data)
-        draft = text_draft(topic, _text(body), type_)
+        is_json = False
+    topic = check_topic(path_parameter(request, "topic") or "")
+    type_ = Query(request).one("type")
+    type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
+    draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
     ids = await _append(feed, request, [draft], "one")
     return _created({"id": ids[0], "topic": topic})
 
@@ -79,7 +82,7 @@ async def _append(feed: Feed, request: Request, drafts: Sequence[Draft], form: s
     headers = request.headers.getlist("idempotency-key")
     if len(headers) > 1:
         raise Invalid("Idempotency-Key", "may be given once")
-    key = idempotency_key(address(request), headers[0], drafts, form) if headers else None
+    key = idempotency_key(address(request), headers[0].strip(" \t"), drafts, form) if headers else None
     return (await feed.append(drafts, key)).ids
 
 
@@ -122,10 +125,7 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
 
 
 def _draft(envelope: Envelope, max_data: int) -> Draft:
-    raw = bytes(envelope.data)
-    if len(raw) > 6 * max_data + 2:  # whatever it is, before looking into it
-        raise TooLarge("data", max_data)
-    return json_draft(envelope.topic, raw, envelope.type)
+    return json_draft(envelope.topic, check_json_size(bytes(envelope.data), max_data), envelope.type)
 
 
 def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:

@@ -16,6 +16,9 @@ from web.problems import Refused, UnreadProblem
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
+_DECIMAL = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+
+
 class Query:
     """The parameters of a URL. Raises `Malformed` for what is not UTF-8."""
 
@@ -52,10 +55,7 @@ class Query:
     def seconds(self, name: str, *, most: int) -> float:
         """A time in seconds, 0 if it is not given."""
         value = self.one(name)
-        try:
-            seconds = 0.0 if value is None else float(value)
-        except ValueError:
-            seconds = -1.0
+        seconds = 0.0 if value is None else float(value) if _DECIMAL.fullmatch(value) else -1.0
         if not 0 <= seconds <= most:
             raise Invalid(name, f"is a number of seconds from 0 to {most}")
         return seconds
@@ -92,9 +92,11 @@ def last_event_id(connection: HTTPConnection, query: Query) -> str | None:
     """The id to resume after. The header wins: a browser's reconnect must beat the URL it was opened with."""
     for name, value in connection.scope["headers"]:
         if name == b"last-event-id":
-            header: str = value.decode("utf-8", "replace")
-            return header or query.one("last_event_id", "lastEventId")
-    return query.one("last_event_id", "lastEventId")
+            # Space around a header's value is no part of it (RFC 9110, 5.5), though servers pass it on.
+            header: str = value.strip(b" \t").decode("utf-8", "replace")
+            if header:
+                return header
+    return query.one("last_event_id", "lastEventId") or None
 
 
 def media_type(request: Request) -> str:
@@ -105,7 +107,7 @@ def media_type(request: Request) -> str:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip(' "').lower() not in {"utf-8", "utf8", "us-ascii"}:
             raise Refused(UnreadProblem(415, "the charset has to be UTF-8"))
-    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+    if any(value.strip().lower() not in {"", "identity"} for value in request.headers.getlist("content-encoding")):
         raise Refused(UnreadProblem(415, "a compressed body is not accepted: send it as it is"))
     return kind.strip().lower()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import socket
 from types import FrameType
@@ -60,13 +61,14 @@ def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()
+    _raise_handshake_limits()
     with _listen(settings.host, settings.port) as listening:
         feed = Feed(settings.log, settings.options)
         config = uvicorn.Config(
             create_app(settings, feed),
             loop="uvloop",
             http="httptools",
-            ws="websockets-sansio",
+            ws="web.protocol:WebSocketProtocol",
             ws_max_size=max_message(settings.max_data),
             ws_per_message_deflate=False,  # up to hundreds of KiB a connection
             access_log=False,  # uvicorn's prints the query, and with it tokens
@@ -102,6 +104,13 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # where "unlimited" is not a number that may be asked for
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _raise_handshake_limits() -> None:
+    """Let a WebSocket's URL hold a hundred topics, as any request's may. The library reads its limits, the bytes of a
+    line and the number of headers, from the environment when it is imported, which uvicorn does later."""
+    os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", str(128 << 10))
+    os.environ.setdefault("WEBSOCKETS_MAX_NUM_HEADERS", "256")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -12,7 +12,7 @@ import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from feed import Feed, FeedError, Invalid, Malformed, TooLarge
-from feed.event import DEFAULT_TYPE, json_draft, text_draft
+from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key, select
 from feed.subscription import Subscription
 from web.problems import Problem, problem_of, status_of
@@ -34,6 +34,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _message = msgspec.json.Decoder(Message)
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def max_message(max_data: int) -> int:
@@ -114,6 +115,7 @@ async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int |
         if websocket.application_state is not WebSocketState.CONNECTED:
             return None  # the stream has ended meanwhile, and closed it
         await websocket.send({"type": "websocket.send", "text": answer})
+        await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
 
 
 async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | None) -> str:
@@ -125,7 +127,8 @@ async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | Non
             draft, key = text_draft(_topic(None, topic), text), None
         else:
             ref = bytes(message.ref)
-            draft = json_draft(_topic(message.topic, topic), bytes(message.data), message.type)
+            raw = check_json_size(bytes(message.data), feed.options.max_data)
+            draft = json_draft(_topic(message.topic, topic), raw, message.type)
             key = None if message.key is None else idempotency_key(address(websocket), message.key, [draft])
         appended = await feed.append([draft], key)
     except TooLarge:
@@ -138,25 +141,28 @@ async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | Non
 def _parse(text: str) -> Message | None:
     """The message, if the text is a JSON object with the key `data`; else the text itself is the data."""
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        if _meant_as_message(text):
-            raise Malformed(f"message: not JSON: {error}") from None
-        return None
-    if not isinstance(value, dict) or "data" not in value:
-        return None
-    try:
         return _message.decode(text)
     except msgspec.ValidationError as error:
-        raise Invalid("message", str(error)) from None
+        if _has_data(text):
+            raise Invalid("message", str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f"message: {error}") from None
+        if _meant_as_message(text):
+            raise Malformed(f"message: {error}") from None
+    return None
+
+
+def _has_data(text: str) -> bool:
+    try:
+        return "data" in _object.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def _meant_as_message(text: str) -> bool:
-    """Whether what orjson refuses (a lone surrogate, deep nesting) is an object with the key `data` all the same."""
+    """Whether what is not JSON to msgspec (a lone surrogate, deep nesting) is an object with the key `data` all the
+    same. Numbers are left alone: Python refuses to read very long ones."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=str, parse_float=str)
     except RecursionError:
         return text.lstrip().startswith("{")
     except ValueError:

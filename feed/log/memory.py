@@ -7,6 +7,8 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
+
 from feed.errors import Invalid
 from feed.event import Draft, Event
 from feed.log.contract import (
@@ -84,9 +86,8 @@ class MemoryLog:
         await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
         if page is None or until <= start:
             return Page([], start, start)
-        if page.end <= until:
-            return page
-        return Page([event for event in page.events if event.seq <= until], start, until)
+        events = [_bare(event) for event in page.events if event.seq <= until]
+        return Page(events, start, min(page.end, until))
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
@@ -94,7 +95,9 @@ class MemoryLog:
         before = min(before, self.position + 1)
         page = self._window.page_backward(before, selection, limit)
         await asyncio.sleep(0)
-        return page or Page([], min(before, oldest) - 1, before - 1)
+        if page is None:
+            return Page([], min(before, oldest) - 1, before - 1)
+        return Page([_bare(event) for event in page.events], page.start, page.end)
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""
@@ -120,6 +123,11 @@ class MemoryLog:
 
     async def close(self) -> None:
         """See `Log`: nothing to let go."""
+
+
+def _bare(event: Event) -> Event:
+    """The event without wire formats: only what is recent keeps those, or a replay would leave all of them behind."""
+    return msgspec.structs.replace(event)
 
 
 def _now() -> int:
