@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -16,6 +18,17 @@ Serve = Callable[..., RunningServer]
 def anyio_backend() -> str:
     """What runs the tests that are coroutines."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def curl_program() -> str:
+    """curl; where it is missing its tests are skipped, and fail in CI."""
+    program = shutil.which("curl")
+    if program is None and os.environ.get("CI"):
+        pytest.fail("curl is missing: apt-get install curl")
+    if program is None:
+        pytest.skip("curl is missing: apt-get install curl")
+    return program
 
 
 @pytest.fixture

@@ -103,10 +103,12 @@ def record_states(page: Page) -> None:
     )
 
 
-def test_an_event_published_with_curl_shows_on_the_page(server: RunningServer, page: Page, watched: Watched) -> None:
+def test_an_event_published_with_curl_shows_on_the_page(
+    server: RunningServer, page: Page, watched: Watched, curl_program: str
+) -> None:
     open_live(page, server)
     answer = subprocess.run(
-        ["curl", "-sS", "-d", "from curl", f"{server.url}/events/shown/curl?type=greeting"],
+        [curl_program, "-sS", "-d", "from curl", f"{server.url}/events/shown/curl?type=greeting"],
         check=True,
         capture_output=True,
         text=True,

@@ -403,10 +403,21 @@ async def test_p9_a_file_that_is_not_ours_is_refused_and_left_as_it_was(
     path.parent.mkdir()
     make(path)
     before = path.read_bytes() if path.is_file() else None
+    beside = sorted(path.parent.glob("*"))
     with pytest.raises(LogRefused, match=says):
         await open_at(path)
     if before is not None:
         assert path.read_bytes() == before
+    assert sorted(path.parent.glob("*")) == beside if path.parent.exists() else not beside
+
+
+async def test_p9_somebody_elses_file_where_the_lock_would_be_is_left_as_it_is(path: Path) -> None:
+    beside = Path(f"{path}.feed-lock")
+    beside.write_text("precious")
+    with pytest.raises(LogRefused, match="not a feed's lock"):
+        await open_at(path)
+    assert beside.read_text() == "precious"
+    assert not path.exists()
 
 
 async def test_p9_a_file_in_use_is_refused_by_name_of_the_process_and_free_when_that_ends(path: Path) -> None:
@@ -442,7 +453,7 @@ async def test_no_thread_is_left_behind(path: Path) -> None:
 async def test_a_lock_that_is_removed_lets_nobody_write_twice(path: Path) -> None:
     log = await open_at(path)
     await publish(log)
-    Path(f"{path}.lock").unlink()
+    Path(f"{path}.feed-lock").unlink()
     with pytest.raises(FeedUnavailable, match="removed or replaced"):
         await publish(log)
     await log.close()

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -376,8 +377,8 @@ def test_w2_httpx_sse_decodes_the_same_texts(awkward: str) -> None:
     assert texts == [lf(text) for text in AWKWARD]
 
 
-def test_w2_curl_gets_the_very_bytes_of_the_standard(awkward: str) -> None:
-    with subprocess.Popen(["curl", "-sN", f"{awkward}?last_event_id=earliest"], stdout=subprocess.PIPE) as curl:
+def test_w2_curl_gets_the_very_bytes_of_the_standard(awkward: str, curl_program: str) -> None:
+    with subprocess.Popen([curl_program, "-sN", f"{awkward}?last_event_id=earliest"], stdout=subprocess.PIPE) as curl:
         assert isinstance(curl.stdout, io.BufferedReader)
         received = b""
         while b"event: feed.live\n" not in received:
@@ -447,6 +448,21 @@ def test_while_draining_publishes_are_served_and_streams_are_turned_away_gently(
         assert answer.headers["content-type"] == "application/problem+json"
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_a_reader_that_takes_nothing_is_cut_off_when_the_drain_is_over(serve: Serve) -> None:
+    server = serve("--log", "memory:", drain=1)
+    with socket.create_connection(("127.0.0.1", server.port)) as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.sendall(b"GET /events/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert stuck.recv(15) == b"HTTP/1.1 200 OK"
+        for _ in range(60):
+            server.publish("a", "x" * 200_000)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 3
+    assert "1 streams did not end within 1 s: cut off" in server.output
+    assert "Traceback" not in server.output
 
 
 def test_a_reader_that_leaves_is_forgotten(server: RunningServer) -> None:

@@ -82,7 +82,7 @@ def _around(feed: Feed) -> APIRouter:
     @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", tags=["health"])
     async def healthz() -> Response:
-        """The process lives."""
+        """Whether the process lives."""
         return JSONResponse({"status": "alive"})
 
     @router.head("/readyz", include_in_schema=False)

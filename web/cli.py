@@ -494,7 +494,7 @@ def demo(
 ) -> None:
     """Publish readings of this machine.
 
-    To the topics system/cpu, system/memory, system/network and system/disk, for the dashboard to draw.
+    To the topics system/cpu, system/memory, system/network and system/disk, for the dashboard to show.
     """
     _run(_demo(Client(url, patience=max(every, 2.0)), every))
 
@@ -519,8 +519,8 @@ async def _demo(client: Client, every: float) -> NoReturn:
 async def _published(client: Client, readings: list[Outgoing], *, complain: bool) -> bool:
     try:
         await client.publish_batch(readings)
-    except GaveUp as error:
+    except GaveUp:
         if complain:
-            _say(f"feed: {error}; trying again until it answers")
+            _say(f"feed: {client.url} does not answer; trying again until it does")
         return False
     return True

@@ -17,6 +17,8 @@ from web.app import create_app
 from web.settings import Settings
 from web.websocket import max_message
 
+logger = logging.getLogger(__name__)
+
 _FORCED = 3  # seconds for what is left once the drain is over
 _BACKLOG = 2048
 
@@ -46,6 +48,12 @@ class Server(uvicorn.Server):
         deadline = loop.time() + self._settings.drain
         while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
+        left = self._feed.subscribers
+        if left and not self.force_exit:
+            # Their clients take nothing any more. Only an abort ends a connection whose buffer never empties.
+            logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         await super().shutdown(sockets)
         if self.force_exit:
             await self.lifespan.shutdown()  # which uvicorn leaves out then, though it takes no time here

@@ -15,6 +15,7 @@ from feed.log.epochs import Epochs, new_epoch
 
 logger = logging.getLogger("feed.log.sqlite")
 
+LOCK_SUFFIX = ".feed-lock"
 BUSY_TIMEOUT = 2.0  # seconds that a commit waits for somebody else's lock on the file
 _EMPTY_EPOCHS = 1_000  # epochs of which no event is left are forgotten, but for the newest of them
 
@@ -52,46 +53,56 @@ PRAGMA user_version = {SCHEMA_VERSION};
 def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Epochs]:
     """The lock, the one connection that may write, and the epochs, with a new one begun.
 
-    Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it was.
+    Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it was,
+    and nothing is left beside it.
     """
-    lock = _take_lock(path)
+    beside = Path(f"{path}{LOCK_SUFFIX}")
+    is_new = not beside.exists()
+    lock = _take_lock(path, beside)
     try:
         new = _check_header(path)
         # The header was read before the connection opens: closing any descriptor of a file drops all of a process's
         # POSIX locks on it, SQLite's too.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
         try:
-            return lock, connection, _prepare(connection, path, new=new)
+            epochs = _prepare(connection, path, new=new)
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except BaseException as error:
+        if is_new:
+            beside.unlink(missing_ok=True)
         lock.close()
-        raise LogRefused(f"{path}: {error}: it was left as it is; restore it, or name another file") from error
-    except BaseException:
-        lock.close()
+        if isinstance(error, sqlite3.Error):
+            raise LogRefused(f"{path}: {error}: it was left as it is; restore it, or name another file") from error
         raise
-
-
-def _take_lock(path: Path) -> IO[str]:
-    """One server a file. The lock is on a file beside it, and ends with the process that holds it."""
-    try:
-        lock = Path(f"{path}.lock").open("a+")  # noqa: SIM115
-    except OSError as error:
-        raise LogRefused(f"{path}: cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        owner = lock.read(20).strip() or "unknown"
-        lock.close()
-        raise LogRefused(
-            f"{path}: in use by another server (process {owner}): stop that one, or name another file"
-        ) from None
     with contextlib.suppress(OSError):  # only a hint for people: a full disk is no reason not to start
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
+    return lock, connection, epochs
+
+
+def _take_lock(path: Path, beside: Path) -> IO[str]:
+    """One server a file. The lock is on a file beside it, and ends with the process that holds it."""
+    try:
+        lock = beside.open("a+")
+    except OSError as error:
+        raise LogRefused(f"{path}: cannot be opened: {error.strerror}") from error
+    lock.seek(0)
+    owner = lock.read(20).strip()
+    try:
+        if owner and not owner.isdigit():
+            raise LogRefused(f"{beside}: not a feed's lock: it was left as it is; move it away, or name another log")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise LogRefused(
+            f"{path}: in use by another server (process {owner or 'unknown'}): stop that one, or name another file"
+        ) from None
+    except LogRefused:
+        lock.close()
+        raise
     return lock
 
 

@@ -19,7 +19,7 @@ from feed.errors import FeedError, FeedUnavailable, Invalid
 from feed.event import Draft, Event, event_size
 from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey, Retention
 from feed.log.epochs import Epochs
-from feed.log.sqlite.file import identity, report, unavailable
+from feed.log.sqlite.file import LOCK_SUFFIX, identity, report, unavailable
 
 READERS = 2
 """Threads that read: few at once, so that a storm of replays does not starve everything else."""
@@ -284,7 +284,7 @@ class Writer:
             raise
 
     def _look_up_files(self) -> Sequence[tuple[int, int] | None]:
-        return [identity(f"{self._path}{suffix}") for suffix in ("", "-wal", ".lock")]
+        return [identity(f"{self._path}{suffix}") for suffix in ("", "-wal", LOCK_SUFFIX)]
 
     def release(self) -> None:
         """Close the file, then let go of its lock."""
