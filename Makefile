@@ -49,7 +49,7 @@ types: $(VENV)/tools  ## Check types.
 
 coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers of their own too.
 	rm -f .coverage*
-	COVERAGE_PROCESS_START=pyproject.toml $(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered
 
