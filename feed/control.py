@@ -46,14 +46,14 @@ class Control(msgspec.Struct, frozen=True, dict=True):
         return self.sse
 
     @cached_property
+    def message(self) -> bytes:
+        """The JSON object."""
+        return wire.control(self.type, self.data, self.id)
+
+    @cached_property
     def line(self) -> bytes:
         """The JSON object as a line of NDJSON."""
-        return wire.control(self.type, self.data, self.id) + b"\n"
-
-    @property
-    def text(self) -> str:
-        """The JSON object as the text of a WebSocket message."""
-        return self.line[:-1].decode()
+        return self.message + b"\n"
 
 
 class Gap(Control, frozen=True, dict=True):
@@ -85,9 +85,9 @@ class Heartbeat(msgspec.Struct, frozen=True):
         return moved(self.id).line
 
     @property
-    def text(self) -> str:
+    def message(self) -> bytes:
         """Nothing: a WebSocket has its pings."""
-        return ""
+        return b""
 
 
 def opened(subscription: str, id: str, retry: int) -> Control:

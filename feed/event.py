@@ -62,13 +62,8 @@ class Event(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def message(self) -> bytes:
-        """The JSON object."""
+        """The JSON object, as a WebSocket's message."""
         return wire.message(self.id, self.topic, self.type, self.data, is_json=self.is_json, time=self.time)
-
-    @cached_property
-    def text(self) -> str:
-        """The JSON object as the text of a WebSocket message."""
-        return self.message.decode()
 
     @cached_property
     def line(self) -> bytes:

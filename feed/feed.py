@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -36,7 +36,7 @@ MAX_PATTERNS = 100
 MAX_LAST = 1_000
 MAX_BATCH = 10_000
 
-_DELIVERIES = 20_000  # events times readers that are passed on in one go; after that everybody else gets a turn
+_MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
 _BEAT = 0.5  # seconds between two looks for quiet streams
 _PAGE_BYTES = 16 << 20  # of a page of history
 
@@ -213,10 +213,12 @@ class Feed:
         replay = cursor is not None
         if cursor is None:
             cursor = max(log.position, window.position)
-        subscription = Subscription(log, window, selection, self.options.limits, cursor=cursor, replay=replay)
+        broadcaster = running.broadcaster
+        limits = self.options.limits
+        subscription = Subscription(log, window, broadcaster.pump, selection, limits, cursor=cursor, replay=replay)
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
-        running.broadcaster.register(subscription)
+        broadcaster.register(subscription)
         return subscription
 
     def detach(self, subscription: Subscription) -> None:
@@ -264,9 +266,10 @@ class Feed:
 class _Running:
     """A feed that is open: its log, its broadcaster, and the two tasks that serve all streams."""
 
-    def __init__(self, log: Log, broadcaster: Broadcaster) -> None:
+    def __init__(self, log: Log, broadcaster: Broadcaster, limits: Limits) -> None:
         self.log = log
         self.broadcaster = broadcaster
+        self._limits = limits
         self._tasks = [
             asyncio.create_task(self._relay(), name="feed-relay"),
             asyncio.create_task(self._beat(), name="feed-beat"),
@@ -276,7 +279,7 @@ class _Running:
     async def start(cls, url: str, options: FeedOptions) -> _Running:
         log = await open_log(url, options.retention)
         try:
-            return cls(log, Broadcaster(await _newest(log, options)))
+            return cls(log, Broadcaster(await _newest(log, options)), options.limits)
         except BaseException:
             await log.close()
             raise
@@ -304,15 +307,19 @@ class _Running:
             pause = min(5.0, pause * 2)
 
     async def _pass_on(self, batch: Sequence[Event]) -> None:
-        """In portions: a fan-out to thousands must not hold up publishes and other streams."""
-        if batch[0].seq > self.broadcaster.window.position + 1:
-            self.broadcaster.skip_to(batch[0].seq - 1)
-        done = 0
-        while done < len(batch):
-            portion = max(1, _DELIVERIES // max(1, len(self.broadcaster)))
-            self.broadcaster.push(batch[done : done + portion])
-            done += portion
-            if done < len(batch):
+        """In portions: a fan-out to thousands must not hold up publishes and other streams, and one portion has to fit
+        into a queue."""
+        broadcaster, pump, limits = self.broadcaster, self.broadcaster.pump, self._limits
+        if batch[0].seq > broadcaster.window.position + 1:
+            broadcaster.skip_to(batch[0].seq - 1)
+        for portion in _portions(batch, limits):
+            while pump.backlog > _MAX_BACKLOG:
+                await asyncio.sleep(0)  # the pump works in each turn of the loop
+            pump.passed += max(
+                len(portion) / limits.queue_events, sum(event.size for event in portion) / limits.queue_bytes
+            )
+            broadcaster.push(portion)
+            if len(portion) < len(batch):
                 await asyncio.sleep(0)
 
     async def _beat(self) -> None:
@@ -406,6 +413,17 @@ class _Running:
             size += sum(event.size for event in page.events)
         events = [event for page_events in reversed(pages) for event in page_events]
         return HistoryPage(events, log.id_at(min(position, log.position)), gap)
+
+
+def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:
+    """The events in runs that each fit into half a queue, or are one event."""
+    start, size = 0, 0
+    for place, event in enumerate(events):
+        size += event.size
+        if place > start and (place - start >= limits.queue_events // 2 or size > limits.queue_bytes // 2):
+            yield events[start:place]
+            start, size = place, event.size
+    yield events[start:] if start else events
 
 
 async def _newest(log: Log, options: FeedOptions) -> Window:

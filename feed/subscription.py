@@ -1,10 +1,12 @@
 """One reader: what it asked for, its queue, its cursor in the log, and the one road by which it catches up.
 
-A subscription is either *live*, and the broadcaster puts each event into its queue, or *behind*, and it reads the log
-from its cursor. One that begins at an old id begins behind. One whose queue overflows is emptied, and is behind. It
-turns live at a moment when its cursor has reached what the broadcaster has passed on, and between looking and turning
-there is no `await`: so there is neither a gap nor a double where the log ends and the queue begins, and a slow reader
-costs a cursor, not memory. The queue is for the fast and the log for the slow.
+A subscription is either *live*, and the broadcaster puts each batch of events into its queue, or *behind*, and it reads
+the log from its cursor. One that begins at an old id begins behind. One whose queue overflows is emptied, and is
+behind. It turns live at a moment when its cursor has reached what the broadcaster has passed on, and between looking
+and turning there is no `await`: so there is neither a gap nor a double where the log ends and the queue begins, and a
+slow reader costs a cursor, not memory. The queue is for the fast and the log for the slow.
+
+What comes is either *taken* by its owner (`take`, or `async for`), or it *flows into* an outlet, driven by the pump.
 """
 
 from __future__ import annotations
@@ -13,20 +15,19 @@ import asyncio
 import random
 import secrets
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from feed import control
+from feed.batch import Batch, Item, Wire
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
 from feed.log.contract import Log, Page
 from feed.log.window import Window
 from feed.pattern import Selection
-
-Item = Event | Control | Heartbeat
-"""What a subscription hands out. All have the wire formats `sse`, `envelope`, `line` and `text`."""
+from feed.pump import Pump
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
 _WAKE = Heartbeat("")  # in the queue of a reader that may be waiting there, and has to look again; never handed out
@@ -46,14 +47,28 @@ class Limits(msgspec.Struct, frozen=True):
         return int(self.retry * random.uniform(0.5, 1.5) * 1000)
 
 
+class Outlet(Protocol):
+    """Where a subscription's bytes go. Nothing in it waits."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it takes nothing more for now. When that is over it calls `Subscription.wake`."""
+
+    def write(self, chunk: Any) -> None:
+        """Take a chunk, as its wire made it, whole."""
+
+    def finish(self, reason: Reason | None) -> None:
+        """Nothing comes any more: the server has ended the stream for that reason, None if writing broke."""
+
+
 class Subscription:
     """One reader of a feed. `Feed.attach` makes it and puts it where the broadcaster finds it.
 
-    For its owner: `take` until it gives nothing, or `async for`; then `close`.
+    For its owner: `take` until it gives nothing, or `async for`, or `flow_into`; then `close`.
     """
 
     def __init__(
-        self, log: Log, window: Window, selection: Selection, limits: Limits, *, cursor: int, replay: bool
+        self, log: Log, window: Window, pump: Pump, selection: Selection, limits: Limits, *, cursor: int, replay: bool
     ) -> None:
         self.id = secrets.token_hex(8)
         self.selection = selection
@@ -61,10 +76,12 @@ class Subscription:
         self.behind = cursor < window.position or replay
         self.closed = False
         self.reason: Reason | None = None  # why the server ends it, once it does
-        self.queue: asyncio.Queue[Item] = asyncio.Queue()  # bounded by `offer`
+        self.queue: asyncio.Queue[Batch | Control | Heartbeat] = asyncio.Queue()  # bounded by `offer`
         self._log = log
         self._window = window
+        self._pump = pump
         self._limits = limits
+        self._queued_events = 0
         self._queued_bytes = 0
         self._replayed: int | None = 0 if replay else None
         self._told = cursor  # the position the client knows
@@ -74,32 +91,45 @@ class Subscription:
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # so that not all are due at once
         self._handed: list[Item] = []
         self._reading: asyncio.Future[Page] | None = None
+        self._outlet: Outlet | None = None
+        self._wire: Wire
+        self._awake = False
 
     # What the broadcaster calls, without ever waiting.
 
-    def offer(self, event: Event) -> None:
-        """Put an event that was just committed into the queue, or note that the reader is behind."""
-        if self.behind or event.seq <= self.cursor or (self.selection.types and event.type not in self.selection.types):
+    def offer(self, batch: Batch) -> None:
+        """Put events that were just committed into the queue, or note that the reader is behind."""
+        if self.behind:
             return
-        queue = self.queue
-        if not queue.empty() and (
-            queue.qsize() >= self._limits.queue_events or self._queued_bytes + event.size > self._limits.queue_bytes
-        ):
+        if batch.first <= self.cursor or self.selection.types:
+            narrowed = batch.of_types(self.selection.types) if self.selection.types else batch
+            narrowed = narrowed and narrowed.after(self.cursor)
+            if narrowed is None:
+                return
+            batch = narrowed
+        queue, limits = self.queue, self._limits
+        events = self._queued_events + len(batch.events)
+        size = self._queued_bytes + batch.size
+        if (events > limits.queue_events or size > limits.queue_bytes) and not queue.empty():
             self.fall_behind()
             return
-        queue.put_nowait(event)
-        self._queued_bytes += event.size
+        self._queued_events = events
+        self._queued_bytes = size
+        queue.put_nowait(batch)
+        if not self._awake and self._outlet is not None:
+            self.wake()
 
     def fall_behind(self) -> None:
         """Go on from the log. What waits in the queue is read from there again."""
         if self.behind:
             return
         first = self._clear()
-        if isinstance(first, Event):
-            self.cursor = first.seq - 1  # all before the queue's first was handed out
+        if isinstance(first, Batch):
+            self.cursor = first.first - 1  # all before the queue's first was handed out
         self.behind = True
         # Whoever waits for the queue has to wake up and find that it is behind.
         self.queue.put_nowait(_WAKE)
+        self.wake()
 
     def note_position(self) -> None:
         """Of a live reader whose queue is empty all that was passed on and wanted was handed out."""
@@ -108,13 +138,21 @@ class Subscription:
 
     def beat(self, now: float) -> None:
         """Give a sign of life if nothing was sent for as long as the heartbeat allows."""
-        if self.behind or now - self._quiet_since < self._patience or not self.queue.empty():
+        if now - self._quiet_since < self._patience:
+            return
+        outlet = self._outlet
+        if self.behind:
+            if outlet is not None and not outlet.blocked and self._reading is not None:  # the disk takes its time
+                self._write(outlet, [Heartbeat(self._log.id_at(self._told))], now)
+            return
+        if not self.queue.empty():
             return
         self._quiet_since = now
         self.note_position()
         id = self._log.id_at(self.cursor)
         self.queue.put_nowait(control.moved(id) if self.cursor > self._told else Heartbeat(id))
         self._told = self.cursor
+        self.wake()
 
     def end(self, reason: Reason, retry: int | None = None) -> None:
         """Let the stream say `feed.closing` and end. What waits in the queue is not lost: the client resumes."""
@@ -123,15 +161,16 @@ class Subscription:
             self._end = control.closing(reason, self._limits.jittered_retry() if retry is None else retry)
             self._clear()
             self.queue.put_nowait(self._end)
+            self.wake()
 
-    # What its owner calls.
+    # What its owner calls, to take what comes.
 
     async def take(self) -> Sequence[Item]:
         """Wait for what comes next, and take all of it. Nothing comes after `feed.closing`: an empty sequence.
 
         Safe to cancel: what was not returned is still there.
         """
-        items: Sequence[Item]
+        items: Sequence[Item] | None
         if self._opening:
             items, self._opening = self._opening, []
             return items
@@ -139,11 +178,14 @@ class Subscription:
             if self._end is not None:
                 self.closed = True
                 return [self._end]
-            try:
-                items = await self._catch_up() if self.behind else self._drain(await self.queue.get())
-            except FeedUnavailable:
-                self.end("busy")  # the client comes back and goes on where it was
-                continue
+            if self.behind:
+                items = self._catch_up()
+                if items is None:
+                    items = await self._wait_for_page()
+                elif not items:
+                    await asyncio.sleep(0)  # a reader that wants little must not hold up the others
+            else:
+                items = self._drain(await self.queue.get())
             if items:
                 self._quiet_since = asyncio.get_running_loop().time()
                 return items
@@ -152,6 +194,8 @@ class Subscription:
     def close(self) -> None:
         """Its owner has no more use for it."""
         self.closed = True
+        self._outlet = None
+        self._clear()
         if self._reading is not None and not self._reading.cancel():
             self._reading.exception()  # if it failed, nobody needs to be told
 
@@ -176,13 +220,74 @@ class Subscription:
         """Let the stream begin with the news that it cannot go on where the client asked for."""
         self._opening.append(control.gap(requested, self._log.id_at(self.cursor), reason))
 
+    # What its owner calls, to let it flow.
+
+    def flow_into(self, outlet: Outlet, wire: Wire) -> None:
+        """From now on the pump writes what comes to `outlet`, as `wire` makes it, until `close`."""
+        self._outlet = outlet
+        self._wire = wire
+        opening, self._opening = self._opening, []
+        self._write(outlet, opening, asyncio.get_running_loop().time())
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the pump look at it: something waits, or the outlet takes something again."""
+        if self._outlet is not None and not self._awake:
+            self._awake = True
+            self._pump.wake(self)
+
+    def flush(self) -> None:
+        """Write what waits, as much as the outlet takes. For the pump."""
+        self._awake = False
+        outlet = self._outlet
+        if outlet is None or outlet.blocked:
+            return
+        if self._end is not None:
+            self._write(outlet, [self._end], 0)
+            self.closed, self._outlet = True, None
+            outlet.finish(self.reason)
+        elif self.behind:
+            items = self._catch_up()
+            if items is None:
+                return  # the page wakes it
+            if items:
+                self._write(outlet, items, asyncio.get_running_loop().time())
+            self.wake()
+        elif not self.queue.empty():
+            self._quiet_since = asyncio.get_running_loop().time()
+            first = self.queue.get_nowait()
+            if self.queue.empty() and isinstance(first, Batch):
+                self._queued_events = self._queued_bytes = 0
+                self.cursor = self._told = first.events[-1].seq
+                outlet.write(first.chunk(self._wire))
+            elif items := self._drain(first):
+                outlet.write(self._wire(items))
+
+    def break_off(self) -> None:
+        """End without a word."""
+        outlet, self.closed, self._outlet = self._outlet, True, None
+        if outlet is not None:
+            outlet.finish(None)
+
+    def _write(self, outlet: Outlet, items: Sequence[Item], now: float) -> None:
+        self._quiet_since = now
+        outlet.write(self._wire(items))
+
     # The road.
 
-    def _drain(self, first: Item) -> list[Item]:
-        items = [first]
-        while not self.queue.empty():
-            items.append(self.queue.get_nowait())
-        self._queued_bytes = 0
+    def _drain(self, first: Batch | Control | Heartbeat) -> list[Item]:
+        """Everything that waits in the queue; nothing if the queue is no more the place to look."""
+        items: list[Item] = []
+        entry: Batch | Control | Heartbeat = first
+        while True:
+            if isinstance(entry, Batch):
+                items += entry.events
+            else:
+                items.append(entry)
+            if self.queue.empty():
+                break
+            entry = self.queue.get_nowait()
+        self._queued_events = self._queued_bytes = 0
         if self._end is not None or self.behind:
             return []  # what was taken out was only there to wake us
         last = items[-1]
@@ -190,25 +295,36 @@ class Subscription:
             self.cursor = self._told = last.seq
         return items
 
-    async def _catch_up(self) -> Sequence[Item]:
-        """The next page of the log, or the moment at which the reader is live again."""
-        oldest = self._log.oldest
-        if self.cursor + 1 < oldest:
-            return [self._gap(oldest - 1)]  # at once: cancelled at an `await` further down, it would be lost
-        if self.cursor >= self._window.position:
-            # No `await` between this look and the change: the next event that is passed on goes into the queue.
-            self.behind = False
-            self._clear()
-            replayed, self._replayed = self._replayed, None
-            return [] if replayed is None else [control.live(replayed)]
-        self._window.drop_before(oldest)
-        page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
-        if page is None:
-            page = await self._read()
+    def _catch_up(self) -> Sequence[Item] | None:
+        """The next page of what the reader missed, or the moment at which it is live again. None if a page has to come
+        from the log: it was asked for."""
+        reading = self._reading
+        if reading is None:
+            oldest = self._log.oldest
+            if self.cursor + 1 < oldest:
+                return [self._gap(oldest - 1)]
+            if self.cursor >= self._window.position:
+                # No `await` between this look and the change: the next event that is passed on goes into the queue.
+                self.behind = False
+                self._clear()
+                replayed, self._replayed = self._replayed, None
+                return [] if replayed is None else [control.live(replayed)]
+            self._window.drop_before(oldest)
+            page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
             if page is None:
-                return [Heartbeat(self._log.id_at(self._told))]
-        elif not page.events:
-            await asyncio.sleep(0)  # a reader that wants little must not hold up the others
+                read = self._log.read(self.cursor, self._window.position, self.selection, _PAGE_EVENTS)
+                self._reading = asyncio.ensure_future(read)
+                self._reading.add_done_callback(lambda _: self.wake())
+                return None
+        elif reading.done():
+            self._reading = None
+            try:
+                page = reading.result()
+            except FeedUnavailable:
+                self.end("busy")  # the client comes back and goes on where it was
+                return []
+        else:
+            return None
         if page.start > self.cursor:
             return [self._gap(page.start)]
         self.cursor = page.end
@@ -218,26 +334,21 @@ class Subscription:
                 self._replayed += len(page.events)
         return page.events
 
-    async def _read(self) -> Page | None:
-        """The next page from the log; None if it takes so long that the client should be given a sign of life. The
-        read then goes on, and the next call waits for the same one."""
+    async def _wait_for_page(self) -> Sequence[Item]:
+        """Wait for the log, but not for longer than the client may go without a sign of life."""
         if self._reading is None:
-            read = self._log.read(self.cursor, self._window.position, self.selection, _PAGE_EVENTS)
-            self._reading = asyncio.ensure_future(read)
-        await asyncio.wait([self._reading], timeout=self._patience)
-        if not self._reading.done():
-            return None
-        reading, self._reading = self._reading, None
-        return reading.result()
+            return ()
+        done, _ = await asyncio.wait([self._reading], timeout=self._patience)
+        return () if done else [Heartbeat(self._log.id_at(self._told))]
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
 
-    def _clear(self) -> Item | None:
+    def _clear(self) -> Batch | Control | Heartbeat | None:
         first = None
         while not self.queue.empty():
-            item = self.queue.get_nowait()
-            first = first or item
-        self._queued_bytes = 0
+            entry = self.queue.get_nowait()
+            first = first or entry
+        self._queued_events = self._queued_bytes = 0
         return first

@@ -1,6 +1,6 @@
 """How an event looks on the wire: values in, bytes or text out.
 
-Nothing here reads a clock, a setting or a socket, and nothing is remembered between calls. What is allowed in a
+Nothing here reads a clock, a setting or a socket: what comes out depends on what goes in alone. What is allowed in a
 topic, type or id is decided elsewhere (`feed.event`): these functions trust that ids and types hold no line break.
 
 The SSE stream is defined by the WHATWG HTML standard, section 9.2 "Server-sent events".
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import orjson
 
@@ -22,8 +23,13 @@ HEARTBEAT = b":\n"
 
 def rfc3339(milliseconds: int) -> str:
     """Milliseconds since 1970 as RFC 3339, in UTC, to the millisecond: `2026-11-21T03:05:00.123Z`."""
-    moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_rfc3339_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=256)  # most events of a moment share their second
+def _rfc3339_second(seconds: int) -> str:
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}"
 
 
 def sse(id: str | None, type: str, data: str, *, retry: int | None = None) -> bytes:

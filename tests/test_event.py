@@ -185,10 +185,9 @@ def test_an_event_has_one_id_and_one_object_per_wire_format() -> None:
     assert event.id == "e-7"
     assert event.sse is event.sse
     assert event.message is event.message
-    assert event.text is event.text
     assert event.line is event.line == event.message + b"\n"
     assert event.envelope is event.envelope
-    assert json.loads(event.text)["data"] == {"x": 1}
+    assert json.loads(event.message)["data"] == {"x": 1}
     assert event.envelope == b"id: e-7\ndata: " + event.message + b"\n\n"
 
 

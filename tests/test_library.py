@@ -219,7 +219,6 @@ def test_an_event_is_encoded_once_per_format_however_many_subscribers_there_are(
                                 assert item.line
                                 assert item.envelope
                                 assert item.message
-                                assert item.text
             assert calls == {"sse": 20, "message": 20}
 
     run(scenario())

@@ -24,11 +24,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import feed.feed
 from feed import EARLIEST, Event, Feed, FeedOptions, Gap, Limits, Retention, Subscription, select
+from feed.batch import Item
 from feed.control import Control
 from feed.event import text_draft
 from feed.log import Log, open_log
 from feed.pattern import Selection
-from feed.subscription import Item
 from tests.judge import Announced, Entry, Got, judge
 
 TOPICS = ["a/1", "a/2", "b"]

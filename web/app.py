@@ -13,10 +13,11 @@ from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable
 from web.problems import FeedRoute, Problem, answer_http_exception, problem_of
-from web.router import feed_router
+from web.router import FeedEndpoints, feed_router
 from web.settings import Settings
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
@@ -39,6 +40,19 @@ class _Assets(StaticFiles):
         return response
 
 
+class _App(FastAPI):
+    """FastAPI, with the feed's own routes answered before it. It knows them too, for its documentation, and for the
+    methods that they do not have."""
+
+    def __init__(self, endpoints: FeedEndpoints, **options: Any) -> None:
+        super().__init__(**options)
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await self._endpoints.answer(scope, receive, send):
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings | None = None, feed: Feed | None = None) -> FastAPI:
     """The server's application, for `feed serve` and for any ASGI server. It opens and closes the feed."""
     settings = settings or Settings()
@@ -49,7 +63,9 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
         async with feed:
             yield
 
-    app = FastAPI(
+    farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
+    app = _App(
+        FeedEndpoints(feed, max_body=settings.max_body, farewell=farewell),
         title="feed",
         version=version("feed"),
         description="A live-update feed: publish by POST, subscribe over Server-Sent Events or WebSocket.",
@@ -59,8 +75,7 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
         redirect_slashes=False,
         exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
     )
-    # Our own drain decides when a stream is cut; sse-starlette must not do it before.
-    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=settings.drain + 5))
+    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell))
     app.include_router(_around(feed))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")
     return app

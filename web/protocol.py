@@ -1,24 +1,134 @@
-"""uvicorn's WebSocket protocol, but for what it leaves undone when a connection is refused."""
+"""The connections of our own server: uvicorn's protocols, and what they leave undone or unoffered.
+
+Both let a stream write framed bytes straight to the socket's transport, tell it when the buffer is full and when it
+has drained, and stand in the ASGI scope's `extensions` for that (see `web.outlet`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from web.outlet import EXTENSION
+
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+    from uvicorn._types import ASGI3Application, ASGISendEvent
+    from websockets.http11 import Request
+
+MAX_HEAD = 64 << 10
+"""Bytes of a request's line and headers; beyond it the answer is 431."""
 
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
+_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 _LINGER = 2.0  # seconds
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """An HTTP connection. A head larger than `MAX_HEAD` is refused while it streams in, and when the connection is
+    lost, every request on it is told, also those that wait for the one before."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.on_writable: Callable[[], None] | None = None
+        self.write_paused = False
+        self._running: RequestResponseCycle | None = None
+        self._head: int | None = None  # bytes so far of a head that has not ended yet
+        self._refused = False
+
+    def write(self, data: bytes) -> None:
+        """See `Connection`."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in (self._running, *waiting):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._running = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > MAX_HEAD and not self.transport.is_closing():
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+        self.scope["extensions"] = {EXTENSION: {"connection": self}}
+
+    def on_headers_complete(self) -> None:
+        self._head = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if self._head > MAX_HEAD:
+            raise ValueError("too large a head")  # which the parser turns into a call of `send_400_response`
+        self._head = None
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._head is None or self._head <= MAX_HEAD:
+            super().send_400_response(msg)
+            return
+        # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
+        self._refused = True
+        self.transport.write(_HEAD_TOO_LARGE)
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """A handshake that cannot be read is answered and closed; uvicorn 0.54 leaves it open, and fails on it when it
     stops. After a frame that breaks the rules what still comes is read for a moment, so that the client sees with which
     code it was closed. A refusal by the application is no error."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.on_writable: Callable[[], None] | None = None
+        self.write_paused = False
+
+    def write(self, data: bytes) -> None:
+        """See `Connection`."""
+        if data and not self.close_sent and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:
+            self.scope["extensions"] = {**(self.scope["extensions"] or {}), EXTENSION: {"connection": self}}
 
     def data_received(self, data: bytes) -> None:
         if self.close_sent and self.conn.parser_exc is not None:

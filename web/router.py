@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, WebSocket
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from feed import Feed
 from feed.feed import MAX_LAST, select
 from web import openapi
 from web.history import history_page
-from web.problems import FeedRoute
+from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import Query, accepted, last_event_id, path_parameter
 from web.sse import NDJSON, SSE, StreamResponse
 from web.websocket import serve_websocket
+
+logger = logging.getLogger(__name__)
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[[Request], Awaitable[Response]])
 
@@ -87,6 +91,62 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) 
         await serve_websocket(feed, websocket)
 
     return router
+
+
+class FeedEndpoints:
+    """The same routes as plain ASGI, for our own application.
+
+    FastAPI's way to a route costs more than publishing does, and its middleware would wrap the server's `send`, which
+    the pump needs as it is.
+    """
+
+    def __init__(self, feed: Feed, *, max_body: int, farewell: float) -> None:
+        self._feed = feed
+        self._max_body = max_body
+        self._farewell = farewell
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer the request, if it is for one of the routes; else say so by `False`, with nothing done."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            return False
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        base, slash, rest = path[1:].partition("/")
+        name = rest if slash else None
+        if base == "events" and kind == "http":
+            method = scope["method"]
+            if method == "POST":
+                scope["path_params"] = {} if name is None else {"topic": name}
+                await self._respond(self._publish if name is None else self._publish_to_topic, scope, receive, send)
+                return True
+            if method in ("GET", "HEAD"):
+                scope["path_params"] = {} if name is None else {"pattern": name}
+                await self._respond(self._subscribe, scope, receive, send)
+                return True
+        elif base == "ws" and kind == "websocket":
+            scope["path_params"] = {} if name is None else {"pattern": name}
+            await serve_websocket(self._feed, WebSocket(scope, receive, send), send)
+            return True
+        return False
+
+    async def _respond(
+        self, handle: Callable[[Request], Awaitable[Response]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            response = await problems_answered(handle, Request(scope, receive))
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            response = Problem(500, "an error of this server, which its log explains")
+        await response(scope, receive, send)
+
+    async def _publish_to_topic(self, request: Request) -> Response:
+        return await publish_to_topic(self._feed, request, self._max_body)
+
+    async def _publish(self, request: Request) -> Response:
+        return await publish_batch(self._feed, request, self._max_body)
+
+    async def _subscribe(self, request: Request) -> Response:
+        return await _subscribe(self._feed, request, self._farewell)
 
 
 async def _subscribe(feed: Feed, request: Request, farewell: float) -> Response:

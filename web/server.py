@@ -75,7 +75,7 @@ def serve(settings: Settings) -> None:
         config = uvicorn.Config(
             create_app(settings, feed),
             loop="uvloop",
-            http="httptools",
+            http="web.protocol:HttpProtocol",
             ws="web.protocol:WebSocketProtocol",
             ws_max_size=max_message(settings.max_data),
             ws_per_message_deflate=False,  # up to hundreds of KiB a connection

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import anyio
 from sse_starlette import EventSourceResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from feed import Draining, Feed, FeedUnavailable, Subscription
-from feed.control import closing
+from feed.batch import Item
+from feed.control import Reason, closing
 from feed.pattern import Selection
-from feed.subscription import Item
+from web.outlet import HTTP, outlet_for
 from web.problems import problem_of
 
 SSE = "text/event-stream"
@@ -22,6 +23,9 @@ NDJSON = "application/x-ndjson"
 
 class StreamResponse(EventSourceResponse):
     """A stream of events, or of JSON lines.
+
+    Where the server's own `send` is at hand the pump writes it, and one task waits for its end; elsewhere, inside a
+    stranger's application, sse-starlette carries it, with tasks of its own.
 
     The subscription is made and let go in one place, `__call__`, so that none outlives its response. A refusal for
     capacity or while draining is no error on SSE, as an `EventSource` would never come back from one: it is a stream
@@ -43,7 +47,8 @@ class StreamResponse(EventSourceResponse):
         self._selection = selection
         self._after = after
         self._last = last
-        self._chunks = _Chunks(attrgetter("line" if media_type == NDJSON else "envelope" if envelope else "sse"))
+        self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
+        self._chunks = _Chunks(attrgetter(self._format))
         super().__init__(
             self._chunks,
             # Given as a header, for Starlette appends a charset to what it is told otherwise.
@@ -69,11 +74,25 @@ class StreamResponse(EventSourceResponse):
             self._chunks.refuse(closing("shutdown" if isinstance(error, Draining) else "busy", retry))
             await super().__call__(scope, receive, send)
             return
-        self._chunks.subscription = subscription
         try:
-            await super().__call__(scope, receive, send)
+            outlet = outlet_for(scope, send, subscription.wake, _last)
+            if outlet is None:
+                self._chunks.subscription = subscription
+                await super().__call__(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
+            try:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            finally:
+                outlet.close()
         finally:
             self._feed.detach(subscription)
+
+
+def _last(_: Reason | None) -> Message:
+    return {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class _Chunks:

@@ -9,12 +9,16 @@ import logging
 
 import msgspec
 import orjson
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.types import Message, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feed import Feed, FeedError, Invalid, Malformed, TooLarge
+from feed.batch import Wire
+from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key, select
 from feed.subscription import Subscription
+from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from web.problems import Problem, problem_of, status_of
 from web.request import Query, address, last_event_id, path_parameter
 
@@ -23,7 +27,11 @@ logger = logging.getLogger(__name__)
 _CLOSE_CODES = {"shutdown": 1001, "token-expired": 1008, "kicked": 1008, "slow": 1013, "busy": 1013}
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True):
+BATCH_PROTOCOL = "feed.batch"
+"""The subprotocol whose messages hold several events, as JSON objects, one a line."""
+
+
+class Published(msgspec.Struct, forbid_unknown_fields=True):
     """What a client may send to say more than the data. `ref` comes back with the answer, as it is."""
 
     data: msgspec.Raw
@@ -33,7 +41,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     ref: msgspec.Raw = msgspec.Raw(b"")
 
 
-_message = msgspec.json.Decoder(Message)
+_message = msgspec.json.Decoder(Published)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -42,8 +50,8 @@ def max_message(max_data: int) -> int:
     return 6 * max_data + 4096
 
 
-async def serve_websocket(feed: Feed, websocket: WebSocket) -> None:
-    """One connection, from before it opens to its end."""
+async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = None) -> None:
+    """One connection, from before it opens to its end. `send` is the server's own, where nothing wraps it."""
     try:
         query = Query(websocket)
         pattern = path_parameter(websocket, "pattern")
@@ -57,19 +65,33 @@ async def serve_websocket(feed: Feed, websocket: WebSocket) -> None:
         await _deny(websocket, problem_of(error))
         return
     try:
-        await websocket.accept()
-        sender = asyncio.create_task(_send(websocket, subscription))
-        try:
-            code = await _receive(feed, websocket, pattern)
-        finally:
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
-        if code is not None and websocket.application_state is WebSocketState.CONNECTED:
+        batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
+        await websocket.accept(BATCH_PROTOCOL if batch else None)
+        with contextlib.ExitStack() as stack:
+            _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send, stack)
+            code = await _receive(feed, websocket, subscription, pattern)
+        if code is not None and not subscription.closed:
             await websocket.close(code)
     except WebSocketDisconnect:
         pass
     finally:
         feed.detach(subscription)
+
+
+def _stream(
+    websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None, stack: contextlib.ExitStack
+) -> None:
+    """Let the subscription flow: by the pump if that is possible, else by a task."""
+    outlet = None if send is None else outlet_for(websocket.scope, send, subscription.wake, _close)
+    if outlet is None:
+        stack.callback(asyncio.create_task(_send(websocket, subscription, wires.messages)).cancel)
+    else:
+        stack.callback(outlet.close)
+        subscription.flow_into(outlet, outlet.wire(wires))
+
+
+def _close(reason: Reason | None) -> Message:
+    return {"type": "websocket.close", "code": _CLOSE_CODES.get(reason or "", 1011)}
 
 
 async def _deny(websocket: WebSocket, response: Problem) -> None:
@@ -79,24 +101,23 @@ async def _deny(websocket: WebSocket, response: Problem) -> None:
         await websocket.close()
 
 
-async def _send(websocket: WebSocket, subscription: Subscription) -> None:
-    """Everything the subscription hands out, an event a message; then the close that its end calls for."""
-    code = 1011
+async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire) -> None:
+    """Everything the subscription hands out; then the close that its end calls for."""
+    reason = None
     try:
         while items := await subscription.take():
-            for item in items:
-                if text := item.text:
-                    await websocket.send({"type": "websocket.send", "text": text})
-        code = _CLOSE_CODES.get(subscription.reason or "", code)
+            for message in messages(items):
+                await websocket.send(message)
+        reason = subscription.reason
     except WebSocketDisconnect:
         return
     except Exception:
         logger.exception("a WebSocket's stream broke")
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        await websocket.close(code)
+        await websocket.send(_close(reason))
 
 
-async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int | None:
+async def _receive(feed: Feed, websocket: WebSocket, subscription: Subscription, topic: str | None) -> int | None:
     """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
     it is for us to close."""
     while True:
@@ -112,9 +133,12 @@ async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int |
             answer = await _publish(feed, websocket, text, topic)
         except TooLarge:
             return 1009
-        if websocket.application_state is not WebSocketState.CONNECTED:
-            return None  # the stream has ended meanwhile, and closed it
-        await websocket.send({"type": "websocket.send", "text": answer})
+        try:
+            await websocket.send({"type": "websocket.send", "text": answer})
+        except RuntimeError:
+            if subscription.closed:
+                return None  # the stream has ended meanwhile, and closed it
+            raise
         await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
 
 
@@ -138,7 +162,7 @@ async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | Non
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
 
 
-def _parse(text: str) -> Message | None:
+def _parse(text: str) -> Published | None:
     """The message, if the text is a JSON object with the key `data`; else the text itself is the data."""
     try:
         return _message.decode(text)

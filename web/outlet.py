@@ -1,0 +1,215 @@
+"""Where the pump writes a stream's bytes, as directly as the server allows.
+
+Three ways, from the fastest to the one that always works:
+
+- our own server's connections take framed bytes (`feed serve`): `FramedOutlet`;
+- uvicorn's own `send`, where nothing wraps it, is stepped in place (our application on anybody's uvicorn):
+  `SteppedOutlet`;
+- anything else, such as a middleware's `send`, may only be awaited by the stream's own task: then there is no outlet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import Any, NamedTuple, Protocol, cast
+
+from starlette.types import Message, Scope, Send
+
+from feed.batch import Item, Wire
+from feed.control import Reason
+
+EXTENSION = "feed.connection"
+"""In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
+
+
+class Connection(Protocol):
+    """What a connection of our own server offers a stream."""
+
+    on_writable: Callable[[], None] | None
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether its buffer is full. When it is no more, `on_writable` is called."""
+
+    def write(self, data: bytes) -> None:
+        """Write bytes as they are to be on the wire."""
+
+
+class Wires(NamedTuple):
+    """One format, as each kind of outlet writes it."""
+
+    framed: Wire
+    messages: Wire
+
+
+def _http(format: str) -> Wires:
+    def payload(items: Sequence[Item]) -> bytes:
+        return b"".join([getattr(item, format) for item in items])
+
+    def framed(items: Sequence[Item]) -> bytes:
+        return chunk(payload(items))
+
+    def messages(items: Sequence[Item]) -> Sequence[Message]:
+        return ({"type": "http.response.body", "body": payload(items), "more_body": True},)
+
+    return Wires(framed, messages)
+
+
+def chunk(payload: bytes) -> bytes:
+    """A chunk of HTTP's chunked coding (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """An unmasked text frame of the WebSocket protocol (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 1 << 16:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+def _one_a_message_framed(items: Sequence[Item]) -> bytes:
+    return b"".join([text_frame(item.message) for item in items if item.message])
+
+
+def _one_a_message(items: Sequence[Item]) -> Sequence[Message]:
+    return [{"type": "websocket.send", "text": item.message.decode()} for item in items if item.message]
+
+
+def _batch_framed(items: Sequence[Item]) -> bytes:
+    payload = b"\n".join([item.message for item in items if item.message])
+    return text_frame(payload) if payload else b""
+
+
+def _batch(items: Sequence[Item]) -> Sequence[Message]:
+    payload = b"\n".join([item.message for item in items if item.message])
+    return ({"type": "websocket.send", "text": payload.decode()},) if payload else ()
+
+
+HTTP = {format: _http(format) for format in ("sse", "envelope", "line")}
+ONE_A_MESSAGE = Wires(_one_a_message_framed, _one_a_message)
+BATCH = Wires(_batch_framed, _batch)
+
+
+class SteppedOutlet:
+    """Calls `send` and steps the coroutine in place: it suspends only while the socket's buffer is full, and only then
+    gets a task, until the socket has drained.
+
+    `writable` is called when it takes something again; `last` makes the message that ends the response or the socket.
+    """
+
+    def __init__(self, send: Send, writable: Callable[[], None], last: Callable[[Reason | None], Message]) -> None:
+        self._send = send
+        self._writable = writable
+        self._last = last
+        self._task: asyncio.Task[None] | None = None
+        self._broken = False
+
+    def wire(self, wires: Wires) -> Wire:
+        """What it wants items made into."""
+        return wires.messages
+
+    @property
+    def blocked(self) -> bool:
+        """See `Outlet`."""
+        return self._task is not None
+
+    def write(self, chunk: Sequence[Message]) -> None:
+        """See `Outlet`. Only while it is not blocked."""
+        for place, message in enumerate(chunk):
+            if self._broken:
+                return
+            # uvicorn's `send` is a coroutine function, though ASGI says less.
+            coroutine = cast("Coroutine[Any, Any, None]", self._send(message))
+            try:
+                waiting = coroutine.send(None)
+            except StopIteration:
+                continue
+            except Exception:  # noqa: BLE001  the peer is gone: `receive` tells the stream's owner
+                self._broken = True
+                return
+            self._task = asyncio.create_task(self._go_on(coroutine, waiting, chunk[place + 1 :]))
+            return
+
+    async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
+        try:
+            await _begun(coroutine, waiting)
+            for message in rest:
+                await self._send(message)
+        except Exception:  # noqa: BLE001  as above
+            self._broken = True
+        finally:
+            self._task = None
+        self._writable()
+
+    def finish(self, reason: Reason | None) -> None:
+        """See `Outlet`."""
+        self.write((self._last(reason),))
+
+    def close(self) -> None:
+        """Its owner has no more use for it."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+class FramedOutlet:
+    """Writes bytes that are framed already to a connection of our own server; only the end is ASGI's."""
+
+    def __init__(self, connection: Connection, end: SteppedOutlet, writable: Callable[[], None]) -> None:
+        self._connection = connection
+        self._end = end
+        self.write = connection.write  # one call less for each event and reader
+        connection.on_writable = writable
+
+    def wire(self, wires: Wires) -> Wire:
+        """What it wants items made into."""
+        return wires.framed
+
+    @property
+    def blocked(self) -> bool:
+        """See `Outlet`."""
+        return self._connection.write_paused
+
+    def finish(self, reason: Reason | None) -> None:
+        """See `Outlet`."""
+        self._end.finish(reason)
+
+    def close(self) -> None:
+        """Its owner has no more use for it."""
+        self._connection.on_writable = None
+        self._end.close()
+
+
+def outlet_for(
+    scope: Scope, send: Send, writable: Callable[[], None], last: Callable[[Reason | None], Message]
+) -> FramedOutlet | SteppedOutlet | None:
+    """The fastest outlet that `send` allows, None if only its own task may await it."""
+    # A bound method of uvicorn's is not wrapped by anything.
+    if not type(getattr(send, "__self__", None)).__module__.startswith(("uvicorn.protocols.", "web.protocol")):
+        return None
+    stepped = SteppedOutlet(send, writable, last)
+    connection: Connection | None = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")
+    if connection is None or scope["http_version"] != "1.1":
+        return stepped
+    return FramedOutlet(connection, stepped, writable)
+
+
+@types.coroutine
+def _begun(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
+    """Await a coroutine that was stepped before, and has yielded `waiting`."""
+    resume: Callable[[Any], Any]
+    while True:
+        try:
+            value = yield waiting
+        except BaseException as error:  # noqa: BLE001  cancellation is the coroutine's to handle
+            resume, value = coroutine.throw, error
+        else:
+            resume = coroutine.send
+        try:
+            waiting = resume(value)
+        except StopIteration:
+            return
