@@ -263,9 +263,12 @@ def test_p4_a_log_deleted_under_a_running_server_takes_nothing_more_and_says_so(
 ) -> None:
     durable.publish("a", "x")
     (tmp_path / "feed.db").unlink()
-    answer = durable.http.post(f"{durable.url}/events/a", content="y")
-    assert answer.status_code == 503
-    assert "restart" in answer.json()["detail"]
+
+    def refused() -> httpx.Response | None:
+        answer = durable.http.post(f"{durable.url}/events/a", content="y")
+        return answer if answer.status_code == 503 else None
+
+    assert "restart" in eventually(refused).json()["detail"]
     assert durable.http.get(f"{durable.url}/readyz").status_code == 503
     assert durable.http.get(f"{durable.url}/healthz").status_code == 200
 

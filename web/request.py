@@ -114,10 +114,9 @@ def media_type(request: Request) -> str:
 
 async def read_body(request: Request, what: str, limit: int) -> bytes:
     """The whole body. Refused with 413 as soon as it is known to be larger than `limit` bytes."""
-    too_large = UnreadProblem(413, f"the {what} is larger than {limit:,} bytes, the limit here")
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
-        raise Refused(too_large)
+        raise _too_large(what, limit)
     chunks: list[bytes] = []
     size = 0
     more = True
@@ -128,10 +127,14 @@ async def read_body(request: Request, what: str, limit: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise Refused(too_large)
+            raise _too_large(what, limit)
         chunks.append(chunk)
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(what: str, limit: int) -> Refused:
+    return Refused(UnreadProblem(413, f"the {what} is larger than {limit:,} bytes, the limit here"))
 
 
 def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:

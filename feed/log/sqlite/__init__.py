@@ -25,7 +25,7 @@ from feed.event import Draft, Event, event_size
 from feed.log.contract import Appended, IdempotencyKey, Page, Retention
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
-from feed.log.sqlite.writer import Append, Check, Outcome, Writer
+from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
 from feed.log.tail import Tails
 from feed.pattern import Selection
 
@@ -45,6 +45,8 @@ class SQLiteLog:
         self._waiting_events = 0
         self._waiting_bytes = 0
         self._closed = False
+        self._waking = False
+        self._loop = asyncio.get_running_loop()
         self._thread: threading.Thread
 
     @classmethod
@@ -83,9 +85,20 @@ class SQLiteLog:
             raise Overloaded("more is being published than the log can take in")
         self._waiting_events += len(drafts)
         self._waiting_bytes += size
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._writer.requests.put(Append(drafts, key, size, future))
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        self._request(Append(drafts, key, size, future))
         return await future
+
+    def _request(self, request: Request) -> None:
+        """Leave it to the writer, which is woken once for all that comes in one turn of the loop."""
+        self._writer.requests.append(request)
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._writer.wake.put(None)
 
     def _committed(self, outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
         if events:
@@ -128,10 +141,10 @@ class SQLiteLog:
 
     async def check(self) -> None:
         """See `Log`: takes the write lock and lets it go, in its turn."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        self._writer.requests.put(Check(future))
+        self._request(Check(future))
         await future
 
     async def close(self) -> None:
@@ -139,7 +152,7 @@ class SQLiteLog:
         if self._closed:
             return
         self._closed = True
-        self._writer.requests.put(None)
+        self._request(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._readers.close)
         await asyncio.to_thread(self._writer.release)

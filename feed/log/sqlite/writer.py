@@ -9,7 +9,9 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +29,8 @@ READERS = 2
 _RETAIN_BYTES = 1 << 30  # unless said
 _GROUP_EVENTS = 5_000  # a commit takes in what waits up to these two
 _GROUP_BYTES = 8 << 20
+_STATEMENT_ROWS = 64
+_LOOK_UP = 0.05  # seconds between looks at whether the files are still there: they cost a third of a commit
 _HOUSEKEEPING = 5.0  # seconds between looks at the age of events while nothing is published
 _DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it inserts
 _WAL_BYTES = 64 << 20  # beyond this the readers are held for a moment, so that the write-ahead log can start anew
@@ -44,6 +48,7 @@ class Check(msgspec.Struct, frozen=True, eq=False):
 
 
 Request = Append | Check | None  # None ends the writer
+Row = tuple[int, str, str, bool, int, int, str]
 Outcome = tuple[Append, Appended | BaseException]
 
 
@@ -53,7 +58,8 @@ class Writer:
     def __init__(
         self, path: Path, lock: IO[str], connection: sqlite3.Connection, epochs: Epochs, retention: Retention
     ) -> None:
-        self.requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self.requests: deque[Request] = deque()
+        self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put to after `requests` were: a wake for many
         self.gate = threading.Semaphore(READERS)
         self.epochs = epochs
         self.oldest = 1
@@ -68,6 +74,7 @@ class Writer:
         self._first_row = 1
         self._reload()
         self._identity = self._look_up_files()
+        self._files_seen = time.monotonic()
 
     def _reload(self) -> None:
         row = self._connection.execute(
@@ -90,32 +97,28 @@ class Writer:
             if time.monotonic() - tidied >= _HOUSEKEEPING:
                 self._tidy()
                 tidied = time.monotonic()
-            try:
-                request = self.requests.get(timeout=_HOUSEKEEPING)
-            except queue.Empty:
-                continue
-            group, going_on = self._gather(request)
+            if not self.requests:
+                with contextlib.suppress(queue.Empty):
+                    self.wake.get(timeout=_HOUSEKEEPING)
+            group, going_on = self._gather()
             if group:
                 committed(*self._commit(group))
 
-    def _gather(self, request: Request) -> tuple[list[Append], bool]:
+    def _gather(self) -> tuple[list[Append], bool]:
         """The appends that wait, up to what one commit takes, and whether the writer is to go on after them."""
         group: list[Append] = []
         events, size = 0, 0
-        while request is not None:
+        while self.requests and events < _GROUP_EVENTS and size < _GROUP_BYTES:
+            request = self.requests.popleft()
+            if request is None:
+                return group, False
             if isinstance(request, Check):
                 self._answer_check(request)
             else:
                 group.append(request)
                 events += len(request.drafts)
                 size += request.bytes
-            if events >= _GROUP_EVENTS or size >= _GROUP_BYTES:
-                return group, True
-            try:
-                request = self.requests.get_nowait()
-            except queue.Empty:
-                return group, True
-        return group, False
+        return group, True
 
     def _commit(self, group: Sequence[Append]) -> tuple[list[Outcome], list[Event]]:
         now = _now()
@@ -141,7 +144,7 @@ class Writer:
     def _insert(self, group: Sequence[Append], now: int) -> tuple[list[Outcome], list[Event], int]:
         outcomes: list[Outcome] = []
         events: list[Event] = []
-        rows: list[tuple[int, str, str, bool, int, int, str]] = []
+        rows: list[Row] = []
         position, end = self.position, self._end
         for request in group:
             if request.key is not None:
@@ -158,8 +161,21 @@ class Writer:
             if request.key is not None:
                 self._remember_answer(request.key, appended, now)
             outcomes.append((request, appended))
-        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._insert_rows(rows)
         return outcomes, events, end
+
+    def _insert_rows(self, rows: Sequence[Row]) -> None:
+        """Many rows a statement: at each statement's step this thread lets go of the interpreter's lock, and then waits
+        for as long as the event loop is busy."""
+        start = 0
+        while start < len(rows):
+            count = min(_STATEMENT_ROWS, 1 << ((len(rows) - start).bit_length() - 1))  # powers of two: few statements
+            values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
+            self._connection.execute(
+                f"INSERT INTO events VALUES {values}",  # noqa: S608
+                list(chain.from_iterable(rows[start : start + count])),
+            )
+            start += count
 
     def _earlier_answer(self, key: IdempotencyKey, now: int) -> Appended | Invalid | None:
         row = self._connection.execute(
@@ -267,10 +283,7 @@ class Writer:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        if self._look_up_files() != self._identity:
-            # Somebody removed or replaced the file. We still hold the old one, and what we wrote there would be gone
-            # at the next start: better not to take it.
-            raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
+        self._check_files()
         before = self._first_row
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -282,6 +295,16 @@ class Writer:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+    def _check_files(self) -> None:
+        """Raises `FeedUnavailable` if somebody removed or replaced the file. We still hold the old one, and what we
+        wrote there would be gone at the next start: better not to take it."""
+        now = time.monotonic()
+        if now - self._files_seen < _LOOK_UP:
+            return
+        if self._look_up_files() != self._identity:
+            raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
+        self._files_seen = now
 
     def _look_up_files(self) -> Sequence[tuple[int, int] | None]:
         return [identity(f"{self._path}{suffix}") for suffix in ("", "-wal", LOCK_SUFFIX)]
