@@ -47,6 +47,7 @@ class FeedOptions(msgspec.Struct, frozen=True):
     max_data: int = 256 * 1024
     window_events: int = 10_000
     window_bytes: int = 32 << 20
+    max_subscribers: int | None = None
     retention: Retention = Retention()
     limits: Limits = Limits()
 
@@ -203,6 +204,7 @@ class Feed:
         log, window = running.log, running.broadcaster.window
         cursor, gap = None, None
         check_last(last)
+        self._check_room()
         if after is not None:
             cursor, gap = await running.resume_at(after)
         elif last is not None:
@@ -210,6 +212,7 @@ class Feed:
         # From here to `register` there is no `await`: what is committed after the position was taken is passed on.
         if self.draining:
             raise Draining("this server is being stopped")
+        self._check_room()
         replay = cursor is not None
         if cursor is None:
             cursor = max(log.position, window.position)
@@ -220,6 +223,10 @@ class Feed:
             subscription.announce_gap(after, gap)
         broadcaster.register(subscription)
         return subscription
+
+    def _check_room(self) -> None:
+        if self.options.max_subscribers is not None and self.subscribers >= self.options.max_subscribers:
+            raise FeedUnavailable("this server holds as many subscribers as it may")
 
     def detach(self, subscription: Subscription) -> None:
         """Let go of a subscription. To do so twice does no harm."""

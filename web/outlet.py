@@ -24,14 +24,24 @@ EXTENSION = "feed.connection"
 """In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
 
 
+class Stream(Protocol):
+    """What a connection tells its stream: a subscription."""
+
+    def wake(self) -> None:
+        """The buffer was full, and takes something again."""
+
+    def end(self, reason: Reason) -> None:
+        """The connection is about to be cut off."""
+
+
 class Connection(Protocol):
     """What a connection of our own server offers a stream."""
 
-    on_writable: Callable[[], None] | None
+    stream: Stream | None
 
     @property
     def write_paused(self) -> bool:
-        """Whether its buffer is full. When it is no more, `on_writable` is called."""
+        """Whether its buffer is full. When it is no more, the stream is woken."""
 
     def write(self, data: bytes) -> None:
         """Write bytes as they are to be on the wire."""
@@ -99,12 +109,12 @@ class SteppedOutlet:
     """Calls `send` and steps the coroutine in place: it suspends only while the socket's buffer is full, and only then
     gets a task, until the socket has drained.
 
-    `writable` is called when it takes something again; `last` makes the message that ends the response or the socket.
+    `last` makes the message that ends the response or the socket.
     """
 
-    def __init__(self, send: Send, writable: Callable[[], None], last: Callable[[Reason | None], Message]) -> None:
+    def __init__(self, send: Send, stream: Stream, last: Callable[[Reason | None], Message]) -> None:
         self._send = send
-        self._writable = writable
+        self._stream = stream
         self._last = last
         self._task: asyncio.Task[None] | None = None
         self._broken = False
@@ -144,7 +154,7 @@ class SteppedOutlet:
             self._broken = True
         finally:
             self._task = None
-        self._writable()
+        self._stream.wake()
 
     def finish(self, reason: Reason | None) -> None:
         """See `Outlet`."""
@@ -159,11 +169,11 @@ class SteppedOutlet:
 class FramedOutlet:
     """Writes bytes that are framed already to a connection of our own server; only the end is ASGI's."""
 
-    def __init__(self, connection: Connection, end: SteppedOutlet, writable: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, stream: Stream, end: SteppedOutlet) -> None:
         self._connection = connection
         self._end = end
         self.write = connection.write  # one call less for each event and reader
-        connection.on_writable = writable
+        connection.stream = stream
 
     def wire(self, wires: Wires) -> Wire:
         """What it wants items made into."""
@@ -180,22 +190,22 @@ class FramedOutlet:
 
     def close(self) -> None:
         """Its owner has no more use for it."""
-        self._connection.on_writable = None
+        self._connection.stream = None
         self._end.close()
 
 
 def outlet_for(
-    scope: Scope, send: Send, writable: Callable[[], None], last: Callable[[Reason | None], Message]
+    scope: Scope, send: Send, stream: Stream, last: Callable[[Reason | None], Message]
 ) -> FramedOutlet | SteppedOutlet | None:
     """The fastest outlet that `send` allows, None if only its own task may await it."""
     # A bound method of uvicorn's is not wrapped by anything.
     if not type(getattr(send, "__self__", None)).__module__.startswith(("uvicorn.protocols.", "web.protocol")):
         return None
-    stepped = SteppedOutlet(send, writable, last)
+    stepped = SteppedOutlet(send, stream, last)
     connection: Connection | None = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")
     if connection is None or scope["http_version"] != "1.1":
         return stepped
-    return FramedOutlet(connection, stepped, writable)
+    return FramedOutlet(connection, stream, stepped)
 
 
 @types.coroutine

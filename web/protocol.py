@@ -7,13 +7,12 @@ has drained, and stand in the ASGI scope's `extensions` for that (see `web.outle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from web.outlet import EXTENSION
+from web.outlet import EXTENSION, Stream
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGISendEvent
@@ -28,14 +27,34 @@ _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: 
 _LINGER = 2.0  # seconds
 
 
+class Room:
+    """How many connections there may be, and which of them nobody would miss.
+
+    When one more comes than `most`, the one that has been without a request for longest makes room for it: so there
+    are descriptors left for publishers and health checks, whoever opens connections and leaves them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.idle: dict[HttpProtocol, None] = {}  # the longest idle first
+
+    def make(self, connections: int) -> None:
+        """Let one go if there are too many."""
+        if connections > self.most and len(self.idle) > 1:
+            oldest = next(iter(self.idle))
+            del self.idle[oldest]
+            oldest.transport.abort()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """An HTTP connection. A head larger than `MAX_HEAD` is refused while it streams in, and when the connection is
     lost, every request on it is told, also those that wait for the one before."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, room: Room, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.on_writable: Callable[[], None] | None = None
+        self.stream: Stream | None = None
         self.write_paused = False
+        self._room = room
         self._running: RequestResponseCycle | None = None
         self._head: int | None = None  # bytes so far of a head that has not ended yet
         self._refused = False
@@ -45,6 +64,13 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(data)
 
+    def cut_off(self) -> None:
+        """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
+        empties."""
+        if self.stream is not None:
+            self.stream.end("slow")
+        self.transport.abort()
+
     def pause_writing(self) -> None:
         self.write_paused = True
         super().pause_writing()
@@ -52,11 +78,17 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self.write_paused = False
         super().resume_writing()
-        if self.on_writable is not None:
-            self.on_writable()
+        if self.stream is not None:
+            self.stream.wake()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._room.idle[self] = None
+        self._room.make(len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._room.idle.pop(self, None)
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         for cycle in (self._running, *waiting):
@@ -67,7 +99,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        self._room.idle.pop(self, None)
         super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        self._room.idle[self] = None
+        super().on_response_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._room.idle.pop(self, None)
+        super().handle_websocket_upgrade()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -150,13 +191,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.on_writable: Callable[[], None] | None = None
+        self.stream: Stream | None = None
         self.write_paused = False
 
     def write(self, data: bytes) -> None:
         """See `Connection`."""
         if data and not self.close_sent and not self.transport.is_closing():
             self.transport.write(data)
+
+    def cut_off(self) -> None:
+        """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
+        empties."""
+        if self.stream is not None:
+            self.stream.end("slow")
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -165,8 +213,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         self.write_paused = False
         super().resume_writing()
-        if self.on_writable is not None:
-            self.on_writable()
+        if self.stream is not None:
+            self.stream.wake()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

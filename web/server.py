@@ -8,19 +8,26 @@ import logging
 import os
 import resource
 import socket
+from collections.abc import Collection
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from feed import Feed, FeedError
 from web.app import create_app
 from web.settings import Settings
+from web.stalled import Connection, Stalled
 from web.websocket import max_message
 
 logger = logging.getLogger(__name__)
 
 _FORCED = 3  # seconds for what is left once the drain is over
 _BACKLOG = 2048
+_OWN_DESCRIPTORS = 32  # the database, the loop, what a library opens now and then
+_MANY_DESCRIPTORS = 1 << 20
+_UNSENT = 128 << 10  # bytes that wait in the system for one connection, beyond what is under way
 
 
 class ServeError(FeedError):
@@ -34,15 +41,19 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._feed = feed
         self._settings = settings
+        self._watch: asyncio.Task[None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, and say where."""
         await super().startup(sockets)
+        connections = cast("Collection[Connection]", self.server_state.connections)
+        self._watch = asyncio.create_task(Stalled(connections, self._settings.stall).watch(), name="feed-stalled")
         for listening in sockets or []:
             print(greeting(_url(listening), self._settings.log), flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
+        self._watch.cancel()
         self._feed.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain
@@ -68,15 +79,19 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    raise_descriptor_limit()
+    descriptors = raise_descriptor_limit()
     _raise_handshake_limits()
+    from web.protocol import HttpProtocol, Room, WebSocketProtocol
+
+    if settings.max_subscribers is None:
+        settings = settings.model_copy(update={"max_subscribers": descriptors - max(64, descriptors // 10)})
     with _listen(settings.host, settings.port) as listening:
         feed = Feed(settings.log, settings.options)
         config = uvicorn.Config(
             create_app(settings, feed),
             loop="uvloop",
-            http="web.protocol:HttpProtocol",
-            ws="web.protocol:WebSocketProtocol",
+            http=cast("type[asyncio.Protocol]", partial(HttpProtocol, room=Room(descriptors - _OWN_DESCRIPTORS))),
+            ws=WebSocketProtocol,
             ws_max_size=max_message(settings.max_data),
             ws_per_message_deflate=False,  # up to hundreds of KiB a connection
             access_log=False,  # uvicorn's prints the query, and with it tokens
@@ -107,11 +122,13 @@ def greeting(url: str, log: str) -> str:
     )
 
 
-def raise_descriptor_limit() -> None:
-    """Every stream is a descriptor: take as many as the system allows without asking."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def raise_descriptor_limit() -> int:
+    """Every stream is a descriptor: take as many as the system allows without asking. Gives how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # where "unlimited" is not a number that may be asked for
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def _raise_handshake_limits() -> None:
@@ -126,10 +143,22 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
         )[0]
-        return socket.create_server(address, family=family, backlog=_BACKLOG)
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ServeError(f"cannot listen on {host}:{port}: {reason}: choose others with --host and --port") from error
+    _find_the_vanished(listening)
+    return listening
+
+
+def _find_the_vanished(listening: socket.socket) -> None:
+    """Options that every accepted connection inherits: a peer that vanished without a word is found within a minute,
+    and what the system keeps for one that is slow is bounded, unsent, to what we would keep ourselves."""
+    options = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_NOTSENT_LOWAT": _UNSENT}
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):  # not every system has all of them
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _url(listening: socket.socket) -> str:

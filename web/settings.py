@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     window_events: Annotated[Count, Field(description="Recent events held in memory for those who come back.")] = 10_000
     window_bytes: Annotated[Size, Field(description="Bytes of recent events held in memory.")] = 32 << 20
 
+    max_subscribers: Annotated[
+        Count | None,
+        Field(description="How many streams may be open at once; unless set, as many as there are descriptors for."),
+    ] = None
+    stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
     drain: Annotated[Duration, Field(description="How long a stopping server waits for its streams to end.")] = 10
@@ -114,6 +119,7 @@ class Settings(BaseSettings):
             max_data=self.max_data,
             window_events=self.window_events,
             window_bytes=self.window_bytes,
+            max_subscribers=self.max_subscribers,
             retention=Retention(events=self.retain_events, age=self.retain_age, bytes=self.retain_bytes),
             limits=Limits(
                 queue_events=self.queue_events,

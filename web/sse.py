@@ -75,7 +75,7 @@ class StreamResponse(EventSourceResponse):
             await super().__call__(scope, receive, send)
             return
         try:
-            outlet = outlet_for(scope, send, subscription.wake, _last)
+            outlet = outlet_for(scope, send, subscription, _last)
             if outlet is None:
                 self._chunks.subscription = subscription
                 await super().__call__(scope, receive, send)

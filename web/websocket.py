@@ -82,7 +82,7 @@ def _stream(
     websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None, stack: contextlib.ExitStack
 ) -> None:
     """Let the subscription flow: by the pump if that is possible, else by a task."""
-    outlet = None if send is None else outlet_for(websocket.scope, send, subscription.wake, _close)
+    outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
     if outlet is None:
         stack.callback(asyncio.create_task(_send(websocket, subscription, wires.messages)).cancel)
     else:

@@ -1,0 +1,100 @@
+"""Finds the connections whose peers take nothing at all any more, and cuts them off.
+
+A peer that reads slowly is not stalled, however slowly: what counts is whether its system acknowledges anything.
+`TCP_USER_TIMEOUT` does not tell these apart: a reader that takes a kilobyte a second opens its window only in large
+steps, minutes apart where buffers are large, and was ended by it. A peer that vanished acknowledges nothing either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import socket
+import struct
+import sys
+import termios
+from collections.abc import Collection
+from typing import NamedTuple, Protocol
+
+logger = logging.getLogger(__name__)
+
+_LOOKS = 6  # within the time after which a peer counts as stalled
+_SLICE = 500  # connections that are looked at in one go: 2 µs each
+
+_TCP_INFO_BYTES = 256
+_BYTES_ACKED = struct.Struct("@Q")
+_BYTES_ACKED_OFFSET = 120  # of tcpi_bytes_acked in Linux's struct tcp_info, since 4.1
+_INT = struct.Struct("i")
+
+
+class Connection(Protocol):
+    """What is watched."""
+
+    transport: asyncio.Transport
+
+    def cut_off(self) -> None:
+        """End at once."""
+
+
+class _Seen(NamedTuple):
+    taken: int
+    since: float  # when it had taken that first
+
+
+class Stalled:
+    """Watches `connections` and cuts off those whose peer has taken nothing for `patience` seconds though there was
+    something to take."""
+
+    def __init__(self, connections: Collection[Connection], patience: float) -> None:
+        self._connections = connections
+        self._patience = patience
+        self._seen: dict[Connection, _Seen] = {}
+
+    async def watch(self) -> None:
+        """Look at all of them now and then, for ever."""
+        while True:
+            await asyncio.sleep(self._patience / _LOOKS)
+            cut = await self._look()
+            if cut:
+                logger.warning("%d clients took nothing for %g s: cut off", cut, self._patience)
+
+    async def _look(self) -> int:
+        now = asyncio.get_running_loop().time()
+        seen: dict[Connection, _Seen] = {}
+        cut = 0
+        for count, connection in enumerate(list(self._connections), 1):
+            taken = _taken(connection.transport)
+            if taken is not None:
+                before = self._seen.get(connection)
+                if before is None or before.taken != taken:
+                    seen[connection] = _Seen(taken, now)
+                elif now - before.since < self._patience:
+                    seen[connection] = before
+                else:
+                    connection.cut_off()
+                    cut += 1
+            if count % _SLICE == 0:
+                await asyncio.sleep(0)
+        self._seen = seen
+        return cut
+
+
+def _taken(transport: asyncio.Transport) -> int | None:
+    """A number that changes whenever the peer takes something; None if there is nothing for it to take."""
+    if transport.is_closing():
+        # It closes once its buffer is empty, which may be never.
+        return -transport.get_write_buffer_size()
+    try:
+        connection: socket.socket = transport.get_extra_info("socket")
+        unsent: int = _INT.unpack(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+        if unsent == 0:
+            return None
+        if sys.platform == "linux":
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            if len(info) >= _BYTES_ACKED_OFFSET + _BYTES_ACKED.size:
+                acked: int = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_OFFSET)[0]
+                return acked
+    except (OSError, AttributeError):
+        return None
+    return -unsent
