@@ -2,6 +2,7 @@
 
 A state machine drives a real feed. Barriers hold the log's reads and the relay, so that events fall between any two
 steps of register, replay, catch up and go live. Queues, windows and retention are tiny, so that every edge is met.
+Some readers take, others have an outlet, which is blocked now and then, and the pump writes to it.
 At the end every reader must have got every event, once, in order, but for what a gap announced.
 """
 
@@ -12,7 +13,7 @@ import contextlib
 import itertools
 import os
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import feed.feed
 from feed import EARLIEST, Event, Feed, FeedOptions, Gap, Limits, Retention, Subscription, select
 from feed.batch import Item
-from feed.control import Control
+from feed.control import Control, Reason
 from feed.event import text_draft
 from feed.log import Log, open_log
 from feed.pattern import Selection
@@ -60,6 +61,23 @@ class HeldLog:
             yield batch
 
 
+class Faucet:
+    """An outlet that hands the items themselves on, and can be blocked."""
+
+    def __init__(self, write: Callable[[Sequence[Item]], None], finished: Callable[[], None]) -> None:
+        self.blocked = False
+        self._write = write
+        self._finished = finished
+
+    def write(self, chunk: Sequence[Item]) -> None:
+        assert not self.blocked, "what is blocked takes nothing"
+        self._write(chunk)
+
+    def finish(self, reason: Reason | None) -> None:
+        assert reason is not None, "writing broke"
+        self._finished()
+
+
 @dataclass
 class Reader:
     """What a client knows: what it asked for, the last id it was told, and what it got."""
@@ -67,6 +85,7 @@ class Reader:
     selection: Selection
     after: str | None
     last: int | None
+    outlet: Faucet | None = None
     start: int | None = None
     latest_start: int = 0
     place: int | None = None
@@ -91,7 +110,7 @@ class Seam(RuleBasedStateMachine):
         self.options = FeedOptions(
             window_events=3,
             retention=Retention(events=retained),
-            limits=Limits(queue_events=3, queue_bytes=600, heartbeat=0.001),
+            limits=Limits(queue_events=6, queue_bytes=900, heartbeat=0.001),
         )
         self.start()
 
@@ -144,11 +163,11 @@ class Seam(RuleBasedStateMachine):
         if not items:
             reader.subscription = None
 
-    @rule(topic=st.sampled_from(TOPICS), count=st.integers(1, 6))
-    def publish(self, topic: str, count: int) -> None:
-        drafts = [text_draft(topic, str(next(self.names))) for _ in range(count)]
+    @rule(topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=6))
+    def publish(self, topics: list[str]) -> None:
+        drafts = [text_draft(topic, str(next(self.names))) for topic in topics]
         appended = self.runner.run(self.feed.append(drafts))
-        self.published += [(id, topic) for id in appended.ids]
+        self.published += zip(appended.ids, topics, strict=True)
         self.settle()
 
     @precondition(lambda self: len(self.readers) < 5)
@@ -156,11 +175,14 @@ class Seam(RuleBasedStateMachine):
         patterns=st.sampled_from(PATTERNS),
         begin=st.sampled_from([None, EARLIEST, "nonsense", "newest"]),
         last=st.none() | st.integers(1, 9),
+        flows=st.booleans(),
     )
-    def connect(self, patterns: list[str], begin: str | None, last: int | None) -> None:
+    def connect(self, patterns: list[str], begin: str | None, last: int | None, flows: bool) -> None:
         if begin == "newest":  # an id just given by a 201, which the relay may not have passed on yet
             begin = self.published[-1][0] if self.published else EARLIEST
         reader = Reader(select(patterns), begin, last if begin is None else None)
+        if flows:
+            reader.outlet = Faucet(lambda items: self.note(reader, items), lambda: self.note(reader, ()))
         self.readers.append(reader)
         self.attach(reader)
 
@@ -172,11 +194,14 @@ class Seam(RuleBasedStateMachine):
     async def attached(self, reader: Reader) -> None:
         reader.latest_start = len(self.published)
         reader.subscription = await self.feed.attach(reader.selection, after=reader.after, last=reader.last)
+        if reader.outlet is not None:
+            reader.outlet.blocked = False
+            reader.subscription.flow_into(reader.outlet, list)
 
     @rule(which=st.integers(0, 4))
     def take(self, which: int) -> None:
         for reader in self.readers[which : which + 1]:
-            if reader.subscription is not None and reader.taking is None:
+            if reader.subscription is not None and reader.taking is None and reader.outlet is None:
                 reader.taking = self.runner.get_loop().create_task(reader.subscription.take())
         self.settle()
 
@@ -192,6 +217,21 @@ class Seam(RuleBasedStateMachine):
 
     async def finished(self, task: asyncio.Task[Any]) -> None:
         await asyncio.wait([task])
+
+    @rule(which=st.integers(0, 4))
+    def block(self, which: int) -> None:
+        for reader in self.readers[which : which + 1]:
+            if reader.outlet is not None:
+                reader.outlet.blocked = True
+
+    @rule(which=st.integers(0, 4))
+    def unblock(self, which: int) -> None:
+        for reader in self.readers[which : which + 1]:
+            if reader.outlet is not None:
+                reader.outlet.blocked = False
+                if reader.subscription is not None:
+                    reader.subscription.wake()
+        self.settle()
 
     @rule(which=st.integers(0, 4))
     def drop(self, which: int) -> None:
@@ -276,6 +316,14 @@ class Seam(RuleBasedStateMachine):
                 if reader.subscription is None and reader.taking is None:
                     await self.attached(reader)
                 subscription = reader.subscription
+                if reader.outlet is not None:
+                    assert subscription is not None
+                    if reader.outlet.blocked:
+                        reader.outlet.blocked = False
+                        subscription.wake()
+                    while subscription.behind or not subscription.queue.empty():
+                        await asyncio.sleep(0)
+                    continue
                 if reader.taking is not None:
                     assert subscription is not None
                     if not subscription.behind and subscription.queue.empty():

@@ -143,6 +143,7 @@ class SteppedOutlet:
                 self._broken = True
                 return
             self._task = asyncio.create_task(self._go_on(coroutine, waiting, chunk[place + 1 :]))
+            self._task.add_done_callback(self._gone_on)
             return
 
     async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
@@ -152,8 +153,9 @@ class SteppedOutlet:
                 await self._send(message)
         except Exception:  # noqa: BLE001  as above
             self._broken = True
-        finally:
-            self._task = None
+
+    def _gone_on(self, _: asyncio.Task[None]) -> None:
+        self._task = None
         self._stream.wake()
 
     def finish(self, reason: Reason | None) -> None:

@@ -24,6 +24,7 @@ MAX_HEAD = 64 << 10
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
+_PIPELINED = 4  # requests that may wait for the one before them
 _LINGER = 2.0  # seconds
 
 
@@ -130,6 +131,8 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("too large a head")  # which the parser turns into a call of `send_400_response`
         self._head = None
         super().on_headers_complete()
+        if len(self.pipeline) <= _PIPELINED:
+            self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
         if self.scope["method"] == "POST" and not self.parser.should_upgrade():
             self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
 
