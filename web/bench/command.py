@@ -54,10 +54,10 @@ def _rate(text: str) -> float:
     return float(found[1]) / (60 if found[2] == "m" else 1)
 
 
-def _duration(text: str) -> float:
+def _duration(option: str, text: str) -> float:
     found = _DURATION.fullmatch(text)
     if found is None:
-        raise typer.BadParameter("--probe: a duration is a number of seconds, or one with ms or s: 5ms, 0.1s")
+        raise typer.BadParameter(f"{option}: a duration is a number of seconds, or one with ms or s: 5ms, 0.1s")
     return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
@@ -126,6 +126,14 @@ def bench(
             "a request.",
         ),
     ] = "50ms",
+    rest: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="How long the readers wait between two looks at their sockets: they need less of their core, as "
+            "several events come at once, and acknowledge later, as if they were that far away. Latency includes it.",
+        ),
+    ] = "0",
     steps: Annotated[
         str, typer.Option(metavar="N,N,…", help="idle: the numbers of readers to look at.")
     ] = "0,2000,5000,10000",
@@ -151,8 +159,8 @@ def bench(
         rounds=rounds,
         size=data,
         batch=batch,
-        probe=_duration(probe) or None,
-        pause=0.0,
+        probe=_duration("--probe", probe) or None,
+        rest=_duration("--rest", rest),
         steps=_steps(steps),
         behind=behind,
     )

@@ -121,7 +121,7 @@ class Load:
                 running.subscribe_path,
                 running.form,
                 plan.size,
-                plan.pause,
+                plan.rest,
                 number * _ADDRESSES_PER_PROCESS,
             )
             self.readers.append(self.start(job))

@@ -38,7 +38,7 @@ class Plan:
     size: int
     batch: int
     probe: float | None
-    pause: float
+    rest: float
     steps: list[int]
     behind: int
 
@@ -94,7 +94,8 @@ class Plan:
             case _:
                 readers = f"{self.readers:,} {kind} readers"
         events = f"{self.size}-byte events{batches}"
-        return f"{readers}, {publishers}, {pace}, {events}, {times} of {self.seconds:g} s"
+        rest = f", who rest {self.rest * 1000:g} ms between reads" if self.rest and self.most_readers else ""
+        return f"{readers}{rest}, {publishers}, {pace}, {events}, {times} of {self.seconds:g} s"
 
 
 @dataclass(frozen=True)

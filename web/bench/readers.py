@@ -94,8 +94,8 @@ class ReadersJob:
     path: str
     form: Form
     size: int
-    pause: float
-    """Seconds to wait between two looks at the sockets, for more to be there at the next."""
+    rest: float
+    """Seconds between two looks at the sockets, for more to be there at the next."""
     first_address: int
     """Which of the loopback addresses to begin with."""
 
@@ -293,8 +293,8 @@ class Readers:
             if opening and piece.live:
                 opening.pop(number, None)
         self._received += received
-        if self._job.pause and received:
-            time.sleep(self._job.pause)
+        if self._job.rest and received:
+            time.sleep(self._job.rest)
         if (at := now()) > self._reported + _REPORT_MICROSECONDS:
             self._reported = at
             self._control.send(Progress(len(numbers), self._received))

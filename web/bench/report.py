@@ -126,8 +126,9 @@ class Report:
                 busy = self.values(target, "busy")
                 if busy and median(busy) > BUSY:
                     found.append(
-                        f"{target}: the load's cores were {median(busy):.0%} busy: "
-                        "the load may have been the limit, not the server"
+                        f"{target}: the load's cores were {median(busy):.0%} busy (the server's "
+                        f"{median(self.values(target, 'server_busy') or [0]):.0%}): the load may have been the limit; "
+                        "--rest 2ms makes it cheaper"
                     )
         return found
 
