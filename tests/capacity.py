@@ -93,7 +93,8 @@ def measure(form: Form, batch: int, pace: float, rest: float) -> str:
     each = cpu * 1e6 / result.deliveries
     right = not result.sequences.strays and not result.garbled and set(result.sequences.positions) == {done[0]}
     return (
-        f"{form.name}, rest {rest * 1000:g} ms, {result.deliveries / result.receives:4.1f} events a read: {each:.2f} µs a delivery at "
+        f"{form.name}, rest {rest * 1000:g} ms, "
+        f"{result.deliveries / result.receives:4.1f} events a read: {each:.2f} µs a delivery at "
         f"{result.deliveries * 1e6 / (end - begin):9,.0f}/s, room for {1e6 / each:9,.0f}/s on one core; "
         f"{'all right' if right else f'WRONG {result.garbled}'}"
     )

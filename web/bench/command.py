@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -165,8 +167,14 @@ def bench(
         behind=behind,
     )
     plan.check()
+    signal.signal(signal.SIGTERM, _leave)
     if not _measure(plan, json):
         raise typer.Exit(1)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End as on Ctrl-C: whatever was started has to be ended too."""
+    raise SystemExit(128 + number)
 
 
 def _targets(url: str | None, logs: list[str], peers: list[Peer]) -> list[Target]:

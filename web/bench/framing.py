@@ -18,7 +18,6 @@ import orjson
 from web.bench.payload import TOKEN_BYTES, make_data
 
 _ID = re.compile(rb"[0-9A-Za-z-]+")
-_LONGEST_HEAD = 14  # bytes of a WebSocket frame's header
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,14 @@ def plain(form: Form, key: bytes) -> bytes:
 class Piece:
     """Received bytes, and what was found in them. Many readers get the same bytes: they are scanned once."""
 
-    __slots__ = ("closing", "count", "data", "fits_at", "keys", "live", "pings", "rest")
+    __slots__ = ("count", "data", "fits_at", "keys", "live", "pings", "rest")
 
-    def __init__(self, data: bytes, keys: list[bytes], rest: bytes, pings: list[bytes], closing: bool) -> None:
+    def __init__(self, data: bytes, keys: list[bytes], rest: bytes, pings: list[bytes]) -> None:
         self.data = data
         self.keys = keys
         self.count = len(keys)
         self.rest = rest
         self.pings = pings
-        self.closing = closing
         self.live = b"feed.live" in data
         self.fits_at = -1
         """Where in the reference order the keys are known to stand."""
@@ -85,16 +83,15 @@ def scan(form: Form, data: bytes) -> Piece:
         return _scan_frames(form, data)
     end = data.rfind(b"\n\n") + 2
     if end < 2:
-        return Piece(data, [], data, [], False)
+        return Piece(data, [], data, [])
     rest = data[end:]
     # What ends an HTTP chunk is no part of the next record.
-    return Piece(data, form.key.findall(data, 0, end), b"" if rest == b"\r\n" else rest, [], False)
+    return Piece(data, form.key.findall(data, 0, end), b"" if rest == b"\r\n" else rest, [])
 
 
 def _scan_frames(form: Form, data: bytes) -> Piece:
     place, size = 0, len(data)
     pings: list[bytes] = []
-    closing = False
     while size - place >= 2:
         length, head = _frame(data, place)
         end = place + head + length
@@ -103,10 +100,8 @@ def _scan_frames(form: Form, data: bytes) -> Piece:
         opcode = data[place] & 0x0F
         if opcode == 0x9:
             pings.append(data[place + head : end])
-        elif opcode == 0x8:
-            closing = True
         place = end
-    return Piece(data, form.key.findall(data, 0, place), data[place:], pings, closing)
+    return Piece(data, form.key.findall(data, 0, place), data[place:], pings)
 
 
 def _frame(data: bytes, place: int) -> tuple[int, int]:

@@ -20,13 +20,15 @@ from web.bench.plan import Cores, Plan, Scenario
 from web.bench.prober import Probe, Probed, ProberJob
 from web.bench.publishers import Publish, PublishCount, Published, PublishersJob
 from web.bench.readers import Drop, Dropped, Finish, Open, Opened, ReadersJob, Result
-from web.bench.targets import Running
-from web.bench.worker import BenchError, Job, Worker, descriptor_limit, now
+from web.bench.targets import Running, Usage
+from web.bench.worker import BenchError, Job, Ready, Worker, descriptor_limit, now
 
 ANSWER_SECONDS = 180.0
 _READERS_PER_PROCESS = 250  # at least, where there are several cores for them
 _ADDRESSES_PER_PROCESS = 4
 _SETTLE_SECONDS = 5.0
+_SETTLE_STEP = 200_000  # microseconds
+_LEAST_PATIENCE = 2.0  # seconds without any event until what is missing is taken for lost
 _LEAD = 50_000  # microseconds between telling the publishers to begin and their beginning
 
 MIB = 1 << 20
@@ -210,33 +212,50 @@ class Load:
             if abs(memory - before) < 64 * KIB or time.monotonic() > deadline:
                 return memory
             before = memory
-            self.until(now() + 300_000, lambda: "letting memory settle")
+            self.until(now() + _SETTLE_STEP, lambda: "letting memory settle")
 
     def busy(self) -> Busy:
-        """What the load's cores and processes have used so far."""
-        per_core = psutil.cpu_times(percpu=True)
-        idle = sum(per_core[core].idle + getattr(per_core[core], "iowait", 0) for core in self._cores.load)
-        kinds: Counter[str] = Counter()
+        """What the cores and the processes of the bench have used so far."""
+        usage = self.running.usage()
+        kinds = {"readers": 0.0, "others": 0.0}
         for worker in self._workers:
             times = psutil.Process(worker.pid).cpu_times()
             kinds["readers" if worker in self.readers else "others"] += times.user + times.system
-        return Busy(time.monotonic(), idle, len(self._cores.load), dict(kinds))
+        ours = psutil.Process().cpu_times()
+        kinds["others"] += ours.user + ours.system
+        server = _idle(self._cores.server) if self._cores.apart and usage is not None else None
+        return Busy(time.monotonic(), _idle(self._cores.load), server, len(self._cores.load), kinds, usage)
+
+
+def _idle(cores: Iterable[int]) -> float:
+    per_core = psutil.cpu_times(percpu=True)
+    return sum(float(per_core[core].idle + getattr(per_core[core], "iowait", 0)) for core in cores)
 
 
 @dataclass(frozen=True)
 class Busy:
-    """A look at the load's cores."""
+    """A look at the cores, in seconds: how long those of the load and of the server had nothing to do, and how much
+    the processes have used."""
 
     at: float
-    idle: float
+    load_idle: float
+    server_idle: float | None
     cores: int
     processes: dict[str, float]
+    usage: Usage | None
 
     def since(self, before: Busy) -> dict[str, float]:
-        """How busy they were since then, in cores, and `busy` as a part of all."""
+        """How busy they were since then: each kind of process in cores, `busy` as a part of the load's cores, and
+        `strangers`, what others took of the server's and the load's."""
         seconds = self.at - before.at
-        shares = {name: (cpu - before.processes.get(name, 0)) / seconds for name, cpu in self.processes.items()}
-        return {**shares, "busy": max(0.0, 1 - (self.idle - before.idle) / seconds / self.cores)}
+        shares = {name: (cpu - before.processes[name]) / seconds for name, cpu in self.processes.items()}
+        load = self.cores - (self.load_idle - before.load_idle) / seconds
+        strangers = max(0.0, load - sum(shares.values()))
+        if self.usage and before.usage and self.server_idle is not None and before.server_idle is not None:
+            server = 1 - (self.server_idle - before.server_idle) / seconds
+            shares["server"] = (self.usage.cpu - before.usage.cpu) / seconds
+            strangers += max(0.0, server - shares["server"])
+        return {**shares, "busy": max(0.0, load / self.cores), "strangers": strangers}
 
 
 def fan_out(load: Load) -> Round:
@@ -250,6 +269,7 @@ def fan_out(load: Load) -> Round:
         load.open(plan.readers)
         if empty:
             figures["memory"] = (load.settled_memory() - empty) / plan.readers
+    load.answers([publishers] if prober is None else [publishers, prober], Ready, lambda: "connecting publishers")
     begin = now() + _LEAD
     window = Window(begin + int(plan.warmup * 1e6), begin + int((plan.warmup + plan.seconds) * 1e6))
     publishers.send(Publish(begin, window.end))
@@ -257,29 +277,31 @@ def fan_out(load: Load) -> Round:
         prober.send(Probe(window.begin, window.end))
     doing = _counting(load, publishers, begin)
     load.until(window.begin, doing)
-    usage, busy = running.usage(), load.busy()
+    busy = load.busy()
     load.until(window.end, doing)
-    used, busy_after = running.usage(), load.busy()
+    busy_after = load.busy()
     published = load.answers([publishers], Published, doing)[0]
     if prober is not None:
         figures |= _stall(load.answers([prober], Probed, doing)[0])
     faults = _check_answers(published, running.form.gives_ids)
     accepted, ack = _accepted(published, window)
     figures["publishes"] = accepted / plan.seconds
-    figures["events"] = accepted * plan.batch / plan.seconds
+    if plan.batch > 1:
+        figures["events"] = accepted * plan.batch / plan.seconds
     figures |= {f"publish_{name}": value for name, value in percentiles(ack).items()}
     work = accepted * plan.batch
     if plan.most_readers:
+        # A server that was slow to answer may be as slow to deliver.
+        patience = _LEAST_PATIENCE + 3 * max(ack, default=0) / 1e6
         for worker in load.readers:
-            worker.send(Finish(len(published.tokens), window.begin, window.end))
+            worker.send(Finish(len(published.tokens), window.begin, window.end, patience))
         results = load.answers(load.readers, Result, lambda: "checking what everybody got")
         work = sum(result.deliveries for result in results)
         figures |= _deliveries(results, plan, window)
         faults += _faults(results, published, running)
-    if usage is not None and used is not None and work:
+    if busy.usage is not None and busy_after.usage is not None and work:
         name = "cpu_per_delivery" if plan.most_readers else "cpu_per_event"
-        figures[name] = (used.cpu - usage.cpu) * 1e6 / work
-        figures["server_busy"] = (used.cpu - usage.cpu) / plan.seconds
+        figures[name] = (busy_after.usage.cpu - busy.usage.cpu) * 1e6 / work
     return Round(running.target.name, 0, figures, faults, busy_after.since(busy))
 
 
@@ -381,6 +403,11 @@ def true_order(published: Published, gives_ids: bool, seen: Sequence[bytes]) -> 
 def _faults(results: Sequence[Result], published: Published, running: Running) -> list[str]:
     truth = true_order(published, running.form.gives_ids, results[0].sequences.reference)
     faults = [str(fault) for result in results for fault in result.sequences.faults(truth)]
+    return faults + _audit_faults(results, truth) + _publishers_out_of_order(truth)
+
+
+def _audit_faults(results: Sequence[Result], truth: Sequence[bytes]) -> list[str]:
+    faults = []
     for result in results:
         if result.garbled:
             faults.append(f"the audited reader: {result.garbled}")
@@ -388,7 +415,7 @@ def _faults(results: Sequence[Result], published: Published, running: Running) -
             faults.append(f"the audited reader: {audited}")
         if result.ended:
             faults.append(f"the server ended {result.ended:,} streams")
-    return faults + _publishers_out_of_order(truth)
+    return faults
 
 
 def _publishers_out_of_order(truth: Sequence[bytes]) -> list[str]:
@@ -425,6 +452,7 @@ def storm(load: Load) -> Round:
     """All readers drop and come back at once, each with the same last id, so many events back."""
     plan, running = load.plan, load.running
     publishers = load.start_publishers()
+    load.answers([publishers], Ready, lambda: "connecting publishers")
     publishers.send(PublishCount(plan.behind + plan.publishers))
     published = load.answers([publishers], Published, lambda: "publishing what is to be replayed")[0]
     faults = _check_answers(published, gives_ids=True)
@@ -447,7 +475,7 @@ def storm(load: Load) -> Round:
     load.open(plan.readers, after, at_once=True, doing=look)
     seconds, usage = time.monotonic() - start, running.usage()
     for worker in load.readers:
-        worker.send(Finish(plan.behind, 0, now()))
+        worker.send(Finish(plan.behind, 0, now(), _LEAST_PATIENCE))
     results = load.answers(load.readers, Result, look)
     figures = {"storm_seconds": seconds, "storm_events": plan.readers * plan.behind / seconds}
     if used is not None and usage is not None:
@@ -456,5 +484,5 @@ def storm(load: Load) -> Round:
         figures["cpu_per_delivery"] = (usage.cpu - used.cpu) * 1e6 / (plan.readers * plan.behind)
     replayed = truth[-plan.behind :]
     faults += [str(fault) for result in results for fault in result.sequences.faults(replayed)]
-    faults += [f"the audited reader: {result.garbled}" for result in results if result.garbled]
+    faults += _audit_faults(results, replayed)
     return Round(running.target.name, 0, figures, faults)

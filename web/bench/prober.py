@@ -9,7 +9,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from web.bench.worker import BenchError, Control, now
+from web.bench.worker import BenchError, Control, Ready, now
 
 ANSWER_SECONDS = 30.0
 _NICE = -10  # so that what it measures is the server, not its own waiting for a core
@@ -47,6 +47,7 @@ class ProberJob:
             os.nice(_NICE)
         with socket.create_connection((self.host, self.port), ANSWER_SECONDS) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            control.send(Ready())
             while True:
                 match control.recv():
                     case Probe() as command:

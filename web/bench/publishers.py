@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from web.bench.payload import make_data, make_token
-from web.bench.worker import BenchError, Control, Progress, now
+from web.bench.worker import BenchError, Control, Progress, Ready, now
 
 ANSWER_SECONDS = 30.0
 _REPORT_MICROSECONDS = 250_000
@@ -67,6 +67,7 @@ class PublishersJob:
     def run(self, control: Control) -> None:
         """Obey commands until there are no more."""
         publishers = Publishers(self, control)
+        control.send(Ready())
         while True:
             match control.recv():
                 case Publish() as command:

@@ -27,7 +27,7 @@ _CONNECTING = 256  # at a time, so that the server's backlog never overflows
 _PER_ADDRESS = 10_000  # connections from one source address: there are 28,000 ports
 _RECEIVE = 64 << 10
 _REPORT_MICROSECONDS = 250_000
-_QUIET_SECONDS = 10.0  # without any event until what is missing is taken for lost
+_DONE_SECONDS = 0.2  # for what should not come any more
 _BIND_ADDRESS_NO_PORT = 24  # missing from Python's socket module
 
 
@@ -63,6 +63,8 @@ class Finish:
     expected: int
     begin: int
     end: int
+    patience: float
+    """Seconds without any event until what is missing is taken for lost."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +113,24 @@ class ReadersJob:
                     readers.drop()
                     control.send(Dropped())
                 case Finish() as command:
-                    readers.read(until=command.expected)
+                    readers.read(until=command)
                     control.send(readers.result(command))
             readers.read()
 
 
 @dataclass
 class _Notes:
-    """When how many events came to whom. Arrays, as they are long and made in the fastest loop."""
+    """When how many events came to whom. Arrays, as they are long; the time is in nanoseconds."""
 
     at: array[int] = field(default_factory=lambda: array("q"))
     reader: array[int] = field(default_factory=lambda: array("i"))
     count: array[int] = field(default_factory=lambda: array("i"))
+
+    def note(self, at: int, reader: int, count: int) -> None:
+        """So many, just now."""
+        self.at.append(at)
+        self.reader.append(reader)
+        self.count.append(count)
 
 
 class Readers:
@@ -134,8 +142,10 @@ class Readers:
         self._checker = Checker(job.form)
         self._sockets: dict[int, socket.socket] = {}
         self._numbers: dict[int, int] = {}
-        self._connecting: dict[int, bytes] = {}
-        self._opening: dict[int, bytes] = {}
+        self._connecting: dict[int, bytes] = {}  # the request, to be sent
+        self._opening: dict[int, bytes] = {}  # the answer, as far as it is there
+        self._replaying: set[int] = set()
+        self._special = {control.fileno()}  # whatever is not simply read
         self._epoll = select.epoll()
         self._epoll.register(control.fileno(), select.EPOLLIN)
         self._notes = _Notes()
@@ -154,15 +164,19 @@ class Readers:
         self._after = command.after
         wanted = command.count
         deadline = time.monotonic() + OPEN_SECONDS
-        while wanted or self._connecting or self._opening:
-            while wanted and (command.at_once or len(self._connecting) + len(self._opening) < _CONNECTING):
+        while wanted or self._pending:
+            while wanted and (command.at_once or self._pending < _CONNECTING):
                 self._connect(request)
                 wanted -= 1
             if self._turn(0.1):
                 self._control.recv()  # which can only be the end
             if time.monotonic() > deadline:
-                missing = wanted + len(self._connecting) + len(self._opening)
+                missing = wanted + self._pending
                 raise BenchError(f"{missing:,} of {command.count:,} readers are not served after {OPEN_SECONDS:g} s")
+
+    @property
+    def _pending(self) -> int:
+        return len(self._special) - 1
 
     def _connect(self, request: bytes) -> None:
         connection = socket.socket()
@@ -177,6 +191,7 @@ class Readers:
         number = connection.fileno()
         self._sockets[number] = connection
         self._connecting[number] = request
+        self._special.add(number)
         self._epoll.register(number, select.EPOLLIN | select.EPOLLOUT)
 
     def _request(self, after: str | None) -> bytes:
@@ -220,10 +235,11 @@ class Readers:
             raise BenchError(f"a reader was turned away: {body[:200].decode(errors='replace')}")
         if form.opening not in data:
             return None
+        del self._opening[number]
         if self._after is None:
-            del self._opening[number]
+            self._special.remove(number)
         else:
-            self._opening[number] = b"\r\n\r\n"
+            self._replaying.add(number)
         reader = self._numbers[number] = self._checker.add()
         if reader == 0:
             self._audited = number
@@ -232,7 +248,7 @@ class Readers:
 
     # Reading.
 
-    def read(self, until: int | None = None) -> None:
+    def read(self, until: Finish | None = None) -> None:
         """Read what comes, until there is a command, or everybody has so many events, or nothing comes any more."""
         progress, heard = -1, time.monotonic()
         while True:
@@ -240,58 +256,41 @@ class Readers:
                 if until is None:
                     return
                 self._control.recv()  # which can only be the end
-            if until is not None:
-                if self._checker.slowest >= until:
-                    return
-                if self._received != progress:
-                    progress, heard = self._received, time.monotonic()
-                elif time.monotonic() > heard + _QUIET_SECONDS:
+            if self._received != progress:
+                progress, heard = self._received, time.monotonic()
+            elif until is not None:
+                done = self._checker.slowest >= until.expected and not self._checker.strays
+                if time.monotonic() > heard + (_DONE_SECONDS if done else until.patience):
                     return
 
     def _turn(self, timeout: float) -> bool:
         """One look at all sockets. Says whether a command is there."""
-        control = self._control.fileno()
-        opening, connecting, numbers, sockets = self._opening, self._connecting, self._numbers, self._sockets
-        take = self._checker.take
-        notes = self._notes
-        note_time, note_reader, note_count = notes.at.append, notes.reader.append, notes.count.append
+        special, numbers, sockets, audited = self._special, self._numbers, self._sockets, self._audited
+        take, note = self._checker.take, self._notes.note
         clock = time.monotonic_ns
-        received, audited = 0, self._audited
+        received = 0
         commanded = False
         for number, _ in self._epoll.poll(timeout, 4096):
-            if number == control:
-                commanded = True
-                continue
-            if connecting and number in connecting:
-                self._begin(number)
+            if number in special:
+                commanded |= self._attend(number)
                 continue
             try:
                 data = sockets[number].recv(_RECEIVE)
-            except BlockingIOError:
-                continue
             except OSError:
                 data = b""
-            at = clock() // 1000
+            at = clock()
             if not data:
                 self._end(number)
                 continue
-            if opening and number in opening:
-                data = self._read_opening(number, data)
-                if not data:
-                    continue
-            elif number == audited:
-                self._stream.append(data)
             reader = numbers[number]
             piece = take(reader, data)
             if piece.count:
                 received += piece.count
-                note_time(at)
-                note_reader(reader)
-                note_count(piece.count)
-            if piece.pings or piece.closing:
+                note(at, reader, piece.count)
+            if piece.pings:
                 self._answer(number, piece.pings)
-            if opening and piece.live:
-                opening.pop(number, None)
+            if number == audited:
+                self._stream.append(data)
         self._received += received
         if self._job.rest and received:
             time.sleep(self._job.rest)
@@ -300,12 +299,35 @@ class Readers:
             self._control.send(Progress(len(numbers), self._received))
         return commanded
 
-    def _read_opening(self, number: int, data: bytes) -> bytes:
-        if number in self._numbers:
-            if number == self._audited:
-                self._stream.append(data)
-            return data
-        return self._read_head(number, data) or b""
+    def _attend(self, number: int) -> bool:
+        """What is not simply read: the control, and readers that are not there yet, or have their replay."""
+        if number == self._control.fileno():
+            return True
+        if number in self._connecting:
+            self._begin(number)
+            return False
+        try:
+            data = self._sockets[number].recv(_RECEIVE)
+        except OSError:
+            data = b""
+        at = time.monotonic_ns()
+        if not data:
+            raise BenchError("the server closed a connection before it was served")
+        if number in self._opening:
+            body = self._read_head(number, data)
+            if body is None:
+                return False
+            data = body
+        elif number == self._audited:
+            self._stream.append(data)
+        reader = self._numbers[number]
+        piece = self._checker.take(reader, data)
+        self._received += piece.count
+        self._notes.note(at, reader, piece.count)
+        if piece.live and number in self._replaying:
+            self._replaying.remove(number)
+            self._special.remove(number)
+        return False
 
     def _answer(self, number: int, pings: Iterable[bytes]) -> None:
         for ping in pings:
@@ -313,8 +335,6 @@ class Readers:
                 self._sockets[number].send(frame(0xA, ping))
 
     def _end(self, number: int) -> None:
-        if number in self._opening or number in self._connecting:
-            raise BenchError("the server closed a connection before it was served")
         self._ended += 1
         self._epoll.unregister(number)
         self._sockets.pop(number).close()
@@ -327,6 +347,7 @@ class Readers:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
         self._sockets.clear()
+        self._special = {self._control.fileno()}
         self._numbers.clear()
         self._checker = Checker(self._job.form)
         self._notes = _Notes()
@@ -347,7 +368,8 @@ class Readers:
         pending: list[int] = []
         deliveries = receives = 0
         notes = self._notes
-        for at, reader, count in zip(notes.at, notes.reader, notes.count, strict=True):
+        for nanoseconds, reader, count in zip(notes.at, notes.reader, notes.count, strict=True):
+            at = nanoseconds // 1000
             if window.begin <= at < window.end:
                 deliveries += count
                 receives += 1

@@ -20,6 +20,7 @@ from web.bench.measure import KIB, MIB, Round
 from web.bench.plan import Cores, Plan
 
 BUSY = 0.9
+STRANGERS = 0.2
 _PACKAGES = ("feed", "uvicorn", "uvloop", "httptools", "websockets", "starlette", "fastapi", "sse-starlette")
 
 
@@ -55,8 +56,11 @@ FIGURES = [
     Figure("memory", "memory per connection, KiB", 1, KIB),
     Figure("memory_growth", "memory growth, MiB", 1, MIB),
     Figure("memory_base", "memory before, MiB", 1, MIB),
-    Figure("server_busy", "server's core, busy", 2, compared=False),
-    Figure("busy", "load's cores, busy", 2, compared=False),
+    Figure("server", "server, cores", 2, compared=False),
+    Figure("busy", "load's cores, busy part", 2, compared=False),
+    Figure("readers", "readers, cores", 2, compared=False),
+    Figure("others", "publishers and the rest of the load, cores", 2, compared=False),
+    Figure("strangers", "other programs, cores", 2, compared=False),
     Figure("events_per_read", "events per read of a reader", 1, compared=False),
 ]
 
@@ -121,13 +125,16 @@ class Report:
         found = []
         if not self.cores.apart:
             found.append(str(self.cores))
-        if self.plan.rate is None:
-            for target in self.targets:
+        for target in self.targets:
+            strangers = self.values(target, "strangers")
+            if strangers and max(strangers) > STRANGERS:
+                found.append(f"{target}: other programs took up to {max(strangers):.2f} cores meanwhile")
+            if self.plan.rate is None:
                 busy = self.values(target, "busy")
                 if busy and median(busy) > BUSY:
                     found.append(
                         f"{target}: the load's cores were {median(busy):.0%} busy (the server's "
-                        f"{median(self.values(target, 'server_busy') or [0]):.0%}): the load may have been the limit; "
+                        f"{median(self.values(target, 'server') or [0]):.0%}): the load may have been the limit; "
                         "--rest 2ms makes it cheaper"
                     )
         return found
@@ -143,16 +150,16 @@ def print_report(report: Report, console: Console) -> None:
     for name in report.targets:
         table.add_column(name, justify="right", no_wrap=True)
     for name in others:
-        table.add_column(f"{first.split()[0]} / {name}", justify="right", no_wrap=True)
+        table.add_column(f"{first.partition(' (')[0]} / {name}", justify="right", no_wrap=True)
     for figure in FIGURES:
         row = [_cell(report.values(target, figure.name), figure) for target in report.targets]
         ratios = [report.ratio(figure.name, other) if figure.compared else None for other in others]
         if any(row):
             table.add_row(figure.label, *row, *(ratio.text(2) if ratio else "" for ratio in ratios))
     console.print(table)
-    for warning in report.warnings:
-        console.print(f"\nwarning: {warning}")
     console.print()
+    for warning in report.warnings:
+        console.print(f"warning: {warning}")
     for fault in report.faults:
         console.print(f"WRONG: {fault}")
     if not report.faults and report.plan.checks:

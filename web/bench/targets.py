@@ -133,7 +133,7 @@ class FeedTarget(Target):
 
     def __init__(self, log: str) -> None:
         self.log = log
-        self.name = f"feed {log}"
+        self.name = f"feed ({log})"
 
     def form(self, transport: str) -> Form:
         """How its readers read when this transport is asked for."""
@@ -309,7 +309,6 @@ def _child(
     """A process with its output in a file; ended when the block is, with all its children."""
     output = folder / "output"
     with output.open("wb") as file, on_cores(cores):
-        # In a group of its own, so that Ctrl-C comes to us alone, and we end it.
         process = subprocess.Popen(  # noqa: S603  the servers that were asked for
             command,
             env=environment,
@@ -317,7 +316,7 @@ def _child(
             stdout=file,
             stderr=file,
             cwd=folder,
-            process_group=0,
+            process_group=0,  # so that Ctrl-C comes to the bench alone, which ends it
         )
     try:
         yield process, output

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +49,11 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A worker's first words, if it has to connect before it can obey."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """What a worker has done so far."""
 
@@ -72,6 +76,7 @@ class Worker:
                 [sys.executable, "-m", "web.bench.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # so that Ctrl-C comes to the bench alone
             )
         self.connection: Control = Connection(ours.detach())
         self.progress = Progress(0, 0)
@@ -133,7 +138,6 @@ def descriptor_limit() -> int:
 
 def main(arguments: list[str]) -> None:
     """What runs in the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench itself sees to the end
     descriptor_limit()
     control: Control = Connection(int(arguments[0]))
     try:
