@@ -1,4 +1,4 @@
-"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`.
+"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed bench`.
 
 Exit codes: 0 is success, 1 a failure, 2 a wrong command line or setting, 130 Ctrl-C. An error is one line on standard
 error. `feed tail` into a pipe whose reader has had enough ends with 0: it has no other end.

@@ -167,9 +167,19 @@ def bench(
         behind=behind,
     )
     plan.check()
+    if json is not None:
+        _check_writable(json)
     signal.signal(signal.SIGTERM, _leave)
     if not _measure(plan, json):
         raise typer.Exit(1)
+
+
+def _check_writable(file: Path) -> None:
+    """Before a run that may take minutes, not after it."""
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise typer.BadParameter(f"--json {file}: {error.strerror}") from None
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
