@@ -83,7 +83,7 @@ def measure(form: Form, batch: int, pace: float, rest: float) -> str:
         while not done:
             time.sleep(0.05)
         after, end = process.cpu_times(), now()
-        worker.send(Finish(done[0], begin, end))
+        worker.send(Finish(done[0], begin, end, 2.0))
         result = None
         while not isinstance(result, Result):
             result = worker.receive()

@@ -59,7 +59,7 @@ FIGURES = [
     Figure("server", "server, cores", 2, compared=False),
     Figure("busy", "load's cores, busy part", 2, compared=False),
     Figure("readers", "readers, cores", 2, compared=False),
-    Figure("others", "publishers and the rest of the load, cores", 2, compared=False),
+    Figure("others", "publishers and prober, cores", 2, compared=False),
     Figure("strangers", "other programs, cores", 2, compared=False),
     Figure("events_per_read", "events per read of a reader", 1, compared=False),
 ]
