@@ -1,4 +1,4 @@
-"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`.
+"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed bench`.
 
 Exit codes: 0 is success, 1 a failure, 2 a wrong command line or setting, 130 Ctrl-C. An error is one line on standard
 error. `feed tail` into a pipe whose reader has had enough ends with 0: it has no other end.
@@ -26,6 +26,7 @@ from typer.exceptions import TyperException
 
 from feed import FeedError, Invalid, Malformed
 from feed.client import PATIENCE, Client, GaveUp, Item, Message, Notice, Outgoing, Reconnecting, Refused, checked_url
+from web.bench.command import bench
 from web.settings import Settings
 
 _INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
@@ -524,3 +525,8 @@ async def _published(client: Client, readings: list[Outgoing], *, complain: bool
             _say(f"feed: {client.url} does not answer; trying again until it does")
         return False
     return True
+
+
+# feed bench
+
+app.command()(bench)
