@@ -20,8 +20,8 @@ import msgspec
 from feed import control
 from feed.broadcaster import Broadcaster
 from feed.control import Gap
-from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, TooLarge
-from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, value_draft
+from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
+from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
 from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
@@ -37,6 +37,7 @@ MAX_LAST = 1_000
 MAX_BATCH = 10_000
 
 _MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
+_MAX_HELD_BYTES = 64 << 20  # of publishes that wait until others have been passed on
 _BEAT = 0.5  # seconds between two looks for quiet streams
 _PAGE_BYTES = 16 << 20  # of a page of history
 
@@ -70,6 +71,7 @@ class Feed:
         self.options = options
         self.draining = False
         self._url = log
+        self._held_bytes = 0
         self._start: asyncio.Task[_Running] | None = None
         self._end: asyncio.Task[None] | None = None
 
@@ -178,7 +180,20 @@ class Feed:
         for draft in drafts:
             if draft.data_bytes > self.options.max_data:
                 raise TooLarge("data", self.options.max_data)
-        return await (await self._running()).log.append(drafts, key)
+        running = await self._running()
+        if running.broadcaster.pump.busy:
+            await self._wait_for_readers(running, drafts)
+        return await running.log.append(drafts, key)
+
+    async def _wait_for_readers(self, running: _Running, drafts: Sequence[Draft]) -> None:
+        size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
+        if self._held_bytes and self._held_bytes + size > _MAX_HELD_BYTES:
+            raise Overloaded("more is being published than can be passed on to the subscribers")
+        self._held_bytes += size
+        try:
+            await running.broadcaster.pump.admit()
+        finally:
+            self._held_bytes -= size
 
     # Subscribing.
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.004
 _TURN_WRITES = 500  # uvloop sends only after the callbacks of its turn, some 4 µs a write that the clock does not see
+_MAX_LAG = 0.25  # of a queue: what may have been passed on since the oldest run began, for one more publish
+_ADMITTED = 16  # publishes in a turn
 
 
 class Flushed(Protocol):
@@ -35,13 +37,15 @@ class Pump:
     """One for a feed.
 
     `passed` is counted up by who fills the queues, in queues full; `backlog` is how much of it came while the oldest
-    run was waiting for its turns: beyond one, readers would fall behind for no fault of theirs.
+    run was waiting for its turns: beyond one, readers would fall behind for no fault of theirs. Publishers wait at
+    `admit` meanwhile: else they would be served at the expense of those whom they publish to.
     """
 
     def __init__(self) -> None:
         self.passed = 0.0
         self._woken: list[Flushed] = []
         self._runs: deque[_Run] = deque()
+        self._held: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
 
@@ -57,7 +61,24 @@ class Pump:
         """See `Pump`."""
         return self.passed - min((run.passed for run in self._runs), default=self.passed)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a publisher would have to wait at `admit`."""
+        return bool(self._held) or self.backlog > _MAX_LAG
+
+    async def admit(self) -> None:
+        """Wait until what was published before has been written far enough, and for one's turn."""
+        if self.busy:
+            held = self._loop.create_future()
+            self._held.append(held)
+            await held
+
     def _turn(self) -> None:
+        if self._held and self.backlog <= _MAX_LAG:
+            for _ in range(min(_ADMITTED, len(self._held))):
+                held = self._held.popleft()
+                if not held.done():  # cancelled
+                    held.set_result(None)
         if self._woken:
             self._runs.append(_Run(self.passed, iter(self._woken)))
             self._woken = []
@@ -76,7 +97,7 @@ class Pump:
                     self._runs.append(run)
                     self._loop.call_soon(self._turn)
                     return
-        if self._woken:
+        if self._woken or self._held:
             self._loop.call_soon(self._turn)
         else:
             self._scheduled = False

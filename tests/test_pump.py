@@ -92,6 +92,30 @@ async def test_the_backlog_is_what_was_passed_on_while_a_run_waited() -> None:
     assert len(flushed) == 2 * _TURN_WRITES
 
 
+async def test_publishers_wait_their_turn_while_what_was_published_before_is_being_written() -> None:
+    pump, flushed = Pump(), list[Flushed]()
+    await pump.admit()
+    for _ in range(4 * _TURN_WRITES):
+        pump.wake(Flushed(flushed))
+    await asyncio.sleep(0)
+    pump.passed += 0.5
+    admitted: list[int] = []
+
+    async def publish(number: int) -> None:
+        await pump.admit()
+        admitted.append(number)
+
+    tasks = [asyncio.create_task(publish(number)) for number in range(40)]
+    await asyncio.sleep(0)
+    tasks[5].cancel()
+    assert admitted == []
+    await turn_until(lambda: admitted)
+    assert len(flushed) == 4 * _TURN_WRITES
+    assert len(admitted) <= 16, "not all at once"
+    await turn_until(lambda: len(admitted) == 39)
+    assert admitted == [number for number in range(40) if number != 5]
+
+
 class Faucet:
     """An outlet that keeps what comes, and can be blocked."""
 
