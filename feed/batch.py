@@ -19,11 +19,13 @@ of the same format share what it made."""
 class Batch:
     """Events in their order, at least one. Immutable, and the same object in every queue that it is put into."""
 
-    __slots__ = ("_chunks", "_narrowed", "events", "first", "size")
+    __slots__ = ("_chunks", "_narrowed", "count", "events", "first", "last", "size")
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
+        self.count = len(events)
         self.first = events[0].seq
+        self.last = events[-1].seq
         self.size = sum(event.size for event in events)
         self._chunks: dict[Wire, Any] = {}
         self._narrowed: dict[frozenset[str], Batch | None] = {}

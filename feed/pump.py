@@ -26,8 +26,8 @@ _ADMITTED = 16  # publishes in a turn
 class Flushed(Protocol):
     """What the pump drives."""
 
-    def flush(self) -> None:
-        """Write what waits, as far as that is possible now."""
+    def flush(self, now: float) -> None:
+        """Write what waits, as far as that is possible. `now` is the loop's time."""
 
     def break_off(self) -> None:
         """End at once: writing has failed for a reason that nobody foresaw. Silence would be worse."""
@@ -83,12 +83,13 @@ class Pump:
             self._runs.append(_Run(self.passed, iter(self._woken)))
             self._woken = []
         end = time.perf_counter() + _TURN_SECONDS
+        now = self._loop.time()
         writes = 0
         while self._runs:
             run = self._runs.popleft()
             for flushed in run.woken:
                 try:
-                    flushed.flush()
+                    flushed.flush(now)
                 except Exception:
                     logger.exception("a stream broke")
                     flushed.break_off()

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -28,6 +29,9 @@ from feed.log.contract import Log, Page
 from feed.log.window import Window
 from feed.pattern import Selection
 from feed.pump import Pump
+
+Entry = Batch | Control | Heartbeat
+"""What a queue holds."""
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
 _WAKE = Heartbeat("")  # in the queue of a reader that may be waiting there, and has to look again; never handed out
@@ -48,17 +52,33 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Outlet(Protocol):
-    """Where a subscription's bytes go. Nothing in it waits."""
+    """Where a subscription's bytes go. Nothing in it waits: when it has taken as much as it should it calls
+    `Subscription.block`, and `Subscription.unblock` when that is over."""
 
     @property
-    def blocked(self) -> bool:
-        """Whether it takes nothing more for now. When that is over it calls `Subscription.wake`."""
-
-    def write(self, chunk: Any) -> None:
-        """Take a chunk, as its wire made it, whole."""
+    def write(self) -> Callable[[Any], None]:
+        """Takes a chunk, as its wire made it, whole."""
 
     def finish(self, reason: Reason | None) -> None:
         """Nothing comes any more: the server has ended the stream for that reason, None if writing broke."""
+
+
+class _Queue(asyncio.Queue[Entry]):
+    """An `asyncio.Queue` that nobody joins and that has no bound of its own: what only serves those is left out. It
+    is half of what one event for one reader costs."""
+
+    _queue: deque[Entry]
+    _getters: deque[asyncio.Future[None]]
+
+    def put_nowait(self, item: Entry) -> None:
+        self._queue.append(item)
+        if self._getters:
+            self._wakeup_next(self._getters)  # type: ignore[attr-defined]
+
+    def get_nowait(self) -> Entry:
+        if not self._queue:
+            raise asyncio.QueueEmpty
+        return self._queue.popleft()
 
 
 class Subscription:
@@ -76,7 +96,7 @@ class Subscription:
         self.behind = cursor < window.position or replay
         self.closed = False
         self.reason: Reason | None = None  # why the server ends it, once it does
-        self.queue: asyncio.Queue[Batch | Control | Heartbeat] = asyncio.Queue()  # bounded by `offer`
+        self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
         self._log = log
         self._window = window
         self._pump = pump
@@ -93,7 +113,8 @@ class Subscription:
         self._reading: asyncio.Future[Page] | None = None
         self._outlet: Outlet | None = None
         self._wire: Wire
-        self._awake = False
+        self._blocked = False
+        self._awake = True  # in the pump's hands, or nothing for them
 
     # What the broadcaster calls, without ever waiting.
 
@@ -101,23 +122,25 @@ class Subscription:
         """Put events that were just committed into the queue, or note that the reader is behind."""
         if self.behind:
             return
-        if batch.first <= self.cursor or self.selection.types:
-            narrowed = batch.of_types(self.selection.types) if self.selection.types else batch
+        types = self.selection.types
+        if types or batch.first <= self.cursor:
+            narrowed = batch.of_types(types) if types else batch
             narrowed = narrowed and narrowed.after(self.cursor)
             if narrowed is None:
                 return
             batch = narrowed
-        queue, limits = self.queue, self._limits
-        events = self._queued_events + len(batch.events)
+        limits = self._limits
+        events = self._queued_events + batch.count
         size = self._queued_bytes + batch.size
-        if (events > limits.queue_events or size > limits.queue_bytes) and not queue.empty():
+        if (events > limits.queue_events or size > limits.queue_bytes) and not self.queue.empty():
             self.fall_behind()
             return
         self._queued_events = events
         self._queued_bytes = size
-        queue.put_nowait(batch)
-        if not self._awake and self._outlet is not None:
-            self.wake()
+        self.queue.put_nowait(batch)
+        if not self._awake:
+            self._awake = True
+            self._pump.wake(self)
 
     def fall_behind(self) -> None:
         """Go on from the log. What waits in the queue is read from there again."""
@@ -142,7 +165,7 @@ class Subscription:
             return
         outlet = self._outlet
         if self.behind:
-            if outlet is not None and not outlet.blocked and self._reading is not None:  # the disk takes its time
+            if outlet is not None and not self._blocked and self._reading is not None:  # the disk takes its time
                 self._write(outlet, [Heartbeat(self._log.id_at(self._told))], now)
             return
         if not self.queue.empty():
@@ -194,7 +217,7 @@ class Subscription:
     def close(self) -> None:
         """Its owner has no more use for it."""
         self.closed = True
-        self._outlet = None
+        self._outlet, self._awake = None, True
         self._clear()
         if self._reading is not None and not self._reading.cancel():
             self._reading.exception()  # if it failed, nobody needs to be told
@@ -226,24 +249,34 @@ class Subscription:
         """From now on the pump writes what comes to `outlet`, as `wire` makes it, until `close`."""
         self._outlet = outlet
         self._wire = wire
+        self._awake = False
         opening, self._opening = self._opening, []
         self._write(outlet, opening, asyncio.get_running_loop().time())
         self.wake()
 
     def wake(self) -> None:
-        """Let the pump look at it: something waits, or the outlet takes something again."""
-        if self._outlet is not None and not self._awake:
+        """Let the pump look at it: something waits."""
+        if not self._awake:
             self._awake = True
             self._pump.wake(self)
 
-    def flush(self) -> None:
+    def block(self) -> None:
+        """Write no more for now: the outlet has taken enough."""
+        self._blocked = True
+
+    def unblock(self) -> None:
+        """Go on writing."""
+        self._blocked = False
+        self.wake()
+
+    def flush(self, now: float) -> None:
         """Write what waits, as much as the outlet takes. For the pump."""
         self._awake = False
         outlet = self._outlet
-        if outlet is None or outlet.blocked:
+        if self._blocked or outlet is None:
             return
         if self._end is not None:
-            self._write(outlet, [self._end], 0)
+            self._write(outlet, [self._end], now)
             self.closed, self._outlet = True, None
             outlet.finish(self.reason)
         elif self.behind:
@@ -251,17 +284,17 @@ class Subscription:
             if items is None:
                 return  # the page wakes it
             if items:
-                self._write(outlet, items, asyncio.get_running_loop().time())
+                self._write(outlet, items, now)
             self.wake()
         elif not self.queue.empty():
-            self._quiet_since = asyncio.get_running_loop().time()
             first = self.queue.get_nowait()
-            if self.queue.empty() and isinstance(first, Batch):
+            if isinstance(first, Batch) and first.count == self._queued_events:  # it is all there is
                 self._queued_events = self._queued_bytes = 0
-                self.cursor = self._told = first.events[-1].seq
+                self.cursor = self._told = first.last
+                self._quiet_since = now
                 outlet.write(first.chunk(self._wire))
             elif items := self._drain(first):
-                outlet.write(self._wire(items))
+                self._write(outlet, items, now)
 
     def break_off(self) -> None:
         """End without a word."""
@@ -275,10 +308,10 @@ class Subscription:
 
     # The road.
 
-    def _drain(self, first: Batch | Control | Heartbeat) -> list[Item]:
+    def _drain(self, first: Entry) -> list[Item]:
         """Everything that waits in the queue; nothing if the queue is no more the place to look."""
         items: list[Item] = []
-        entry: Batch | Control | Heartbeat = first
+        entry = first
         while True:
             if isinstance(entry, Batch):
                 items += entry.events
@@ -345,7 +378,7 @@ class Subscription:
         before, self.cursor, self._told = self.cursor, position, position
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
 
-    def _clear(self) -> Batch | Control | Heartbeat | None:
+    def _clear(self) -> Entry | None:
         first = None
         while not self.queue.empty():
             entry = self.queue.get_nowait()

@@ -36,12 +36,19 @@ def test_a_chunk_is_its_length_in_hexadecimal_and_the_bytes() -> None:
     assert chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
 
 
-class Woken:
-    def __init__(self) -> None:
-        self.times = 0
+class Told:
+    """A stream, and what its outlet tells it."""
 
-    def wake(self) -> None:
-        self.times += 1
+    def __init__(self) -> None:
+        self.blocked = False
+        self.unblocked = 0
+
+    def block(self) -> None:
+        self.blocked = True
+
+    def unblock(self) -> None:
+        self.blocked = False
+        self.unblocked += 1
 
     def end(self, reason: Reason) -> None:
         raise AssertionError
@@ -72,40 +79,40 @@ MESSAGES: list[Message] = [{"type": "m", "place": place} for place in range(4)]
 
 @pytest.mark.anyio
 async def test_a_send_that_does_not_suspend_is_done_at_once() -> None:
-    sender, woken = Sender(), Woken()
-    outlet = SteppedOutlet(sender.send, woken, last)
+    sender, told = Sender(), Told()
+    outlet = SteppedOutlet(sender.send, told, last)
     outlet.write(MESSAGES)
     outlet.finish("shutdown")
     assert sender.sent == [*MESSAGES, {"type": "last", "reason": "shutdown"}]
-    assert (outlet.blocked, woken.times) == (False, 0)
+    assert (told.blocked, told.unblocked) == (False, 0)
 
 
 @pytest.mark.anyio
 async def test_a_send_that_suspends_goes_on_in_a_task_and_wakes_its_stream_when_done() -> None:
-    sender, woken = Sender(), Woken()
-    outlet = SteppedOutlet(sender.send, woken, last)
+    sender, told = Sender(), Told()
+    outlet = SteppedOutlet(sender.send, told, last)
     sender.room.clear()
     outlet.write(MESSAGES)
-    assert outlet.blocked
+    assert told.blocked
     await asyncio.sleep(0)
     assert sender.sent == []
     sender.room.set()
-    while outlet.blocked:
+    while told.blocked:
         await asyncio.sleep(0)
-    assert (sender.sent, woken.times) == (MESSAGES, 1)
+    assert (sender.sent, told.unblocked) == (MESSAGES, 1)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("suspended", [False, True])
 async def test_a_send_whose_peer_is_gone_is_no_error_and_takes_nothing_more(suspended: bool) -> None:
-    sender, woken = Sender(), Woken()
-    outlet = SteppedOutlet(sender.send, woken, last)
+    sender, told = Sender(), Told()
+    outlet = SteppedOutlet(sender.send, told, last)
     sender.lost = True
     if suspended:
         sender.room.clear()
     outlet.write(MESSAGES)
     sender.room.set()
-    while outlet.blocked:
+    while told.blocked:
         await asyncio.sleep(0)
     outlet.write(MESSAGES)
     assert sender.sent == []
@@ -113,12 +120,12 @@ async def test_a_send_whose_peer_is_gone_is_no_error_and_takes_nothing_more(susp
 
 @pytest.mark.anyio
 async def test_a_suspended_send_can_be_given_up() -> None:
-    sender = Sender()
-    outlet = SteppedOutlet(sender.send, Woken(), last)
+    sender, told = Sender(), Told()
+    outlet = SteppedOutlet(sender.send, told, last)
     sender.room.clear()
     outlet.write(MESSAGES)
     outlet.close()
-    while outlet.blocked:
+    while told.blocked:
         await asyncio.sleep(0)
     sender.room.set()
     await asyncio.sleep(0)
@@ -128,7 +135,7 @@ async def test_a_suspended_send_can_be_given_up() -> None:
 def test_a_send_that_anything_wraps_is_never_stepped() -> None:
     async def wrapped(message: Message) -> None: ...
 
-    assert outlet_for({"type": "http", "http_version": "1.1"}, wrapped, Woken(), last) is None
+    assert outlet_for({"type": "http", "http_version": "1.1"}, wrapped, Told(), last) is None
 
 
 SERVERS = {

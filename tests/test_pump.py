@@ -21,7 +21,7 @@ class Flushed:
     def __init__(self, flushed: list[Flushed], fault: Exception | None = None) -> None:
         self.flushed, self.fault, self.broken = flushed, fault, False
 
-    def flush(self) -> None:
+    def flush(self, now: float) -> None:
         if self.fault is not None:
             raise self.fault
         self.flushed.append(self)
@@ -117,15 +117,13 @@ async def test_publishers_wait_their_turn_while_what_was_published_before_is_bei
 
 
 class Faucet:
-    """An outlet that keeps what comes, and can be blocked."""
+    """An outlet that keeps what comes."""
 
     def __init__(self) -> None:
-        self.blocked = False
         self.chunks: list[list[Item]] = []
         self.finished: list[Reason | None] = []
 
     def write(self, chunk: list[Item]) -> None:
-        assert not self.blocked
         self.chunks.append(chunk)
 
     def finish(self, reason: Reason | None) -> None:
@@ -172,12 +170,11 @@ async def test_a_blocked_reader_reads_on_from_the_log_once_it_takes_something_ag
         faucet = Faucet()
         subscription = await feed.attach(select(["a"]), after=None, last=None)
         subscription.flow_into(faucet, items_of)
-        faucet.blocked = True
+        subscription.block()
         data = await publish(feed, 20)
         await turn_until(lambda: subscription.behind)
         assert subscription.queue.qsize() <= 5
-        faucet.blocked = False
-        subscription.wake()
+        subscription.unblock()
         await turn_until(lambda: faucet.got() == data)
         await turn_until(lambda: not subscription.behind)
         assert faucet.controls() == ["feed.open"], "it asked for no replay, and is told of none"
@@ -199,13 +196,12 @@ async def test_the_end_is_said_once_the_reader_takes_something_and_nothing_comes
         faucet = Faucet()
         subscription = await feed.attach(select(["a"]), after=None, last=None)
         subscription.flow_into(faucet, items_of)
-        faucet.blocked = True
+        subscription.block()
         await publish(feed, 1)
         subscription.end("kicked")
         await turn_until(lambda: not subscription._awake)
         assert faucet.finished == []
-        faucet.blocked = False
-        subscription.wake()
+        subscription.unblock()
         await turn_until(lambda: faucet.finished)
         await publish(feed, 1)
         assert faucet.controls() == ["feed.open", "feed.closing"]

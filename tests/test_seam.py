@@ -223,6 +223,8 @@ class Seam(RuleBasedStateMachine):
         for reader in self.readers[which : which + 1]:
             if reader.outlet is not None:
                 reader.outlet.blocked = True
+                if reader.subscription is not None:
+                    reader.subscription.block()
 
     @rule(which=st.integers(0, 4))
     def unblock(self, which: int) -> None:
@@ -230,7 +232,7 @@ class Seam(RuleBasedStateMachine):
             if reader.outlet is not None:
                 reader.outlet.blocked = False
                 if reader.subscription is not None:
-                    reader.subscription.wake()
+                    reader.subscription.unblock()
         self.settle()
 
     @rule(which=st.integers(0, 4))
@@ -320,7 +322,7 @@ class Seam(RuleBasedStateMachine):
                     assert subscription is not None
                     if reader.outlet.blocked:
                         reader.outlet.blocked = False
-                        subscription.wake()
+                        subscription.unblock()
                     while subscription.behind or not subscription.queue.empty():
                         await asyncio.sleep(0)
                     continue

@@ -27,24 +27,23 @@ EXTENSION = "feed.connection"
 class Stream(Protocol):
     """What a connection tells its stream: a subscription."""
 
-    def wake(self) -> None:
-        """The buffer was full, and takes something again."""
+    def block(self) -> None:
+        """The buffer is full, or the connection is lost: nothing more is to be written."""
+
+    def unblock(self) -> None:
+        """The buffer takes something again."""
 
     def end(self, reason: Reason) -> None:
         """The connection is about to be cut off."""
 
 
 class Connection(Protocol):
-    """What a connection of our own server offers a stream."""
+    """What a connection of our own server offers a stream: its transport, to which bytes may be written as they are to
+    be on the wire, and news of when they may."""
 
+    transport: asyncio.Transport
     stream: Stream | None
-
-    @property
-    def write_paused(self) -> bool:
-        """Whether its buffer is full. When it is no more, the stream is woken."""
-
-    def write(self, data: bytes) -> None:
-        """Write bytes as they are to be on the wire."""
+    write_paused: bool
 
 
 class Wires(NamedTuple):
@@ -123,11 +122,6 @@ class SteppedOutlet:
         """What it wants items made into."""
         return wires.messages
 
-    @property
-    def blocked(self) -> bool:
-        """See `Outlet`."""
-        return self._task is not None
-
     def write(self, chunk: Sequence[Message]) -> None:
         """See `Outlet`. Only while it is not blocked."""
         for place, message in enumerate(chunk):
@@ -144,6 +138,7 @@ class SteppedOutlet:
                 return
             self._task = asyncio.create_task(self._go_on(coroutine, waiting, chunk[place + 1 :]))
             self._task.add_done_callback(self._gone_on)
+            self._stream.block()
             return
 
     async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
@@ -156,7 +151,7 @@ class SteppedOutlet:
 
     def _gone_on(self, _: asyncio.Task[None]) -> None:
         self._task = None
-        self._stream.wake()
+        self._stream.unblock()
 
     def finish(self, reason: Reason | None) -> None:
         """See `Outlet`."""
@@ -174,17 +169,14 @@ class FramedOutlet:
     def __init__(self, connection: Connection, stream: Stream, end: SteppedOutlet) -> None:
         self._connection = connection
         self._end = end
-        self.write = connection.write  # one call less for each event and reader
+        self.write = connection.transport.write  # straight: any call between would be one for each event and reader
         connection.stream = stream
+        if connection.write_paused:
+            stream.block()
 
     def wire(self, wires: Wires) -> Wire:
         """What it wants items made into."""
         return wires.framed
-
-    @property
-    def blocked(self) -> bool:
-        """See `Outlet`."""
-        return self._connection.write_paused
 
     def finish(self, reason: Reason | None) -> None:
         """See `Outlet`."""

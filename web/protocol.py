@@ -28,6 +28,39 @@ _PIPELINED = 4  # requests that may wait for the one before them
 _LINGER = 2.0  # seconds
 
 
+class _Streaming(asyncio.Protocol):
+    """What both protocols offer a stream: see `web.outlet.Connection`."""
+
+    transport: asyncio.Transport
+    stream: Stream | None = None
+    write_paused = False
+
+    def cut_off(self) -> None:
+        """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
+        empties."""
+        if self.stream is not None:
+            self.stream.end("slow")
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        super().pause_writing()
+        if self.stream is not None:
+            self.stream.block()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        super().resume_writing()
+        if self.stream is not None:
+            self.stream.unblock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.stream is not None:
+            self.stream.block()
+            self.stream = None  # the protocol below resumes writing
+        super().connection_lost(exc)
+
+
 class Room:
     """How many connections there may be, and which of them nobody would miss.
 
@@ -47,40 +80,16 @@ class Room:
             oldest.transport.abort()
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(_Streaming, HttpToolsProtocol):
     """An HTTP connection. A head larger than `MAX_HEAD` is refused while it streams in, and when the connection is
     lost, every request on it is told, also those that wait for the one before."""
 
     def __init__(self, *arguments: Any, room: Room, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.stream: Stream | None = None
-        self.write_paused = False
         self._room = room
         self._running: RequestResponseCycle | None = None
         self._head: int | None = None  # bytes so far of a head that has not ended yet
         self._refused = False
-
-    def write(self, data: bytes) -> None:
-        """See `Connection`."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
-    def cut_off(self) -> None:
-        """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
-        empties."""
-        if self.stream is not None:
-            self.stream.end("slow")
-        self.transport.abort()
-
-    def pause_writing(self) -> None:
-        self.write_paused = True
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self.write_paused = False
-        super().resume_writing()
-        if self.stream is not None:
-            self.stream.wake()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -187,37 +196,10 @@ class _HeadWithBody:
         return self._transport.is_closing()
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
+class WebSocketProtocol(_Streaming, WebSocketsSansIOProtocol):
     """A handshake that cannot be read is answered and closed; uvicorn 0.54 leaves it open, and fails on it when it
     stops. After a frame that breaks the rules what still comes is read for a moment, so that the client sees with which
     code it was closed. A refusal by the application is no error."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.stream: Stream | None = None
-        self.write_paused = False
-
-    def write(self, data: bytes) -> None:
-        """See `Connection`."""
-        if data and not self.close_sent and not self.transport.is_closing():
-            self.transport.write(data)
-
-    def cut_off(self) -> None:
-        """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
-        empties."""
-        if self.stream is not None:
-            self.stream.end("slow")
-        self.transport.abort()
-
-    def pause_writing(self) -> None:
-        self.write_paused = True
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self.write_paused = False
-        super().resume_writing()
-        if self.stream is not None:
-            self.stream.wake()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -237,6 +219,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         close = self.conn.close_sent
         code, reason = (1006, "") if close is None else (close.code, close.reason)
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if self.stream is not None:
+            self.stream.block()  # nothing comes after the close
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         if self.read_paused:
