@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Literal
 
@@ -474,6 +475,11 @@ def select(patterns: Sequence[str], types: Iterable[str] = ()) -> Selection:
         types = [types]
     if len(patterns) > MAX_PATTERNS:
         raise Invalid("pattern", f"at most {MAX_PATTERNS} may be given, not {len(patterns)}")
+    return _selection(tuple(patterns), tuple(types))
+
+
+@lru_cache(maxsize=1024)  # so that many readers of the same share it
+def _selection(patterns: tuple[str, ...], types: tuple[str, ...]) -> Selection:
     return Selection([check_pattern(pattern) for pattern in patterns], [check_type(name) for name in types])
 
 

@@ -465,7 +465,9 @@ def test_a_reader_that_takes_nothing_is_cut_off_when_the_drain_is_over(serve: Se
     assert "Traceback" not in server.output
 
 
-def test_a_reader_that_leaves_is_forgotten(server: RunningServer) -> None:
+def test_a_reader_that_leaves_is_forgotten(serve: Serve) -> None:
+    server = serve("--log", "memory:")
+
     def sockets() -> int:
         listing = subprocess.run(["ls", f"/proc/{server.pid}/fd"], capture_output=True, check=True).stdout
         return len(listing.split())

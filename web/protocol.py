@@ -31,9 +31,15 @@ _LINGER = 2.0  # seconds
 class _Streaming(asyncio.Protocol):
     """What both protocols offer a stream: see `web.outlet.Connection`."""
 
+    # Slots: with so many attributes the instance's dictionary would no more be shared, a kilobyte each.
+    __slots__ = ("stream", "write_paused")
+
     transport: asyncio.Transport
-    stream: Stream | None = None
-    write_paused = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.stream: Stream | None = None
+        self.write_paused = False
 
     def cut_off(self) -> None:
         """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
@@ -83,6 +89,8 @@ class Room:
 class HttpProtocol(_Streaming, HttpToolsProtocol):
     """An HTTP connection. A head larger than `MAX_HEAD` is refused while it streams in, and when the connection is
     lost, every request on it is told, also those that wait for the one before."""
+
+    __slots__ = ("_head", "_refused", "_room", "_running")
 
     def __init__(self, *arguments: Any, room: Room, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -231,5 +239,7 @@ class WebSocketProtocol(_Streaming, WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
+        if message["type"] == "websocket.accept":
+            del self.request, self.response  # kilobytes that nothing looks at any more
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # as far as it goes: uvicorn would log an error

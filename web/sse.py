@@ -8,20 +8,32 @@ from typing import Any, cast
 
 import anyio
 from sse_starlette import EventSourceResponse
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from feed import Draining, Feed, FeedUnavailable, Subscription
 from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
-from web.outlet import HTTP, outlet_for
+from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from web.problems import problem_of
 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
 
 
-class StreamResponse(EventSourceResponse):
+_HEADERS = {
+    media_type: [
+        (b"content-type", media_type.encode()),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"keep-alive"),
+        (b"x-accel-buffering", b"no"),
+    ]
+    for media_type in (SSE, NDJSON)
+}
+
+
+class StreamResponse(Response):
     """A stream of events, or of JSON lines.
 
     Where the server's own `send` is at hand the pump writes it, and one task waits for its end; elsewhere, inside a
@@ -43,52 +55,60 @@ class StreamResponse(EventSourceResponse):
         envelope: bool,
         farewell: float,
     ) -> None:
+        self.status_code = 200
+        self.raw_headers = _HEADERS[media_type]
+        self.background = None
         self._feed = feed
         self._selection = selection
         self._after = after
         self._last = last
         self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
-        self._chunks = _Chunks(attrgetter(self._format))
-        super().__init__(
-            self._chunks,
-            # Given as a header, for Starlette appends a charset to what it is told otherwise.
-            headers={"Content-Type": media_type},
-            ping=0,
-            sep="\n",
-            shutdown_event=cast("anyio.Event", self._chunks),
-            shutdown_grace_period=farewell,
-        )
-        self._refusable = media_type == NDJSON
+        self._farewell = farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
-            await super().__call__(scope, receive, send)
+            await self._carry(_Chunks(None, self._format), scope, receive, send)
             return
         try:
             subscription = await self._feed.attach(self._selection, after=self._after, last=self._last)
         except FeedUnavailable as error:
-            if self._refusable:
+            if self._format == "line":
                 await problem_of(error)(scope, receive, send)
                 return
             retry = self._feed.options.limits.jittered_retry()
-            self._chunks.refuse(closing("shutdown" if isinstance(error, Draining) else "busy", retry))
-            await super().__call__(scope, receive, send)
+            refusal = closing("shutdown" if isinstance(error, Draining) else "busy", retry)
+            await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
         try:
             outlet = outlet_for(scope, send, subscription, _last)
             if outlet is None:
-                self._chunks.subscription = subscription
-                await super().__call__(scope, receive, send)
-                return
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
-            try:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-            finally:
-                outlet.close()
+                await self._carry(_Chunks(subscription, self._format), scope, receive, send)
+            else:
+                await self._flow(subscription, outlet, receive, send)
         finally:
             self._feed.detach(subscription)
+
+    async def _flow(
+        self, subscription: Subscription, outlet: FramedOutlet | SteppedOutlet, receive: Receive, send: Send
+    ) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            outlet.close()
+
+    async def _carry(self, chunks: _Chunks, scope: Scope, receive: Receive, send: Send) -> None:
+        response = EventSourceResponse(
+            chunks,
+            ping=0,
+            sep="\n",
+            shutdown_event=cast("anyio.Event", chunks),
+            shutdown_grace_period=self._farewell,
+        )
+        response.raw_headers = self.raw_headers
+        await response(scope, receive, send)
 
 
 def _last(_: Reason | None) -> Message:
@@ -98,19 +118,15 @@ def _last(_: Reason | None) -> Message:
 class _Chunks:
     """All that waits for a reader, as one chunk. A class, as an async generator could not be left at any point."""
 
-    def __init__(self, wire: Callable[[Item], bytes]) -> None:
-        self.subscription: Subscription | None = None
-        self._wire = wire
-        self._only: Item | None = None
-
-    def refuse(self, item: Item) -> None:
-        """Say just this, and end."""
-        self._only = item
+    def __init__(self, subscription: Subscription | None, format: str, only: Item | None = None) -> None:
+        self._subscription = subscription
+        self._wire: Callable[[Item], bytes] = attrgetter(format)
+        self._only = only  # to be said before the end, where there is no subscription
 
     def set(self) -> None:
         """What sse-starlette calls when it sees its server stop. Our own server has ended the feed before."""
-        if self.subscription is not None:
-            self.subscription.end("shutdown")
+        if self._subscription is not None:
+            self._subscription.end("shutdown")
 
     def __aiter__(self) -> _Chunks:
         return self
@@ -119,7 +135,7 @@ class _Chunks:
         if self._only is not None:
             item, self._only = self._only, None
             return self._wire(item)
-        items: Any = () if self.subscription is None else await self.subscription.take()
+        items: Any = () if self._subscription is None else await self._subscription.take()
         if not items:
             raise StopAsyncIteration
         return b"".join(map(self._wire, items))

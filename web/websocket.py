@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 
 import msgspec
 import orjson
@@ -67,9 +68,11 @@ async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = 
     try:
         batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
         await websocket.accept(BATCH_PROTOCOL if batch else None)
-        with contextlib.ExitStack() as stack:
-            _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send, stack)
+        stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
+        try:
             code = await _receive(feed, websocket, subscription, pattern)
+        finally:
+            stop()
         if code is not None and not subscription.closed:
             await websocket.close(code)
     except WebSocketDisconnect:
@@ -78,16 +81,13 @@ async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = 
         feed.detach(subscription)
 
 
-def _stream(
-    websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None, stack: contextlib.ExitStack
-) -> None:
-    """Let the subscription flow: by the pump if that is possible, else by a task."""
+def _stream(websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None) -> Callable[[], object]:
+    """Let the subscription flow: by the pump if that is possible, else by a task. Gives what stops it."""
     outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
     if outlet is None:
-        stack.callback(asyncio.create_task(_send(websocket, subscription, wires.messages)).cancel)
-    else:
-        stack.callback(outlet.close)
-        subscription.flow_into(outlet, outlet.wire(wires))
+        return asyncio.create_task(_send(websocket, subscription, wires.messages)).cancel
+    subscription.flow_into(outlet, outlet.wire(wires))
+    return outlet.close
 
 
 def _close(reason: Reason | None) -> Message:
