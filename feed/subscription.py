@@ -301,32 +301,37 @@ class Subscription:
         self._blocked = False
         self.wake()
 
-    def flush(self, now: float) -> None:
+    def flush(self, now: float) -> int:
         """Write what waits, as much as the outlet takes. For the pump."""
         self._awake = False
         outlet = self._outlet
         if self._blocked or outlet is None:
-            return
+            return 0
         if self._end is not None:
             self._write(outlet, [self._end], now)
             self.closed, self._outlet = True, None
             outlet.finish(self.reason)
-        elif self.behind:
+            return 0
+        if self.behind:
             items = self._catch_up()
             if items is None:
-                return  # the page wakes it
+                return 0  # the page wakes it
             if items:
                 self._write(outlet, items, now)
             self.wake()
-        elif not self.queue.empty():
-            first = self.queue.get_nowait()
-            if isinstance(first, Batch) and first.count == self._queued_events:  # it is all there is
-                self._queued_events = self._queued_bytes = 0
-                self.cursor = self._told = first.last
-                self._quiet_since = now
-                outlet.write(first.chunk(self._wire))
-            elif items := self._drain(first):
-                self._write(outlet, items, now)
+            return 0
+        if self.queue.empty():
+            return 0
+        size = self._queued_bytes
+        first = self.queue.get_nowait()
+        if isinstance(first, Batch) and first.count == self._queued_events:  # it is all there is
+            self._queued_events = self._queued_bytes = 0
+            self.cursor = self._told = first.last
+            self._quiet_since = now
+            outlet.write(first.chunk(self._wire))
+        elif items := self._drain(first):
+            self._write(outlet, items, now)
+        return size
 
     def break_off(self) -> None:
         """End without a word."""

@@ -18,13 +18,14 @@ pytestmark = pytest.mark.anyio
 class Flushed:
     """Notes when it is flushed."""
 
-    def __init__(self, flushed: list[Flushed], fault: Exception | None = None) -> None:
-        self.flushed, self.fault, self.broken = flushed, fault, False
+    def __init__(self, flushed: list[Flushed], fault: Exception | None = None, size: int = 100) -> None:
+        self.flushed, self.fault, self.size, self.broken = flushed, fault, size, False
 
-    def flush(self, now: float) -> None:
+    def flush(self, now: float) -> int:
         if self.fault is not None:
             raise self.fault
         self.flushed.append(self)
+        return self.size
 
     def break_off(self) -> None:
         self.broken = True
@@ -57,6 +58,15 @@ async def test_a_large_run_gives_the_loop_back_again_and_again() -> None:
     assert await turn_until(lambda: len(flushed) == 3 * _TURN_WRITES) >= 3
     await asyncio.sleep(0)
     assert len(flushed) == 3 * _TURN_WRITES, "each once"
+
+
+async def test_a_run_of_large_writes_gives_it_back_sooner() -> None:
+    pump, flushed = Pump(), list[Flushed]()
+    for _ in range(10):
+        pump.wake(Flushed(flushed, size=1 << 20))
+    await asyncio.sleep(0)
+    assert len(flushed) == 4
+    await turn_until(lambda: len(flushed) == 10)
 
 
 async def test_who_is_woken_alone_does_not_wait_for_the_end_of_a_large_run() -> None:

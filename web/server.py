@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -109,6 +110,9 @@ async def _serve(feed: Feed, server: Server, listening: socket.socket) -> None:
     # Opened before uvicorn starts, so that a refused log is one clear line; closed after it, as a forced exit skips
     # the application's own shutdown.
     async with feed:
+        # What is there now stays: the collector need not look at it again and again, while nobody is served.
+        gc.collect()
+        gc.freeze()
         await server.serve([listening])
 
 
