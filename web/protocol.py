@@ -70,8 +70,8 @@ class _Streaming(asyncio.Protocol):
 class Room:
     """How many connections there may be, and which of them nobody would miss.
 
-    When one more comes than `most`, the one that has been without a request for longest makes room for it: so there
-    are descriptors left for publishers and health checks, whoever opens connections and leaves them.
+    When one more comes than `most`, the one that has been without a whole request for longest makes room for it: so
+    there are descriptors left for publishers and health checks, whoever opens connections and leaves them.
     """
 
     def __init__(self, most: int) -> None:
@@ -117,8 +117,12 @@ class HttpProtocol(_Streaming, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        self._room.idle.pop(self, None)
         super()._start_asgi_task(cycle, app)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._room.idle.pop(self, None)
 
     def on_response_complete(self) -> None:
         self._room.idle[self] = None
@@ -131,8 +135,10 @@ class HttpProtocol(_Streaming, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        headers = self.headers
         super().data_received(data)
-        if self._head is not None:
+        # Where a head begins there may be the end of a body before it: only what follows is counted.
+        if self._head is not None and self.headers is headers:
             self._head += len(data)
             if self._head > MAX_HEAD and not self.transport.is_closing():
                 self.send_400_response("")
