@@ -89,6 +89,7 @@ class Parser:
         self.head = ""
         self.refusal = b""  # the body of an answer that is no stream
         self.finished = False
+        self.retry: str | None = None
         self._form = form
         self._reply = reply
         self._raw = b""
@@ -127,7 +128,25 @@ class Parser:
 
     def _frames(self) -> list[Item]:
         *frames, self._text = self._text.split(b"\n\n")
-        return [_sse_item(frame.decode()) for frame in frames]
+        return [self._item(frame.decode()) for frame in frames]
+
+    def _item(self, frame: str) -> Item:
+        id, type, data = None, "message", []
+        for line in frame.split("\n"):
+            if line.startswith("data: "):
+                data.append(line[6:])
+            elif line.startswith("id: "):
+                id = line[4:]
+            elif line.startswith("event: "):
+                type = line[7:]
+            elif line.startswith("retry: "):
+                self.retry = line[7:]
+            else:
+                assert line.startswith(":"), f"no line of a frame: {line!r}"
+        text = "\n".join(data)
+        if self._form is Form.ENVELOPE and type == "message":
+            return _object_item(text.encode())
+        return Item(type, id, text)
 
     def _lines(self) -> list[Item]:
         *lines, self._text = self._text.split(b"\n")
@@ -154,23 +173,6 @@ class Parser:
                 self._reply(masked(10, payload))
         self._raw = raw[place:]
         return items
-
-
-def _sse_item(frame: str) -> Item:
-    id, type, data = None, "message", []
-    for line in frame.split("\n"):
-        if line.startswith("data: "):
-            data.append(line[6:])
-        elif line.startswith("id: "):
-            id = line[4:]
-        elif line.startswith("event: "):
-            type = line[7:]
-        else:
-            assert line.startswith((":", "retry: ")), f"no line of a frame: {line!r}"
-    text = "\n".join(data)
-    if type == "message" and text.startswith('{"id":'):  # the envelope
-        return _object_item(text.encode())
-    return Item(type, id, text)
 
 
 def _object_item(text: bytes) -> Item:
