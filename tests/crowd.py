@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from enum import StrEnum
 from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import orjson
 import psutil
@@ -334,6 +334,8 @@ class Http:
 
     async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         """Ask, and wait for the answer."""
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # idle for too long
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -358,10 +360,9 @@ class Http:
         body = b"\n".join(map(orjson.dumps, lines))
         return await self.request("POST", "/events", body, Content_Type="application/x-ndjson", **headers)
 
-    async def history(self, pattern: str = "**") -> list[dict[str, str]]:
+    async def history(self, pattern: str, after: str = "earliest") -> list[dict[str, str]]:
         """All that is retained, page by page."""
         events: list[dict[str, str]] = []
-        after = "earliest"
         while True:
             path = f"/events/{pattern}?limit=1000&last_event_id={after}"
             page = orjson.loads((await self.request("GET", path, Accept="application/json")).body)
@@ -383,7 +384,7 @@ class Crowd:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._readers: list[Reader] = []
+        self._readers: set[Reader] = set()
         self._https: list[Http] = []
         self._tasks: list[asyncio.Task[object]] = []
 
@@ -414,8 +415,12 @@ class Crowd:
         """Open a stream."""
         reader = Reader(form, wanted, take, last_id)
         await reader.open(self._port, buffer)
-        self._readers.append(reader)
+        self._readers.add(reader)
         return reader
+
+    def forget(self, reader: Reader) -> None:
+        """It is gone already."""
+        self._readers.discard(reader)
 
     def http(self) -> Http:
         """A connection for requests."""
@@ -429,7 +434,7 @@ class Crowd:
         self.task(slow.read(self._port))
         return slow
 
-    def task(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
+    def task(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         """Let something run beside, at most until the end of the block."""
         task = asyncio.ensure_future(work)
         self._tasks.append(task)

@@ -29,6 +29,7 @@ import orjson
 import pytest
 
 from tests.conftest import Serve
+from tests.churn import churn
 from tests.crowd import (
     LEAST_BUFFER,
     WAIT_SECONDS,
@@ -517,3 +518,44 @@ async def test_l7_a_process_that_truly_has_no_descriptors_left_waits_for_some(se
         await until(lambda: [item.id for item in said if item.is_event] == ids)
         while not await alive(crowd):
             pass
+
+
+# All of it together.
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_200)
+async def test_in_the_churn_nothing_is_lost_doubled_or_reordered_and_nothing_is_left_behind(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(
+        "--log",
+        f"sqlite:{tmp_path / 'feed.db'}",
+        retain_events=10_000_000,
+        heartbeat=1,
+        # So little room that readers fall behind again and again, and that the window does not reach back for all.
+        queue_events=64,
+        queue_bytes="64K",
+        window_events=500,
+        window_bytes="512K",
+    )
+    watched = Watched(server)
+    print(await churn(server.port, 150, 5, seed=1))  # to warm up
+    descriptors, threads, memory = await settled(watched), watched.threads, watched.memory
+    print(await churn(server.port, 150, 600 if SOAK else 15, seed=2))
+    # There is no looking at a process's asyncio tasks from outside: its threads, then, and what tasks would hold.
+    await until(lambda: (watched.descriptors, watched.threads) == (descriptors, threads))
+    print(f"{watched.memory - memory:,} bytes more")
+    await until(lambda: watched.memory < memory + 24 * MEGABYTE)
+    assert "cut off" not in server.output
+    assert "Traceback" not in server.output
+
+
+async def settled(watched: Watched) -> int:
+    """The process's descriptors, once their number has not changed for a second."""
+    count, since = watched.descriptors, time.monotonic()
+    while time.monotonic() - since < 1:
+        await asyncio.sleep(0.05)
+        if watched.descriptors != count:
+            count, since = watched.descriptors, time.monotonic()
+    return count
