@@ -199,7 +199,7 @@ class Reader(asyncio.Protocol):
         """Connect, and wait until the stream is open, or refused. `buffer` is its SO_RCVBUF."""
         connection = socket.socket()
         try:
-            connection.setblocking(False)  # noqa: FBT003
+            connection.setblocking(False)
             if buffer is not None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             loop = asyncio.get_running_loop()
@@ -280,7 +280,7 @@ class SlowReader:
         self._parser = Parser(form, lambda _: None)
         self._request = subscribe_request(form, wanted, last_id)
         self._connection = socket.socket()
-        self._connection.setblocking(False)  # noqa: FBT003
+        self._connection.setblocking(False)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LEAST_BUFFER)
         self._hurried = False
 

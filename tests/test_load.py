@@ -28,8 +28,8 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from tests.churn import churn, place
 from tests.conftest import Serve
-from tests.churn import churn
 from tests.crowd import (
     LEAST_BUFFER,
     WAIT_SECONDS,
@@ -175,7 +175,9 @@ async def test_l2_readers_that_never_read_are_gone_in_time_and_all_they_held_is_
         descriptors, memory = watched.descriptors, watched.memory
 
         with ExitStack() as stack:
-            stuck = [stack.enter_context(never_reading(server.port, subscribe_request(form, "/l2/*"))) for form in forms]
+            stuck = [
+                stack.enter_context(never_reading(server.port, subscribe_request(form, "/l2/*"))) for form in forms
+            ]
             stuck += [stack.enter_context(never_reading(server.port, HISTORY)) for _ in range(3)]
             await until(lambda: watched.descriptors == descriptors + len(stuck))
             while not await refused(crowd):
@@ -206,7 +208,10 @@ def vanish() -> Callable[..., dict[str, float]]:
     """Runs `tests.vanish` in a network of its own, which a user may have who is not root; where the system forbids it
     the test is skipped, and fails in CI."""
     unshare = ["unshare", "--map-root-user", "--net", "--"]
-    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode
+    ):
         reason = "may not make a network namespace: unshare --map-root-user --net"
         if os.environ.get("CI"):
             pytest.fail(reason)
@@ -222,18 +227,14 @@ def vanish() -> Callable[..., dict[str, float]]:
     return run
 
 
-def test_l3_peers_that_vanish_without_a_word_are_found(vanish: Callable[..., dict[str, float]]) -> None:
-    found = vanish(10, stall=1.5, heartbeat=0.5)
-    assert set(found) >= {"sse", "envelope", "ndjson", "websocket", "feed.batch", "lagging", "idle"}
-
-
 @pytest.mark.soak
-@pytest.mark.timeout(120)
-@pytest.mark.skipif(not SOAK, reason="takes a minute: make soak")
-def test_l3_peers_that_vanish_are_found_within_a_minute_with_settings_as_they_are(
-    vanish: Callable[..., dict[str, float]],
-) -> None:
-    print(vanish(60))
+def test_l3_peers_that_vanish_without_a_word_are_found(vanish: Callable[..., dict[str, float]]) -> None:
+    """Within seconds where the settings say so. In the soak with settings as they are: within a minute, and those too
+    that the system's keepalive finds."""
+    found = vanish(60) if SOAK else vanish(10, stall=1.5, heartbeat=0.5)
+    print(found)
+    assert set(found) >= {*Form, "lagging", "idle"}
+    assert not SOAK or {"half a head", "half a body"} < set(found)
 
 
 # L4: all come back at once.
@@ -314,7 +315,9 @@ async def test_l4_readers_that_all_come_back_at_once_get_what_they_missed_and_mo
             for reader in readers:
                 reader.drop()
             slowest, took = await storm(crowd, server, readers, ids)
-        print(f"{count} readers: {took:.2f} s, slowest health check {slowest:.3f} s, {peak.bytes - memory:,} bytes more")
+        print(
+            f"{count} readers: {took:.2f} s, slowest health check {slowest:.3f} s, {peak.bytes - memory:,} bytes more"
+        )
         assert slowest < 0.25 or SOAK
         assert peak.bytes - memory < (200 if SOAK else 50) * MEGABYTE
 
@@ -407,7 +410,7 @@ async def test_l5_a_flood_of_publishes_is_bounded_and_nothing_acknowledged_is_lo
         await until(lambda: all(reader.items for reader in slow))
         flood, peak, memory = Flood(crowd), Peak(watched), watched.memory
         crowd.task(peak.watch())
-        sizes = [(8, 1_500, 60)] * 16 + [(100, 1, 200)] * 16 + [(4, 40, 50_000)] * 4
+        sizes = [(3, 1_500, 60)] * 16 + [(50, 1, 200)] * 16 + [(4, 40, 50_000)] * 4
         with ExitStack() as stack:
             if log == "sqlite:":
                 # The disk is somebody else's for a moment: everything waits, and there is a bound to that.
@@ -420,7 +423,7 @@ async def test_l5_a_flood_of_publishes_is_bounded_and_nothing_acknowledged_is_lo
         last = (await crowd.http().publish("flood/last")).ids[0]
         await until(lambda: got[-1].id == last, 60)
         stored = await crowd.http().history("flood/*")
-        in_order = sorted([*flood.acknowledged, last], key=lambda id: int(id.partition("-")[2]))
+        in_order = sorted([*flood.acknowledged, last], key=place)
         assert [event["id"] for event in stored] == in_order, "all that was acknowledged, and nothing else"
         verdict = judge(list(enumerate(in_order, 1)), [Got(str(item.id)) for item in got if item.is_event])
         assert verdict.good, verdict

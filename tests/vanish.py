@@ -7,8 +7,8 @@ had let go of which connection, and fails if one is still there after so many.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import os
 import socket
 import struct
 import sys
@@ -49,13 +49,9 @@ def peers(server: RunningServer) -> set[str]:
     """The server's connections, as the inodes of its sockets."""
     found = set()
     for entry in Path(f"/proc/{server.pid}/fd").iterdir():
-        try:
-            target = os.readlink(entry)
-        except FileNotFoundError:
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
-    return found
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(entry.readlink()))
+    return {target for target in found if target.startswith("socket:")}
 
 
 def vanish(limit: float, requests: dict[str, bytes], settings: dict[str, str]) -> dict[str, float]:
