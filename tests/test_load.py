@@ -172,7 +172,7 @@ async def test_l2_readers_that_never_read_are_gone_in_time_and_all_they_held_is_
         await crowd.reader(Form.SSE, "/l2/*", good.append)
         slow = crowd.slow_reader(Form.SSE, "/l2/*")
         await until(lambda: slow.items)
-        descriptors, memory = watched.descriptors, watched.memory
+        descriptors, memory = await settled(watched), watched.memory
 
         with ExitStack() as stack:
             stuck = [
@@ -488,7 +488,7 @@ async def test_l7_connections_that_are_left_open_leave_room_for_those_that_are_u
         ids = (await http.publish("a")).ids
         http.close()
         await until(lambda: all(said[-1] == ids[-1] for said in got.values()))
-        descriptors = watched.descriptors
+        descriptors = await settled(watched)
         with ExitStack() as stack:
             left_open(stack, server.port, 300, sent)
             assert await alive(crowd)
