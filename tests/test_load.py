@@ -473,8 +473,13 @@ def left_open(stack: ExitStack, port: int, count: int, sent: bytes) -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", b"GET /events/a HTTP/1.1\r\nHost: loc", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"],
-    ids=["nothing", "half a head", "one request"],
+    [
+        b"",
+        b"GET /events/a HTTP/1.1\r\nHost: loc",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /events/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf",
+    ],
+    ids=["nothing", "half a head", "one request", "half a body"],
 )
 async def test_l7_connections_that_are_left_open_leave_room_for_those_that_are_used(
     few_descriptors: RunningServer, sent: bytes
@@ -521,6 +526,24 @@ async def test_l7_a_process_that_truly_has_no_descriptors_left_waits_for_some(se
         await until(lambda: [item.id for item in said if item.is_event] == ids)
         while not await alive(crowd):
             pass
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+async def test_a_request_that_begins_right_behind_anothers_body_has_no_large_head(
+    server: RunningServer, size: int
+) -> None:
+    publish = (
+        f"POST /events/behind HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode() + b"x" * size
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(publish + publish[:20])
+        answers = [await reader.readuntil(b"}")]
+        writer.write(publish[20:])
+        answers.append(await reader.readuntil(b"}"))
+    finally:
+        writer.close()
+    assert all(answer.startswith(b"HTTP/1.1 201 ") for answer in answers), answers
 
 
 # All of it together.
