@@ -27,6 +27,7 @@ from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.subscription import Limits, Subscription
+from feed.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ MAX_BATCH = 10_000
 
 _MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
 _MAX_HELD_BYTES = 64 << 20  # of publishes that wait until others have been passed on
+_ENTER = 50  # subscriptions that begin in one turn of the event loop
 _BEAT = 0.5  # seconds between two looks for quiet streams
 _PAGE_BYTES = 16 << 20  # of a page of history
 
@@ -73,6 +75,7 @@ class Feed:
         self.draining = False
         self._url = log
         self._held_bytes = 0
+        self._entrance = Turnstile(_ENTER)
         self._start: asyncio.Task[_Running] | None = None
         self._end: asyncio.Task[None] | None = None
 
@@ -216,6 +219,7 @@ class Feed:
 
     async def attach(self, selection: Selection, *, after: str | None, last: int | None) -> Subscription:
         """What `subscribe` does at the beginning of its block, for callers whose stream is not a block of code."""
+        await self._entrance.enter()
         running = await self._running()
         log, window = running.log, running.broadcaster.window
         cursor, gap = None, None

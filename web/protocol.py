@@ -7,15 +7,19 @@ has drained, and stand in the ASGI scope's `extensions` for that (see `web.outle
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from web.collector import Collector
 from web.outlet import EXTENSION, Stream
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGISendEvent
+    from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPScope, WebSocketScope
     from websockets.http11 import Request
 
 MAX_HEAD = 64 << 10
@@ -24,6 +28,7 @@ MAX_HEAD = 64 << 10
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
+_TURN_SECONDS = 0.004
 _PIPELINED = 4  # requests that may wait for the one before them
 _LINGER = 2.0  # seconds
 
@@ -86,33 +91,62 @@ class Room:
             oldest.transport.abort()
 
 
+class Handshakes:
+    """The handshakes of WebSockets, for a few milliseconds in a turn of the loop: each takes half a one, and a crowd
+    that comes back at once would hold up everybody else."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def later(self, shake_hands: Callable[[], None]) -> None:
+        """Call it, in its turn."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._waiting.append(shake_hands)
+
+    def _turn(self) -> None:
+        end = time.perf_counter() + _TURN_SECONDS
+        while self._waiting and time.perf_counter() < end:
+            self._waiting.popleft()()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+
 class HttpProtocol(_Streaming, HttpToolsProtocol):
     """An HTTP connection. A head larger than `MAX_HEAD` is refused while it streams in, and when the connection is
     lost, every request on it is told, also those that wait for the one before."""
 
-    __slots__ = ("_head", "_refused", "_room", "_running")
+    __slots__ = ("_collector", "_handshakes", "_head", "_refused", "_room", "_running")
 
-    def __init__(self, *arguments: Any, room: Room, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, room: Room, handshakes: Handshakes, collector: Collector, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._room = room
+        self._handshakes = handshakes
+        self._collector = collector
         self._running: RequestResponseCycle | None = None
         self._head: int | None = None  # bytes so far of a head that has not ended yet
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._collector.connected(len(self.connections))
         self._room.idle[self] = None
         self._room.make(len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._collector.disconnected(len(self.connections))
         self._room.idle.pop(self, None)
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
-        for cycle in (self._running, *waiting):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+        for cycle in (self._running, self.cycle, *waiting):
+            if cycle is not None:
+                _part(cycle.scope)
+                if not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
         self._running = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -129,8 +163,17 @@ class HttpProtocol(_Streaming, HttpToolsProtocol):
         super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
+        self.transport.pause_reading()
+        self._handshakes.later(self._upgrade)
+
+    def _upgrade(self) -> None:
+        if self.transport.is_closing():
+            return  # the client has left meanwhile
+        self.transport.resume_reading()
         self._room.idle.pop(self, None)
         super().handle_websocket_upgrade()
+        _part(self.scope)
+        self.parser = None  # type: ignore[assignment]  # it would keep this protocol, as this one keeps it
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -168,6 +211,12 @@ class HttpProtocol(_Streaming, HttpToolsProtocol):
         self.transport.write(_HEAD_TOO_LARGE)
         self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.close)
+
+
+def _part(scope: HTTPScope | WebSocketScope) -> None:
+    """Let the scope know its connection no more: in a circle they would be left to the garbage collector."""
+    if scope["extensions"] is not None:
+        scope["extensions"].pop(EXTENSION, None)
 
 
 class _HeadWithBody:
@@ -214,6 +263,11 @@ class WebSocketProtocol(_Streaming, WebSocketsSansIOProtocol):
     """A handshake that cannot be read is answered and closed; uvicorn 0.54 leaves it open, and fails on it when it
     stops. After a frame that breaks the rules what still comes is read for a moment, so that the client sees with which
     code it was closed. A refusal by the application is no error."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.handshake_initiated and hasattr(self, "scope"):
+            _part(self.scope)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

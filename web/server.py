@@ -18,6 +18,7 @@ import uvicorn
 
 from feed import Feed, FeedError
 from web.app import create_app
+from web.collector import Collector
 from web.settings import Settings
 from web.stalled import Connection, Stalled
 from web.websocket import max_message
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _FORCED = 3  # seconds for what is left once the drain is over
 _BACKLOG = 2048
-_OWN_DESCRIPTORS = 32  # the database, the loop, what a library opens now and then
+_OWN_DESCRIPTORS = 64  # the database, the loop, and the files of the dashboard, forty at once
 _MANY_DESCRIPTORS = 1 << 20
 _UNSENT = 128 << 10  # bytes that wait in the system for one connection, beyond what is under way
 
@@ -82,16 +83,18 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     descriptors = raise_descriptor_limit()
     _raise_handshake_limits()
-    from web.protocol import HttpProtocol, Room, WebSocketProtocol
+    from web.protocol import Handshakes, HttpProtocol, Room, WebSocketProtocol
 
     if settings.max_subscribers is None:
-        settings = settings.model_copy(update={"max_subscribers": descriptors - max(64, descriptors // 10)})
+        settings = settings.model_copy(update={"max_subscribers": descriptors - max(96, descriptors // 10)})
+    room = Room(descriptors - _OWN_DESCRIPTORS)
+    protocol = partial(HttpProtocol, room=room, handshakes=Handshakes(), collector=Collector())
     with _listen(settings.host, settings.port) as listening:
         feed = Feed(settings.log, settings.options)
         config = uvicorn.Config(
             create_app(settings, feed),
             loop="uvloop",
-            http=cast("type[asyncio.Protocol]", partial(HttpProtocol, room=Room(descriptors - _OWN_DESCRIPTORS))),
+            http=cast("type[asyncio.Protocol]", protocol),
             ws=WebSocketProtocol,
             ws_max_size=max_message(settings.max_data),
             ws_per_message_deflate=False,  # up to hundreds of KiB a connection

@@ -1,8 +1,9 @@
 """Finds the connections whose peers take nothing at all any more, and cuts them off.
 
-A peer that reads slowly is not stalled, however slowly: what counts is whether its system acknowledges anything.
-`TCP_USER_TIMEOUT` does not tell these apart: a reader that takes a kilobyte a second opens its window only in large
-steps, minutes apart where buffers are large, and was ended by it. A peer that vanished acknowledges nothing either.
+A peer that reads slowly is not stalled: what counts is whether its system acknowledges anything. (It does so in steps
+of a segment, or half its buffer: the time has to be longer than its reader takes for that.) `TCP_USER_TIMEOUT` does not
+tell these apart: it ended a reader that steadily took a kilobyte a second. A peer that vanished acknowledges nothing
+either.
 """
 
 from __future__ import annotations
@@ -82,9 +83,6 @@ class Stalled:
 
 def _taken(transport: asyncio.Transport) -> int | None:
     """A number that changes whenever the peer takes something; None if there is nothing for it to take."""
-    if transport.is_closing():
-        # It closes once its buffer is empty, which may be never.
-        return -transport.get_write_buffer_size()
     try:
         connection: socket.socket = transport.get_extra_info("socket")
         unsent: int = _INT.unpack(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
