@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from feed.batch import Batch
@@ -43,30 +43,24 @@ class Broadcaster:
     def push(self, events: Sequence[Event]) -> None:
         """Pass on what follows on what was passed on before. Who wants the same of it gets the same batch."""
         self.window.extend(events)
-        for batch, readers in self._batches(events):
-            for subscription in readers:
-                subscription.offer(batch)
-
-    def _batches(self, events: Sequence[Event]) -> Iterator[tuple[Batch, Iterable[Subscription]]]:
         by_topic: defaultdict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_topic[event.topic].append(event)
-        if len(by_topic) == 1:
-            readers = self._index.find(events[0].topic)
-            if readers:
-                yield Batch(events), readers
-            return
-        topics: defaultdict[Subscription, list[str]] = defaultdict(list)
+        groups: dict[int, tuple[Iterable[Subscription], list[str]]] = {}
         for topic in by_topic:
-            for subscription in self._index.find(topic):
-                topics[subscription].append(topic)
-        groups: defaultdict[tuple[str, ...], list[Subscription]] = defaultdict(list)
-        for subscription, wanted in topics.items():
-            groups[tuple(wanted)].append(subscription)
-        for group, readers in groups.items():
-            merged = [event for topic in group for event in by_topic[topic]]
-            merged.sort(key=attrgetter("seq"))
-            yield Batch(merged), readers
+            for readers in self._index.find(topic):
+                groups.setdefault(id(readers), (readers, []))[1].append(topic)
+        batches = _Batches(events, by_topic)
+        several: defaultdict[Subscription, dict[str, None]] = defaultdict(dict)  # and the topics they want
+        for readers, topics in groups.values():
+            batch = batches.of(topics)
+            for subscription in readers:
+                if len(subscription.selection.patterns) == 1:
+                    subscription.offer(batch)
+                else:
+                    several[subscription].update(dict.fromkeys(topics))
+        for subscription, wanted in several.items():
+            subscription.offer(batches.of(wanted))
 
     def skip_to(self, position: int) -> None:
         """Go on after `position`, though what lies between was never passed on: retention has taken it. Everybody
@@ -91,3 +85,24 @@ class Broadcaster:
 
     def __len__(self) -> int:
         return len(self._subscriptions)
+
+
+class _Batches:
+    """The batches that are made of some events: one for each set of topics."""
+
+    def __init__(self, events: Sequence[Event], by_topic: Mapping[str, Sequence[Event]]) -> None:
+        self._events = events
+        self._by_topic = by_topic
+        self._made: dict[tuple[str, ...], Batch] = {}
+
+    def of(self, topics: Iterable[str]) -> Batch:
+        """The events of these topics, in their order."""
+        key = tuple(topics)
+        if key not in self._made:
+            if len(key) == len(self._by_topic):
+                events = self._events
+            else:
+                events = [event for topic in key for event in self._by_topic[topic]]
+                events.sort(key=attrgetter("seq"))
+            self._made[key] = Batch(events)
+        return self._made[key]

@@ -353,13 +353,13 @@ class _Running:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_BEAT)
-            try:
-                for count, subscription in enumerate(list(self.broadcaster), 1):
+            for count, subscription in enumerate(list(self.broadcaster), 1):
+                try:
                     subscription.beat(loop.time())
-                    if count % 1_000 == 0:
-                        await asyncio.sleep(0)
-            except Exception:
-                logger.exception("some streams had no heartbeat; the next one comes")
+                except Exception:
+                    logger.exception("a stream had no heartbeat; the next one comes")
+                if count % 1_000 == 0:
+                    await asyncio.sleep(0)
 
     async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
         """The position to go on from for somebody who asks for what comes after the id `after`, and why it is not

@@ -122,15 +122,13 @@ class TopicIndex(Generic[Reader]):
                 break
             del parent.children[segment]
 
-    def find(self, topic: str) -> Iterable[Reader]:
-        """Everybody who wants `topic`, each once."""
-        found = self._exact.get(topic)
-        if not (self._tree.children or self._tree.rest):
-            return found or ()
-        readers = dict(found or ())
-        for group in self._walk(topic.split("/")):
-            readers.update(group)
-        return readers
+    def find(self, topic: str) -> Iterator[Iterable[Reader]]:
+        """Everybody who wants `topic`, in groups: whose patterns are the same are in the same one, and the same object
+        comes for each topic that the pattern matches. Who has several patterns may be in several."""
+        if readers := self._exact.get(topic):
+            yield readers
+        if self._tree.children or self._tree.rest:
+            yield from filter(None, self._walk(topic.split("/")))
 
     def _walk(self, segments: list[str]) -> Iterator[dict[Reader, None]]:
         nodes = [self._tree]

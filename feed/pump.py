@@ -9,6 +9,7 @@ one for fifteen thousand.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -93,7 +94,8 @@ class Pump:
                     size += flushed.flush(now)
                 except Exception:
                     logger.exception("a stream broke")
-                    flushed.break_off()
+                    with contextlib.suppress(Exception):
+                        flushed.break_off()
                 writes += 1
                 if writes >= _TURN_WRITES or size >= _TURN_BYTES or time.perf_counter() > end:
                     self._runs.append(run)

@@ -67,7 +67,10 @@ class _Queue(asyncio.Queue[Entry]):
     """An `asyncio.Queue` that nobody joins, and that has no bound of its own. What only serves those is left out: it
     would be 2.4 KiB of each idle reader's memory, and half of what an event for one reader costs here."""
 
-    _is_shutdown = False  # what Python 3.13 added
+    # What `get` and `repr` look at, in Python 3.13 too.
+    _is_shutdown = False
+    _putters = ()
+    _unfinished_tasks = 0
 
     def __init__(self) -> None:
         self._maxsize = 0
@@ -251,8 +254,9 @@ class Subscription:
         self.closed = True
         self._outlet, self._awake = None, True
         self._clear()
-        if self._reading is not None and not self._reading.cancel():
-            self._reading.exception()  # if it failed, nobody needs to be told
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.cancel() and not reading.cancelled():
+            reading.exception()  # if it failed, nobody needs to be told
 
     def __aiter__(self) -> Subscription:
         return self

@@ -6,23 +6,33 @@ import asyncio
 import contextlib
 import json
 import re
+import select
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.types import Message
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
+from feed import Feed
 from feed.control import Reason
 from tests.streams import Stream, eventually, subscribed
+from web.app import create_app
 from web.outlet import SteppedOutlet, chunk, outlet_for, text_frame
+from web.router import feed_router
+from web.settings import Settings
 
 FRAMES = st.integers(0, 70_000).map(lambda size: b"x" * size)
 
@@ -151,7 +161,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[str]:
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "web.app:create_app", "--factory", "--port", str(port), *request.param],
-        env={"FEED_LOG": "memory:", "PATH": "/usr/bin:/bin", "FEED_QUEUE_EVENTS": "50"},
+        env={"FEED_LOG": "memory:", "PATH": "/usr/bin:/bin", "FEED_QUEUE_EVENTS": "50", "FEED_MAX_SUBSCRIBERS": "8"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -167,7 +177,9 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[str]:
 
         eventually(answers, 30)
         yield url
-        process.terminate()
+        with subscribed(f"{url}/events/last") as stream:
+            process.terminate()
+            assert stream.frame().event == "feed.closing"
         output, _ = process.communicate(timeout=30)
         assert "Traceback" not in output, output
     finally:
@@ -229,11 +241,16 @@ def test_a_reader_that_stalls_blocks_nobody_and_gets_everything_once_and_in_orde
     assert [id.decode() for id in found] == ids
 
 
+def left_at_once(url: str) -> bool:
+    """Whether one was let in. Those before may not be gone yet."""
+    with subscribed(url, opened=False) as stream:
+        return stream.frame().event == "feed.open"
+
+
 def test_a_stream_that_is_left_is_let_go(elsewhere: str) -> None:
     url = elsewhere.replace("http", "ws")
-    for _ in range(3):
-        with subscribed(f"{elsewhere}/events/left"):
-            pass
+    for _ in range(10):  # more than the server takes on at once
+        eventually(lambda: left_at_once(f"{elsewhere}/events/left"))
         with connect(f"{url}/ws/left") as websocket:
             websocket.recv(10)
     with subscribed(f"{elsewhere}/events/left") as stream:
@@ -242,7 +259,7 @@ def test_a_stream_that_is_left_is_let_go(elsewhere: str) -> None:
 
 
 def test_the_batch_protocol_brings_several_events_in_one_message(serve: Any) -> None:
-    server = serve()
+    server = serve("--log", "memory:")
     url = server.url.replace("http", "ws")
     with connect(f"{url}/ws/a", subprotocols=["feed.batch"]) as batches, connect(f"{url}/ws/a") as single:  # type: ignore[list-item]
         assert batches.subprotocol == "feed.batch"
@@ -258,7 +275,7 @@ def test_the_batch_protocol_brings_several_events_in_one_message(serve: Any) -> 
 
 
 def test_http_1_0_gets_the_stream_too(serve: Any) -> None:
-    server = serve()
+    server = serve("--log", "memory:")
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(b"GET /events/a HTTP/1.0\r\n\r\n")
         received = b""
@@ -270,7 +287,7 @@ def test_http_1_0_gets_the_stream_too(serve: Any) -> None:
 
 
 def test_a_stream_behind_which_a_request_waits_is_let_go_when_its_client_leaves(serve: Any) -> None:
-    server = serve(max_subscribers=1)
+    server = serve("--log", "memory:", max_subscribers=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(
             b"GET /events/a HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -288,7 +305,7 @@ def test_a_stream_behind_which_a_request_waits_is_let_go_when_its_client_leaves(
 
 @pytest.mark.parametrize("pieces", [1, 40])
 def test_a_head_beyond_64_kib_is_431_whatever_it_comes_in(serve: Any, pieces: int) -> None:
-    server = serve()
+    server = serve("--log", "memory:")
     head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (65 << 10) + b"\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         size = -(-len(head) // pieces)
@@ -302,12 +319,151 @@ def test_a_head_beyond_64_kib_is_431_whatever_it_comes_in(serve: Any, pieces: in
 
 
 def test_an_endless_head_is_431_and_costs_no_memory(serve: Any) -> None:
-    server = serve()
+    server = serve("--log", "memory:")
+    httpx.get(f"{server.url}/healthz")
+    before = psutil.Process(server.pid).memory_info().rss
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ")
-        with contextlib.suppress(OSError):
-            for _ in range(2_000):
-                client.sendall(b"x" * 10_000)
-        with contextlib.suppress(OSError):
-            assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+        sent = 0
+        while not select.select([client], [], [], 0)[0]:
+            sent += client.send(b"x" * 10_000)
+            assert sent < 50 << 20
+        assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+    assert psutil.Process(server.pid).memory_info().rss - before < 8 << 20
     assert httpx.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_what_no_request_can_be_does_not_cost_the_answer_to_the_one_before(serve: Any) -> None:
+    server = serve("--log", "memory:")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"POST /events/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx" + b"\0" * 100)
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+    assert received.startswith(b"HTTP/1.1 201 ")
+    assert received.count(b"HTTP/1.1") == 1
+    assert [event["data"] for event in server.history("a")["events"]] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"GET /ws/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        b"\0" * 100,
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5_000,
+    ],
+    ids=["an upgrade", "garbage", "very many requests"],
+)
+def test_a_stream_ends_with_what_cannot_follow_it_and_is_let_go(serve: Any, behind: bytes) -> None:
+    server = serve("--log", "memory:", max_subscribers=1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"GET /events/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while b"feed.open" not in received:
+            received += client.recv(65536)
+        client.sendall(behind)
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(65536):
+                pass
+    eventually(lambda: left_at_once(f"{server.url}/events/a"))
+    assert server.stop() == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_client_that_leaves_while_its_replay_is_looked_up_is_no_error(serve: Any, tmp_path: Path) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", window_events=1)
+    publish(server.url, "a", ["x"] * 5_000)
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.sendall(b"GET /events/a?last=900 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    eventually(lambda: left_at_once(f"{server.url}/events/a"))
+    assert server.stop() == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_message_and_one_that_is_not_utf_8_at_once_are_no_error(serve: Any) -> None:
+    server = serve("--log", "memory:")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(
+            b"GET /ws/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        received = b""
+        while b"feed.open" not in received:
+            received += client.recv(65536)
+        client.sendall(b"\x81\x81\0\0\0\0x" + b"\x81\x81\0\0\0\0\xff")
+        while piece := client.recv(65536):
+            received += piece
+    assert b"\x88" in received
+    assert (1007).to_bytes(2, "big") in received
+    assert server.stop() == 0
+    assert "Exception in ASGI application" not in server.output
+
+
+@pytest.mark.anyio
+async def test_middleware_that_somebody_adds_is_not_passed_by() -> None:
+    application = create_app(Settings(log="memory:"))
+
+    class Guard:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await Response(status_code=401)(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+
+    application.add_middleware(Guard)
+    assert (await start_of(application, "POST", "/events/a"))["status"] == 401
+
+
+@pytest.mark.anyio
+async def test_headers_that_middleware_adds_to_a_stream_are_that_streams_alone() -> None:
+    feed = Feed("memory:")
+    application = FastAPI()
+    application.include_router(feed_router(feed))
+
+    class Cookie:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app, self.count = app, 0
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async def adding(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self.count += 1
+                    message["headers"].append((b"set-cookie", b"%d" % self.count))
+                await send(message)
+
+            await self.app(scope, receive, adding)
+
+    application.add_middleware(Cookie)
+    async with feed:
+        for count in range(1, 4):
+            headers = (await start_of(application, "GET", "/events/a"))["headers"]
+            assert [value for name, value in headers if name == b"set-cookie"] == [b"%d" % count]
+
+
+async def start_of(application: ASGIApp, method: str, path: str) -> Message:
+    """How an application begins its answer to a client that then leaves."""
+    began = asyncio.Event()
+    messages: list[Message] = []
+
+    async def receive() -> Message:
+        if began.is_set():
+            return {"type": "http.disconnect"}
+        await began.wait()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+        began.set()
+
+    scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode()}
+    async with asyncio.timeout(10):
+        await application(
+            {**scope, "query_string": b"", "headers": [], "root_path": "", "scheme": "http"}, receive, send
+        )
+    return messages[0]

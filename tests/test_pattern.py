@@ -64,13 +64,24 @@ def test_the_index_finds_whom_matches_finds_and_forgets_who_left(
     for pattern, reader in leaving:
         index.remove(pattern, reader)
     stayed = [entry for entry in entries if entry not in leaving]
-    found = list(index.find(topic))
-    assert sorted(found) == sorted({reader for pattern, reader in stayed if matches(pattern, topic)})
+    found = {reader for group in index.find(topic) for reader in group}
+    assert found == {reader for pattern, reader in stayed if matches(pattern, topic)}
     for pattern, reader in stayed:
         index.remove(pattern, reader)
     assert not index._exact
     assert not index._tree.children
     assert not index._tree.rest
+
+
+def test_readers_of_one_pattern_come_as_the_same_group_for_each_of_its_topics() -> None:
+    index: TopicIndex[int] = TopicIndex()
+    for reader in range(3):
+        index.add("a/*", reader)
+    index.add("a/1", 3)
+    (first,), (exact, second) = list(index.find("a/2")), list(index.find("a/1"))
+    assert first is second
+    assert list(first) == [0, 1, 2]
+    assert list(exact) == [3]
 
 
 def test_a_selection_wants_only_its_types() -> None:

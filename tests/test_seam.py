@@ -66,12 +66,17 @@ class Faucet:
 
     def __init__(self, write: Callable[[Sequence[Item]], None], finished: Callable[[], None]) -> None:
         self.blocked = False
+        self.fills = False  # at each write, as a socket's buffer does
+        self.block: Callable[[], None]
         self._write = write
         self._finished = finished
 
     def write(self, chunk: Sequence[Item]) -> None:
         assert not self.blocked, "what is blocked takes nothing"
         self._write(chunk)
+        if self.fills:
+            self.blocked = True
+            self.block()
 
     def finish(self, reason: Reason | None) -> None:
         assert reason is not None, "writing broke"
@@ -196,6 +201,7 @@ class Seam(RuleBasedStateMachine):
         reader.subscription = await self.feed.attach(reader.selection, after=reader.after, last=reader.last)
         if reader.outlet is not None:
             reader.outlet.blocked = False
+            reader.outlet.block = reader.subscription.block
             reader.subscription.flow_into(reader.outlet, list)
 
     @rule(which=st.integers(0, 4))
@@ -225,6 +231,19 @@ class Seam(RuleBasedStateMachine):
                 reader.outlet.blocked = True
                 if reader.subscription is not None:
                     reader.subscription.block()
+
+    @rule(which=st.integers(0, 4), fills=st.booleans())
+    def fill(self, which: int, fills: bool) -> None:
+        for reader in self.readers[which : which + 1]:
+            if reader.outlet is not None:
+                reader.outlet.fills = fills
+
+    @rule(which=st.integers(0, 4))
+    def end(self, which: int) -> None:
+        for reader in self.readers[which : which + 1]:
+            if reader.subscription is not None:
+                reader.subscription.end("kicked")
+        self.settle()
 
     @rule(which=st.integers(0, 4))
     def unblock(self, which: int) -> None:
@@ -315,30 +334,36 @@ class Seam(RuleBasedStateMachine):
             while self.feed._running_now().broadcaster.window.position < self.log.position:  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             for reader in self.readers:
-                if reader.subscription is None and reader.taking is None:
-                    await self.attached(reader)
-                subscription = reader.subscription
-                if reader.outlet is not None:
-                    assert subscription is not None
-                    if reader.outlet.blocked:
-                        reader.outlet.blocked = False
-                        subscription.unblock()
-                    while subscription.behind or not subscription.queue.empty():
-                        await asyncio.sleep(0)
-                    continue
-                if reader.taking is not None:
-                    assert subscription is not None
-                    if not subscription.behind and subscription.queue.empty():
-                        reader.taking.cancel()  # it waits for an event that will never come
-                    await asyncio.wait([reader.taking], timeout=5)
-                    assert reader.taking.done(), "a reader for whom there is something was not woken"
-                    if not reader.taking.cancelled():
-                        self.note(reader, reader.taking.result())
-                assert subscription is not None
-                while subscription.behind or not subscription.queue.empty() or subscription._opening:
-                    with contextlib.suppress(TimeoutError):  # it went live, and there was nothing more
-                        async with asyncio.timeout(0.005):
-                            self.note(reader, await subscription.take())
+                while not await self.read_to_the_end(reader):
+                    pass
+
+    async def read_to_the_end(self, reader: Reader) -> bool:
+        """Until there is nothing left for it; false if its stream was ended before, and it has to come back."""
+        if reader.subscription is None and reader.taking is None:
+            await self.attached(reader)
+        subscription = reader.subscription
+        assert subscription is not None
+        if reader.outlet is not None:
+            reader.outlet.fills = False
+            if reader.outlet.blocked:
+                reader.outlet.blocked = False
+                subscription.unblock()
+            while reader.subscription and (subscription.behind or not subscription.queue.empty()):
+                await asyncio.sleep(0)
+            return reader.subscription is not None
+        if reader.taking is not None:
+            if not subscription.behind and subscription.queue.empty():
+                reader.taking.cancel()  # it waits for an event that will never come
+            await asyncio.wait([reader.taking], timeout=5)
+            assert reader.taking.done(), "a reader for whom there is something was not woken"
+            taking, reader.taking = reader.taking, None
+            if not taking.cancelled():
+                self.note(reader, taking.result())
+        while reader.subscription and (subscription.behind or not subscription.queue.empty() or subscription._opening):
+            with contextlib.suppress(TimeoutError):  # it went live, and there was nothing more
+                async with asyncio.timeout(0.005):
+                    self.note(reader, await subscription.take())
+        return reader.subscription is not None
 
 
 @pytest.mark.soak

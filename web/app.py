@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from web.router import FeedEndpoints, feed_router
 from web.settings import Settings
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
+_LOOK_SECONDS = 0.5
 _READY_SECONDS = 2.0  # that the log has for its answer
 
 _POLICY = (
@@ -41,15 +43,15 @@ class _Assets(StaticFiles):
 
 
 class _App(FastAPI):
-    """FastAPI, with the feed's own routes answered before it. It knows them too, for its documentation, and for the
-    methods that they do not have."""
+    """FastAPI, with the feed's own routes answered before it. It knows them too, for its documentation, for the methods
+    that they do not have, and for whoever adds middleware, which must not be passed by."""
 
     def __init__(self, endpoints: FeedEndpoints, **options: Any) -> None:
         super().__init__(**options)
         self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not await self._endpoints.answer(scope, receive, send):
+        if self.user_middleware or not await self._endpoints.answer(scope, receive, send):
             await super().__call__(scope, receive, send)
 
 
@@ -61,7 +63,11 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with feed:
-            yield
+            watch = asyncio.create_task(_drain_with_server(feed), name="feed-drain")
+            try:
+                yield
+            finally:
+                watch.cancel()
 
     farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
     app = _App(
@@ -79,6 +85,16 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     app.include_router(_around(feed))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")
     return app
+
+
+async def _drain_with_server(feed: Feed) -> None:
+    """End the streams when somebody else's uvicorn is told to stop: it would wait for them, and tells nobody. Our own
+    server does so itself."""
+    while not feed.draining:
+        await asyncio.sleep(_LOOK_SECONDS)
+        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if getattr(server, "should_exit", False):
+            feed.drain()
 
 
 def _around(feed: Feed) -> APIRouter:

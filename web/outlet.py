@@ -11,6 +11,7 @@ Three ways, from the fastest to the one that always works:
 from __future__ import annotations
 
 import asyncio
+import logging
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -19,6 +20,8 @@ from starlette.types import Message, Scope, Send
 
 from feed.batch import Item, Wire
 from feed.control import Reason
+
+logger = logging.getLogger(__name__)
 
 EXTENSION = "feed.connection"
 """In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
@@ -133,7 +136,7 @@ class SteppedOutlet:
                 waiting = coroutine.send(None)
             except StopIteration:
                 continue
-            except Exception:  # noqa: BLE001  the peer is gone: `receive` tells the stream's owner
+            except OSError:  # the peer is gone: `receive` tells the stream's owner
                 self._broken = True
                 return
             self._task = asyncio.create_task(self._go_on(coroutine, waiting, chunk[place + 1 :]))
@@ -146,12 +149,20 @@ class SteppedOutlet:
             await _begun(coroutine, waiting)
             for message in rest:
                 await self._send(message)
-        except Exception:  # noqa: BLE001  as above
+        except OSError:  # as above
             self._broken = True
 
-    def _gone_on(self, _: asyncio.Task[None]) -> None:
+    def _gone_on(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a stream broke", exc_info=task.exception())
+            self._broken = True
         self._stream.unblock()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is too late to write."""
+        return self._broken
 
     def finish(self, reason: Reason | None) -> None:
         """See `Outlet`."""
@@ -173,6 +184,11 @@ class FramedOutlet:
         connection.stream = stream
         if connection.write_paused:
             stream.block()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is too late to write."""
+        return self._connection.transport.is_closing()
 
     def wire(self, wires: Wires) -> Wire:
         """What it wants items made into."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -28,8 +29,9 @@ MAX_HEAD = 64 << 10
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
+_LOOK_AT = 100  # idle connections, for one that may go
 _TURN_SECONDS = 0.004
-_PIPELINED = 4  # requests that may wait for the one before them
+_PIPELINED = 16  # requests that may wait for the one before them
 _LINGER = 2.0  # seconds
 
 
@@ -86,9 +88,11 @@ class Room:
     def make(self, connections: int) -> None:
         """Let one go if there are too many."""
         if connections > self.most and len(self.idle) > 1:
-            oldest = next(iter(self.idle))
-            del self.idle[oldest]
-            oldest.transport.abort()
+            for oldest in islice(self.idle, _LOOK_AT):
+                if oldest.transport.get_write_buffer_size() == 0:  # else it is still taking an answer
+                    del self.idle[oldest]
+                    oldest.transport.abort()
+                    break
 
 
 class Handshakes:
@@ -163,6 +167,10 @@ class HttpProtocol(_Streaming, HttpToolsProtocol):
         super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
+        if self.pipeline or (self._running is not None and not self._running.response_complete):
+            # Its stream would hear nothing more of the connection.
+            self.transport.abort()
+            return
         self.transport.pause_reading()
         self._handshakes.later(self._upgrade)
 
@@ -196,18 +204,27 @@ class HttpProtocol(_Streaming, HttpToolsProtocol):
         if self._head > MAX_HEAD:
             raise ValueError("too large a head")  # which the parser turns into a call of `send_400_response`
         self._head = None
+        if len(self.pipeline) >= _PIPELINED:
+            raise ValueError("too many requests wait for the one before them")
         super().on_headers_complete()
-        if len(self.pipeline) <= _PIPELINED:
-            self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
+        self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
         if self.scope["method"] == "POST" and not self.parser.should_upgrade():
             self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
 
     def send_400_response(self, msg: str) -> None:
+        self._refused = True
+        if self.stream is not None:
+            self.transport.abort()
+            return
+        if self._running is not None and not self._running.response_complete:
+            # Its answer must not be lost, nor have another one in its midst.
+            self._running.keep_alive = False
+            self.pipeline.clear()
+            return
         if self._head is None or self._head <= MAX_HEAD:
             super().send_400_response(msg)
             return
         # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
-        self._refused = True
         self.transport.write(_HEAD_TOO_LARGE)
         self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.close)
@@ -288,7 +305,8 @@ class WebSocketProtocol(_Streaming, WebSocketsSansIOProtocol):
         code, reason = (1006, "") if close is None else (close.code, close.reason)
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         if self.stream is not None:
-            self.stream.block()  # nothing comes after the close
+            self.stream.block()
+            self.stream = None  # nothing comes after the close
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         if self.read_paused:

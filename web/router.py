@@ -110,7 +110,10 @@ class FeedEndpoints:
         kind = scope["type"]
         if kind == "lifespan":
             return False
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path: str = scope["path"]
+        root = scope.get("root_path", "").rstrip("/")
+        if root and path.startswith(f"{root}/"):
+            path = path[len(root) :]
         base, slash, rest = path[1:].partition("/")
         name = rest if slash else None
         if base == "events" and kind == "http":

@@ -86,8 +86,8 @@ def serve(settings: Settings) -> None:
     from web.protocol import Handshakes, HttpProtocol, Room, WebSocketProtocol
 
     if settings.max_subscribers is None:
-        settings = settings.model_copy(update={"max_subscribers": descriptors - max(96, descriptors // 10)})
-    room = Room(descriptors - _OWN_DESCRIPTORS)
+        settings = settings.model_copy(update={"max_subscribers": max(1, descriptors - max(96, descriptors // 10))})
+    room = Room(max(8, descriptors - _OWN_DESCRIPTORS))
     protocol = partial(HttpProtocol, room=room, handshakes=Handshakes(), collector=Collector())
     with _listen(settings.host, settings.port) as listening:
         feed = Feed(settings.log, settings.options)
@@ -103,6 +103,7 @@ def serve(settings: Settings) -> None:
             proxy_headers=False,  # anybody could claim any address
             server_header=False,
             backlog=_BACKLOG,
+            ws_ping_timeout=None,  # a pong waits behind what a slow reader has not read: `Stalled` judges better
             timeout_graceful_shutdown=_FORCED,
         )
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

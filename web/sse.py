@@ -56,7 +56,7 @@ class StreamResponse(Response):
         farewell: float,
     ) -> None:
         self.status_code = 200
-        self.raw_headers = _HEADERS[media_type]
+        self.raw_headers = list(_HEADERS[media_type])  # its own: middleware may append to it
         self.background = None
         self._feed = feed
         self._selection = selection
@@ -92,8 +92,10 @@ class StreamResponse(Response):
         self, subscription: Subscription, outlet: FramedOutlet | SteppedOutlet, receive: Receive, send: Send
     ) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
         try:
+            if outlet.closed:
+                return
+            subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:

@@ -56,7 +56,11 @@ class Stalled:
         """Look at all of them now and then, for ever."""
         while True:
             await asyncio.sleep(self._patience / _LOOKS)
-            cut = await self._look()
+            try:
+                cut = await self._look()
+            except Exception:
+                logger.exception("some connections were not looked at; the next look comes")
+                continue
             if cut:
                 logger.warning("%d clients took nothing for %g s: cut off", cut, self._patience)
 

@@ -70,7 +70,7 @@ async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = 
         await websocket.accept(BATCH_PROTOCOL if batch else None)
         stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
         try:
-            code = await _receive(feed, websocket, subscription, pattern)
+            code = await _receive(feed, websocket, pattern)
         finally:
             stop()
         if code is not None and not subscription.closed:
@@ -86,7 +86,8 @@ def _stream(websocket: WebSocket, subscription: Subscription, wires: Wires, send
     outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
     if outlet is None:
         return asyncio.create_task(_send(websocket, subscription, wires.messages)).cancel
-    subscription.flow_into(outlet, outlet.wire(wires))
+    if not outlet.closed:
+        subscription.flow_into(outlet, outlet.wire(wires))
     return outlet.close
 
 
@@ -117,7 +118,7 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire
         await websocket.send(_close(reason))
 
 
-async def _receive(feed: Feed, websocket: WebSocket, subscription: Subscription, topic: str | None) -> int | None:
+async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int | None:
     """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
     it is for us to close."""
     while True:
@@ -136,9 +137,7 @@ async def _receive(feed: Feed, websocket: WebSocket, subscription: Subscription,
         try:
             await websocket.send({"type": "websocket.send", "text": answer})
         except RuntimeError:
-            if subscription.closed:
-                return None  # the stream has ended meanwhile, and closed it
-            raise
+            return None  # it was closed meanwhile: the stream has ended, or the client broke the rules
         await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
 
 
