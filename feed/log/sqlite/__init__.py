@@ -30,6 +30,7 @@ from feed.log.tail import Tails
 from feed.pattern import Selection
 
 _MAX_WAITING_EVENTS = 20_000  # of all appends that wait for their commit; beyond these two: `Overloaded`
+_ENOUGH = 32  # requests for one commit: the writer is woken although more may come
 _MAX_WAITING_BYTES = 64 << 20
 
 
@@ -90,13 +91,19 @@ class SQLiteLog:
         return await future
 
     def _request(self, request: Request) -> None:
-        """Leave it to the writer, which is woken once for all that comes in one turn of the loop."""
+        """Leave it to the writer, which is woken once for all that comes together."""
         self._writer.requests.append(request)
         if not self._waking:
             self._waking = True
-            self._loop.call_soon(self._wake)
+            self._loop.call_soon(self._wake, 0)
 
-    def _wake(self) -> None:
+    def _wake(self, before: int) -> None:
+        """Wake the writer after a turn of the loop that has brought nothing more: a commit costs much the same for one
+        as for many."""
+        waiting = len(self._writer.requests)
+        if before < waiting < _ENOUGH:
+            self._loop.call_soon(self._wake, waiting)
+            return
         self._waking = False
         self._writer.wake.put(None)
 

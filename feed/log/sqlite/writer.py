@@ -123,9 +123,13 @@ class Writer:
     def _commit(self, group: Sequence[Append]) -> tuple[list[Outcome], list[Event]]:
         now = _now()
         try:
-            with self._transaction():
+            if self._is_one_statement(group):
+                self._check_files()
                 outcomes, events, end = self._insert(group, now)
-                self._delete_some(max(_DELETE_EVENTS, 2 * len(events)))  # more than came, or the file would outgrow
+            else:
+                with self._transaction():
+                    outcomes, events, end = self._insert(group, now)
+                    self._delete_some(max(_DELETE_EVENTS, 2 * len(events)))  # more than came, or the file would outgrow
         except Exception as error:  # noqa: BLE001  whatever it is, this thread goes on, and everybody gets an answer
             report(error)
             # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
@@ -140,6 +144,15 @@ class Writer:
             except sqlite3.Error as error:
                 report(error)  # what is committed is committed: retention comes with the next one
         return outcomes, events
+
+    def _is_one_statement(self, group: Sequence[Append]) -> bool:
+        """Whether it needs no transaction around it: one statement is one. Each statement more is a time that this
+        thread lets go of the interpreter's lock and has to wait for it."""
+        return (
+            sum(len(request.drafts) for request in group) <= _STATEMENT_ROWS
+            and all(request.key is None for request in group)
+            and not self._deletable
+        )
 
     def _insert(self, group: Sequence[Append], now: int) -> tuple[list[Outcome], list[Event], int]:
         outcomes: list[Outcome] = []
@@ -165,17 +178,10 @@ class Writer:
         return outcomes, events, end
 
     def _insert_rows(self, rows: Sequence[Row]) -> None:
-        """Many rows a statement: at each statement's step this thread lets go of the interpreter's lock, and then waits
-        for as long as the event loop is busy."""
-        start = 0
-        while start < len(rows):
-            count = min(_STATEMENT_ROWS, 1 << ((len(rows) - start).bit_length() - 1))  # powers of two: few statements
-            values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
-            self._connection.execute(
-                f"INSERT INTO events VALUES {values}",  # noqa: S608
-                list(chain.from_iterable(rows[start : start + count])),
-            )
-            start += count
+        for start in range(0, len(rows), _STATEMENT_ROWS):
+            some = rows[start : start + _STATEMENT_ROWS]
+            values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
+            self._connection.execute(f"INSERT INTO events VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
 
     def _earlier_answer(self, key: IdempotencyKey, now: int) -> Appended | Invalid | None:
         row = self._connection.execute(
@@ -232,9 +238,15 @@ class Writer:
         row = self._connection.execute("SELECT start, time FROM events WHERE seq = ?", (self.oldest,)).fetchone()
         self._oldest_start, self._oldest_time = row or (self._end, _now())
 
-    def _delete_some(self, most: int) -> None:
+    @property
+    def _deletable(self) -> int:
+        """How many rows may be deleted; 0 while it is not worth it."""
         gone = min(self.oldest, self.position) - self._first_row  # the newest row stays: it holds the position
-        if gone < min(1_000, self._retention.events):
+        return gone if gone >= min(1_000, self._retention.events) else 0
+
+    def _delete_some(self, most: int) -> None:
+        gone = self._deletable
+        if not gone:
             return
         until = self._first_row + min(gone, most)
         self._connection.execute("DELETE FROM events WHERE seq < ?", (until,))
