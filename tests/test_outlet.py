@@ -31,6 +31,7 @@ from feed.control import Reason
 from tests.streams import Stream, eventually, subscribed
 from web.app import create_app
 from web.outlet import SteppedOutlet, chunk, outlet_for, text_frame
+from web.protocol import Room
 from web.router import feed_router
 from web.settings import Settings
 
@@ -369,6 +370,32 @@ def test_a_stream_ends_with_what_cannot_follow_it_and_is_let_go(serve: Any, behi
     eventually(lambda: left_at_once(f"{server.url}/events/a"))
     assert server.stop() == 0
     assert "Traceback" not in server.output
+
+
+class Idle:
+    """A connection without a request, as far as `Room` looks at it."""
+
+    def __init__(self, unsent: int) -> None:
+        self.transport = self
+        self.unsent = unsent
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_the_longest_idle_connection_makes_room_but_none_that_still_takes_its_answer() -> None:
+    room = Room(most=3)
+    taking, oldest, newest = Idle(1_000), Idle(0), Idle(0)
+    room.idle.update(dict.fromkeys([taking, oldest, newest]))  # type: ignore[call-overload]
+    room.make(3)
+    assert not oldest.aborted
+    room.make(4)
+    assert [one.aborted for one in (taking, oldest, newest)] == [False, True, False]
+    assert list(room.idle) == [taking, newest]
 
 
 def test_a_client_that_leaves_while_its_replay_is_looked_up_is_no_error(serve: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from feed import Event, Feed, FeedOptions, Limits, select
+from feed import Event, Feed, FeedOptions, Limits, Overloaded, select
 from feed.batch import Item
 from feed.control import Control, Heartbeat, Reason
 from feed.pump import _TURN_WRITES, Pump
@@ -256,6 +256,26 @@ async def test_a_reader_that_waits_for_the_disk_is_given_signs_of_life(monkeypat
         await turn_until(lambda: "feed.live" in faucet.controls())
         assert faucet.got() == ["0", "1", "2"]
         assert faucet.controls() == ["feed.open", "feed.live"]
+
+
+async def test_publishes_beyond_what_may_wait_for_readers_are_refused_and_those_that_wait_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("feed.feed._MAX_HELD_BYTES", 1_000)
+    async with Feed("memory:") as feed:
+        await feed.publish("a", "0")
+        running = feed._running_now()
+        assert running is not None
+        pump = running.broadcaster.pump
+        for _ in range(10 * _TURN_WRITES):
+            pump.wake(Flushed([]))
+        await asyncio.sleep(0)
+        pump.passed += 1  # a whole queue's worth since then
+        results = await asyncio.gather(*(feed.publish("a", "x" * 400) for _ in range(5)), return_exceptions=True)
+        assert [type(result) for result in results] == [str, str, Overloaded, Overloaded, Overloaded]
+        assert feed._held_bytes == 0
+        page = await feed.history(select(["a"]))
+        assert [event.id for event in page.events][1:] == results[:2]
 
 
 async def test_readers_of_types_and_of_several_topics_get_what_they_want_in_order() -> None:
