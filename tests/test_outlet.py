@@ -372,6 +372,18 @@ def test_a_stream_ends_with_what_cannot_follow_it_and_is_let_go(serve: Any, behi
     assert "Traceback" not in server.output
 
 
+def test_a_body_that_breaks_the_rules_is_400_and_its_request_does_not_wait_for_ever(serve: Any) -> None:
+    server = serve("--log", "memory:")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"POST /events/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        client.sendall(b"no chunk\r\n")
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert server.history("a")["events"] == []
+
+
 class Idle:
     """A connection without a request, as far as `Room` looks at it."""
 

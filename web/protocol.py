@@ -216,11 +216,16 @@ class HttpProtocol(_Streaming, HttpToolsProtocol):
         if self.stream is not None:
             self.transport.abort()
             return
-        if self._running is not None and not self._running.response_complete:
-            # Its answer must not be lost, nor have another one in its midst.
-            self._running.keep_alive = False
-            self.pipeline.clear()
-            return
+        running = self._running
+        if running is not None and not running.response_complete:
+            if running.more_body and running.response_started:
+                self.transport.close()  # its own body is broken, and it is being answered already
+                return
+            if not running.more_body:
+                # Its answer must not be lost, nor have another one in its midst.
+                running.keep_alive = False
+                self.pipeline.clear()
+                return
         if self._head is None or self._head <= MAX_HEAD:
             super().send_400_response(msg)
             return
