@@ -33,11 +33,11 @@ serve: install  ## Run the server. Options: make serve ARGS="--port 9000 --log m
 	@$(BIN)/feed serve $(ARGS)
 
 test: $(VENV)/tools  ## Run all tests, the slow ones too; under 10 minutes.
-	@tests/system-packages chromium curl nginx-light libnginx-mod-nchan
+	@tests/system-packages chromium curl nginx-light libnginx-mod-nchan redis-server
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 soak: $(VENV)/tools  ## Run the tests that repeat with their full counts.
-	@tests/system-packages chromium curl
+	@tests/system-packages chromium curl redis-server
 	FEED_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
 
 style: $(VENV)/tools  ## Check style.

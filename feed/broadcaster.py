@@ -9,6 +9,7 @@ from operator import attrgetter
 from feed.batch import Batch
 from feed.control import Reason
 from feed.event import Event
+from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.pattern import TopicIndex
 from feed.pump import Pump
@@ -19,12 +20,14 @@ class Broadcaster:
     """The subscriptions of one process. Nothing in it waits: a reader that is slow costs only itself.
 
     `window` holds the newest events that were passed on, and its position is how far that is. `pump` writes what is
-    put into the queues of those that flow into outlets.
+    put into the queues of those that flow into outlets. `losses` counts how often the log has lost events: positions
+    from before do not mean now what they meant.
     """
 
     def __init__(self, window: Window) -> None:
         self.window = window
         self.pump = Pump()
+        self.losses = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._index: TopicIndex[Subscription] = TopicIndex()
 
@@ -69,6 +72,15 @@ class Broadcaster:
             subscription.note_position()
             subscription.fall_behind()
         self.window.skip_to(position)
+
+    def lose(self, lost: LogLost) -> None:
+        """The log has lost events: everybody is told, and reads on in what the log has now."""
+        self.losses += 1
+        for subscription in self:
+            subscription.note_position()
+            subscription.lose(lost)
+        if not lost.kept(self.window.position):
+            self.window.skip_to(lost.position)
 
     def distrust(self) -> None:
         """Passing on broke half-way, and some may have had their part: everybody reads the log."""

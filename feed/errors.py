@@ -8,6 +8,7 @@
     ├── FeedUnavailable     nobody's in particular, and nothing was done: try again      (HTTP 503)
     │   ├── Overloaded          more is being published than the log takes in                (HTTP 429)
     │   └── Draining            this server is being stopped; another will answer            (HTTP 503)
+    ├── Indeterminate       nobody's, and it cannot be known whether it was published    (HTTP 504)
     └── LogRefused          the operator's: this log cannot be opened; says why and what to do
 
 At the HTTP edge they become problem documents (`web.problems`); nothing else of an error reaches a client.
@@ -60,6 +61,11 @@ class Overloaded(FeedUnavailable):
 
 class Draining(FeedUnavailable):
     """No new streams here."""
+
+
+class Indeterminate(FeedError):
+    """The connection to the log broke after the events were sent and before the answer came. Repeat it with the same
+    idempotency key, and it is there once."""
 
 
 class LogRefused(FeedError):

@@ -19,11 +19,13 @@ from typing import Literal
 import msgspec
 
 from feed import control
+from feed.backoff import Backoff
 from feed.broadcaster import Broadcaster
 from feed.control import Gap
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
 from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
+from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.subscription import Limits, Subscription
@@ -65,9 +67,10 @@ class HistoryPage(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """A feed on the log that `log` names: `memory:` or `sqlite:PATH`.
+    """A feed on the log that `log` names: `memory:`, `sqlite:PATH` or `redis://HOST:PORT/DB?stream=NAME`.
 
-    It opens at `async with`, which also closes it, or else at its first use. It belongs to one event loop.
+    It opens at `async with`, which also closes it, or else at its first use; where Redis is not there yet it goes on
+    trying, and raises `FeedUnavailable` meanwhile. It belongs to one event loop.
     """
 
     def __init__(self, log: str, options: FeedOptions = FeedOptions()) -> None:  # noqa: B008  immutable
@@ -77,6 +80,7 @@ class Feed:
         self._held_bytes = 0
         self._entrance = Turnstile(_ENTER)
         self._start: asyncio.Task[_Running] | None = None
+        self._tried = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Feed:
@@ -84,7 +88,8 @@ class Feed:
             await asyncio.shield(self._end)
             self._end, self.draining = None, False
         try:
-            await self._opened()
+            with contextlib.suppress(FeedUnavailable):  # it is tried again, and what needs the log says so meanwhile
+                await self._opened()
         except BaseException:
             self._close_in_background()  # cancelled, it may still be opening
             raise
@@ -99,15 +104,33 @@ class Feed:
         if (running := self._running_now()) is not None:
             return running
         if self._start is None:
-            self._start = asyncio.create_task(_Running.start(self._url, self.options))
+            self._tried = asyncio.Event()
+            self._start = asyncio.create_task(self._begin(self._tried), name="feed-start")
         start = self._start
+        await self._tried.wait()
+        if not start.done():
+            raise FeedUnavailable("the log cannot be reached yet")
         try:
-            # Shielded: one of several first users that gives up must not take it from the others.
-            return await asyncio.shield(start)
+            return start.result()
         except Exception:
             if self._start is start:
                 self._start = None  # the next use tries again
             raise
+
+    async def _begin(self, tried: asyncio.Event) -> _Running:
+        """Open the log. If its server is not there yet say so by `tried`, and go on trying."""
+        backoff = Backoff()
+        try:
+            while True:
+                try:
+                    return await _Running.start(self._url, self.options)
+                except FeedUnavailable as error:
+                    if not tried.is_set():
+                        logger.warning("the log cannot be opened yet, and it is tried again: %s", error)
+                        tried.set()
+                await asyncio.sleep(backoff.next())
+        finally:
+            tried.set()
 
     async def _running(self) -> _Running:
         """The opened log and all that runs on it. Raises `FeedUnavailable`."""
@@ -146,8 +169,10 @@ class Feed:
     async def _stop(self) -> None:
         start, self._start = self._start, None
         if start is not None:
+            if not start.done() and self._tried.is_set():
+                start.cancel()  # it waits for a server that is not there
             # That it could not be opened was told to those who waited for it.
-            with contextlib.suppress(FeedError):
+            with contextlib.suppress(FeedError, asyncio.CancelledError):
                 running = await start
                 running.broadcaster.end("shutdown")
                 await running.stop()
@@ -225,10 +250,11 @@ class Feed:
         cursor, gap = None, None
         check_last(last)
         self._check_room()
-        if after is not None:
-            cursor, gap = await running.resume_at(after)
-        elif last is not None:
-            cursor = await running.before_last(selection, last)
+        with running.without_loss():
+            if after is not None:
+                cursor, gap = await running.resume_at(after)
+            elif last is not None:
+                cursor = await running.before_last(selection, last)
         # From here to `register` there is no `await`: what is committed after the position was taken is passed on.
         if self.draining:
             raise Draining("this server is being stopped")
@@ -275,19 +301,20 @@ class Feed:
         running = await self._running()
         log = running.log
         check_last(last)
-        if before is not None:
-            return await running.page_before(selection, before, limit)
-        gap = None
-        if after is not None:
-            cursor, gap = await running.resume_at(after)
-        elif last is not None:
-            cursor = await running.before_last(selection, last)
-        elif since is not None:
-            cursor = await log.before_time(since)
-        else:
-            cursor = log.oldest - 1
-        found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
-        return await running.page_after(selection, cursor, limit, found)
+        with running.without_loss():
+            if before is not None:
+                return await running.page_before(selection, before, limit)
+            gap = None
+            if after is not None:
+                cursor, gap = await running.resume_at(after)
+            elif last is not None:
+                cursor = await running.before_last(selection, last)
+            elif since is not None:
+                cursor = await log.before_time(since)
+            else:
+                cursor = log.oldest - 1
+            found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
+            return await running.page_after(selection, cursor, limit, found)
 
 
 class _Running:
@@ -321,17 +348,20 @@ class _Running:
         """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks
         well and is silent."""
         window = self.broadcaster.window
-        pause = 0.1
+        backoff = Backoff()
         while True:
             try:
                 async for batch in self.log.follow(window.position):
                     await self._pass_on(batch)
-                    pause = 0.1
+                    backoff.reset()
+            except LogLost as lost:
+                logger.error("the log has lost events: %s; all subscribers are told", lost)
+                self.broadcaster.lose(lost)
+                continue
             except Exception:
-                logger.exception("the relay stopped at %d; it goes on in %.1f s", window.position, pause)
+                logger.exception("the relay stopped at %d; it goes on from there", window.position)
                 self.broadcaster.distrust()
-            await asyncio.sleep(pause)
-            pause = min(5.0, pause * 2)
+            await asyncio.sleep(backoff.next())
 
     async def _pass_on(self, batch: Sequence[Event]) -> None:
         """In portions: a fan-out to thousands must not hold up publishes and other streams, and one portion has to fit
@@ -360,6 +390,15 @@ class _Running:
                     logger.exception("a stream had no heartbeat; the next one comes")
                 if count % 1_000 == 0:
                     await asyncio.sleep(0)
+
+    @contextlib.contextmanager
+    def without_loss(self) -> Iterator[None]:
+        """Raises `FeedUnavailable` at its end if the log has lost events meanwhile: a position found before that does
+        not mean now what it meant."""
+        losses = self.broadcaster.losses
+        yield
+        if self.broadcaster.losses != losses:
+            raise FeedUnavailable("the log has changed meanwhile")
 
     async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
         """The position to go on from for somebody who asks for what comes after the id `after`, and why it is not

@@ -16,7 +16,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,7 +25,7 @@ from feed.batch import Batch, Item, Wire
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.log.contract import Log, Page
+from feed.log.contract import Log, LogLost, Page
 from feed.log.window import Window
 from feed.pattern import Selection
 from feed.pump import Pump
@@ -34,6 +34,7 @@ Entry = Batch | Control | Heartbeat
 """What a queue holds."""
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
+_READ_AGAIN = (0.5, 1.5)  # seconds until a log that could not be read is tried again: not by all readers at once
 _WAKE = Heartbeat("")  # in the queue of a reader that may be waiting there, and has to look again; never handed out
 
 
@@ -49,6 +50,16 @@ class Limits(msgspec.Struct, frozen=True):
     def jittered_retry(self) -> int:
         """When one client is to come back, in milliseconds: jittered by half, so that a crowd comes back spread out."""
         return int(self.retry * random.uniform(0.5, 1.5) * 1000)
+
+
+class _Loss(NamedTuple):
+    """What a reader is to be told when its cursor comes to `stop`: that events after the id `requested` are gone. It
+    goes on after `position`, for which `id` stands, or where it is if that is beyond."""
+
+    stop: int
+    requested: str
+    position: int
+    id: str
 
 
 class Outlet(Protocol):
@@ -101,6 +112,7 @@ class Subscription:
         "_handed",
         "_limits",
         "_log",
+        "_loss",
         "_opening",
         "_outlet",
         "_patience",
@@ -146,6 +158,7 @@ class Subscription:
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # so that not all are due at once
         self._handed: list[Item] = []
         self._reading: asyncio.Future[Page] | None = None
+        self._loss: _Loss | None = None
         self._outlet: Outlet | None = None
         self._wire: Wire
         self._blocked = False
@@ -189,6 +202,20 @@ class Subscription:
         self.queue.put_nowait(_WAKE)
         self.wake()
 
+    def lose(self, lost: LogLost) -> None:
+        """The log has lost events. The reader is told when it comes to where they were; one that has had some of them
+        goes back to there, and reads what the log has now."""
+        self.fall_behind()
+        self._stop_reading()
+        stop, requested = lost.position, lost.before.id_at(max(self.cursor, lost.position))
+        if lost.kept(self.cursor):
+            stop, requested = max(stop, self.cursor), lost.before.id_at(lost.position)
+        else:
+            self.cursor = lost.position
+        if self._loss is not None and self._loss.stop <= stop:
+            stop, requested = self._loss.stop, self._loss.requested  # of two, one gap tells
+        self._loss = _Loss(stop, requested, lost.position, lost.id)
+
     def note_position(self) -> None:
         """Of a live reader whose queue is empty all that was passed on and wanted was handed out."""
         if not self.behind and self.queue.empty():
@@ -200,7 +227,7 @@ class Subscription:
             return
         outlet = self._outlet
         if self.behind:
-            if outlet is not None and not self._blocked and self._reading is not None:  # the disk takes its time
+            if outlet is not None and not self._blocked and self._reading is not None:  # the log takes its time
                 self._write(outlet, [Heartbeat(self._log.id_at(self._told))], now)
             return
         if not self.queue.empty():
@@ -254,16 +281,14 @@ class Subscription:
         self.closed = True
         self._outlet, self._awake = None, True
         self._clear()
-        reading, self._reading = self._reading, None
-        if reading is not None and not reading.cancel() and not reading.cancelled():
-            reading.exception()  # if it failed, nobody needs to be told
+        self._stop_reading()
 
     def __aiter__(self) -> Subscription:
         return self
 
     async def __anext__(self) -> Event | Gap:
         """The next event, or a `Gap` where events may be missing. It ends when the feed is closed. Raises
-        `FeedUnavailable` when it ends for another reason, such as a log that cannot be read."""
+        `FeedUnavailable` when it ends for another reason."""
         while True:
             while self._handed:
                 item = self._handed.pop()
@@ -374,6 +399,8 @@ class Subscription:
         from the log: it was asked for."""
         reading = self._reading
         if reading is None:
+            if self._loss is not None and self.cursor >= self._loss.stop:
+                return [self._tell(self._loss)]
             oldest = self._log.oldest
             if self.cursor + 1 < oldest:
                 return [self._gap(oldest - 1)]
@@ -384,19 +411,16 @@ class Subscription:
                 replayed, self._replayed = self._replayed, None
                 return [] if replayed is None else [control.live(replayed)]
             self._window.drop_before(oldest)
-            page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
+            page = None
+            if self._loss is None:
+                page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
             if page is None:
-                read = self._log.read(self.cursor, self._window.position, self.selection, _PAGE_EVENTS)
-                self._reading = asyncio.ensure_future(read)
+                self._reading = asyncio.ensure_future(self._read_page())
                 self._reading.add_done_callback(lambda _: self.wake())
                 return None
         elif reading.done():
             self._reading = None
-            try:
-                page = reading.result()
-            except FeedUnavailable:
-                self.end("busy")  # the client comes back and goes on where it was
-                return []
+            page = reading.result()
         else:
             return None
         if page.start > self.cursor:
@@ -408,6 +432,20 @@ class Subscription:
                 self._replayed += len(page.events)
         return page.events
 
+    async def _read_page(self) -> Page:
+        """The next page of the log. While the log cannot be read the stream stays, and it is tried again."""
+        until = self._window.position if self._loss is None else self._loss.stop
+        while True:
+            try:
+                return await self._log.read(self.cursor, until, self.selection, _PAGE_EVENTS)
+            except FeedUnavailable:
+                await asyncio.sleep(random.uniform(*_READ_AGAIN))
+
+    def _stop_reading(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.cancel() and not reading.cancelled():
+            reading.exception()  # if it failed, nobody needs to be told
+
     async def _wait_for_page(self) -> Sequence[Item]:
         """Wait for the log, but not for longer than the client may go without a sign of life."""
         if self._reading is None:
@@ -418,6 +456,12 @@ class Subscription:
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
+
+    def _tell(self, loss: _Loss) -> Gap:
+        self._loss = None
+        self.cursor = self._told = max(self.cursor, loss.position)
+        id = loss.id if self.cursor == loss.position else self._log.id_at(self.cursor)
+        return control.gap(loss.requested, id, "unknown")
 
     def _clear(self) -> Entry | None:
         first = None

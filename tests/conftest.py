@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from tests.redis_server import RedisServer, running_redis
 from tests.running import RunningServer, running
 
 Serve = Callable[..., RunningServer]
+StartRedis = Callable[..., RedisServer]
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +47,18 @@ def server() -> Iterator[RunningServer]:
     """A server on a memory log that the tests of a module share: each uses topics of its own."""
     with running("--log", "memory:") as shared:
         yield shared
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
+    """Starts a Redis of the test's own, with options of Redis: `start_redis(maxmemory="10mb")`."""
+    with ExitStack() as stack:
+        count = itertools.count()
+        yield lambda **options: stack.enter_context(running_redis(tmp_path / f"redis{next(count)}", **options))
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that the tests of a module share, as it is quick: each uses a stream of its own."""
+    with running_redis(tmp_path_factory.mktemp("redis"), appendonly="no") as server:
+        yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -24,13 +25,19 @@ OpenLog = Callable[..., Awaitable[Log]]
 DAY = 24 * 3600
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenLog]:
     """Opens logs of the kind under test, each with a store of its own, and closes them."""
     logs: list[Log] = []
 
     async def new(**retention: float) -> Log:
-        url = "memory:" if request.param == "memory" else f"sqlite:{tmp_path / f'{len(logs)}.db'}"
+        match request.param:
+            case "memory":
+                url = "memory:"
+            case "sqlite":
+                url = f"sqlite:{tmp_path / f'{len(logs)}.db'}"
+            case _:
+                url = request.getfixturevalue("shared_redis").url(secrets.token_hex(8))
         log = await open_log(url, Retention(**retention))  # type: ignore[arg-type]
         logs.append(log)
         return log
@@ -314,7 +321,7 @@ async def test_a_log_that_works_says_so(log: Log) -> None:
 
 @pytest.mark.parametrize("url", ["", "memory", "memory:x", "sqlite", "sqlite:", "postgres://x", "feed.db"])
 async def test_an_unknown_log_is_refused_with_what_to_use(url: str) -> None:
-    with pytest.raises(LogRefused, match="use memory: or sqlite:PATH"):
+    with pytest.raises(LogRefused, match="use memory:, sqlite:PATH or redis://"):
         await open_log(url, Retention())
 
 

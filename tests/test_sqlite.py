@@ -15,7 +15,7 @@ import pytest
 
 from feed import FeedUnavailable, Invalid, LogRefused, Overloaded, Retention
 from feed.event import text_draft
-from feed.log import IdempotencyKey, sqlite
+from feed.log import IdempotencyKey
 from feed.log.sqlite import SQLiteLog, file, writer
 from feed.log.sqlite.file import APPLICATION_ID, SCHEMA_VERSION
 from feed.pattern import EVERYTHING, Selection
@@ -263,13 +263,12 @@ async def publish_until_refused(log: SQLiteLog) -> None:
 
 
 async def test_what_waits_for_the_disk_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr("feed.log.waiting._MAX_EVENTS", 10)
     log = await open_at(path)
     results = await asyncio.gather(*(publish(log) for _ in range(50)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, Overloaded)]
     assert len(refused) == 40
     assert log.position == 10
-    assert (log._waiting_events, log._waiting_bytes) == (0, 0)
     await publish(log, 50)  # one batch is taken however large it is
     await log.close()
 

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from feed import FeedError, FeedUnavailable, Invalid, Malformed, Overloaded, TooLarge
+from feed import FeedError, FeedUnavailable, Indeterminate, Invalid, Malformed, Overloaded, TooLarge
 
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 << 20
@@ -87,6 +87,8 @@ def status_of(error: FeedError) -> int:
             return 429
         case FeedUnavailable():
             return 503
+        case Indeterminate():
+            return 504
     return 500
 
 

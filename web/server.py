@@ -17,6 +17,7 @@ from typing import cast
 import uvicorn
 
 from feed import Feed, FeedError
+from feed.log import without_password
 from web.app import create_app
 from web.collector import Collector
 from web.settings import Settings
@@ -51,7 +52,7 @@ class Server(uvicorn.Server):
         connections = cast("Collection[Connection]", self.server_state.connections)
         self._watch = asyncio.create_task(Stalled(connections, self._settings.stall).watch(), name="feed-stalled")
         for listening in sockets or []:
-            print(greeting(_url(listening), self._settings.log), flush=True)
+            print(greeting(_url(listening), without_password(self._settings.log)), flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""

@@ -82,7 +82,9 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
     log: Annotated[
-        str, AfterValidator(_checked_log), Field(description="Where events are kept: memory: or sqlite:PATH.")
+        str,
+        AfterValidator(_checked_log),
+        Field(description="Where events are kept: memory:, sqlite:PATH or redis://HOST:PORT/DB?stream=NAME."),
     ] = "sqlite:feed.db"
 
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10

@@ -5,22 +5,33 @@ from __future__ import annotations
 from feed.errors import LogRefused
 from feed.log.contract import Appended, IdempotencyKey, Log, Page, Retention
 from feed.log.memory import MemoryLog
+from feed.log.redis.address import SCHEMES, parse_address, without_password
 from feed.log.sqlite import SQLiteLog
 
-__all__ = ["Appended", "IdempotencyKey", "Log", "Page", "Retention", "check_log_url", "open_log"]
+KINDS = "memory:, sqlite:PATH or redis://HOST:PORT/DB?stream=NAME"
+
+__all__ = ["Appended", "IdempotencyKey", "Log", "Page", "Retention", "check_log_url", "open_log", "without_password"]
 
 
 def check_log_url(url: str) -> str:
-    """The URL itself, if it names a log: `memory:`, or `sqlite:PATH`. Raises `LogRefused`."""
+    """The URL itself, if it names a log. Raises `LogRefused`."""
     scheme, colon, path = url.partition(":")
+    if colon and scheme in SCHEMES:
+        parse_address(url)
+        return url
     if colon and (scheme, bool(path)) in {("memory", False), ("sqlite", True)}:
         return url
-    raise LogRefused(f"{url!r} names no log: use memory: or sqlite:PATH, such as sqlite:feed.db")
+    raise LogRefused(f"{without_password(url)!r} names no log: use {KINDS}")
 
 
 async def open_log(url: str, retention: Retention) -> Log:
-    """Open the log that `url` names; an SQLite file is made if it is not there. Raises `LogRefused`."""
+    """Open the log that `url` names; what is not there yet is made. Raises `LogRefused`, and `FeedUnavailable` where a
+    server is not there yet."""
     scheme, _, path = check_log_url(url).partition(":")
     if scheme == "memory":
         return MemoryLog(retention)
-    return await SQLiteLog.open(path, retention)
+    if scheme == "sqlite":
+        return await SQLiteLog.open(path, retention)
+    from feed.log.redis.log import RedisLog  # redis-py takes a tenth of a second, and the other logs do not need it
+
+    return await RedisLog.open(url, retention)

@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from feed.event import Draft, Event
+from feed.log.epochs import Epochs
 from feed.pattern import Selection
 
 PAGE_BYTES = 1 << 20
@@ -80,6 +81,22 @@ class Page(msgspec.Struct, frozen=True):
     end: int
 
 
+class LogLost(Exception):
+    """Events that had been committed after `position` are gone. `id` stands for that position in the log as it is now;
+    what follows it are other events. `before` and `after` say what ids meant, and what they mean now."""
+
+    def __init__(self, position: int, id: str, before: Epochs, after: Epochs) -> None:
+        super().__init__(f"events after {id} are gone")
+        self.position = position
+        self.id = id
+        self.before = before
+        self.after = after
+
+    def kept(self, cursor: int) -> bool:
+        """Whether all that somebody had seen up to `cursor` is still there."""
+        return self.after.locate(self.before.id_at(cursor), cursor) is not None
+
+
 class Log(Protocol):
     """What a feed needs of its log. All positions are seqs."""
 
@@ -97,7 +114,8 @@ class Log(Protocol):
         With a key that was used before, nothing is committed and the first answer comes back.
 
         Raises `Invalid` if the key was used for another request, `Overloaded` at the bound of what may wait,
-        `FeedUnavailable` if the log cannot take it. In each case nothing was committed.
+        `FeedUnavailable` if the log cannot take it: in each case nothing was committed. `Indeterminate` if that cannot
+        be known.
         """
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
@@ -117,13 +135,16 @@ class Log(Protocol):
         """Every event beyond `after`, once, in order, in batches as they come, without end.
 
         Only where retention has overtaken the follower is there a hole: a batch then begins beyond the next seq.
+        Raises `LogLost` where the log has lost events that it had. What ids mean changes in that moment, and not
+        before.
         """
 
     def id_at(self, position: int) -> str:
         """The id by which a client can resume after `position`."""
 
     async def locate(self, id: str) -> int | None:
-        """The position an id stands for; None if it is not an id of this log, or of an event beyond its end."""
+        """The position an id stands for; None if it is not an id of this log, or of an event beyond its end. Raises
+        `FeedUnavailable` if that cannot be found out now."""
 
     async def check(self) -> None:
         """Raises `FeedUnavailable` if the log could not take an event now."""

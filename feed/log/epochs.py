@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from bisect import bisect_right
+from collections.abc import Sequence
 
 _ID = re.compile(r"([0-9A-Za-z]{1,64})-(0|[1-9][0-9]{0,17})")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -20,10 +21,15 @@ def new_epoch() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(8))
 
 
+def is_id(id: str) -> bool:
+    """Whether it looks like an id of some log."""
+    return len(id) <= 128 and _ID.fullmatch(id) is not None
+
+
 class Epochs:
     """The epochs of one log, oldest first. The last one is the current one, and covers all that is to come."""
 
-    def __init__(self, recorded: list[tuple[str, int]]) -> None:
+    def __init__(self, recorded: Sequence[tuple[str, int]]) -> None:
         self._names = [name for name, _ in recorded]
         self._firsts = [first for _, first in recorded]
         self._places = {name: place for place, name in enumerate(self._names)}

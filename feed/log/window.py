@@ -38,8 +38,8 @@ class Window:
         return len(self._events) - self._left
 
     def skip_to(self, position: int) -> None:
-        """Let everything go, and continue after `position`, which lies ahead."""
-        self.drop_before(position + 1)
+        """Let everything go, and continue after `position`, ahead or back."""
+        self.drop_before(self.position + 1)
         self._events.clear()
         self._left = 0
         self.position = position

@@ -20,18 +20,17 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from feed.errors import FeedUnavailable, Overloaded
-from feed.event import Draft, Event, event_size
+from feed.errors import FeedUnavailable
+from feed.event import Draft, Event
 from feed.log.contract import Appended, IdempotencyKey, Page, Retention
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
 from feed.log.tail import Tails
+from feed.log.waiting import Waiting
 from feed.pattern import Selection
 
-_MAX_WAITING_EVENTS = 20_000  # of all appends that wait for their commit; beyond these two: `Overloaded`
 _ENOUGH = 32  # requests for one commit: the writer is woken although more may come
-_MAX_WAITING_BYTES = 64 << 20
 
 
 class SQLiteLog:
@@ -43,8 +42,7 @@ class SQLiteLog:
         self._readers = readers
         self._epochs = writer.epochs
         self._tails = Tails()
-        self._waiting_events = 0
-        self._waiting_bytes = 0
+        self._waiting = Waiting()
         self._closed = False
         self._waking = False
         self._loop = asyncio.get_running_loop()
@@ -79,13 +77,7 @@ class SQLiteLog:
         """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
-        if self._waiting_events and (
-            self._waiting_events + len(drafts) > _MAX_WAITING_EVENTS or self._waiting_bytes + size > _MAX_WAITING_BYTES
-        ):
-            raise Overloaded("more is being published than the log can take in")
-        self._waiting_events += len(drafts)
-        self._waiting_bytes += size
+        size = self._waiting.add(drafts)
         future: asyncio.Future[Appended] = self._loop.create_future()
         self._request(Append(drafts, key, size, future))
         return await future
@@ -113,8 +105,7 @@ class SQLiteLog:
             self._tails.push(events)
         for request, outcome in outcomes:
             future = request.future
-            self._waiting_events -= len(request.drafts)
-            self._waiting_bytes -= request.bytes
+            self._waiting.remove(request.drafts, request.bytes)
             if future.done():
                 continue
             if isinstance(outcome, BaseException):

@@ -1,0 +1,62 @@
+"""Which Redis, and which stream on it: `redis://HOST:PORT/DB?stream=NAME`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+from feed.errors import LogRefused
+
+SCHEMES = ("redis", "rediss", "unix")
+
+_STREAM = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+_OPTIONS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs", "db"}
+
+
+class Address(NamedTuple):
+    """A stream on a Redis. `url` is what redis-py connects to."""
+
+    url: str
+    stream: str
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys of the log: they share a hash tag, so that a Redis Cluster holds them on one node."""
+        return [f"{{{self.stream}}}:{name}" for name in ("events", "epochs", "state", "answers", "expiries")]
+
+    def key(self, name: str) -> str:
+        """Another key, or channel, of the same feed."""
+        return f"{{{self.stream}}}:{name}"
+
+
+def parse_address(url: str) -> Address:
+    """Raises `LogRefused` for a URL that names no Redis, and says why."""
+    parts = urlsplit(url)
+    query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    stream = query.pop("stream", "feed")
+    shown = without_password(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0 or (parts.scheme == "unix" and not parts.path) or (parts.scheme != "unix" and not parts.hostname):
+        raise LogRefused(f"{shown!r} names no Redis: use redis://HOST:PORT/DB?stream=NAME")
+    if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+", parts.path):
+        raise LogRefused(f"{shown!r}: what follows the host is the number of a database, such as /0")
+    if not _STREAM.fullmatch(stream):
+        raise LogRefused(f"{shown!r}: the stream's name is 1 to 100 of A-Z a-z 0-9 . _ : -")
+    if unknown := query.keys() - _OPTIONS:
+        known = ", ".join(["stream", *sorted(_OPTIONS)])
+        raise LogRefused(f"{shown!r}: unknown option {min(unknown)!r}; known are {known}")
+    return Address(parts._replace(query=urlencode(query)).geturl(), stream)
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    user = unquote(parts.username or "")
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:***@{host}").geturl()

@@ -1,0 +1,48 @@
+"""Between events and the entries of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from feed.event import Draft, Event, event_size
+from feed.log.contract import IdempotencyKey
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]]) -> bytes:
+    """The batches as the script `append` takes them: one argument, which costs both sides less than one a field."""
+    return _pack(
+        [
+            (
+                [
+                    (
+                        draft.topic,
+                        draft.type,
+                        "1" if draft.is_json else "0",
+                        draft.data,
+                        event_size(draft.topic, draft.type, draft.data),
+                    )
+                    for draft in drafts
+                ],
+                "" if key is None else f"{key.principal}\n{key.key}",
+                "" if key is None else key.fingerprint.hex(),
+            )
+            for drafts, key in batches
+        ]
+    )
+
+
+def parse_entries(entries: Sequence[Any]) -> list[Event]:
+    """Events, from what XRANGE gives."""
+    events = []
+    name, epoch = b"", ""
+    for id, fields in entries:
+        _, name_now, _, time, _, _, _, topic, _, type, _, json, _, data = fields
+        if name_now != name:
+            name, epoch = name_now, name_now.decode()
+        events.append(Event(epoch, int(id[2:]), topic.decode(), type.decode(), data.decode(), json == b"1", int(time)))
+    return events

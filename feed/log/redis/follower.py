@@ -1,0 +1,121 @@
+"""Following the stream: what is there is taken in one read, and looked at before it is handed on.
+
+It supervises itself: whatever becomes of the connection, it goes on where it was, and once a second it makes sure that
+what it hears is what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from feed.backoff import Backoff
+from feed.errors import FeedUnavailable, Indeterminate
+from feed.event import Event
+from feed.log.contract import LogLost
+from feed.log.redis.entries import parse_entries
+from feed.log.redis.link import ANSWER_SECONDS, Link
+from feed.log.redis.state import State
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_DEAF_SECONDS = 4.0  # that an event may be known here, and not heard of
+_FEWEST, _MOST = 32, 512  # events of one read: XREAD knows no bound in bytes
+_LARGE = 4 << 20
+
+
+class Follower:
+    """Reads on after the position `after`."""
+
+    def __init__(self, state: State, link: Link, stream: str, after: int) -> None:
+        self._state = state
+        self._record = state.record
+        self._link = link
+        self._stream = stream
+        self._after = after
+        self._count = _FEWEST
+        self._look_at = 0.0
+        self._in_step = 0.0  # when it was last known to miss nothing
+        self._loop = asyncio.get_running_loop()
+        self._backoff = Backoff()
+        self._away = False
+
+    async def next(self) -> Sequence[Event]:
+        """The next events; none if there were none for a while. Raises `LogLost`."""
+        try:
+            events = await self._next()
+        except (FeedUnavailable, Indeterminate) as error:
+            if not self._away:
+                logger.warning("cannot follow the log, and keep trying: %s", error)
+            self._away = True
+            await asyncio.sleep(self._backoff.next())
+            return ()
+        if self._away:
+            logger.warning("following the log again, from %d on", self._after)
+            self._away = False
+            self._backoff.reset()
+        return events
+
+    async def _next(self) -> Sequence[Event]:
+        await self._link.open()
+        now = self._loop.time()
+        if now >= self._look_at:
+            await self._link.use(self._state.check)
+            self._look_at = now + _LOOK_SECONDS
+        lost = self._lost()
+        # At least as long as a round trip, so that it cannot spin.
+        block = max(5, int((self._look_at - self._loop.time()) * 1000))
+        answer = await self._link.ask(
+            "XREAD", "COUNT", self._count, "BLOCK", block, "STREAMS", self._stream, f"0-{self._after}",
+            patience=block / 1000 + ANSWER_SECONDS,
+        )  # fmt: skip
+        events = parse_entries(answer[0][1]) if answer else []
+        if not events:
+            await self._listen_closely()
+            return events
+        self._adapt(events)
+        known = set(self._record.names)
+        if any(event.epoch not in known for event in events):
+            self._look_at = 0.0  # they wait in the stream until it is known what they are
+            return ()
+        if lost is not None:
+            events = [event for event in events if event.seq <= lost.position]
+        if events:
+            self._after = events[-1].seq
+            self._state.reached(self._after)
+            self._in_step = self._loop.time()
+        return events
+
+    def _lost(self) -> LogLost | None:
+        """What is lost, but only after events that are still to come. Raises what is lost now."""
+        state = self._state
+        record = state.news or state.record
+        if record is self._record:
+            return None
+        lost = record.loss_since(self._record, self._after)
+        if lost is not None and lost.position > self._after:
+            return lost
+        if state.news is not None:
+            state.adopt(state.news)
+        self._record = record
+        if lost is not None:
+            raise lost
+        return None
+
+    def _adapt(self, events: Sequence[Event]) -> None:
+        size = sum(event.size for event in events)
+        if size > _LARGE:
+            self._count = max(_FEWEST, self._count // 2)
+        elif len(events) == self._count and size < _LARGE // 4:
+            self._count = min(_MOST, self._count * 2)
+
+    async def _listen_closely(self) -> None:
+        """Raises `FeedUnavailable` if there are events that this connection does not tell of."""
+        if self._state.position <= self._after:
+            self._in_step = self._loop.time()
+        elif self._loop.time() - self._in_step > _DEAF_SECONDS:
+            self._in_step = self._loop.time()
+            await self._link.close()
+            raise FeedUnavailable("the connection to Redis is deaf")

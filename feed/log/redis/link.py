@@ -1,0 +1,214 @@
+"""One connection to Redis: made when it is needed, checked before it is used, thrown away at the first fault.
+
+redis-py's own client would reconnect and repeat in between, without our check, and would not tell whether a command
+was sent. So it is its `Connection` that is used here, and its errors become the feed's:
+
+- refused, or failed before the command was sent: `FeedUnavailable`. Nothing was done.
+- broken after it was sent: `Indeterminate`. It may have been done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+
+from feed.backoff import Backoff
+from feed.errors import FeedUnavailable, Indeterminate, LogRefused
+from feed.log.redis.address import Address
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 4.0
+"""Within which Redis has to answer, or it is taken for deaf."""
+
+_CONNECT_SECONDS = 2.0
+
+Argument = str | bytes | int
+Ask = Callable[..., Awaitable[Any]]
+
+
+class Script:
+    """A Lua script: what is shared, and its own. Redis knows it by its hash once it has run."""
+
+    def __init__(self, name: str) -> None:
+        folder = files("feed.log.redis") / "scripts"
+        shebang, _, own = (folder / f"{name}.lua").read_text("utf-8").partition("\n")
+        self.source = f"{shebang}\n{(folder / 'common.lua').read_text('utf-8')}\n{own}"
+        self.hash = hashlib.sha1(self.source.encode()).hexdigest()  # noqa: S324  what Redis calls it by
+
+
+class Link:
+    """A connection that one command at a time uses. `greet` is awaited on each new one, with what asks over it; what it
+    raises leaves it unused.
+
+    After a failed attempt to connect it refuses at once for a while, longer each time.
+    """
+
+    def __init__(self, address: Address, name: str, greet: Callable[[Ask], Awaitable[None]]) -> None:
+        options: dict[str, Any] = dict(parse_url(address.url))
+        self._class: type[AbstractConnection] = options.pop("connection_class", Connection)
+        self._options = {
+            **options,
+            **({} if "path" in options else {"socket_keepalive": True}),
+            "socket_timeout": None,  # the times are ours
+            "socket_connect_timeout": _CONNECT_SECONDS,
+            "client_name": name,
+            "protocol": 2,
+        }
+        self._greet = greet
+        self._keys = address.keys
+        self._connection: AbstractConnection | None = None
+        self._lock = asyncio.Lock()
+        self._backoff = Backoff()
+        self._not_before = 0.0
+        self._connects = 0
+
+    @property
+    def reconnects(self) -> int:
+        """How often it had to connect again."""
+        return max(0, self._connects - 1)
+
+    async def open(self) -> None:
+        """Connect, unless it is. Raises `FeedUnavailable`, and `LogRefused` for a Redis that may not be used."""
+        async with self._lock:
+            await self._ready()
+
+    async def ask(self, *command: Argument, patience: float = ANSWER_SECONDS) -> Any:
+        """One command, and its answer, as redis-py parses it."""
+        async with self._lock:
+            await self._ready_for_anybody()
+            return await self._exchange(*command, patience=patience)
+
+    async def run(self, script: Script, *arguments: Argument) -> Any:
+        """A script on the log's keys, and its answer."""
+        async with self._lock:
+            await self._ready_for_anybody()
+            return await self._run(script, *arguments)
+
+    async def use(self, work: Callable[[Ask], Awaitable[None]]) -> None:
+        """Some commands and scripts in a row, that nothing comes between."""
+        async with self._lock:
+            await self._ready_for_anybody()
+            await work(self._run_or_exchange)
+
+    async def listen(self) -> Any:
+        """What Redis says unasked, to a connection that has subscribed to a channel. Waits for it without end."""
+        connection = self._connection
+        if connection is None:
+            raise FeedUnavailable("the connection to Redis is closed")
+        try:
+            return await connection.read_response()
+        except (RedisError, OSError) as error:
+            await self.close()
+            raise FeedUnavailable("the connection to Redis broke") from error
+
+    async def close(self) -> None:
+        """Let the connection go. It comes back when it is needed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def _ready_for_anybody(self) -> None:
+        try:
+            await self._ready()
+        except LogRefused as error:
+            logger.error("%s", error)
+            raise FeedUnavailable("the log cannot be used", 5) from error
+
+    async def _ready(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            if connection.is_connected and not await connection.can_read():
+                return
+            await self.close()  # Redis has hung up, or said something that nobody asked for
+        now = asyncio.get_running_loop().time()
+        if now < self._not_before:
+            raise FeedUnavailable("Redis cannot be reached")
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            self._not_before = asyncio.get_running_loop().time() + self._backoff.next()
+            raise
+        self._backoff.reset()
+        self._connects += 1
+
+    async def _connect(self) -> None:
+        connection = self._class(**self._options)
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS + ANSWER_SECONDS):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+            raise LogRefused(f"Redis does not let us in: {error}") from error
+        except (RedisError, OSError) as error:
+            raise FeedUnavailable("Redis cannot be reached") from error
+        self._connection = connection
+        try:
+            await self._greet(self._run_or_exchange)
+        except Indeterminate as error:
+            raise FeedUnavailable("Redis cannot be reached") from error
+
+    async def _run_or_exchange(self, what: Script | str, *arguments: Argument) -> Any:
+        if isinstance(what, Script):
+            return await self._run(what, *arguments)
+        return await self._exchange(what, *arguments)
+
+    async def _run(self, script: Script, *arguments: Argument) -> Any:
+        command = (script.hash, len(self._keys), *self._keys, *arguments)
+        try:
+            return await self._exchange("EVALSHA", *command)
+        except _UnknownScript:
+            await self._exchange("SCRIPT", "LOAD", script.source)
+            return await self._exchange("EVALSHA", *command)
+
+    async def _exchange(self, *command: Argument, patience: float = ANSWER_SECONDS) -> Any:
+        connection = self._connection
+        if connection is None:
+            raise FeedUnavailable("the connection to Redis is closed")
+        try:
+            async with asyncio.timeout(patience):
+                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+                return await connection.read_response()
+        except NoScriptError as error:
+            raise _UnknownScript from error
+        except NoPermissionError as error:
+            raise LogRefused(f"Redis does not let us do what the feed needs: {error}") from error
+        except (ResponseError, BusyLoadingError) as error:
+            raise FeedUnavailable(f"Redis refuses: {_reason(error)}") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            await self.close()
+            raise Indeterminate("Redis did not answer: it may have been published or not") from error
+        except BaseException:
+            await self.close()  # the answer would be taken for that to the next command
+            raise
+
+
+class _UnknownScript(Exception):
+    """Redis does not know the script: it was started anew, or another client has emptied its memory of them."""
+
+
+def _reason(error: RedisError) -> str:
+    """What a client may know of it: the kind, not the words, which may name keys and settings."""
+    match type(error).__name__:
+        case "OutOfMemoryError":
+            return "its memory is full"
+        case "ReadOnlyError":
+            return "it is a read-only replica"
+        case "BusyLoadingError":
+            return "it is loading its data"
+    return "it cannot take a command now"

@@ -1,0 +1,85 @@
+"""Reading what is in the stream: a page a script call, which ends at its bytes; few at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from feed.errors import FeedUnavailable, Indeterminate
+from feed.event import Event
+from feed.log.contract import PAGE_BYTES, Page
+from feed.log.redis.entries import parse_entries
+from feed.log.redis.link import Argument, Link, Script
+from feed.pattern import Selection
+
+_SCAN_EVENTS = 500  # of one page: about as much as may be parsed without holding up the loop
+
+
+class Reader:
+    """Reads over a few links, each of which does one thing at a time."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._links = links
+        self._idle: asyncio.Queue[Link] = asyncio.Queue()
+        for link in links:
+            self._idle.put_nowait(link)
+        self._page, self._search = Script("page"), Script("search")
+
+    async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
+        """See `Log`."""
+        if until <= after:
+            return Page([], after, after)
+        events = await self._events("forward", after + 1, until, selection, limit)
+        if not events:
+            return Page([], until, until)  # retention has just taken them
+        wanted: list[Event] = []
+        end, size = after, 0
+        for event in events:
+            end = event.seq
+            if selection.wants(event.topic, event.type):
+                wanted.append(event)
+                size += event.size
+                if len(wanted) == limit or size > PAGE_BYTES:
+                    break
+        return Page(wanted, events[0].seq - 1, end)
+
+    async def read_backward(self, oldest: int, before: int, selection: Selection, limit: int) -> Page:
+        """See `Log`."""
+        events = await self._events("backward", oldest, before - 1, selection, limit) if before > oldest else []
+        if not events:
+            return Page([], min(before, oldest) - 1, before - 1)
+        wanted: list[Event] = []
+        start, size = before, 0
+        for event in events:
+            start = event.seq - 1
+            if selection.wants(event.topic, event.type):
+                wanted.append(event)
+                size += event.size
+                if len(wanted) == limit or size > PAGE_BYTES:
+                    break
+        wanted.reverse()
+        return Page(wanted, start, before - 1)
+
+    async def first_since(self, time: int, oldest: int, position: int) -> int:
+        """The seq of the first event committed at `time` or later."""
+        return int(await self._run(self._search, time, oldest, position))
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        for link in self._links:
+            await link.close()
+
+    async def _events(self, direction: str, low: int, high: int, selection: Selection, limit: int) -> list[Event]:
+        all_wanted = selection.everything and not selection.types
+        count = min(limit, _SCAN_EVENTS) if all_wanted else _SCAN_EVENTS
+        return parse_entries(await self._run(self._page, direction, low, high, count, PAGE_BYTES))
+
+    async def _run(self, script: Script, *arguments: Argument) -> Any:
+        link = await self._idle.get()
+        try:
+            return await link.run(script, *arguments)
+        except Indeterminate as error:
+            raise FeedUnavailable("Redis does not answer") from error
+        finally:
+            self._idle.put_nowait(link)

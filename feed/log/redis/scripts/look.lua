@@ -1,0 +1,3 @@
+#!lua flags=no-writes
+-- The record: {epochs, whether the newest is of this server, last seq, oldest seq, when that was committed, now}.
+return record(last_seq())

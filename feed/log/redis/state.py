@@ -1,0 +1,124 @@
+"""What this node knows of the log: which ids are valid, and from where to where it reaches.
+
+**What ids mean changes in a follower's step only**, when it raises `LogLost`: between that and the reaction of whoever
+follows there is no `await`, so that no position is ever read with the wrong epochs. Until then the news waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+from feed.errors import FeedUnavailable
+from feed.log.contract import Appended, Retention
+from feed.log.epochs import Epochs, new_epoch
+from feed.log.redis.link import Argument, Ask, Script
+from feed.log.redis.record import Record, parse_record
+
+_RETAIN_BYTES = 1 << 30  # unless said
+_LEARN_SECONDS = 3.0  # that the follower has for the news
+
+
+class State:
+    """One for a log. `news` is a record that its followers have not reacted to yet."""
+
+    def __init__(self, retention: Retention) -> None:
+        self.bounds: Sequence[Argument] = (
+            retention.events,
+            retention.bytes or _RETAIN_BYTES,
+            int(retention.age * 1000),
+            retention.keys,
+        )
+        self.record = Record([], frozenset(), False, 0, 1, 0, 0)
+        self.news: Record | None = None
+        self.epochs = Epochs([("", 1)])
+        self.position = 0
+        self.followers = 0
+        self.seen = 0.0  # when Redis last answered what has become of the log; the loop's time
+        self._retention = retention
+        self._oldest = 1
+        self._changes = 0
+        self._adopted = asyncio.Event()
+        self._look, self._enter = Script("look"), Script("enter")
+
+    @property
+    def oldest(self) -> int:
+        """See `Log`."""
+        return max(self._oldest, self.position + 1 - self._retention.events)
+
+    @property
+    def known(self) -> tuple[str, int]:
+        """The newest epoch that this node knows, and the newest event."""
+        return self.record.names[-1] if self.record.recorded else "-", self.position
+
+    async def check(self, ask: Ask) -> None:
+        """Ask what has become of the log. Where this node knows otherwise, or events are too old, say so to Redis."""
+        await self._learn(ask, self._looked)
+
+    async def check_writable(self, ask: Ask) -> None:
+        """The same, in such a way that it fails where Redis takes no writes."""
+        await self._learn(ask, self._entered)
+
+    async def _looked(self, ask: Ask) -> Record:
+        record = parse_record(await ask(self._look))
+        if not record.current or not record.has_same_epochs(self.record) or record.position < self.position:
+            return await self._entered(ask)
+        if record.oldest <= record.position and record.oldest_time < record.now - self._retention.age * 1000:
+            with contextlib.suppress(FeedUnavailable):  # it takes no writes now, and retention can wait
+                return await self._entered(ask)
+        return record
+
+    async def _entered(self, ask: Ask) -> Record:
+        arguments = (new_epoch(), self.position, *self.bounds, *self.record.names)
+        return parse_record(await ask(self._enter, *arguments))
+
+    async def _learn(self, ask: Ask, question: Callable[[Ask], Awaitable[Record]]) -> None:
+        while True:
+            changes = self._changes
+            record = await question(ask)
+            if changes == self._changes:
+                break  # else the answer may be older than what another connection has brought meanwhile
+        self.seen = asyncio.get_running_loop().time()
+        if record.has_same_epochs(self.record):
+            self.position = max(self.position, record.position)
+            self._oldest = max(self._oldest, record.oldest)
+        elif self.followers and record.loss_since(self.record, self.position) is not None:
+            if self.news is None or not record.has_same_epochs(self.news):
+                self._changes += 1
+            self.news = record
+        else:
+            self.adopt(record)
+
+    def adopt(self, record: Record) -> None:
+        """From now on ids mean what they mean in this record."""
+        if record.loss_since(self.record, self.position) is None:
+            self.position = max(self.position, record.position)
+        else:
+            self.position = record.position
+        self._oldest = record.oldest
+        self.record = record
+        self.epochs = Epochs(record.recorded)
+        self.news = None
+        self._changes += 1
+        self._adopted.set()
+        self._adopted = asyncio.Event()
+
+    async def up_to_date(self) -> None:
+        """Wait until the news is known to all. Raises `FeedUnavailable` if that takes long."""
+        try:
+            async with asyncio.timeout(_LEARN_SECONDS):
+                while self.news is not None:
+                    await self._adopted.wait()
+        except TimeoutError:
+            raise FeedUnavailable("the log has just changed, and this node is still finding out how") from None
+
+    def appended(self, appended: Appended, oldest: int) -> None:
+        """Something was committed. Under an epoch that is not known here yet its seq says nothing."""
+        if self.news is None and appended.epoch == self.epochs.current:
+            self.position = max(self.position, appended.first + appended.count - 1)
+            self._oldest = max(self._oldest, oldest)
+
+    def reached(self, position: int) -> None:
+        """A follower has come to this event."""
+        self.position = max(self.position, position)

@@ -1,0 +1,123 @@
+"""Appends: what comes while a group is under way is the next group, one script call for all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid
+from feed.event import Draft
+from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey
+from feed.log.epochs import new_epoch
+from feed.log.redis.entries import pack_batches
+from feed.log.redis.link import Link, Script
+from feed.log.redis.state import State
+from feed.log.waiting import Waiting
+
+logger = logging.getLogger(__name__)
+
+_GROUP_EVENTS = 1_000  # Redis serves nobody else while a script runs
+_GROUP_BYTES = 4 << 20
+
+
+class Append(msgspec.Struct, frozen=True, eq=False):
+    drafts: Sequence[Draft]
+    key: IdempotencyKey | None
+    bytes: int
+    future: asyncio.Future[Appended]
+
+
+class Writer:
+    """Everything that this node appends, over one connection, a group at a time."""
+
+    def __init__(self, link: Link, state: State) -> None:
+        self._link = link
+        self._state = state
+        self._script = Script("append")
+        self._queue: deque[Append] = deque()
+        self._waiting = Waiting()
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None) -> Appended:
+        """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
+        size = self._waiting.add(drafts)
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._queue.append(Append(drafts, key, size, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="feed-log-writer")
+        return await future
+
+    async def close(self) -> None:
+        """Commit what waits."""
+        self._closed = True
+        if self._task is not None:
+            await self._task
+        await self._link.close()
+
+    async def _run(self) -> None:
+        await asyncio.sleep(0)  # what is published in the same turn of the loop goes along
+        while self._queue:
+            group = self._gather()
+            answers: Sequence[Appended | FeedError] = [Indeterminate("the log was closed meanwhile") for _ in group]
+            try:
+                answers = await self._commit(group)
+            except Exception as error:
+                if not isinstance(error, FeedError):
+                    logger.exception("a commit broke")
+                    error = Indeterminate("the log broke")
+                # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
+                answers = [copy.copy(error) for _ in group]
+            finally:
+                self._answer(group, answers)
+
+    def _answer(self, group: Sequence[Append], answers: Sequence[Appended | FeedError]) -> None:
+        for append, answer in zip(group, answers, strict=True):
+            self._waiting.remove(append.drafts, append.bytes)
+            if append.future.done():
+                continue  # whoever waited has gone
+            if isinstance(answer, FeedError):
+                append.future.set_exception(answer)
+            else:
+                append.future.set_result(answer)
+
+    def _gather(self) -> list[Append]:
+        group: list[Append] = []
+        events = size = 0
+        while self._queue and events < _GROUP_EVENTS and size < _GROUP_BYTES:
+            append = self._queue.popleft()
+            group.append(append)
+            events += len(append.drafts)
+            size += append.bytes
+        return group
+
+    async def _commit(self, group: Sequence[Append]) -> list[Appended | FeedError]:
+        state = self._state
+        given, oldest = await self._link.run(
+            self._script,
+            *state.known,
+            new_epoch(),
+            *state.bounds,
+            KEY_LIFETIME_MS,
+            pack_batches([(append.drafts, append.key) for append in group]),
+        )
+        answers = [_parsed(each) for each in given]
+        last = next((answer for answer in reversed(answers) if isinstance(answer, Appended)), None)
+        if last is not None:
+            state.appended(last, oldest)
+        return answers
+
+
+def _parsed(given: Any) -> Appended | FeedError:
+    if given is None:
+        return Invalid("Idempotency-Key", KEY_REUSED)
+    epoch, first, count = given
+    return Appended(epoch.decode(), first, count)

@@ -1,0 +1,122 @@
+"""A real `redis-server` of the tests' own: on a free port, in a directory of its own, to be killed and stalled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+START_SECONDS = 20.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """One `redis-server`. Unless told otherwise every write is in its append-only file before it is answered.
+
+    `options` are Redis's own, such as `appendonly="no"` or `maxmemory_policy="allkeys-lru"`.
+    """
+
+    def __init__(self, program: str, directory: Path, port: int = 0, **options: str) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self._program = program
+        self._options = {"appendonly": "yes", "appendfsync": "always", "save": "", **options}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = directory / "redis.log"
+
+    def url(self, stream: str = "feed") -> str:
+        """The feed's log on it."""
+        return f"redis://127.0.0.1:{self.port}/0?stream={stream}"
+
+    def start(self) -> RedisServer:
+        """Start it, and wait until it has loaded its data and answers."""
+        arguments = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        for name, value in self._options.items():
+            arguments += [f"--{name.replace('_', '-')}", value]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(arguments, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(redis.RedisError), self.client() as client:
+                if client.ping():
+                    return self
+            assert self._process.poll() is None, f"redis-server ended: {self._log.read_text()}"
+            assert time.monotonic() < deadline, f"redis-server does not answer: {self._log.read_text()}"
+            time.sleep(0.02)
+
+    def client(self) -> redis.Redis:
+        """A client, for the test's own looks and tricks."""
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def command(self, *arguments: str | int) -> Any:
+        """One command."""
+        with self.client() as client:
+            return client.execute_command(*arguments)  # type: ignore[no-untyped-call]
+
+    def signal(self, number: int) -> None:
+        """Send a signal: SIGSTOP makes it deaf, SIGCONT lets it hear again."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(START_SECONDS)
+
+    def wipe(self) -> None:
+        """Remove its data. Only while it does not run."""
+        for path in self.directory.iterdir():
+            if path != self._log:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def copy_data(self, target: Path) -> None:
+        """A copy of its files as they are now, for `restore`."""
+        shutil.copytree(self.directory, target, ignore=shutil.ignore_patterns("*.log"))
+
+    def restore(self, source: Path) -> None:
+        """Put such a copy in place of what is there. Only while it does not run."""
+        self.wipe()
+        shutil.copytree(source, self.directory, dirs_exist_ok=True)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+
+def redis_program() -> str:
+    """`redis-server`; where it is missing its tests are skipped, and fail in CI."""
+    program = shutil.which("redis-server")
+    if program is None and os.environ.get("CI"):
+        pytest.fail("redis-server is missing: apt-get install redis-server")
+    if program is None:
+        pytest.skip("redis-server is missing: apt-get install redis-server")
+    return program
+
+
+@contextlib.contextmanager
+def running_redis(directory: Path, port: int = 0, **options: str) -> Iterator[RedisServer]:
+    """A server for as long as the block lasts."""
+    directory.mkdir(parents=True, exist_ok=True)
+    server = RedisServer(redis_program(), directory, port, **options)
+    try:
+        yield server.start()
+    finally:
+        server.close()
