@@ -43,6 +43,10 @@ class Broadcaster:
             for pattern in subscription.selection.patterns:
                 self._index.remove(pattern, subscription)
 
+    def find(self, id: str) -> Subscription | None:
+        """The subscription of this id."""
+        return self._subscriptions.get(id)
+
     def push(self, events: Sequence[Event]) -> None:
         """Pass on what follows on what was passed on before. Who wants the same of it gets the same batch."""
         self.window.extend(events)

@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
@@ -25,10 +27,11 @@ from feed.control import Gap
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
 from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
-from feed.log.contract import LogLost
+from feed.log.contract import LogLost, Loss
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.subscription import Limits, Subscription
+from feed.survey import Subscribers, Survey
 from feed.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
@@ -48,7 +51,12 @@ _PAGE_BYTES = 16 << 20  # of a page of history
 
 
 class FeedOptions(msgspec.Struct, frozen=True):
-    """How much of everything. Sizes are in bytes."""
+    """How much of everything. Sizes are in bytes.
+
+    `node` is what this process is called among those that share the log; unless said, host and process number.
+    """
+
+    node: str = ""
 
     max_data: int = 256 * 1024
     window_events: int = 10_000
@@ -267,6 +275,8 @@ class Feed:
         subscription = Subscription(log, window, broadcaster.pump, selection, limits, cursor=cursor, replay=replay)
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
+        elif after is not None:
+            subscription.expect_loss_beyond(after)
         broadcaster.register(subscription)
         return subscription
 
@@ -279,6 +289,22 @@ class Feed:
         subscription.close()
         if (running := self._running_now()) is not None:
             running.broadcaster.unregister(subscription)
+
+    # Looking around.
+
+    async def subscribers_everywhere(self, *, after: str = "", limit: int = 100) -> Subscribers:
+        """Who listens now, on all nodes: the first `limit` whose id comes after `after`. Raises `FeedUnavailable`."""
+        return await (await self._running()).survey.subscribers(after, limit)
+
+    async def kick(self, id: str) -> bool:
+        """End a subscription, on whichever node it is. Whether there was one; it may come back.
+
+        Raises `FeedUnavailable` if nobody had it, and some node did not answer.
+        """
+        ended, silent = await (await self._running()).survey.end(id)
+        if not ended and silent:
+            raise FeedUnavailable(f"these nodes did not answer: {', '.join(silent)}")
+        return ended
 
     # Looking back.
 
@@ -314,16 +340,19 @@ class Feed:
             else:
                 cursor = log.oldest - 1
             found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
-            return await running.page_after(selection, cursor, limit, found)
+            loss = log.loss_beyond(after) if after is not None and gap is None else None
+            return await running.page_after(selection, cursor, limit, found, loss)
 
 
 class _Running:
     """A feed that is open: its log, its broadcaster, and the two tasks that serve all streams."""
 
-    def __init__(self, log: Log, broadcaster: Broadcaster, limits: Limits) -> None:
+    def __init__(self, log: Log, broadcaster: Broadcaster, options: FeedOptions) -> None:
         self.log = log
         self.broadcaster = broadcaster
-        self._limits = limits
+        self.survey = Survey(options.node, log, broadcaster)
+        self._limits = options.limits
+        log.answer_others(self.survey.answer)
         self._tasks = [
             asyncio.create_task(self._relay(), name="feed-relay"),
             asyncio.create_task(self._beat(), name="feed-beat"),
@@ -331,9 +360,10 @@ class _Running:
 
     @classmethod
     async def start(cls, url: str, options: FeedOptions) -> _Running:
-        log = await open_log(url, options.retention)
+        options = msgspec.structs.replace(options, node=options.node or f"{socket.gethostname()}:{os.getpid()}")
+        log = await open_log(url, options.retention, options.node)
         try:
-            return cls(log, Broadcaster(await _newest(log, options)), options.limits)
+            return cls(log, Broadcaster(await _newest(log, options)), options)
         except BaseException:
             await log.close()
             raise
@@ -431,7 +461,7 @@ class _Running:
         window = self.broadcaster.window
         window.drop_before(self.log.oldest)
         page = window.page(after, selection, limit)
-        if page is None or page.end == after:
+        if page is None or page.end == after or page.end > until:
             return await self.log.read(after, until, selection, limit)
         await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
         return page
@@ -446,11 +476,21 @@ class _Running:
         await asyncio.sleep(0)
         return page
 
-    async def page_after(self, selection: Selection, cursor: int, limit: int, gap: Gap | None) -> HistoryPage:
+    async def page_after(
+        self, selection: Selection, cursor: int, limit: int, gap: Gap | None, loss: Loss | None
+    ) -> HistoryPage:
         log, until = self.log, self.log.position
+        next_id = None
+        if loss is not None and cursor >= loss.position:
+            gap = control.gap(loss.before, loss.after, "unknown")
+            next_id = loss.after
+            loss = log.loss_beyond(next_id)
+        if loss is not None:
+            until = min(until, loss.position)  # the next page begins with the gap
         events: list[Event] = []
         size = 0
         while cursor < until and len(events) < limit and size < _PAGE_BYTES:
+            next_id = None
             page = await self._page(cursor, until, selection, limit - len(events))
             if page.start > cursor:
                 if events:
@@ -461,7 +501,7 @@ class _Running:
             cursor = page.end
             events += page.events
             size += sum(event.size for event in page.events)
-        return HistoryPage(events, log.id_at(cursor), gap)
+        return HistoryPage(events, next_id or log.id_at(cursor), gap)
 
     async def page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:
         log, gap = self.log, None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -116,6 +117,7 @@ class Subscription:
         "_opening",
         "_outlet",
         "_patience",
+        "_place",
         "_pump",
         "_queued_bytes",
         "_queued_events",
@@ -132,6 +134,7 @@ class Subscription:
         "queue",
         "reason",
         "selection",
+        "since",
     )
 
     def __init__(
@@ -141,6 +144,7 @@ class Subscription:
         self.selection = selection
         self.cursor = cursor  # all up to here was handed out, or was not wanted
         self.behind = cursor < window.position or replay
+        self.since = time.time_ns() // 1_000_000
         self.closed = False
         self.reason: Reason | None = None  # why the server ends it, once it does
         self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
@@ -159,10 +163,16 @@ class Subscription:
         self._handed: list[Item] = []
         self._reading: asyncio.Future[Page] | None = None
         self._loss: _Loss | None = None
+        self._place = (-1, "")
         self._outlet: Outlet | None = None
         self._wire: Wire
         self._blocked = False
         self._awake = True  # in the pump's hands, or nothing for them
+
+    @property
+    def queued(self) -> int:
+        """How many events wait in the queue."""
+        return self._queued_events
 
     # What the broadcaster calls, without ever waiting.
 
@@ -228,13 +238,13 @@ class Subscription:
         outlet = self._outlet
         if self.behind:
             if outlet is not None and not self._blocked and self._reading is not None:  # the log takes its time
-                self._write(outlet, [Heartbeat(self._log.id_at(self._told))], now)
+                self._write(outlet, [Heartbeat(self._id_at(self._told))], now)
             return
         if not self.queue.empty():
             return
         self._quiet_since = now
         self.note_position()
-        id = self._log.id_at(self.cursor)
+        id = self._id_at(self.cursor)
         self.queue.put_nowait(control.moved(id) if self.cursor > self._told else Heartbeat(id))
         self._told = self.cursor
         self.wake()
@@ -303,6 +313,12 @@ class Subscription:
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
         """Let the stream begin with the news that it cannot go on where the client asked for."""
         self._opening.append(control.gap(requested, self._log.id_at(self.cursor), reason))
+
+    def expect_loss_beyond(self, id: str) -> None:
+        """It resumes after this id: let it be told when it comes to where events were lost since."""
+        loss = self._log.loss_beyond(id)
+        if loss is not None:
+            self._loss = _Loss(loss.position, loss.before, loss.position, loss.after)
 
     # What its owner calls, to let it flow.
 
@@ -451,17 +467,23 @@ class Subscription:
         if self._reading is None:
             return ()
         done, _ = await asyncio.wait([self._reading], timeout=self._patience)
-        return () if done else [Heartbeat(self._log.id_at(self._told))]
+        return () if done else [Heartbeat(self._id_at(self._told))]
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
 
     def _tell(self, loss: _Loss) -> Gap:
-        self._loss = None
         self.cursor = self._told = max(self.cursor, loss.position)
         id = loss.id if self.cursor == loss.position else self._log.id_at(self.cursor)
+        self._loss, self._place = None, (self.cursor, id)
+        self.expect_loss_beyond(id)
         return control.gap(loss.requested, id, "unknown")
+
+    def _id_at(self, position: int) -> str:
+        """Its own id for a position: where events were lost, the one after the loss that it was told of."""
+        place, id = self._place
+        return id if position == place else self._log.id_at(position)
 
     def _clear(self) -> Entry | None:
         first = None

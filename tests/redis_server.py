@@ -62,7 +62,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A client, for the test's own looks and tricks."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, password=self._options.get("requirepass"), socket_timeout=5)
 
     def command(self, *arguments: str | int) -> Any:
         """One command."""

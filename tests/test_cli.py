@@ -180,7 +180,10 @@ def test_every_command_explains_itself(command: str) -> None:
         (["serve", "extra"], "unexpected extra argument"),
         (["serve", "--port"], "'--port' requires an argument"),
         (["serve", "--port", "x"], "--port (FEED_PORT): Input should be a valid integer"),
-        (["serve", "--log", "nonsense"], "--log (FEED_LOG): 'nonsense' names no log: use memory:, sqlite:PATH or redis://"),
+        (
+            ["serve", "--log", "nonsense"],
+            "--log (FEED_LOG): 'nonsense' names no log: use memory:, sqlite:PATH or redis://",
+        ),
         (["serve", "--port", "70000"], "--port (FEED_PORT): Input should be less than or equal to 65535"),
         (["serve", "--max-data", "big"], "--max-data (FEED_MAX_DATA): a size is a number of bytes"),
         (["serve", "--retain-age", "soon"], "--retain-age (FEED_RETAIN_AGE): a duration is a number of seconds"),

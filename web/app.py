@@ -20,6 +20,7 @@ from feed import Feed, FeedUnavailable
 from web.problems import FeedRoute, Problem, answer_http_exception, problem_of
 from web.router import FeedEndpoints, feed_router
 from web.settings import Settings
+from web.subscriptions import subscriptions_router
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
 _LOOK_SECONDS = 0.5
@@ -82,6 +83,7 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
         exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
     )
     app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell))
+    app.include_router(subscriptions_router(feed))
     app.include_router(_around(feed))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")
     return app

@@ -24,9 +24,12 @@ def check_log_url(url: str) -> str:
     raise LogRefused(f"{without_password(url)!r} names no log: use {KINDS}")
 
 
-async def open_log(url: str, retention: Retention) -> Log:
-    """Open the log that `url` names; what is not there yet is made. Raises `LogRefused`, and `FeedUnavailable` where a
-    server is not there yet."""
+async def open_log(url: str, retention: Retention, node: str = "") -> Log:
+    """Open the log that `url` names; what is not there yet is made. `node` is what this process is called among those
+    that share it.
+
+    Raises `LogRefused`, and `FeedUnavailable` where a server is not there yet.
+    """
     scheme, _, path = check_log_url(url).partition(":")
     if scheme == "memory":
         return MemoryLog(retention)
@@ -34,4 +37,4 @@ async def open_log(url: str, retention: Retention) -> Log:
         return await SQLiteLog.open(path, retention)
     from feed.log.redis.log import RedisLog  # redis-py takes a tenth of a second, and the other logs do not need it
 
-    return await RedisLog.open(url, retention)
+    return await RedisLog.open(url, retention, node)

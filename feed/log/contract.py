@@ -14,7 +14,7 @@ In words:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -79,6 +79,22 @@ class Page(msgspec.Struct, frozen=True):
     events: Sequence[Event]
     start: int
     end: int
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """A place in the log, after the event at `position`, where others had stood that are gone. `before` is the id by
+    which readers from before know the place, `after` the one that stands for it now."""
+
+    position: int
+    before: str
+    after: str
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """What other nodes said, and the names of those that did not answer in time."""
+
+    given: Sequence[bytes] = ()
+    silent: Sequence[str] = ()
 
 
 class LogLost(Exception):
@@ -146,8 +162,18 @@ class Log(Protocol):
         """The position an id stands for; None if it is not an id of this log, or of an event beyond its end. Raises
         `FeedUnavailable` if that cannot be found out now."""
 
+    def loss_beyond(self, id: str) -> Loss | None:
+        """The first loss that somebody with this valid id has not been told of. None in a log that lives and dies with
+        one process, as it does not know."""
+
     async def check(self) -> None:
         """Raises `FeedUnavailable` if the log could not take an event now."""
+
+    async def ask_others(self, question: bytes) -> Answers:
+        """Ask all other nodes that are on this log now. Raises `FeedUnavailable`."""
+
+    def answer_others(self, answer: Callable[[bytes], bytes]) -> None:
+        """From now on answer the other nodes' questions by this. It must not wait."""
 
     async def close(self) -> None:
         """Commit what waits, then let everything go."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -14,6 +14,7 @@ from feed.event import Draft, Event
 from feed.log.contract import (
     KEY_LIFETIME_MS,
     KEY_REUSED,
+    Answers,
     Appended,
     IdempotencyKey,
     Page,
@@ -118,8 +119,18 @@ class MemoryLog:
         """See `Log`."""
         return self._epochs.locate(id, self.position)
 
+    def loss_beyond(self, id: str) -> None:
+        """See `Log`: it loses nothing while it is open."""
+
     async def check(self) -> None:
         """See `Log`: always ready."""
+
+    async def ask_others(self, question: bytes) -> Answers:
+        """See `Log`: there are no others."""
+        return Answers()
+
+    def answer_others(self, answer: Callable[[bytes], bytes]) -> None:
+        """See `Log`: there are no others."""
 
     async def close(self) -> None:
         """See `Log`: nothing to let go."""

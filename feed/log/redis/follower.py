@@ -59,7 +59,6 @@ class Follower:
         return events
 
     async def _next(self) -> Sequence[Event]:
-        await self._link.open()
         now = self._loop.time()
         if now >= self._look_at:
             await self._link.use(self._state.check)

@@ -10,9 +10,10 @@ was sent. So it is its `Connection` that is used here, and its errors become the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
@@ -90,29 +91,38 @@ class Link:
 
     async def ask(self, *command: Argument, patience: float = ANSWER_SECONDS) -> Any:
         """One command, and its answer, as redis-py parses it."""
-        async with self._lock:
-            await self._ready_for_anybody()
+        async with self._lock, self._refusals_hidden():
+            await self._ready()
             return await self._exchange(*command, patience=patience)
 
     async def run(self, script: Script, *arguments: Argument) -> Any:
         """A script on the log's keys, and its answer."""
-        async with self._lock:
-            await self._ready_for_anybody()
+        async with self._lock, self._refusals_hidden():
+            await self._ready()
             return await self._run(script, *arguments)
 
     async def use(self, work: Callable[[Ask], Awaitable[None]]) -> None:
         """Some commands and scripts in a row, that nothing comes between."""
-        async with self._lock:
-            await self._ready_for_anybody()
+        async with self._lock, self._refusals_hidden():
+            await self._ready()
             await work(self._run_or_exchange)
 
-    async def listen(self) -> Any:
-        """What Redis says unasked, to a connection that has subscribed to a channel. Waits for it without end."""
+    async def say(self, *command: Argument) -> None:
+        """A command whose answer `listen` gives. Nothing happens where the connection is closed."""
+        connection = self._connection
+        if connection is not None:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+
+    async def listen(self, patience: float) -> Any:
+        """What Redis says next to a connection that has subscribed to a channel. Raises `FeedUnavailable`, also if it
+        says nothing for `patience` seconds."""
         connection = self._connection
         if connection is None:
             raise FeedUnavailable("the connection to Redis is closed")
         try:
-            return await connection.read_response()
+            async with asyncio.timeout(patience):
+                return await connection.read_response()
         except (RedisError, OSError) as error:
             await self.close()
             raise FeedUnavailable("the connection to Redis broke") from error
@@ -123,9 +133,11 @@ class Link:
         if connection is not None:
             await connection.disconnect(nowait=True)
 
-    async def _ready_for_anybody(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _refusals_hidden(self) -> AsyncIterator[None]:
+        """What an operator has to know is for the log of the server, not for those who are served meanwhile."""
         try:
-            await self._ready()
+            yield
         except LogRefused as error:
             logger.error("%s", error)
             raise FeedUnavailable("the log cannot be used", 5) from error
@@ -153,10 +165,13 @@ class Link:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS + ANSWER_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]
-        except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-            raise LogRefused(f"Redis does not let us in: {error}") from error
-        except (RedisError, OSError) as error:
-            raise FeedUnavailable("Redis cannot be reached") from error
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, (AuthenticationError, AuthorizationError, NoPermissionError)):
+                raise LogRefused(f"Redis does not let us in: {error}") from error
+            if isinstance(error, (RedisError, OSError)):
+                raise FeedUnavailable("Redis cannot be reached") from error
+            raise
         self._connection = connection
         try:
             await self._greet(self._run_or_exchange)
@@ -189,6 +204,10 @@ class Link:
         except NoPermissionError as error:
             raise LogRefused(f"Redis does not let us do what the feed needs: {error}") from error
         except (ResponseError, BusyLoadingError) as error:
+            if str(error).startswith(("WRONGTYPE", "FOREIGN")):
+                raise LogRefused(
+                    f"the keys {self._keys[0]} and its like are somebody else's: choose another name with ?stream="
+                ) from error
             raise FeedUnavailable(f"Redis refuses: {_reason(error)}") from error
         except (RedisError, OSError, TimeoutError) as error:
             await self.close()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
-from feed.log.contract import Appended, IdempotencyKey, Page, Retention
+from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retention
 from feed.log.epochs import is_id
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
 from feed.log.redis.link import Ask, Link
+from feed.log.redis.peers import Peers
 from feed.log.redis.reader import Reader
 from feed.log.redis.state import State
 from feed.log.redis.writer import Writer
@@ -28,23 +27,28 @@ _OLDEST_REDIS = 7
 class RedisLog:
     """`redis://HOST:PORT/DB?stream=NAME`. Made by `open`."""
 
-    def __init__(self, url: str, retention: Retention) -> None:
+    def __init__(self, url: str, retention: Retention, node: str) -> None:
         self._address = parse_address(url)
+        self._node = node
+        self._peers: Peers | None = None
         self._state = State(retention)
         self._asker = self._link("ask")
         self._reader = Reader([self._link("read") for _ in range(_READERS)])
         self._writer = Writer(self._link("append"), self._state)
-        self._following: set[Link] = set()
-        self._reconnects = 0
+        self._following: set[Link] = set()  # all that ever did
+        self._idle_links: list[Link] = []
+        self._asking = asyncio.Lock()
+        self._asked = 0
+        self._answered = True
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, url: str, retention: Retention) -> RedisLog:
+    async def open(cls, url: str, retention: Retention, node: str) -> RedisLog:
         """Connect, and begin an epoch if there has to be one.
 
         Raises `LogRefused` for a Redis that may not be used, `FeedUnavailable` for one that is not there yet.
         """
-        log = cls(url, retention)
+        log = cls(url, retention, node)
         try:
             await log._asker.open()
         except BaseException:
@@ -66,7 +70,7 @@ class RedisLog:
     @property
     def reconnects(self) -> int:
         """See `Log`."""
-        return self._reconnects + sum(link.reconnects for link in self._following)
+        return sum(link.reconnects for link in self._following)
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """See `Log`."""
@@ -86,19 +90,15 @@ class RedisLog:
 
     async def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
         """See `Log`. While Redis is away it waits, and goes on where it was."""
-        link = self._link("follow")
-        follower = Follower(self._state, link, self._address.keys[0], after)
+        link = self._idle_links.pop() if self._idle_links else self._link("follow")
         self._following.add(link)
-        self._state.followers += 1
+        follower = Follower(self._state, link, self._address.keys[0], after)
         try:
             while True:
                 if events := await follower.next():
                     yield events
         finally:
-            self._state.followers -= 1
-            self._following.discard(link)
-            self._reconnects += link.reconnects
-            await link.close()
+            self._idle_links.append(link)  # not closed: nothing may be awaited while `LogLost` is on its way
 
     def id_at(self, position: int) -> str:
         """See `Log`."""
@@ -113,27 +113,54 @@ class RedisLog:
             position = self._state.epochs.locate(id, self.position)
         return position
 
+    def loss_beyond(self, id: str) -> Loss | None:
+        """See `Log`."""
+        return self._state.record.loss_beyond(id)
+
     async def _look(self) -> None:
+        """Ask Redis anew. All who wait for their turn share the next answer."""
+        asked = self._asked
+        async with self._asking:
+            if asked == self._asked:
+                self._asked += 1
+                self._answered = False
+                await self._ask(self._state.check)
+                self._answered = True
+        if not self._answered:
+            raise FeedUnavailable("Redis does not answer")
+
+    async def _ask(self, work: Callable[[Ask], Awaitable[None]]) -> None:
         try:
-            await self._asker.use(self._state.check)
+            await self._asker.use(work)
         except Indeterminate as error:
             raise FeedUnavailable("Redis does not answer") from error
 
     async def check(self) -> None:
         """See `Log`: whether Redis takes writes."""
-        try:
-            await self._asker.use(self._state.check_writable)
-        except Indeterminate as error:
-            raise FeedUnavailable("Redis does not answer") from error
+        await self._ask(self._state.check_writable)
+
+    async def ask_others(self, question: bytes) -> Answers:
+        """See `Log`."""
+        return await self._peers.ask(question) if self._peers is not None else Answers()
+
+    def answer_others(self, answer: Callable[[bytes], bytes]) -> None:
+        """See `Log`."""
+        if self._peers is None:
+            self._peers = Peers(self._address, self._node, self._link("speak"), self._link("listen"))
+        self._peers.answer = answer
 
     async def close(self) -> None:
         """See `Log`."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        if self._peers is not None:
+            await self._peers.close()
         await self._writer.close()
         await self._reader.close()
         await self._asker.close()
+        for link in self._following:
+            await link.close()
 
     async def _keep_watch(self) -> None:
         """Look once a second, if nobody else did: so that a follower whose connection is deaf is found out, and what is
@@ -141,11 +168,12 @@ class RedisLog:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if asyncio.get_running_loop().time() - self._state.seen > _LOOK_SECONDS * 0.9:
-                with contextlib.suppress(FeedUnavailable, Indeterminate):  # the follower tells of it
-                    await self._asker.use(self._state.check)
+                with contextlib.suppress(FeedUnavailable):  # the follower tells of it
+                    await self._ask(self._state.check)
 
     def _link(self, purpose: str) -> Link:
-        return Link(self._address, f"feed-{purpose}-{socket.gethostname()}-{os.getpid()}"[:100], self._greet)
+        name = "".join(character if "!" <= character <= "~" else "-" for character in f"feed-{purpose}-{self._node}")
+        return Link(self._address, name[:100], self._greet)
 
     async def _greet(self, ask: Ask) -> None:
         information = _parse_information(await ask("INFO", "server", "memory"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from feed.log.contract import LogLost
+from feed.log.contract import LogLost, Loss
 from feed.log.epochs import Epochs
 
 
@@ -49,6 +49,16 @@ class Record(msgspec.Struct, frozen=True):
         if first < self.oldest:
             return LogLost(self.oldest - 1, epochs.id_at(self.oldest - 1), former, epochs)
         return LogLost(first - 1, f"{name}-{first - 1}", former, epochs)
+
+    def loss_beyond(self, id: str) -> Loss | None:
+        """See `Log`."""
+        names = self.names
+        name = id.partition("-")[0]
+        if name in names:
+            for following, first in self.recorded[names.index(name) + 1 :]:
+                if following in self.lossy:
+                    return Loss(first - 1, Epochs(self.recorded).id_at(first - 1), f"{following}-{first - 1}")
+        return None
 
 
 def parse_record(answer: Sequence[Any]) -> Record:

@@ -34,7 +34,6 @@ class State:
         self.news: Record | None = None
         self.epochs = Epochs([("", 1)])
         self.position = 0
-        self.followers = 0
         self.seen = 0.0  # when Redis last answered what has become of the log; the loop's time
         self._retention = retention
         self._oldest = 1
@@ -83,7 +82,7 @@ class State:
         if record.has_same_epochs(self.record):
             self.position = max(self.position, record.position)
             self._oldest = max(self._oldest, record.oldest)
-        elif self.followers and record.loss_since(self.record, self.position) is not None:
+        elif self.record.recorded and record.loss_since(self.record, self.position) is not None:
             if self.news is None or not record.has_same_epochs(self.news):
                 self._changes += 1
             self.news = record

@@ -17,12 +17,12 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
-from feed.log.contract import Appended, IdempotencyKey, Page, Retention
+from feed.log.contract import Answers, Appended, IdempotencyKey, Page, Retention
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
@@ -137,6 +137,9 @@ class SQLiteLog:
         """See `Log`."""
         return self._epochs.locate(id, self.position)
 
+    def loss_beyond(self, id: str) -> None:
+        """See `Log`: it loses nothing while it is open."""
+
     async def check(self) -> None:
         """See `Log`: takes the write lock and lets it go, in its turn."""
         future: asyncio.Future[None] = self._loop.create_future()
@@ -144,6 +147,13 @@ class SQLiteLog:
             raise FeedUnavailable("the log is closed")
         self._request(Check(future))
         await future
+
+    async def ask_others(self, question: bytes) -> Answers:
+        """See `Log`: there are no others."""
+        return Answers()
+
+    def answer_others(self, answer: Callable[[bytes], bytes]) -> None:
+        """See `Log`: there are no others."""
 
     async def close(self) -> None:
         """See `Log`."""

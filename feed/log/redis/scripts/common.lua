@@ -15,7 +15,11 @@ local function text(number)
 end
 
 local function seq_of(id)
-  return tonumber(string.match(id, '%-(%d+)$'))
+  local seq = string.match(id, '^0%-(%d+)$')
+  if not seq then
+    error({ err = 'FOREIGN ' .. events .. ' is not a stream of this program' })
+  end
+  return tonumber(seq)
 end
 
 local function now()
