@@ -55,9 +55,17 @@ def test_w11_nothing_else_is_served(server: RunningServer, path: str) -> None:
 
 def test_every_route_is_documented(server: RunningServer) -> None:
     document = server.http.get(f"{server.url}/openapi.json").json()
-    assert set(document["paths"]) == {"/events", "/events/{topic}", "/events/{pattern}", "/healthz", "/readyz"}
+    assert set(document["paths"]) == {
+        "/events",
+        "/events/{topic}",
+        "/events/{pattern}",
+        "/subscriptions",
+        "/subscriptions/{id}",
+        "/healthz",
+        "/readyz",
+    }
     publish = document["paths"]["/events/{topic}"]["post"]
-    assert {"201", "400", "413", "415", "422", "429", "503"} <= set(publish["responses"])
+    assert {"201", "400", "413", "415", "422", "429", "503", "504"} <= set(publish["responses"])
     subscribe = document["paths"]["/events/{pattern}"]["get"]
     assert set(subscribe["responses"]["200"]["content"]) == {
         "text/event-stream",

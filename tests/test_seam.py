@@ -120,8 +120,8 @@ class Seam(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        async def held(url: str, retention: Retention) -> HeldLog:
-            self.log = HeldLog(await open_log(url, retention))
+        async def held(url: str, retention: Retention, node: str) -> HeldLog:
+            self.log = HeldLog(await open_log(url, retention, node))
             return self.log
 
         async def begin() -> Feed:
