@@ -272,11 +272,12 @@ class Feed:
             cursor = max(log.position, window.position)
         broadcaster = running.broadcaster
         limits = self.options.limits
-        subscription = Subscription(log, window, broadcaster.pump, selection, limits, cursor=cursor, replay=replay)
+        resumed = after if gap is None and after != EARLIEST else None
+        subscription = Subscription(
+            log, window, broadcaster.pump, selection, limits, cursor=cursor, replay=replay, resumed=resumed
+        )
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
-        elif after is not None:
-            subscription.expect_loss_beyond(after)
         broadcaster.register(subscription)
         return subscription
 
@@ -480,17 +481,14 @@ class _Running:
         self, selection: Selection, cursor: int, limit: int, gap: Gap | None, loss: Loss | None
     ) -> HistoryPage:
         log, until = self.log, self.log.position
-        next_id = None
         if loss is not None and cursor >= loss.position:
             gap = control.gap(loss.before, loss.after, "unknown")
-            next_id = loss.after
-            loss = log.loss_beyond(next_id)
+            loss = log.loss_beyond(loss.after)
         if loss is not None:
             until = min(until, loss.position)  # the next page begins with the gap
         events: list[Event] = []
         size = 0
         while cursor < until and len(events) < limit and size < _PAGE_BYTES:
-            next_id = None
             page = await self._page(cursor, until, selection, limit - len(events))
             if page.start > cursor:
                 if events:
@@ -501,7 +499,8 @@ class _Running:
             cursor = page.end
             events += page.events
             size += sum(event.size for event in page.events)
-        return HistoryPage(events, next_id or log.id_at(cursor), gap)
+        next_id = loss.before if loss is not None and cursor == loss.position else log.id_at(cursor)
+        return HistoryPage(events, next_id, gap)
 
     async def page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:
         log, gap = self.log, None

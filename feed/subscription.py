@@ -117,7 +117,6 @@ class Subscription:
         "_opening",
         "_outlet",
         "_patience",
-        "_place",
         "_pump",
         "_queued_bytes",
         "_queued_events",
@@ -138,7 +137,16 @@ class Subscription:
     )
 
     def __init__(
-        self, log: Log, window: Window, pump: Pump, selection: Selection, limits: Limits, *, cursor: int, replay: bool
+        self,
+        log: Log,
+        window: Window,
+        pump: Pump,
+        selection: Selection,
+        limits: Limits,
+        *,
+        cursor: int,
+        replay: bool,
+        resumed: str | None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.selection = selection
@@ -156,14 +164,15 @@ class Subscription:
         self._queued_bytes = 0
         self._replayed: int | None = 0 if replay else None
         self._told = cursor  # the position the client knows
-        self._opening: list[Item] = [control.opened(self.id, log.id_at(cursor), limits.jittered_retry())]
+        self._opening: list[Item] = [control.opened(self.id, resumed or log.id_at(cursor), limits.jittered_retry())]
         self._end: Control | None = None
         self._quiet_since = asyncio.get_running_loop().time()
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # so that not all are due at once
         self._handed: list[Item] = []
         self._reading: asyncio.Future[Page] | None = None
         self._loss: _Loss | None = None
-        self._place = (-1, "")
+        if resumed is not None:
+            self._expect_loss_beyond(resumed)
         self._outlet: Outlet | None = None
         self._wire: Wire
         self._blocked = False
@@ -238,13 +247,13 @@ class Subscription:
         outlet = self._outlet
         if self.behind:
             if outlet is not None and not self._blocked and self._reading is not None:  # the log takes its time
-                self._write(outlet, [Heartbeat(self._id_at(self._told))], now)
+                self._write(outlet, [Heartbeat(self._log.id_at(self._told))], now)
             return
         if not self.queue.empty():
             return
         self._quiet_since = now
         self.note_position()
-        id = self._id_at(self.cursor)
+        id = self._log.id_at(self.cursor)
         self.queue.put_nowait(control.moved(id) if self.cursor > self._told else Heartbeat(id))
         self._told = self.cursor
         self.wake()
@@ -313,12 +322,6 @@ class Subscription:
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
         """Let the stream begin with the news that it cannot go on where the client asked for."""
         self._opening.append(control.gap(requested, self._log.id_at(self.cursor), reason))
-
-    def expect_loss_beyond(self, id: str) -> None:
-        """It resumes after this id: let it be told when it comes to where events were lost since."""
-        loss = self._log.loss_beyond(id)
-        if loss is not None:
-            self._loss = _Loss(loss.position, loss.before, loss.position, loss.after)
 
     # What its owner calls, to let it flow.
 
@@ -467,7 +470,7 @@ class Subscription:
         if self._reading is None:
             return ()
         done, _ = await asyncio.wait([self._reading], timeout=self._patience)
-        return () if done else [Heartbeat(self._id_at(self._told))]
+        return () if done else [Heartbeat(self._log.id_at(self._told))]
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position
@@ -476,14 +479,13 @@ class Subscription:
     def _tell(self, loss: _Loss) -> Gap:
         self.cursor = self._told = max(self.cursor, loss.position)
         id = loss.id if self.cursor == loss.position else self._log.id_at(self.cursor)
-        self._loss, self._place = None, (self.cursor, id)
-        self.expect_loss_beyond(id)
+        self._expect_loss_beyond(id)
         return control.gap(loss.requested, id, "unknown")
 
-    def _id_at(self, position: int) -> str:
-        """Its own id for a position: where events were lost, the one after the loss that it was told of."""
-        place, id = self._place
-        return id if position == place else self._log.id_at(position)
+    def _expect_loss_beyond(self, id: str) -> None:
+        """It goes on after this id: let it be told when it comes to where events were lost since."""
+        loss = self._log.loss_beyond(id)
+        self._loss = None if loss is None else _Loss(loss.position, loss.before, loss.position, loss.after)
 
     def _clear(self) -> Entry | None:
         first = None

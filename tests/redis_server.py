@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 import redis
+
+from feed.log.redis.address import parse_address
 
 START_SECONDS = 20.0
 
@@ -99,6 +102,51 @@ class RedisServer:
         """Leave nothing behind."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
+
+
+class Stream:
+    """The keys of one feed on a server, and what may become of them.
+
+    `another_server` needs a Redis with `enable_debug_command="yes"`.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self.name = secrets.token_hex(8)
+        self.url = server.url(self.name)
+        self._server = server
+        self._keys = parse_address(self.url).keys
+
+    def forget(self) -> None:
+        """As FLUSHALL would."""
+        self._server.command("DEL", *self._keys)
+
+    def save(self) -> dict[str, bytes]:
+        """All keys, as they are."""
+        with self._server.client() as client:
+            return {key: client.dump(key) for key in self._keys if client.exists(key)}  # type: ignore[misc]
+
+    def restore(self, saved: dict[str, bytes], *, another_server: bool = True) -> None:
+        """Put them back, as a restart from an older file would."""
+        with self._server.client() as client:
+            client.delete(*self._keys)
+            for key, value in saved.items():
+                client.restore(key, 0, value)
+        if another_server:
+            self.change_server()
+
+    def change_server(self) -> None:
+        """As a restart that lost nothing would."""
+        self._server.command("DEBUG", "CHANGE-REPL-ID")
+
+    def command(self, name: str, key: str, *arguments: str | int) -> object:
+        """A command on one of the keys."""
+        return self._server.command(name, f"{{{self.name}}}:{key}", *arguments)
+
+    @property
+    def epochs(self) -> list[str]:
+        """What is recorded."""
+        with self._server.client() as client:
+            return [entry.decode() for entry in client.lrange(self._keys[1], 0, -1)]  # type: ignore[union-attr]
 
 
 def redis_program() -> str:

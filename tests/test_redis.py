@@ -7,7 +7,6 @@ CHANGE-REPL-ID` makes of it what a restart or a failover would. `test_redis_faul
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from feed.log.redis.address import parse_address
 from feed.log.redis.log import RedisLog
 from feed.pattern import EVERYTHING
 from feed.subscription import Subscription
-from tests.redis_server import RedisServer, running_redis
+from tests.redis_server import RedisServer, Stream, running_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -34,53 +33,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-class Stream:
-    """One log's keys on the server, and what may become of them."""
+class Nodes(Stream):
+    """Nodes on it, which are closed in the end."""
 
     def __init__(self, server: RedisServer) -> None:
-        self.name = secrets.token_hex(8)
-        self.url = server.url(self.name)
-        self._server = server
-        self._keys = parse_address(self.url).keys
+        super().__init__(server)
         self._logs: list[RedisLog] = []
 
     async def node(self, **retention: float) -> RedisLog:
-        """Another node on it."""
+        """Another one."""
         log = await RedisLog.open(self.url, Retention(**retention), "node")  # type: ignore[arg-type]
         self._logs.append(log)
         return log
-
-    def forget(self) -> None:
-        """As FLUSHALL would."""
-        self._server.command("DEL", *self._keys)
-
-    def save(self) -> dict[str, bytes]:
-        """All keys, as they are."""
-        with self._server.client() as client:
-            return {key: client.dump(key) for key in self._keys if client.exists(key)}  # type: ignore[misc]
-
-    def restore(self, saved: dict[str, bytes], *, another_server: bool = True) -> None:
-        """Put them back, as a restart from an older file would."""
-        with self._server.client() as client:
-            client.delete(*self._keys)
-            for key, value in saved.items():
-                client.restore(key, 0, value)
-        if another_server:
-            self.change_server()
-
-    def change_server(self) -> None:
-        """As a restart that lost nothing would."""
-        self._server.command("DEBUG", "CHANGE-REPL-ID")
-
-    def command(self, name: str, key: str, *arguments: str | int) -> object:
-        """A command on one of the keys."""
-        return self._server.command(name, f"{{{self.name}}}:{key}", *arguments)
-
-    @property
-    def epochs(self) -> list[str]:
-        """What is recorded."""
-        with self._server.client() as client:
-            return [entry.decode() for entry in client.lrange(self._keys[1], 0, -1)]  # type: ignore[union-attr]
 
     async def close(self) -> None:
         for log in self._logs:
@@ -88,8 +52,8 @@ class Stream:
 
 
 @pytest.fixture
-async def stream(server: RedisServer) -> AsyncIterator[Stream]:
-    stream = Stream(server)
+async def stream(server: RedisServer) -> AsyncIterator[Nodes]:
+    stream = Nodes(server)
     yield stream
     await stream.close()
 
@@ -119,7 +83,7 @@ async def loss(log: RedisLog, after: int) -> LogLost:
 # Epochs.
 
 
-async def test_nodes_that_join_a_log_share_its_epoch(stream: Stream) -> None:
+async def test_nodes_that_join_a_log_share_its_epoch(stream: Nodes) -> None:
     first, second = await stream.node(), await stream.node()
     ids = [*await append(first), *await append(second), *await append(first)]
     epoch = ids[0].partition("-")[0]
@@ -127,7 +91,7 @@ async def test_nodes_that_join_a_log_share_its_epoch(stream: Stream) -> None:
     assert stream.epochs == [f"{epoch} 1"]
 
 
-async def test_another_server_with_all_events_is_a_new_epoch_and_no_loss(stream: Stream) -> None:
+async def test_another_server_with_all_events_is_a_new_epoch_and_no_loss(stream: Nodes) -> None:
     log, other = await stream.node(), await stream.node()
     before = await append(log, 3)
     followed = asyncio.create_task(follow(other, 1, 5))
@@ -139,7 +103,7 @@ async def test_another_server_with_all_events_is_a_new_epoch_and_no_loss(stream:
     assert [entry.split()[1:] for entry in stream.epochs] == [["1"], ["4"]]
 
 
-async def test_nodes_that_notice_at_the_same_moment_agree_on_one_epoch(stream: Stream) -> None:
+async def test_nodes_that_notice_at_the_same_moment_agree_on_one_epoch(stream: Nodes) -> None:
     logs = [await stream.node() for _ in range(8)]
     await append(logs[0], 3)
     stream.change_server()
@@ -149,7 +113,7 @@ async def test_nodes_that_notice_at_the_same_moment_agree_on_one_epoch(stream: S
     assert len({id.partition("-")[0] for id in ids}) == 1
 
 
-async def test_an_append_to_another_server_takes_a_new_epoch_by_itself(stream: Stream) -> None:
+async def test_an_append_to_another_server_takes_a_new_epoch_by_itself(stream: Nodes) -> None:
     log = await stream.node()
     old = await append(log, 3)
     saved = stream.save()
@@ -160,7 +124,7 @@ async def test_an_append_to_another_server_takes_a_new_epoch_by_itself(stream: S
     assert new[0].partition("-")[0] != old[0].partition("-")[0], "no id is given twice"
 
 
-async def test_events_that_vanish_from_the_same_server_are_noticed_too(stream: Stream) -> None:
+async def test_events_that_vanish_from_the_same_server_are_noticed_too(stream: Nodes) -> None:
     log = await stream.node()
     old = await append(log, 3)
     saved = stream.save()
@@ -170,7 +134,7 @@ async def test_events_that_vanish_from_the_same_server_are_noticed_too(stream: S
     assert new[0].partition("-")[0] != old[0].partition("-")[0]
 
 
-async def test_a_stream_that_somebody_removed_begins_anew_and_old_ids_are_unknown(stream: Stream) -> None:
+async def test_a_stream_that_somebody_removed_begins_anew_and_old_ids_are_unknown(stream: Nodes) -> None:
     log = await stream.node()
     old = await append(log, 3)
     stream.command("DEL", "events")
@@ -183,7 +147,7 @@ async def test_a_stream_that_somebody_removed_begins_anew_and_old_ids_are_unknow
 # Losses.
 
 
-async def test_a_flushed_log_is_told_once_and_followed_from_its_beginning(stream: Stream) -> None:
+async def test_a_flushed_log_is_told_once_and_followed_from_its_beginning(stream: Nodes) -> None:
     log, other = await stream.node(), await stream.node()
     old = await append(log, 5)
     stream.forget()
@@ -196,7 +160,7 @@ async def test_a_flushed_log_is_told_once_and_followed_from_its_beginning(stream
     assert [await log.locate(id) for id in new] == [1, 2]
 
 
-async def test_ids_mean_what_they_meant_until_the_follower_is_told(stream: Stream) -> None:
+async def test_ids_mean_what_they_meant_until_the_follower_is_told(stream: Nodes) -> None:
     log = await stream.node()
     (old,) = await append(log)
     follower = log.follow(0)
@@ -210,7 +174,7 @@ async def test_ids_mean_what_they_meant_until_the_follower_is_told(stream: Strea
 
 
 @pytest.mark.parametrize("behind", [0, 1, 3])
-async def test_a_lost_tail_is_told_to_nodes_that_had_not_seen_it_too(stream: Stream, behind: int) -> None:
+async def test_a_lost_tail_is_told_to_nodes_that_had_not_seen_it_too(stream: Nodes, behind: int) -> None:
     log, other = await stream.node(), await stream.node()
     await append(log, 4)
     saved = stream.save()
@@ -224,7 +188,7 @@ async def test_a_lost_tail_is_told_to_nodes_that_had_not_seen_it_too(stream: Str
     assert await log.locate(old[0]) is None
 
 
-async def test_who_notices_first_without_having_lost_anything_hears_it_from_who_has(stream: Stream) -> None:
+async def test_who_notices_first_without_having_lost_anything_hears_it_from_who_has(stream: Nodes) -> None:
     log, other = await stream.node(), await stream.node()
     old = await append(log, 4)
     assert await follow(other, 0, 4) == old
@@ -245,7 +209,7 @@ async def test_who_notices_first_without_having_lost_anything_hears_it_from_who_
     assert not set(new) & set(lost_ids)
 
 
-async def test_a_node_that_has_gone_on_is_told_without_going_back(stream: Stream) -> None:
+async def test_a_node_that_has_gone_on_is_told_without_going_back(stream: Nodes) -> None:
     log, other = await stream.node(), await stream.node()
     await append(log, 4)
     await other.check()
@@ -265,7 +229,7 @@ async def test_a_node_that_has_gone_on_is_told_without_going_back(stream: Stream
     assert lost.kept(7)
 
 
-async def test_who_comes_back_later_is_told_where_events_were_lost(stream: Stream) -> None:
+async def test_who_comes_back_later_is_told_where_events_were_lost(stream: Nodes) -> None:
     async with Feed(stream.url) as feed:
         ids = [await feed.publish("a", str(number)) for number in range(4)]
         saved = stream.save()
@@ -288,7 +252,7 @@ async def test_who_comes_back_later_is_told_where_events_were_lost(stream: Strea
             assert [(await read(events)).id for _ in range(2)] == new, "told once is enough"
 
 
-async def test_a_page_of_history_stops_at_a_loss_and_the_next_one_begins_with_it(stream: Stream) -> None:
+async def test_a_page_of_history_stops_at_a_loss_and_the_next_one_begins_with_it(stream: Nodes) -> None:
     async with Feed(stream.url) as feed:
         ids = [await feed.publish("a", str(number)) for number in range(4)]
         saved = stream.save()
@@ -306,7 +270,7 @@ async def test_a_page_of_history_stops_at_a_loss_and_the_next_one_begins_with_it
         assert (await feed.history(EVERYTHING, after=second.gap.resumed_from)).gap is None
 
 
-async def test_a_reader_that_has_gone_on_is_told_of_the_loss_and_keeps_its_place(stream: Stream) -> None:
+async def test_a_reader_that_has_gone_on_is_told_of_the_loss_and_keeps_its_place(stream: Nodes) -> None:
     log = await stream.node()
     await append(log, 4)
     async with Feed(stream.url) as feed, feed.subscribe("a", after=EARLIEST) as events:
@@ -335,7 +299,7 @@ async def read(events: Subscription) -> Event | Gap:
         return await anext(events)
 
 
-async def test_a_queue_that_waited_when_the_log_was_lost_is_not_delivered_under_new_ids(stream: Stream) -> None:
+async def test_a_queue_that_waited_when_the_log_was_lost_is_not_delivered_under_new_ids(stream: Nodes) -> None:
     async with Feed(stream.url) as feed, feed.subscribe("a") as events:
         old = [await feed.publish("a", str(number)) for number in range(3)]
         while events.queued < 3:
@@ -353,7 +317,7 @@ async def test_a_queue_that_waited_when_the_log_was_lost_is_not_delivered_under_
 # Retention, pages, scripts.
 
 
-async def test_retention_of_one_node_is_seen_by_the_others(stream: Stream) -> None:
+async def test_retention_of_one_node_is_seen_by_the_others(stream: Nodes) -> None:
     small, large = await stream.node(events=10), await stream.node(events=1_000)
     await append(small, 50)
     await large.check()
@@ -362,7 +326,7 @@ async def test_retention_of_one_node_is_seen_by_the_others(stream: Stream) -> No
     assert (page.start, len(page.events)) == (40, 10)
 
 
-async def test_bytes_are_counted_across_epochs(stream: Stream) -> None:
+async def test_bytes_are_counted_across_epochs(stream: Nodes) -> None:
     log = await stream.node(bytes=50 * 73)
     await append(log, 30)  # of 64 bytes for itself, and 1 + 7 + 1
     stream.change_server()
@@ -371,7 +335,7 @@ async def test_bytes_are_counted_across_epochs(stream: Stream) -> None:
     assert log.oldest == 11
 
 
-async def test_what_is_too_old_goes_though_nothing_is_published_or_followed(stream: Stream) -> None:
+async def test_what_is_too_old_goes_though_nothing_is_published_or_followed(stream: Nodes) -> None:
     log = await stream.node(age=0.2)
     await append(log, 3)
     async with asyncio.timeout(10):
@@ -380,7 +344,7 @@ async def test_what_is_too_old_goes_though_nothing_is_published_or_followed(stre
     assert (log.position, log.oldest) == (3, 4)
 
 
-async def test_scripts_that_redis_has_forgotten_are_taught_again(stream: Stream, server: RedisServer) -> None:
+async def test_scripts_that_redis_has_forgotten_are_taught_again(stream: Nodes, server: RedisServer) -> None:
     log = await stream.node()
     ids = await append(log)
     server.command("SCRIPT", "FLUSH")
@@ -388,7 +352,7 @@ async def test_scripts_that_redis_has_forgotten_are_taught_again(stream: Stream,
     assert [event.id for event in (await log.read(0, 2, EVERYTHING, 10)).events] == ids
 
 
-async def test_a_key_is_known_on_every_node_and_after_a_restart_of_redis(stream: Stream) -> None:
+async def test_a_key_is_known_on_every_node_and_after_a_restart_of_redis(stream: Nodes) -> None:
     log, other = await stream.node(), await stream.node()
     key = IdempotencyKey("somebody", "k", b"print")
     first = await log.append([text_draft("a", "x")], key)
@@ -398,14 +362,14 @@ async def test_a_key_is_known_on_every_node_and_after_a_restart_of_redis(stream:
     assert other.position == 1
 
 
-async def test_answers_that_count_no_more_are_removed(stream: Stream) -> None:
+async def test_answers_that_count_no_more_are_removed(stream: Nodes) -> None:
     log = await stream.node(keys=5)
     for number in range(9):
         await log.append([text_draft("a", "x")], IdempotencyKey("s", str(number), b"p"))
     assert stream.command("HLEN", "answers") == stream.command("ZCARD", "expiries") == 5
 
 
-async def test_large_events_are_followed_and_read_in_bounded_pieces(stream: Stream) -> None:
+async def test_large_events_are_followed_and_read_in_bounded_pieces(stream: Nodes) -> None:
     log = await stream.node()
     for _ in range(10):
         await log.append([text_draft("a", "x" * 200_000) for _ in range(10)])
@@ -463,14 +427,14 @@ def test_a_password_is_not_shown() -> None:
     ],
 )
 async def test_keys_of_somebody_else_are_left_alone(
-    stream: Stream, server: RedisServer, prepare: list[str], said: str
+    stream: Nodes, server: RedisServer, prepare: list[str], said: str
 ) -> None:
     server.command(*(argument.replace("KEY", stream.name) for argument in prepare))
     with pytest.raises(LogRefused, match=said):
         await stream.node()
 
 
-async def test_a_redis_that_may_evict_is_refused_with_the_setting(stream: Stream, server: RedisServer) -> None:
+async def test_a_redis_that_may_evict_is_refused_with_the_setting(stream: Nodes, server: RedisServer) -> None:
     server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(LogRefused, match="set maxmemory-policy noeviction"):

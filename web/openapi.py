@@ -89,7 +89,7 @@ _PUBLISH_PROBLEMS = _problems(
     status_422="An invalid topic, type, key or field, or an empty batch.",
     status_429="More than the log can take in: try again after `Retry-After`.",
     status_503="The log cannot take it, and nothing was published: try again after `Retry-After`.",
-    status_504="It cannot be known whether it was published (the connection to Redis broke). Repeat it with the same key.",
+    status_504="It cannot be known whether it was published: Redis did not answer. Repeat it with the same key.",
 )
 
 PUBLISH_TO_TOPIC: dict[str, Any] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 _ID = re.compile(r"([0-9A-Za-z]{1,64})-(0|[1-9][0-9]{0,17})")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -27,11 +27,15 @@ def is_id(id: str) -> bool:
 
 
 class Epochs:
-    """The epochs of one log, oldest first. The last one is the current one, and covers all that is to come."""
+    """The epochs of one log, oldest first. The last one is the current one, and covers all that is to come.
 
-    def __init__(self, recorded: Sequence[tuple[str, int]]) -> None:
+    Where a `lossy` one begins other events had stood, which are gone: who stands there now stands behind them.
+    """
+
+    def __init__(self, recorded: Sequence[tuple[str, int]], lossy: Collection[str] = ()) -> None:
         self._names = [name for name, _ in recorded]
         self._firsts = [first for _, first in recorded]
+        self._starts = [first - 1 if name in lossy else first for name, first in recorded]
         self._places = {name: place for place, name in enumerate(self._names)}
 
     @property
@@ -41,7 +45,7 @@ class Epochs:
 
     def of(self, seq: int) -> str:
         """The epoch that covers `seq`; the oldest one for what lies before it."""
-        return self._names[max(0, bisect_right(self._firsts, seq) - 1)]
+        return self._names[max(0, bisect_right(self._starts, seq) - 1)]
 
     def id_at(self, position: int) -> str:
         """The id that stands for a position."""

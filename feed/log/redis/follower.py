@@ -63,7 +63,7 @@ class Follower:
         if now >= self._look_at:
             await self._link.use(self._state.check)
             self._look_at = now + _LOOK_SECONDS
-        lost = self._lost()
+        self._lost()
         # At least as long as a round trip, so that it cannot spin.
         block = max(5, int((self._look_at - self._loop.time()) * 1000))
         answer = await self._link.ask(
@@ -71,16 +71,16 @@ class Follower:
             patience=block / 1000 + ANSWER_SECONDS,
         )  # fmt: skip
         events = parse_entries(answer[0][1]) if answer else []
+        lost = self._lost()
         if not events:
             await self._listen_closely()
             return events
         self._adapt(events)
-        known = set(self._record.names)
-        if any(event.epoch not in known for event in events):
-            self._look_at = 0.0  # they wait in the stream until it is known what they are
-            return ()
         if lost is not None:
             events = [event for event in events if event.seq <= lost.position]
+        if not self._state.knows(events):
+            self._look_at = 0.0  # they wait in the stream until it is known what they are
+            return ()
         if events:
             self._after = events[-1].seq
             self._state.reached(self._after)

@@ -33,7 +33,7 @@ class RedisLog:
         self._peers: Peers | None = None
         self._state = State(retention)
         self._asker = self._link("ask")
-        self._reader = Reader([self._link("read") for _ in range(_READERS)])
+        self._reader = Reader([self._link("read") for _ in range(_READERS)], self._state)
         self._writer = Writer(self._link("append"), self._state)
         self._following: set[Link] = set()  # all that ever did
         self._idle_links: list[Link] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from feed.errors import FeedUnavailable, Indeterminate
@@ -11,6 +11,7 @@ from feed.event import Event
 from feed.log.contract import PAGE_BYTES, Page
 from feed.log.redis.entries import parse_entries
 from feed.log.redis.link import Argument, Link, Script
+from feed.log.redis.state import State
 from feed.pattern import Selection
 
 _SCAN_EVENTS = 500  # of one page: about as much as may be parsed without holding up the loop
@@ -19,8 +20,9 @@ _SCAN_EVENTS = 500  # of one page: about as much as may be parsed without holdin
 class Reader:
     """Reads over a few links, each of which does one thing at a time."""
 
-    def __init__(self, links: Sequence[Link]) -> None:
+    def __init__(self, links: Sequence[Link], state: State) -> None:
         self._links = links
+        self._state = state
         self._idle: asyncio.Queue[Link] = asyncio.Queue()
         for link in links:
             self._idle.put_nowait(link)
@@ -71,14 +73,28 @@ class Reader:
             await link.close()
 
     async def _events(self, direction: str, low: int, high: int, selection: Selection, limit: int) -> list[Event]:
+        """Some of the events from `low` to `high`; none if retention has just taken them all."""
         all_wanted = selection.everything and not selection.types
         count = min(limit, _SCAN_EVENTS) if all_wanted else _SCAN_EVENTS
-        return parse_entries(await self._run(self._page, direction, low, high, count, PAGE_BYTES))
+        for _ in range(2):
+            events = parse_entries(await self._run(self._page, direction, low, high, count, PAGE_BYTES))
+            if self._state.knows(events) if events else high < self._state.oldest:
+                return events
+            # Nothing is where something should be, or something of an epoch that is not known here: these may be other
+            # events than those that were meant.
+            await self._check()
+        raise FeedUnavailable("the log has changed, and this node is still finding out how")
 
     async def _run(self, script: Script, *arguments: Argument) -> Any:
+        return await self._over_a_link(lambda link: link.run(script, *arguments))
+
+    async def _check(self) -> None:
+        await self._over_a_link(lambda link: link.use(self._state.check))
+
+    async def _over_a_link(self, work: Callable[[Link], Awaitable[Any]]) -> Any:
         link = await self._idle.get()
         try:
-            return await link.run(script, *arguments)
+            return await work(link)
         except Indeterminate as error:
             raise FeedUnavailable("Redis does not answer") from error
         finally:

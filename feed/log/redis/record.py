@@ -30,6 +30,11 @@ class Record(msgspec.Struct, frozen=True):
         """The epochs' names, oldest first."""
         return [name for name, _ in self.recorded]
 
+    @property
+    def epochs(self) -> Epochs:
+        """What ids mean by it."""
+        return Epochs(self.recorded, self.lossy)
+
     def has_same_epochs(self, other: Record) -> bool:
         """Whether ids mean in both the same."""
         return self.recorded == other.recorded and self.lossy == other.lossy
@@ -45,7 +50,7 @@ class Record(msgspec.Struct, frozen=True):
         if not losses:
             return None
         name, first = min(losses, key=lambda epoch: epoch[1])
-        epochs, former = Epochs(self.recorded), Epochs(before.recorded)
+        epochs, former = self.epochs, before.epochs
         if first < self.oldest:
             return LogLost(self.oldest - 1, epochs.id_at(self.oldest - 1), former, epochs)
         return LogLost(first - 1, f"{name}-{first - 1}", former, epochs)
@@ -55,9 +60,10 @@ class Record(msgspec.Struct, frozen=True):
         names = self.names
         name = id.partition("-")[0]
         if name in names:
-            for following, first in self.recorded[names.index(name) + 1 :]:
+            for place in range(names.index(name) + 1, len(names)):
+                following, first = self.recorded[place]
                 if following in self.lossy:
-                    return Loss(first - 1, Epochs(self.recorded).id_at(first - 1), f"{following}-{first - 1}")
+                    return Loss(first - 1, f"{names[place - 1]}-{first - 1}", f"{following}-{first - 1}")
         return None
 
 

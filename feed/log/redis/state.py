@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from feed.errors import FeedUnavailable
+from feed.event import Event
 from feed.log.contract import Appended, Retention
 from feed.log.epochs import Epochs, new_epoch
 from feed.log.redis.link import Argument, Ask, Script
@@ -45,6 +46,11 @@ class State:
     def oldest(self) -> int:
         """See `Log`."""
         return max(self._oldest, self.position + 1 - self._retention.events)
+
+    def knows(self, events: Sequence[Event]) -> bool:
+        """Whether they are all of epochs that this node knows."""
+        names = self.record.names
+        return all(epoch in names for epoch in {event.epoch for event in events})
 
     @property
     def known(self) -> tuple[str, int]:
@@ -97,7 +103,7 @@ class State:
             self.position = record.position
         self._oldest = record.oldest
         self.record = record
-        self.epochs = Epochs(record.recorded)
+        self.epochs = record.epochs
         self.news = None
         self._changes += 1
         self._adopted.set()
