@@ -131,6 +131,10 @@ class Seam(RuleBasedStateMachine):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(feed.feed, "open_log", held)
             self.runner.run(begin())
+        self.note_epochs()
+
+    def note_epochs(self) -> None:
+        """Where the positions of this opening of the log begin."""
         epoch = self.log.id_at(self.log.position).partition("-")[0]
         self.bases[self.log._epochs.current] = self.bases[epoch] = len(self.published) - self.log.position
 
