@@ -231,8 +231,11 @@ class Subscription:
             stop, requested = max(stop, self.cursor), lost.before.id_at(lost.position)
         else:
             self.cursor = lost.position
-        if self._loss is not None and self._loss.stop <= stop:
-            stop, requested = self._loss.stop, self._loss.requested  # of two, one gap tells
+        earlier = self._loss
+        if earlier is not None and earlier.stop <= stop:
+            if lost.after.locate(earlier.id, lost.position) is not None:
+                return  # the later one comes after it
+            stop, requested = earlier.stop, earlier.requested
         self._loss = _Loss(stop, requested, lost.position, lost.id)
 
     def note_position(self) -> None:
@@ -321,7 +324,9 @@ class Subscription:
 
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
         """Let the stream begin with the news that it cannot go on where the client asked for."""
-        self._opening.append(control.gap(requested, self._log.id_at(self.cursor), reason))
+        id = self._log.id_at(self.cursor)
+        self._opening.append(control.gap(requested, id, reason))
+        self._expect_loss_beyond(id)
 
     # What its owner calls, to let it flow.
 

@@ -127,12 +127,13 @@ class Stream:
 
     def restore(self, saved: dict[str, bytes], *, another_server: bool = True) -> None:
         """Put them back, as a restart from an older file would."""
-        with self._server.client() as client:
-            client.delete(*self._keys)
+        with self._server.client() as client, client.pipeline(transaction=True) as at_once:
+            at_once.delete(*self._keys)
             for key, value in saved.items():
-                client.restore(key, 0, value)
-        if another_server:
-            self.change_server()
+                at_once.restore(key, 0, value)
+            if another_server:
+                at_once.execute_command("DEBUG", "CHANGE-REPL-ID")
+            at_once.execute()
 
     def change_server(self) -> None:
         """As a restart that lost nothing would."""

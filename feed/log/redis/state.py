@@ -38,6 +38,8 @@ class State:
         self.seen = 0.0  # when Redis last answered what has become of the log; the loop's time
         self._retention = retention
         self._oldest = 1
+        self._written = ("-", 0)
+        self._told = self._written  # what Redis has been told of
         self._changes = 0
         self._adopted = asyncio.Event()
         self._look, self._enter = Script("look"), Script("enter")
@@ -53,9 +55,12 @@ class State:
         return all(epoch in names for epoch in {event.epoch for event in events})
 
     @property
-    def known(self) -> tuple[str, int]:
-        """The newest epoch that this node knows, and the newest event."""
-        return self.record.names[-1] if self.record.recorded else "-", self.position
+    def written(self) -> tuple[str, int]:
+        """The newest epoch and event that this node knows of; the epoch may be one whose meaning it has not learned."""
+        names = self.record.names
+        if not names or self._written[0] not in names:
+            return self._written
+        return names[-1], self.position
 
     async def check(self, ask: Ask) -> None:
         """Ask what has become of the log. Where this node knows otherwise, or events are too old, say so to Redis."""
@@ -75,8 +80,11 @@ class State:
         return record
 
     async def _entered(self, ask: Ask) -> Record:
-        arguments = (new_epoch(), self.position, *self.bounds, *self.record.names)
-        return parse_record(await ask(self._enter, *arguments))
+        arguments = (new_epoch(), *self.written, self.position, *self.bounds, *self.record.names)
+        told = self._written
+        record = parse_record(await ask(self._enter, *arguments))
+        self._told = told
+        return record
 
     async def _learn(self, ask: Ask, question: Callable[[Ask], Awaitable[Record]]) -> None:
         while True:
@@ -104,6 +112,8 @@ class State:
         self._oldest = record.oldest
         self.record = record
         self.epochs = record.epochs
+        if self._written == self._told and self._written[0] not in record.names:
+            self._written = ("-", 0)  # it is gone, and that is in the record
         self.news = None
         self._changes += 1
         self._adopted.set()
@@ -120,6 +130,7 @@ class State:
 
     def appended(self, appended: Appended, oldest: int) -> None:
         """Something was committed. Under an epoch that is not known here yet its seq says nothing."""
+        self._written = appended.epoch, appended.first + appended.count - 1
         if self.news is None and appended.epoch == self.epochs.current:
             self.position = max(self.position, appended.first + appended.count - 1)
             self._oldest = max(self._oldest, oldest)

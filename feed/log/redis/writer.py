@@ -103,7 +103,7 @@ class Writer:
         state = self._state
         given, oldest = await self._link.run(
             self._script,
-            *state.known,
+            *state.written,
             new_epoch(),
             *state.bounds,
             KEY_LIFETIME_MS,

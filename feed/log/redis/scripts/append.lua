@@ -5,10 +5,10 @@
 -- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each, a draft being
 -- {topic, type, json, data, size}. Gives {epoch, first seq, count} for each batch, `false` where its key was used for
 -- another; and the oldest seq.
-local known_epoch, known_position, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
 local last = last_seq()
-if is_other(last, known_epoch, known_position) then
+if is_other(last, newest_known, written) then
   begin_epoch(new_epoch, last)
 end
 local epoch = epoch_of(redis.call('LINDEX', epochs, -1))

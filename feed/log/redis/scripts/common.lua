@@ -85,13 +85,13 @@ end
 
 -- Whether a new epoch has to begin: the log is new, or Redis another one than it was, or events are gone of which
 -- somebody knows who knows of no newer epoch.
-local function is_other(last, known_epoch, known_position)
+local function is_other(last, newest_known, written)
   local newest = redis.call('LINDEX', epochs, -1)
   if not newest or redis.call('HGET', state, 'server') ~= server_now() then
     return true
   end
   local name, first = epoch_of(newest)
-  return first > last + 1 or (name == known_epoch and last < known_position)
+  return first > last + 1 or (name == newest_known and last < written)
 end
 
 local function begin_epoch(name, last)

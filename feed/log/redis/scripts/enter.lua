@@ -2,28 +2,39 @@
 -- Begins a new epoch if there has to be one, says in the record what is known to be lost, and lets go of what retention
 -- does not keep.
 --
--- ARGV: a name should a new epoch begin, the position that the caller knows, the four bounds of retention, and the
--- names of the epochs that it knows, oldest first. Gives the record, as `look` does.
-local new_epoch, known_position = ARGV[1], tonumber(ARGV[2])
+-- ARGV: a name should a new epoch begin; the newest epoch and position that the caller knows to be written; the position
+-- up to which it has seen everything; the four bounds of retention; and the names of the epochs that it has seen, oldest
+-- first. Gives the record, as `look` does.
+local new_epoch, newest, written, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = last_seq()
-if is_other(last, ARGV[#ARGV], known_position) then
+if is_other(last, newest, written) then
   begin_epoch(new_epoch, last)
 end
 
--- The caller has seen all up to `known_position`. If an epoch that it does not know begins before that, events that it
--- has seen are gone. Other nodes may not have seen them, and have to tell their readers too.
-local known = {}
-for place = 7, #ARGV do
+-- If an epoch that the caller does not know begins before where it has been, then events that it knows are gone. Other
+-- nodes may not have seen them, and have to tell their readers too.
+local entries = redis.call('LRANGE', epochs, 0, -1)
+local known, newest_place = {}, 0
+for place = 9, #ARGV do
   known[ARGV[place]] = true
 end
-for place, entry in ipairs(redis.call('LRANGE', epochs, 0, -1)) do
-  local name, first, lossy = epoch_of(entry)
-  if not known[name] then
-    if first <= known_position and not lossy then
-      redis.call('LSET', epochs, place - 1, entry .. ' lossy')
-    end
-    break
+for place, entry in ipairs(entries) do
+  if epoch_of(entry) == newest then
+    newest_place = place
   end
 end
-retain(last, now(), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]))
+local function mark_loss(position, from)
+  for place = from, #entries do
+    local name, first, lossy = epoch_of(entries[place])
+    if not known[name] then
+      if first <= position and not lossy then
+        redis.call('LSET', epochs, place - 1, entries[place] .. ' lossy') -- counted from 0
+      end
+      return
+    end
+  end
+end
+mark_loss(seen, 1)
+mark_loss(written, newest_place + 1)
+retain(last, now(), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))
 return record(last)
