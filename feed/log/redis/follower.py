@@ -116,5 +116,5 @@ class Follower:
             self._in_step = self._loop.time()
         elif self._loop.time() - self._in_step > _DEAF_SECONDS:
             self._in_step = self._loop.time()
-            await self._link.close()
+            await self._link.drop()
             raise FeedUnavailable("the connection to Redis is deaf")

@@ -78,6 +78,7 @@ class Link:
         self._backoff = Backoff()
         self._not_before = 0.0
         self._connects = 0
+        self._closed = False
 
     @property
     def reconnects(self) -> int:
@@ -124,10 +125,15 @@ class Link:
             async with asyncio.timeout(patience):
                 return await connection.read_response()
         except (RedisError, OSError) as error:
-            await self.close()
+            await self.drop()
             raise FeedUnavailable("the connection to Redis broke") from error
 
     async def close(self) -> None:
+        """Let the connection go for good."""
+        self._closed = True
+        await self.drop()
+
+    async def drop(self) -> None:
         """Let the connection go. It comes back when it is needed."""
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -147,14 +153,15 @@ class Link:
         if connection is not None:
             if connection.is_connected and not await connection.can_read():
                 return
-            await self.close()  # Redis has hung up, or said something that nobody asked for
-        now = asyncio.get_running_loop().time()
-        if now < self._not_before:
+            await self.drop()  # Redis has hung up, or said something that nobody asked for
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
+        if asyncio.get_running_loop().time() < self._not_before:
             raise FeedUnavailable("Redis cannot be reached")
         try:
             await self._connect()
         except BaseException:
-            await self.close()
+            await self.drop()
             self._not_before = asyncio.get_running_loop().time() + self._backoff.next()
             raise
         self._backoff.reset()
@@ -173,6 +180,8 @@ class Link:
                 raise FeedUnavailable("Redis cannot be reached") from error
             raise
         self._connection = connection
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
         try:
             await self._greet(self._run_or_exchange)
         except Indeterminate as error:
@@ -210,10 +219,10 @@ class Link:
                 ) from error
             raise FeedUnavailable(f"Redis refuses: {_reason(error)}") from error
         except (RedisError, OSError, TimeoutError) as error:
-            await self.close()
+            await self.drop()
             raise Indeterminate("Redis did not answer: it may have been published or not") from error
         except BaseException:
-            await self.close()  # the answer would be taken for that to the next command
+            await self.drop()  # the answer would be taken for that to the next command
             raise
 
 
