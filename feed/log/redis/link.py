@@ -151,7 +151,7 @@ class Link:
     async def _ready(self) -> None:
         connection = self._connection
         if connection is not None:
-            if connection.is_connected and not await connection.can_read():
+            if not _is_broken(connection) and not await connection.can_read():
                 return
             await self.drop()  # Redis has hung up, or said something that nobody asked for
         if self._closed:
@@ -224,6 +224,13 @@ class Link:
         except BaseException:
             await self.drop()  # the answer would be taken for that to the next command
             raise
+
+
+def _is_broken(connection: AbstractConnection) -> bool:
+    """Whether it is known to be gone. redis-py itself takes one that was reset for a sound one, until it is used: then
+    nobody could tell whether the command was sent."""
+    writer = connection._writer  # noqa: SLF001  it has no name in public
+    return writer is None or writer.is_closing()
 
 
 class _UnknownScript(Exception):
