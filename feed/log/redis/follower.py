@@ -16,6 +16,7 @@ from feed.event import Event
 from feed.log.contract import LogLost
 from feed.log.redis.entries import parse_entries
 from feed.log.redis.link import ANSWER_SECONDS, Link
+from feed.log.redis.record import Record
 from feed.log.redis.state import State
 
 logger = logging.getLogger(__name__)
@@ -72,19 +73,21 @@ class Follower:
         )  # fmt: skip
         events = parse_entries(answer[0][1]) if answer else []
         lost = self._lost()
-        if not events:
-            await self._listen_closely()
-            return events
         self._adapt(events)
         if lost is not None:
             events = [event for event in events if event.seq <= lost.position]
+            if not events:
+                self._after = lost.position  # of what comes before the loss nothing is left
+                return events
+        if not events:
+            await self._listen_closely()
+            return events
         if not self._state.knows(events):
             self._look_at = 0.0  # they wait in the stream until it is known what they are
             return ()
-        if events:
-            self._after = events[-1].seq
-            self._state.reached(self._after)
-            self._in_step = self._loop.time()
+        self._after = events[-1].seq
+        self._state.reached(self._after)
+        self._in_step = self._loop.time()
         return events
 
     def _lost(self) -> LogLost | None:
@@ -95,6 +98,7 @@ class Follower:
             return None
         lost = record.loss_since(self._record, self._after)
         if lost is not None and lost.position > self._after:
+            self._learn_until(record.until_loss(self._record, self._after))
             return lost
         if state.news is not None:
             state.adopt(state.news)
@@ -102,6 +106,13 @@ class Follower:
         if lost is not None:
             raise lost
         return None
+
+    def _learn_until(self, record: Record) -> None:
+        """Epochs that began before what is lost: what is still to come may be of them."""
+        if not set(record.names) <= set(self._record.names):
+            if self._state.news is not None:
+                self._state.adopt_in_part(record)
+            self._record = record
 
     def _adapt(self, events: Sequence[Event]) -> None:
         size = sum(event.size for event in events)

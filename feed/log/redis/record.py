@@ -41,19 +41,30 @@ class Record(msgspec.Struct, frozen=True):
 
     def loss_since(self, before: Record, position: int) -> LogLost | None:
         """What is lost for somebody who has seen all up to `position` of the log as it was `before`."""
+        losing = self._losing(before, position)
+        if losing is None:
+            return None
+        name, first = losing
+        epochs, former = self.epochs, before.epochs
+        if first < self.oldest:
+            return LogLost(self.oldest - 1, epochs.id_at(self.oldest - 1), former, epochs)
+        return LogLost(first - 1, f"{name}-{first - 1}", former, epochs)
+
+    def until_loss(self, before: Record, position: int) -> Record:
+        """The same without the epoch that `loss_since` speaks of, and those after it."""
+        losing = self._losing(before, position)
+        count = len(self.recorded) if losing is None else self.recorded.index(losing)
+        recorded = self.recorded[:count]
+        return msgspec.structs.replace(self, recorded=recorded, lossy=self.lossy & {name for name, _ in recorded})
+
+    def _losing(self, before: Record, position: int) -> tuple[str, int] | None:
         known = set(before.names)
         following = next((epoch for epoch in self.recorded if epoch[0] not in known), None)
         is_valid = following is None or position < following[1]
         losses = [epoch for epoch in self.recorded if epoch[0] in self.lossy - before.lossy]
         if following is not None and not is_valid:
             losses.append(following)
-        if not losses:
-            return None
-        name, first = min(losses, key=lambda epoch: epoch[1])
-        epochs, former = self.epochs, before.epochs
-        if first < self.oldest:
-            return LogLost(self.oldest - 1, epochs.id_at(self.oldest - 1), former, epochs)
-        return LogLost(first - 1, f"{name}-{first - 1}", former, epochs)
+        return min(losses, key=lambda epoch: epoch[1], default=None)
 
     def loss_beyond(self, id: str) -> Loss | None:
         """See `Log`."""

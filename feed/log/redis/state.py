@@ -119,6 +119,12 @@ class State:
         self._adopted.set()
         self._adopted = asyncio.Event()
 
+    def adopt_in_part(self, record: Record) -> None:
+        """The same for a record without what is lost, which its followers have still to come to."""
+        self.record = record
+        self.epochs = record.epochs
+        self._changes += 1
+
     async def up_to_date(self) -> None:
         """Wait until the news is known to all. Raises `FeedUnavailable` if that takes long."""
         try:
