@@ -7,6 +7,7 @@ CHANGE-REPL-ID` makes of it what a restart or a failover would. `test_redis_faul
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -443,6 +444,29 @@ async def test_a_redis_that_may_evict_is_refused_with_the_setting(stream: Nodes,
         await stream.node()
     finally:
         server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+async def test_in_a_redis_cluster_the_node_that_has_the_keys_is_found_and_followed(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        cluster = [
+            stack.enter_context(
+                running_redis(tmp_path / str(number), cluster_enabled="yes", cluster_node_timeout="2000")
+            )
+            for number in range(2)
+        ]
+        cluster[0].command("CLUSTER", "ADDSLOTSRANGE", 0, 8_191)
+        cluster[1].command("CLUSTER", "ADDSLOTSRANGE", 8_192, 16_383)
+        cluster[0].command("CLUSTER", "MEET", "127.0.0.1", cluster[1].port)
+        for server in cluster:
+            while b"cluster_state:ok" not in server.command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.02)
+        for stream in ("a", "b", "c", "d"):  # some on each
+            first, second = [await RedisLog.open(server.url(stream), Retention(), "node") for server in cluster]
+            ids = [*await append(first), *await append(second)]
+            assert await follow(first, 0, 2) == await follow(second, 0, 2) == ids
+            assert (await first.ask_others(b"")).silent == ()
+            await first.close()
+            await second.close()
 
 
 async def test_a_wrong_password_is_refused_and_a_missing_redis_is_waited_for(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     RedisError,
@@ -78,6 +79,9 @@ class Link:
         self._backoff = Backoff()
         self._not_before = 0.0
         self._connects = 0
+        self._moved_to: dict[
+            str, str | int
+        ] = {}  # by a Redis Cluster
         self._closed = False
 
     @property
@@ -147,6 +151,8 @@ class Link:
         except LogRefused as error:
             logger.error("%s", error)
             raise FeedUnavailable("the log cannot be used", 5) from error
+        except _Moved as error:
+            raise FeedUnavailable("the log has just moved within the Redis Cluster") from error
 
     async def _ready(self) -> None:
         connection = self._connection
@@ -159,16 +165,22 @@ class Link:
         if asyncio.get_running_loop().time() < self._not_before:
             raise FeedUnavailable("Redis cannot be reached")
         try:
-            await self._connect()
-        except BaseException:
+            try:
+                await self._connect()
+            except _Moved:
+                await self._connect()
+        except BaseException as error:
             await self.drop()
             self._not_before = asyncio.get_running_loop().time() + self._backoff.next()
+            self._moved_to = {}
+            if isinstance(error, _Moved):
+                raise FeedUnavailable("the nodes of the Redis Cluster do not agree on where the log is") from error
             raise
         self._backoff.reset()
         self._connects += 1
 
     async def _connect(self) -> None:
-        connection = self._class(**self._options)
+        connection = self._class(**{**self._options, **self._moved_to})
         try:
             async with asyncio.timeout(_CONNECT_SECONDS + ANSWER_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]
@@ -210,6 +222,10 @@ class Link:
                 return await connection.read_response()
         except NoScriptError as error:
             raise _UnknownScript from error
+        except MovedError as error:
+            await self.drop()
+            self._moved_to = {"port": error.port, **({"host": error.host} if error.host else {})}
+            raise _Moved from error
         except NoPermissionError as error:
             raise LogRefused(f"Redis does not let us do what the feed needs: {error}") from error
         except (ResponseError, BusyLoadingError) as error:
@@ -231,6 +247,10 @@ def _is_broken(connection: AbstractConnection) -> bool:
     nobody could tell whether the command was sent."""
     writer = connection._writer  # noqa: SLF001  it has no name in public
     return writer is None or writer.is_closing()
+
+
+class _Moved(Exception):
+    """Another node of the Redis Cluster has the keys, and is connected to from now on. Nothing was done."""
 
 
 class _UnknownScript(Exception):

@@ -80,7 +80,9 @@ class State:
         return record
 
     async def _entered(self, ask: Ask) -> Record:
-        arguments = (new_epoch(), *self.written, self.position, *self.bounds, *self.record.names)
+        names = self.record.names
+        lossy = self.record.lossy if self.news is None else self.record.lossy | self.news.lossy
+        arguments = (new_epoch(), *self.written, self.position, *self.bounds, len(names), *names, *lossy)
         told = self._written
         record = parse_record(await ask(self._enter, *arguments))
         self._told = told
@@ -112,6 +114,8 @@ class State:
         self._oldest = record.oldest
         self.record = record
         self.epochs = record.epochs
+        if self._written[0] == self.epochs.current:
+            self.position = max(self.position, self._written[1])  # written since the record was
         if self._written == self._told and self._written[0] not in record.names:
             self._written = ("-", 0)  # it is gone, and that is in the record
         self.news = None

@@ -3,8 +3,8 @@
 -- does not keep.
 --
 -- ARGV: a name should a new epoch begin; the newest epoch and position that the caller knows to be written; the position
--- up to which it has seen everything; the four bounds of retention; and the names of the epochs that it has seen, oldest
--- first. Gives the record, as `look` does.
+-- up to which it has seen everything; the four bounds of retention; how many epochs it has seen, their names, oldest
+-- first, and the names of those that it knows to be lossy. Gives the record, as `look` does.
 local new_epoch, newest, written, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = last_seq()
 if is_other(last, newest, written) then
@@ -13,28 +13,36 @@ end
 
 -- If an epoch that the caller does not know begins before where it has been, then events that it knows are gone. Other
 -- nodes may not have seen them, and have to tell their readers too.
-local entries = redis.call('LRANGE', epochs, 0, -1)
-local known, newest_place = {}, 0
-for place = 9, #ARGV do
-  known[ARGV[place]] = true
+local known, lossy = {}, {}
+for place = 10, #ARGV do
+  local names = place < 10 + tonumber(ARGV[9]) and known or lossy
+  names[ARGV[place]] = true
 end
+local entries = redis.call('LRANGE', epochs, 0, -1)
+local newest_place = 0
 for place, entry in ipairs(entries) do
   if epoch_of(entry) == newest then
     newest_place = place
   end
 end
-local function mark_loss(position, from)
+local function note_loss(position, from)
   for place = from, #entries do
-    local name, first, lossy = epoch_of(entries[place])
+    local name, first = epoch_of(entries[place])
     if not known[name] then
-      if first <= position and not lossy then
-        redis.call('LSET', epochs, place - 1, entries[place] .. ' lossy') -- counted from 0
+      if first <= position then
+        lossy[name] = true
       end
       return
     end
   end
 end
-mark_loss(seen, 1)
-mark_loss(written, newest_place + 1)
+note_loss(seen, 1)
+note_loss(written, newest_place + 1)
+for place, entry in ipairs(entries) do
+  local name, _, is_marked = epoch_of(entry)
+  if lossy[name] and not is_marked then -- the mark itself may have been lost
+    redis.call('LSET', epochs, place - 1, entry .. ' lossy') -- counted from 0
+  end
+end
 retain(last, now(), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))
 return record(last)
