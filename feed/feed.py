@@ -341,8 +341,8 @@ class Feed:
             else:
                 cursor = log.oldest - 1
             found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
-            loss = log.loss_beyond(after) if after is not None and gap is None else None
-            return await running.page_after(selection, cursor, limit, found, loss)
+            losses = log.losses_beyond(after) if after is not None and gap is None else ()
+            return await running.page_after(selection, cursor, limit, found, losses)
 
 
 class _Running:
@@ -478,14 +478,14 @@ class _Running:
         return page
 
     async def page_after(
-        self, selection: Selection, cursor: int, limit: int, gap: Gap | None, loss: Loss | None
+        self, selection: Selection, cursor: int, limit: int, gap: Gap | None, losses: Sequence[Loss]
     ) -> HistoryPage:
         log, until = self.log, self.log.position
-        if loss is not None and cursor >= loss.position:
-            gap = control.gap(loss.before, loss.after, "unknown")
-            loss = log.loss_beyond(loss.after)
-        if loss is not None:
-            until = min(until, loss.position)  # the next page begins with the gap
+        if losses and cursor >= losses[0].position:
+            gap = control.gap(losses[0].before, losses[0].after, "unknown")
+            losses = losses[1:]
+        if losses:
+            until = min(until, losses[0].position)  # the next page begins with the gap
         events: list[Event] = []
         size = 0
         while cursor < until and len(events) < limit and size < _PAGE_BYTES:
@@ -499,7 +499,7 @@ class _Running:
             cursor = page.end
             events += page.events
             size += sum(event.size for event in page.events)
-        next_id = loss.before if loss is not None and cursor == loss.position else log.id_at(cursor)
+        next_id = losses[0].before if losses and cursor == losses[0].position else log.id_at(cursor)
         return HistoryPage(events, next_id, gap)
 
     async def page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:

@@ -54,13 +54,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class _Loss(NamedTuple):
-    """What a reader is to be told when its cursor comes to `stop`: that events after the id `requested` are gone. It
-    goes on after `position`, for which `id` stands, or where it is if that is beyond."""
+    """What a reader is to be told when its cursor comes to `stop`: that events after the id `requested` are gone."""
 
     stop: int
     requested: str
-    position: int
-    id: str
 
 
 class Outlet(Protocol):
@@ -113,7 +110,7 @@ class Subscription:
         "_handed",
         "_limits",
         "_log",
-        "_loss",
+        "_losses",
         "_opening",
         "_outlet",
         "_patience",
@@ -170,9 +167,9 @@ class Subscription:
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # so that not all are due at once
         self._handed: list[Item] = []
         self._reading: asyncio.Future[Page] | None = None
-        self._loss: _Loss | None = None
+        self._losses: tuple[_Loss, ...] = ()  # still to come to, in order
         if resumed is not None:
-            self._expect_loss_beyond(resumed)
+            self._expect_losses_beyond(resumed)
         self._outlet: Outlet | None = None
         self._wire: Wire
         self._blocked = False
@@ -231,12 +228,10 @@ class Subscription:
             stop, requested = max(stop, self.cursor), lost.before.id_at(lost.position)
         else:
             self.cursor = lost.position
-        earlier = self._loss
-        if earlier is not None and earlier.stop <= stop:
-            if lost.after.locate(earlier.id, lost.position) is not None:
-                return  # the later one comes after it
-            stop, requested = earlier.stop, earlier.requested
-        self._loss = _Loss(stop, requested, lost.position, lost.id)
+        earlier = [loss for loss in self._losses if loss.stop <= stop]  # what was to come beyond is gone with the rest
+        if earlier and earlier[-1].stop == stop:
+            requested = earlier.pop().requested  # of two at one place one gap tells
+        self._losses = (*earlier, _Loss(stop, requested))
 
     def note_position(self) -> None:
         """Of a live reader whose queue is empty all that was passed on and wanted was handed out."""
@@ -326,7 +321,7 @@ class Subscription:
         """Let the stream begin with the news that it cannot go on where the client asked for."""
         id = self._log.id_at(self.cursor)
         self._opening.append(control.gap(requested, id, reason))
-        self._expect_loss_beyond(id)
+        self._expect_losses_beyond(id)
 
     # What its owner calls, to let it flow.
 
@@ -423,8 +418,8 @@ class Subscription:
         from the log: it was asked for."""
         reading = self._reading
         if reading is None:
-            if self._loss is not None and self.cursor >= self._loss.stop:
-                return [self._tell(self._loss)]
+            if self._losses and self.cursor >= self._losses[0].stop:
+                return [self._tell_loss()]
             oldest = self._log.oldest
             if self.cursor + 1 < oldest:
                 return [self._gap(oldest - 1)]
@@ -436,7 +431,7 @@ class Subscription:
                 return [] if replayed is None else [control.live(replayed)]
             self._window.drop_before(oldest)
             page = None
-            if self._loss is None:
+            if not self._losses:
                 page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
             if page is None:
                 self._reading = asyncio.ensure_future(self._read_page())
@@ -458,7 +453,7 @@ class Subscription:
 
     async def _read_page(self) -> Page:
         """The next page of the log. While the log cannot be read the stream stays, and it is tried again."""
-        until = self._window.position if self._loss is None else self._loss.stop
+        until = self._losses[0].stop if self._losses else self._window.position
         while True:
             try:
                 return await self._log.read(self.cursor, until, self.selection, _PAGE_EVENTS)
@@ -481,16 +476,15 @@ class Subscription:
         before, self.cursor, self._told = self.cursor, position, position
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
 
-    def _tell(self, loss: _Loss) -> Gap:
-        self.cursor = self._told = max(self.cursor, loss.position)
-        id = loss.id if self.cursor == loss.position else self._log.id_at(self.cursor)
-        self._expect_loss_beyond(id)
-        return control.gap(loss.requested, id, "unknown")
+    def _tell_loss(self) -> Gap:
+        loss, *rest = self._losses
+        self._losses = tuple(rest)
+        self._told = self.cursor
+        return control.gap(loss.requested, self._log.id_at(self.cursor), "unknown")
 
-    def _expect_loss_beyond(self, id: str) -> None:
+    def _expect_losses_beyond(self, id: str) -> None:
         """It goes on after this id: let it be told when it comes to where events were lost since."""
-        loss = self._log.loss_beyond(id)
-        self._loss = None if loss is None else _Loss(loss.position, loss.before, loss.position, loss.after)
+        self._losses = tuple(_Loss(loss.position, loss.before) for loss in self._log.losses_beyond(id))
 
     def _clear(self) -> Entry | None:
         first = None

@@ -162,9 +162,9 @@ class Log(Protocol):
         """The position an id stands for; None if it is not an id of this log, or of an event beyond its end. Raises
         `FeedUnavailable` if that cannot be found out now."""
 
-    def loss_beyond(self, id: str) -> Loss | None:
-        """The first loss that somebody with this valid id has not been told of. None in a log that lives and dies with
-        one process, as it does not know."""
+    def losses_beyond(self, id: str) -> Sequence[Loss]:
+        """The losses that somebody with this valid id has not been told of, in order. None in a log that lives and dies
+        with one process, as it does not know."""
 
     async def check(self) -> None:
         """Raises `FeedUnavailable` if the log could not take an event now."""

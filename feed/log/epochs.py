@@ -35,7 +35,11 @@ class Epochs:
     def __init__(self, recorded: Sequence[tuple[str, int]], lossy: Collection[str] = ()) -> None:
         self._names = [name for name, _ in recorded]
         self._firsts = [first for _, first in recorded]
-        self._starts = [first - 1 if name in lossy else first for name, first in recorded]
+        self._starts = list(self._firsts)
+        for place in reversed(range(len(recorded))):
+            # A lossy one begins before its first event, and others that began there too are not after it.
+            start = self._firsts[place] - (self._names[place] in lossy)
+            self._starts[place] = min([start, *self._starts[place + 1 : place + 2]])
         self._places = {name: place for place, name in enumerate(self._names)}
 
     @property

@@ -17,6 +17,7 @@ from feed.log.contract import (
     Answers,
     Appended,
     IdempotencyKey,
+    Loss,
     Page,
     Retention,
 )
@@ -119,8 +120,9 @@ class MemoryLog:
         """See `Log`."""
         return self._epochs.locate(id, self.position)
 
-    def loss_beyond(self, id: str) -> None:
+    def losses_beyond(self, id: str) -> Sequence[Loss]:
         """See `Log`: it loses nothing while it is open."""
+        return ()
 
     async def check(self) -> None:
         """See `Log`: always ready."""

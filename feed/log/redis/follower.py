@@ -16,7 +16,6 @@ from feed.event import Event
 from feed.log.contract import LogLost
 from feed.log.redis.entries import parse_entries
 from feed.log.redis.link import ANSWER_SECONDS, Link
-from feed.log.redis.record import Record
 from feed.log.redis.state import State
 
 logger = logging.getLogger(__name__)
@@ -91,28 +90,22 @@ class Follower:
         return events
 
     def _lost(self) -> LogLost | None:
-        """What is lost, but only after events that are still to come. Raises what is lost now."""
+        """What is lost, but only after events that are still to come. Raises what is lost here, one loss at a time."""
         state = self._state
         record = state.news or state.record
         if record is self._record:
             return None
         lost = record.loss_since(self._record, self._after)
-        if lost is not None and lost.position > self._after:
-            self._learn_until(record.until_loss(self._record, self._after))
-            return lost
-        if state.news is not None:
-            state.adopt(state.news)
-        self._record = record
-        if lost is not None:
-            raise lost
-        return None
-
-    def _learn_until(self, record: Record) -> None:
-        """Epochs that began before what is lost: what is still to come may be of them."""
-        if not set(record.names) <= set(self._record.names):
-            if self._state.news is not None:
-                self._state.adopt_in_part(record)
-            self._record = record
+        known = record.up_to(self._after if lost is None else min(lost.position, self._after), self._record)
+        here = known.loss_since(self._record, self._after)
+        if state.news is None:
+            self._record = known
+        elif known is record or not known.has_same_epochs(self._record):
+            state.adopt(known, None if known is record else record)
+            self._record = known
+        if here is not None:
+            raise here
+        return lost
 
     def _adapt(self, events: Sequence[Event]) -> None:
         size = sum(event.size for event in events)

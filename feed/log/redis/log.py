@@ -113,9 +113,9 @@ class RedisLog:
             position = self._state.epochs.locate(id, self.position)
         return position
 
-    def loss_beyond(self, id: str) -> Loss | None:
+    def losses_beyond(self, id: str) -> Sequence[Loss]:
         """See `Log`."""
-        return self._state.record.loss_beyond(id)
+        return self._state.record.losses_beyond(id)
 
     async def _look(self) -> None:
         """Ask Redis anew. All who wait for their turn share the next answer."""

@@ -41,41 +41,50 @@ class Record(msgspec.Struct, frozen=True):
 
     def loss_since(self, before: Record, position: int) -> LogLost | None:
         """What is lost for somebody who has seen all up to `position` of the log as it was `before`."""
-        losing = self._losing(before, position)
-        if losing is None:
-            return None
-        name, first = losing
-        epochs, former = self.epochs, before.epochs
-        if first < self.oldest:
-            return LogLost(self.oldest - 1, epochs.id_at(self.oldest - 1), former, epochs)
-        return LogLost(first - 1, f"{name}-{first - 1}", former, epochs)
-
-    def until_loss(self, before: Record, position: int) -> Record:
-        """The same without the epoch that `loss_since` speaks of, and those after it."""
-        losing = self._losing(before, position)
-        count = len(self.recorded) if losing is None else self.recorded.index(losing)
-        recorded = self.recorded[:count]
-        return msgspec.structs.replace(self, recorded=recorded, lossy=self.lossy & {name for name, _ in recorded})
-
-    def _losing(self, before: Record, position: int) -> tuple[str, int] | None:
-        known = set(before.names)
+        known = before.names
         following = next((epoch for epoch in self.recorded if epoch[0] not in known), None)
-        is_valid = following is None or position < following[1]
         losses = [epoch for epoch in self.recorded if epoch[0] in self.lossy - before.lossy]
-        if following is not None and not is_valid:
+        if following is not None and following[1] <= position:
             losses.append(following)
-        return min(losses, key=lambda epoch: epoch[1], default=None)
+        if not losses:
+            return None
+        place = min(self._place(first) for _, first in losses)
+        return LogLost(place, self.epochs.id_at(place), before.epochs, self.epochs)
 
-    def loss_beyond(self, id: str) -> Loss | None:
-        """See `Log`."""
+    def up_to(self, position: int, before: Record) -> Record:
+        """The part of it for somebody who knows it as it was `before` and has come to `position`: without the losses
+        beyond, and what followed them."""
+        known = before.names
+        recorded: list[tuple[str, int]] = []
+        lossy: set[str] = set()
+        end = self.position
+        for name, first in self.recorded:
+            if name in self.lossy and (name in before.lossy or self._place(first) <= position):
+                lossy.add(name)
+            elif name in self.lossy and name not in known:
+                end = self._place(first)
+                break
+            recorded.append((name, first))
+        part = msgspec.structs.replace(self, recorded=recorded, lossy=frozenset(lossy), position=end)
+        return self if part.has_same_epochs(self) else part
+
+    def _place(self, first: int) -> int:
+        """After which event those were lost before whose place an epoch began, for somebody who reads what is there."""
+        return max(first, self.oldest) - 1
+
+    def losses_beyond(self, id: str) -> Sequence[Loss]:
+        """See `Log`. Of several at one place it is one."""
         names = self.names
         name = id.partition("-")[0]
-        if name in names:
-            for place in range(names.index(name) + 1, len(names)):
-                following, first = self.recorded[place]
-                if following in self.lossy:
-                    return Loss(first - 1, f"{names[place - 1]}-{first - 1}", f"{following}-{first - 1}")
-        return None
+        losses: list[Loss] = []
+        for place in range(names.index(name) + 1 if name in names else len(names), len(names)):
+            following, first = self.recorded[place]
+            if following in self.lossy:
+                before = f"{names[place - 1]}-{first - 1}"
+                if losses and losses[-1].position == first - 1:
+                    before = losses.pop().before
+                losses.append(Loss(first - 1, before, f"{following}-{first - 1}"))
+        return losses
 
 
 def parse_record(answer: Sequence[Any]) -> Record:

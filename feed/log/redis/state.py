@@ -58,9 +58,10 @@ class State:
     def written(self) -> tuple[str, int]:
         """The newest epoch and event that this node knows of; the epoch may be one whose meaning it has not learned."""
         names = self.record.names
-        if not names or self._written[0] not in names:
+        epoch, seq = self._written
+        if epoch not in names:
             return self._written
-        return names[-1], self.position
+        return names[-1], max(self.position, seq) if epoch == names[-1] else self.position
 
     async def check(self, ask: Ask) -> None:
         """Ask what has become of the log. Where this node knows otherwise, or events are too old, say so to Redis."""
@@ -105,8 +106,8 @@ class State:
         else:
             self.adopt(record)
 
-    def adopt(self, record: Record) -> None:
-        """From now on ids mean what they mean in this record."""
+    def adopt(self, record: Record, news: Record | None = None) -> None:
+        """From now on ids mean what they mean in this record. `news` is what there is beyond, if it is a part."""
         if record.loss_since(self.record, self.position) is None:
             self.position = max(self.position, record.position)
         else:
@@ -114,20 +115,16 @@ class State:
         self._oldest = record.oldest
         self.record = record
         self.epochs = record.epochs
+        self.news = news
+        self._changes += 1
+        if news is not None:
+            return
         if self._written[0] == self.epochs.current:
             self.position = max(self.position, self._written[1])  # written since the record was
         if self._written == self._told and self._written[0] not in record.names:
             self._written = ("-", 0)  # it is gone, and that is in the record
-        self.news = None
-        self._changes += 1
         self._adopted.set()
         self._adopted = asyncio.Event()
-
-    def adopt_in_part(self, record: Record) -> None:
-        """The same for a record without what is lost, which its followers have still to come to."""
-        self.record = record
-        self.epochs = record.epochs
-        self._changes += 1
 
     async def up_to_date(self) -> None:
         """Wait until the news is known to all. Raises `FeedUnavailable` if that takes long."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
-from feed.log.contract import Answers, Appended, IdempotencyKey, Page, Retention
+from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retention
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
@@ -137,8 +137,9 @@ class SQLiteLog:
         """See `Log`."""
         return self._epochs.locate(id, self.position)
 
-    def loss_beyond(self, id: str) -> None:
+    def losses_beyond(self, id: str) -> Sequence[Loss]:
         """See `Log`: it loses nothing while it is open."""
+        return ()
 
     async def check(self) -> None:
         """See `Log`: takes the write lock and lets it go, in its turn."""
