@@ -23,6 +23,7 @@ from tests.running import FEED
 from tests.streams import eventually
 from web.bench import targets
 from web.bench.checker import Checker, judge
+from web.bench.cores import share_cores
 from web.bench.framing import (
     FEED_SSE,
     FEED_WS,
@@ -359,7 +360,7 @@ def file(tmp_path: Path) -> Path:
 def nchan() -> None:
     """nginx with nchan; where it is missing its tests are skipped, and fail in CI."""
     try:
-        NchanTarget().check_installed()
+        NchanTarget().check()
     except BenchError as error:
         if os.environ.get("CI"):
             pytest.fail(str(error))
@@ -459,15 +460,15 @@ def test_a_server_that_does_not_start_is_quoted() -> None:
 def test_a_missing_nginx_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "_NCHAN_PLACES", ())
     with pytest.raises(BenchError, match="apt-get install nginx-light libnginx-mod-nchan"):
-        NchanTarget().check_installed()
+        NchanTarget().check()
 
 
 def test_a_server_that_dies_is_named_with_what_it_said() -> None:
-    with NaiveTarget().running("ws", 1, os.sched_getaffinity(0)) as running:
+    with NaiveTarget().running("ws", 1, share_cores()) as running:
         running.check()
-        assert running.process is not None
-        running.process.kill()
-        running.process.wait()
+        (server,) = running.nodes
+        server.process.kill()
+        server.process.wait()
         with pytest.raises(BenchError, match=r"naive has died \(exit code -9\)"):
             running.check()
 
