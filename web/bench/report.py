@@ -24,6 +24,7 @@ from web.bench.plan import Plan
 BUSY = 0.9
 _PASSWORD = re.compile(r"(//[^/@:]*:)[^/@]*@")
 STRANGERS = 0.2
+COALESCED = 0.9
 _PACKAGES = (
     "feed",
     "redis",
@@ -159,6 +160,14 @@ class Report:
                 found.append(
                     "so several nodes cannot deliver more together than one; what counts is their CPU per delivery"
                 )
+        found += [
+            f"{other}: its readers got {1 / ratio.median:.1f} times as many events in one read as those of "
+            f"{self.targets[0]}, which makes a delivery cheaper; --publishers 1 or --rate compare the same work"
+            for other in self.targets[1:]
+            if self.plan.most_nodes > 1
+            and (ratio := self.ratio("events_per_read", other)) is not None
+            and ratio.median < COALESCED
+        ]
         for target in self.targets:
             strangers = self.values(target, "strangers")
             if strangers and max(strangers) > STRANGERS:
