@@ -15,9 +15,9 @@ import time
 
 import psutil  # type: ignore[import-untyped]
 
+from web.bench.cores import share_cores
 from web.bench.framing import FEED_SSE, FEED_WS, Form
 from web.bench.payload import make_data, make_token
-from web.bench.plan import share_cores
 from web.bench.readers import Finish, Open, ReadersJob, Result
 from web.bench.worker import Worker, now
 

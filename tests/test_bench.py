@@ -19,10 +19,13 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from tests.conftest import StartRedis
+from tests.redis_server import RedisServer, redis_program
 from tests.running import FEED
 from tests.streams import eventually
 from web.bench import targets
 from web.bench.checker import Checker, judge
+from web.bench.cores import Cores, share_cores, share_out
 from web.bench.framing import (
     FEED_SSE,
     FEED_WS,
@@ -38,10 +41,11 @@ from web.bench.framing import (
     scan,
     token_of,
 )
-from web.bench.measure import percentiles, true_order
+from web.bench.measure import Load, percentiles, true_order
 from web.bench.payload import make_data, make_token, publisher_of, sent_at
+from web.bench.plan import Plan, Scenario
 from web.bench.publishers import Published
-from web.bench.targets import NaiveTarget, NchanTarget
+from web.bench.targets import FeedTarget, NaiveTarget, NchanTarget
 from web.bench.worker import BenchError
 from web.cli import run
 
@@ -359,11 +363,17 @@ def file(tmp_path: Path) -> Path:
 def nchan() -> None:
     """nginx with nchan; where it is missing its tests are skipped, and fail in CI."""
     try:
-        NchanTarget().check_installed()
+        NchanTarget().check()
     except BenchError as error:
         if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def redis_here() -> None:
+    """A `redis-server` that the bench can start; where it is missing its tests are skipped, and fail in CI."""
+    redis_program()
 
 
 @pytest.mark.usefixtures("nchan")
@@ -412,6 +422,108 @@ def test_publishing_to_two_logs_is_compared(file: Path) -> None:
     assert "events" in written["ratios"]["feed (sqlite:) / feed (memory:)"]
 
 
+# Several nodes, and Redis.
+
+
+def test_each_node_and_redis_have_a_core_where_there_are_enough_and_the_load_always_has_one() -> None:
+    one, two, three, four = (frozenset({core}) for core in range(4))
+    assert share_out([0, 1, 2, 3, 4], 2, redis=True) == Cores([one, two], three, frozenset({3, 4}))
+    assert share_out([0, 1, 2, 3], 2, redis=True) == Cores([one, two], three, four)
+    assert share_out([0, 1, 2, 3], 1, redis=False) == Cores([one], None, frozenset({1, 2, 3}))
+    for crowded in (share_out([0, 1], 2, redis=True), share_out([0, 1, 2], 3, redis=False)):
+        assert crowded.crowded
+        assert crowded.apart
+    assert not share_out([0], 1, redis=False).apart
+    assert str(share_out([0, 1], 2, redis=True)) == "2 nodes and redis-server together on core 0, load on core 1"
+    assert str(share_out([0, 1, 2, 3], 2, redis=True)) == "2 nodes on core 0, 1, redis-server on core 2, load on core 3"
+
+
+def test_two_nodes_on_one_redis_are_compared_with_one(file: Path, shared_redis: RedisServer) -> None:
+    with shared_redis.client() as client:
+        client.set("somebody's", "own")
+        done = bench(
+            *("--nodes", "2", "--log", shared_redis.url(), "--readers", "21", "--publishers", "4", "--rate", "200/s"),
+            *(*SHORT, "--json", str(file)),
+        )
+        assert client.keys("*") == [b"somebody's"]
+        client.delete("somebody's")
+    written = figures(done, file)
+    one, two = (f"feed ({shared_redis.url()}, {nodes})" for nodes in ("1 node", "2 nodes"))
+    assert [round["target"] for round in written["rounds"]] == [two, one]
+    for round in written["rounds"]:
+        assert round["figures"]["deliveries"] == pytest.approx(200 * 21, rel=0.25)
+        assert "redis_cpu_per_delivery" not in round["figures"]
+    assert "cpu_per_delivery" in written["ratios"][f"{two} / {one}"]
+    assert len(written["cores"]["nodes"]) == 2
+    assert "every reader got every event once and in order" in done.stdout
+
+
+@pytest.mark.parametrize("transport", ["ws", "ws-batch"])
+def test_readers_and_publishers_are_spread_over_all_nodes(start_redis: StartRedis, transport: str) -> None:
+    redis = start_redis(appendonly="no")
+    target = FeedTarget(redis.url(), 2)
+    with target.running(transport, 10, share_cores(2)) as running:
+        plan = Plan(Scenario.FANOUT, [target], transport, 10, 4, None, 0.1, 0, 1, SIZE, 1, None, 0, [0, 1], 1)
+        with Load(plan, share_cores(2), running, lambda text: None) as load:
+            load.start_publishers()
+            load.start_readers()
+            load.open(plan.readers)
+            for node in running.nodes:
+                connections = psutil.Process(node.process.pid).net_connections("tcp")
+                ours = [
+                    each for each in connections if each.laddr.port in running.ports and each.status == "ESTABLISHED"
+                ]
+                assert len(ours) == 5 + 2
+
+
+@pytest.mark.usefixtures("redis_here")
+def test_a_log_on_redis_is_compared_on_a_server_of_the_benchs_own(file: Path) -> None:
+    done = bench(
+        *("--log", "redis:", "--log", "memory:", "--readers", "10", "--publishers", "1", "--rate", "50/s"),
+        *(*SHORT, "--json", str(file)),
+    )
+    written = figures(done, file)
+    assert written["figures"]["feed (redis:)"]["redis_cpu_per_delivery"]["median"] >= 0
+    added = written["differences"]["feed (redis:) / feed (memory:)"]["p50"]["median"]
+    ours, theirs = (written["figures"][f"feed ({log}:)"]["latency_p50"]["median"] for log in ("redis", "memory"))
+    assert added == pytest.approx(ours - theirs)
+    assert re.search(r"latency of feed \(redis:\) over feed \(memory:\): p50 -?[\d.]+ ms, p99 -?[\d.]+ ms", done.stdout)
+
+
+def test_a_storm_is_replayed_by_several_nodes(file: Path, shared_redis: RedisServer) -> None:
+    done = bench(
+        *("storm", "--nodes", "2", "--log", shared_redis.url("storm"), "--readers", "30", "--behind", "40"),
+        *("--rounds", "1", "--json", str(file)),
+    )
+    assert len(figures(done, file)["rounds"]) == 2
+    assert "once and in order" in done.stdout
+
+
+def test_a_password_of_redis_is_not_shown(file: Path, start_redis: StartRedis) -> None:
+    redis = start_redis(appendonly="no", requirepass="hush")
+    url = redis.url().replace("//", "//:hush@")
+    done = bench("publish", "--log", url, *SHORT, "--json", str(file))
+    figures(done, file)
+    assert "hush" not in done.stdout + done.stderr + file.read_text(encoding="utf-8")
+
+
+def test_a_missing_redis_server_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(BenchError, match=r"apt-get install redis-server.*--log redis://"):
+        FeedTarget("redis:").check()
+
+
+@pytest.mark.usefixtures("redis_here")
+def test_a_redis_server_that_dies_is_named() -> None:
+    with FeedTarget("redis:").running("sse", 1, share_cores(redis=True)) as running:
+        running.check()
+        assert running.redis is not None
+        running.redis.process.kill()
+        running.redis.process.wait()
+        with pytest.raises(BenchError, match=r"redis-server has died \(exit code -9\)"):
+            running.check()
+
+
 def test_memory_of_idle_readers_is_a_slope(file: Path) -> None:
     done = bench("idle", "--steps", "0,100,200", "--rounds", "1", "--json", str(file))
     found = figures(done, file)["rounds"][0]["figures"]
@@ -440,6 +552,11 @@ def test_a_storm_replays_exactly_what_was_missed(file: Path) -> None:
         (["--url", "http://127.0.0.1:1"], 1, r"does not answer"),
         (["storm", "--against", "naive"], 1, r"naive has no replay"),
         (["--batch", "5", "--against", "naive"], 1, r"naive takes one event at a time"),
+        (["--nodes", "2"], 1, r"--nodes 2: a log on memory: is of one process.*--log redis:"),
+        (["--nodes", "2", "--log", "sqlite:"], 1, r"--nodes 2: a log on sqlite: is of one process.*--log redis:"),
+        (["--nodes", "2", "--url", "http://127.0.0.1:1"], 2, r"--nodes: a feed that runs already"),
+        (["--log", "redis://127.0.0.1:1/0"], 1, r"redis://127.0.0.1:1/0 does not answer"),
+        (["--log", "redis://127.0.0.1/zero"], 1, r"--log: .*number of a database"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_a_line(
@@ -459,15 +576,15 @@ def test_a_server_that_does_not_start_is_quoted() -> None:
 def test_a_missing_nginx_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "_NCHAN_PLACES", ())
     with pytest.raises(BenchError, match="apt-get install nginx-light libnginx-mod-nchan"):
-        NchanTarget().check_installed()
+        NchanTarget().check()
 
 
 def test_a_server_that_dies_is_named_with_what_it_said() -> None:
-    with NaiveTarget().running("ws", 1, os.sched_getaffinity(0)) as running:
+    with NaiveTarget().running("ws", 1, share_cores()) as running:
         running.check()
-        assert running.process is not None
-        running.process.kill()
-        running.process.wait()
+        (server,) = running.nodes
+        server.process.kill()
+        server.process.wait()
         with pytest.raises(BenchError, match=r"naive has died \(exit code -9\)"):
             running.check()
 

@@ -370,6 +370,20 @@ async def test_answers_that_count_no_more_are_removed(stream: Nodes) -> None:
     assert stream.command("HLEN", "answers") == stream.command("ZCARD", "expiries") == 5
 
 
+async def test_a_node_hands_on_what_others_and_itself_append_at_once_together(stream: Nodes) -> None:
+    log, other = await stream.node(), await stream.node()
+    batches = log.follow(0)
+    together = 0
+    async with asyncio.timeout(20):
+        for _ in range(30):
+            # The other's append comes first, and wakes the follower, which waits already.
+            batch, *_ = await asyncio.gather(anext(batches), append(other), append(log))
+            together += len(batch) == 2
+            if len(batch) == 1:
+                await anext(batches)
+    assert together > 20
+
+
 async def test_large_events_are_followed_and_read_in_bounded_pieces(stream: Nodes) -> None:
     log = await stream.node()
     for _ in range(10):

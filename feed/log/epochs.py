@@ -14,11 +14,18 @@ from collections.abc import Collection, Sequence
 
 _ID = re.compile(r"([0-9A-Za-z]{1,64})-(0|[1-9][0-9]{0,17})")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+_LENGTH = 8
+_NAMES = len(_ALPHABET) ** _LENGTH
 
 
 def new_epoch() -> str:
     """A name that no log has borne: 41 bits, and a log has few epochs."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(8))
+    number = secrets.randbelow(_NAMES)  # drawn once: on Redis every group of appends brings a name, should it need one
+    name = ""
+    for _ in range(_LENGTH):
+        number, place = divmod(number, len(_ALPHABET))
+        name += _ALPHABET[place]
+    return name
 
 
 def is_id(id: str) -> bool:

@@ -90,10 +90,20 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="The log of the server: memory: (the default), sqlite: (in a temporary directory) or sqlite:PATH. "
-            "May be repeated: then they are compared.",
+            help="The log of the server: memory: (the default), sqlite: (in a temporary directory) or sqlite:PATH, "
+            "redis: (a redis-server of the bench's own, which keeps nothing on disk) or redis://HOST:PORT/DB (yours, "
+            "on a stream of each run's own that is removed afterwards). May be repeated: then they are compared.",
         ),
     ] = None,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="So many feed serve on one Redis, with the readers and publishers spread over them, and one alone, "
+            "in turn, with the ratios.",
+        ),
+    ] = 1,
     against: Annotated[
         list[Peer] | None,
         typer.Option(
@@ -146,12 +156,16 @@ def bench(
 
     Starts a server on a core of its own, holds readers, publishes, and checks that every reader got every event once
     and in order; exit code 1 if not. Latency counts from when an event was meant to be sent, to its arrival.
+
+    Each node, and the redis-server of --log redis:, has a core of its own where there are enough for them and the load;
+    where there are not, they share what one core for the load leaves, and the report says so: then several nodes cannot
+    show what they deliver together, but what a delivery costs them in CPU.
     """
     from web.bench.plan import Plan, Scenario
 
     plan = Plan(
         scenario=Scenario(scenario.value),
-        targets=_targets(url, log or ["memory:"], against or []),
+        targets=_targets(url, log or ["memory:"], nodes, against or []),
         transport=transport.value,
         readers=readers or (5000 if scenario is ScenarioName.STORM else 1000),
         publishers=publishers,
@@ -187,11 +201,19 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _targets(url: str | None, logs: list[str], peers: list[Peer]) -> list[Target]:
+def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer]) -> list[Target]:
     from web.bench.targets import FeedTarget, FeedUrlTarget, NaiveTarget, NchanTarget
 
     kinds = {Peer.NCHAN: NchanTarget, Peer.NAIVE: NaiveTarget}
-    feeds: list[Target] = [FeedUrlTarget(url)] if url is not None else [FeedTarget(log) for log in dict.fromkeys(logs)]
+    feeds: list[Target] = []
+    if url is not None:
+        if nodes > 1:
+            raise typer.BadParameter("--nodes: a feed that runs already is taken as it is")
+        feeds = [FeedUrlTarget(url)]
+    elif nodes > 1:
+        feeds = [FeedTarget(log, count, named=True) for log in dict.fromkeys(logs) for count in (nodes, 1)]
+    else:
+        feeds = [FeedTarget(log) for log in dict.fromkeys(logs)]
     return feeds + [kinds[peer]() for peer in dict.fromkeys(peers)]
 
 
@@ -200,10 +222,9 @@ def _measure(plan: Plan, json: Path | None) -> bool:
     from rich.console import Console
 
     from web.bench.measure import run
-    from web.bench.plan import share_cores
     from web.bench.report import Report, print_report, write_json
 
-    cores = share_cores()
+    cores = plan.cores()
     rounds = []
     with _shown(Console(stderr=True, highlight=False)) as show:
         show.line(f"{plan.description}; {cores}")

@@ -15,12 +15,14 @@ from typing import Any, Protocol, TypeVar
 import psutil  # type: ignore[import-untyped]
 
 from web.bench.checker import judge
+from web.bench.children import Usage
+from web.bench.cores import Cores
 from web.bench.payload import TOKEN_BYTES, publisher_of, sent_at
-from web.bench.plan import Cores, Plan, Scenario
+from web.bench.plan import Plan, Scenario
 from web.bench.prober import Probe, Probed, ProberJob
 from web.bench.publishers import Publish, PublishCount, Published, PublishersJob
 from web.bench.readers import Drop, Dropped, Finish, Open, Opened, ReadersJob, Result
-from web.bench.targets import Running, Usage
+from web.bench.targets import Running
 from web.bench.worker import BenchError, Job, Ready, Worker, descriptor_limit, now
 
 ANSWER_SECONDS = 180.0
@@ -72,7 +74,7 @@ def run(plan: Plan, cores: Cores, show: Show) -> Iterator[Round]:
             title = f"round {number}/{plan.rounds}, {target.name}"
             show.status(f"{title}: starting")
             with (
-                target.running(plan.transport, plan.most_readers, cores.server) as running,
+                target.running(plan.transport, plan.most_readers, cores) as running,
                 Load(plan, cores, running, partial(_prefixed, show, title)) as load,
             ):
                 result = play(load)
@@ -116,10 +118,12 @@ class Load:
         most = plan.most_readers
         room = descriptor_limit() - 100
         processes = max(1, min(len(self._cores.load), most // _READERS_PER_PROCESS), -(-most // room))
+        # As many for each node, and as many for a target of one node, or its load would be another one.
+        processes = -(-processes // plan.most_nodes) * plan.most_nodes
         for number in range(processes):
             job = ReadersJob(
                 running.host,
-                running.port,
+                running.ports[number % len(running.ports)],
                 running.subscribe_path,
                 running.form,
                 plan.size,
@@ -154,16 +158,17 @@ class Load:
         path = running.publish_path if plan.batch == 1 else "/events"
         return self.start(
             PublishersJob(
-                running.host, running.port, path, running.topic, plan.publishers, plan.size, plan.batch, plan.rate
+                running.host, running.ports, path, running.topic, plan.publishers, plan.size, plan.batch, plan.rate
             )
         )
 
-    def start_prober(self) -> Worker | None:
-        """The process that looks how long the server's loop is held up."""
-        if self.plan.probe is None:
-            return None
-        running = self.running
-        return self.start(ProberJob(running.host, running.port, running.target.probe_path, self.plan.probe))
+    def start_probers(self) -> list[Worker]:
+        """The processes that look how long the server's loop is held up: one for each node, if that is wanted."""
+        running, every = self.running, self.plan.probe
+        if every is None:
+            return []
+        path = running.target.probe_path
+        return [self.start(ProberJob(running.host, port, path, every)) for port in running.ports]
 
     def until(self, moment: int, doing: Callable[[], str], every: Callable[[], None] = lambda: None) -> None:
         """Note what the processes report until that moment."""
@@ -223,8 +228,10 @@ class Load:
             kinds["readers" if worker in self.readers else "others"] += times.user + times.system
         ours = psutil.Process().cpu_times()
         kinds["others"] += ours.user + ours.system
-        server = _idle(self._cores.server) if self._cores.apart and usage is not None else None
-        return Busy(time.monotonic(), _idle(self._cores.load), server, len(self._cores.load), kinds, usage)
+        cores = self._cores
+        server = _idle(cores.server) if cores.apart and usage is not None else None
+        redis = self.running.redis_usage()
+        return Busy(time.monotonic(), _idle(cores.load), server, cores, kinds, usage, redis)
 
 
 def _idle(cores: Iterable[int]) -> float:
@@ -240,40 +247,53 @@ class Busy:
     at: float
     load_idle: float
     server_idle: float | None
-    cores: int
+    cores: Cores
     processes: dict[str, float]
     usage: Usage | None
+    redis: Usage | None
 
     def since(self, before: Busy) -> dict[str, float]:
         """How busy they were since then: each kind of process in cores, `busy` as a part of the load's cores, and
         `strangers`, what others took of the server's and the load's."""
         seconds = self.at - before.at
         shares = {name: (cpu - before.processes[name]) / seconds for name, cpu in self.processes.items()}
-        load = self.cores - (self.load_idle - before.load_idle) / seconds
+        cores = len(self.cores.load)
+        load = cores - (self.load_idle - before.load_idle) / seconds
         strangers = max(0.0, load - sum(shares.values()))
         if self.usage and before.usage and self.server_idle is not None and before.server_idle is not None:
-            server = 1 - (self.server_idle - before.server_idle) / seconds
+            server = len(self.cores.server) - (self.server_idle - before.server_idle) / seconds
             shares["server"] = (self.usage.cpu - before.usage.cpu) / seconds
-            strangers += max(0.0, server - shares["server"])
-        return {**shares, "busy": max(0.0, load / self.cores), "strangers": strangers}
+            if self.redis and before.redis:
+                shares["redis"] = (self.redis.cpu - before.redis.cpu) / seconds
+            strangers += max(0.0, server - shares["server"] - shares.get("redis", 0.0))
+        return {**shares, "busy": max(0.0, load / cores), "strangers": strangers}
+
+    def cpu_since(self, before: Busy, work: int, unit: str) -> dict[str, float]:
+        """Microseconds of CPU for each `unit` of so much work, of all nodes together and of their Redis."""
+        pairs = {"cpu": (before.usage, self.usage), "redis_cpu": (before.redis, self.redis)}
+        return {
+            f"{name}_per_{unit}": (after.cpu - used.cpu) * 1e6 / work
+            for name, (used, after) in pairs.items()
+            if used is not None and after is not None and work
+        }
 
 
 def fan_out(load: Load) -> Round:
     """Readers, if there are any, and publishers; what comes to whom, and when."""
     plan, running = load.plan, load.running
     figures: dict[str, float] = {}
-    publishers, prober = load.start_publishers(), load.start_prober()
+    publishers, probers = load.start_publishers(), load.start_probers()
     if plan.most_readers:
         load.start_readers()
         empty = load.settled_memory()
         load.open(plan.readers)
         if empty:
             figures["memory"] = (load.settled_memory() - empty) / plan.readers
-    load.answers([publishers] if prober is None else [publishers, prober], Ready, lambda: "connecting publishers")
+    load.answers([publishers, *probers], Ready, lambda: "connecting publishers")
     begin = now() + _LEAD
     window = Window(begin + int(plan.warmup * 1e6), begin + int((plan.warmup + plan.seconds) * 1e6))
     publishers.send(Publish(begin, window.end))
-    if prober is not None:
+    for prober in probers:
         prober.send(Probe(window.begin, window.end))
     doing = _counting(load, publishers, begin)
     load.until(window.begin, doing)
@@ -281,8 +301,7 @@ def fan_out(load: Load) -> Round:
     load.until(window.end, doing)
     busy_after = load.busy()
     published = load.answers([publishers], Published, doing)[0]
-    if prober is not None:
-        figures |= _stall(load.answers([prober], Probed, doing)[0])
+    figures |= _stall(load.answers(probers, Probed, doing))
     faults = _check_answers(published, running.form.gives_ids)
     accepted, ack = _accepted(published, window)
     figures["publishes"] = accepted / plan.seconds
@@ -299,9 +318,7 @@ def fan_out(load: Load) -> Round:
         work = sum(result.deliveries for result in results)
         figures |= _deliveries(results, plan, window)
         faults += _faults(results, published, running)
-    if busy.usage is not None and busy_after.usage is not None and work:
-        name = "cpu_per_delivery" if plan.most_readers else "cpu_per_event"
-        figures[name] = (busy_after.usage.cpu - busy.usage.cpu) * 1e6 / work
+    figures |= busy_after.cpu_since(busy, work, "delivery" if plan.most_readers else "event")
     return Round(running.target.name, 0, figures, faults, busy_after.since(busy))
 
 
@@ -335,8 +352,8 @@ def _accepted(published: Published, window: Window) -> tuple[int, Counter[int]]:
     return accepted, took
 
 
-def _stall(probed: Probed) -> dict[str, float]:
-    delays = sorted(probed.delays)
+def _stall(probed: Iterable[Probed]) -> dict[str, float]:
+    delays = sorted(delay for each in probed for delay in each.delays)
     if not delays:
         return {}
     return {"stall_p99": delays[int(len(delays) * 0.99)] / 1000, "stall_max": delays[-1] / 1000}

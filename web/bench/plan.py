@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-import os
 from dataclasses import dataclass
 
+from web.bench.cores import Cores, share_cores
 from web.bench.payload import MAX_PUBLISHERS, MIN_SIZE
 from web.bench.targets import Target
 from web.bench.worker import BenchError, descriptor_limit
@@ -53,6 +53,15 @@ class Plan:
         return self.readers
 
     @property
+    def most_nodes(self) -> int:
+        """How many nodes the target has that has the most."""
+        return max(target.nodes for target in self.targets)
+
+    def cores(self) -> Cores:
+        """Where everything is to run: the same for all targets."""
+        return share_cores(self.most_nodes, redis=any(target.owns_redis for target in self.targets))
+
+    @property
     def checks(self) -> bool:
         """Whether readers get anything that can be checked."""
         return self.scenario in {Scenario.FANOUT, Scenario.STORM}
@@ -74,7 +83,7 @@ class Plan:
                 raise BenchError(f"--batch: {target.name} takes one event at a time")
             if self.scenario is Scenario.STORM and not target.resumes:
                 raise BenchError(f"storm: {target.name} has no replay that could be compared")
-            target.check_installed()
+            target.check()
 
     @property
     def description(self) -> str:
@@ -96,31 +105,3 @@ class Plan:
         events = f"{self.size}-byte events{batches}"
         rest = f", who rest {self.rest * 1000:g} ms between reads" if self.rest and self.most_readers else ""
         return f"{readers}{rest}, {publishers}, {pace}, {events}, {times} of {self.seconds:g} s"
-
-
-@dataclass(frozen=True)
-class Cores:
-    """Which cores the server has, and which the load."""
-
-    server: frozenset[int]
-    load: frozenset[int]
-
-    @property
-    def apart(self) -> bool:
-        """Whether they do not take each other's."""
-        return self.server.isdisjoint(self.load)
-
-    def __str__(self) -> str:
-        if not self.apart:
-            return "server and load share one core: figures of the server include waiting for the load"
-        return f"server on core {_named(self.server)}, load on core {_named(self.load)}"
-
-
-def _named(cores: frozenset[int]) -> str:
-    return ", ".join(map(str, sorted(cores)))
-
-
-def share_cores() -> Cores:
-    """One for the server, the others for the load."""
-    first, *others = sorted(os.sched_getaffinity(0))
-    return Cores(frozenset({first}), frozenset(others or {first}))

@@ -8,6 +8,7 @@ import select
 import socket
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -55,7 +56,8 @@ class PublishersJob:
     """Where and what to publish."""
 
     host: str
-    port: int
+    ports: Sequence[int]
+    """Publishers are spread over them in turn."""
     path: str
     topic: str
     publishers: int
@@ -98,10 +100,11 @@ class Publishers:
         self._by_descriptor: dict[int, _Publisher] = {}
         kind = "application/json" if job.batch == 1 else "application/x-ndjson"
         self._head = (
-            f"POST {job.path} HTTP/1.1\r\nHost: localhost:{job.port}\r\nContent-Type: {kind}\r\nContent-Length: "
+            f"POST {job.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: "
         ).encode()
         for number in range(job.publishers):
-            connection = socket.create_connection((job.host, job.port), ANSWER_SECONDS)
+            port = job.ports[number % len(job.ports)]
+            connection = socket.create_connection((job.host, port), ANSWER_SECONDS)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._by_descriptor[connection.fileno()] = _Publisher(number, connection)
             self._epoll.register(connection, select.EPOLLIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +17,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from web.bench.cores import Cores
 from web.bench.measure import KIB, MIB, Round
-from web.bench.plan import Cores, Plan
+from web.bench.plan import Plan
 
 BUSY = 0.9
+_PASSWORD = re.compile(r"(//[^/@:]*:)[^/@]*@")
 STRANGERS = 0.2
-_PACKAGES = ("feed", "uvicorn", "uvloop", "httptools", "websockets", "starlette", "fastapi", "sse-starlette")
+COALESCED = 0.9
+_PACKAGES = (
+    "feed",
+    "redis",
+    "hiredis",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "websockets",
+    "starlette",
+    "fastapi",
+    "sse-starlette",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,9 @@ FIGURES = [
     Figure("publishes", "publishes accepted per second"),
     Figure("events", "events accepted per second"),
     Figure("cpu_per_delivery", "server CPU per delivery, µs", 2),
+    Figure("redis_cpu_per_delivery", "Redis's CPU per delivery, µs", 2),
     Figure("cpu_per_event", "server CPU per event, µs", 1),
+    Figure("redis_cpu_per_event", "Redis's CPU per event, µs", 1),
     Figure("latency_p50", "latency p50, ms", 2),
     Figure("latency_p99", "latency p99, ms", 2),
     Figure("latency_p999", "latency p99.9, ms", 2),
@@ -57,12 +74,16 @@ FIGURES = [
     Figure("memory_growth", "memory growth, MiB", 1, MIB),
     Figure("memory_base", "memory before, MiB", 1, MIB),
     Figure("server", "server, cores", 2, compared=False),
+    Figure("redis", "redis-server, cores", 2, compared=False),
     Figure("busy", "load's cores, busy part", 2, compared=False),
     Figure("readers", "readers, cores", 2, compared=False),
     Figure("others", "publishers and prober, cores", 2, compared=False),
     Figure("strangers", "other programs, cores", 2, compared=False),
     Figure("events_per_read", "events per read of a reader", 1, compared=False),
 ]
+
+
+_LATENCIES = {"latency_p50": "p50", "latency_p99": "p99"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +135,14 @@ class Report:
         ratios = [ours / theirs for ours, theirs in pairs if theirs]
         return Spread.of(ratios) if ratios else None
 
+    def differences(self, other: str) -> dict[str, Spread]:
+        """By how many milliseconds the first target is later than another, round by round."""
+        pairs = {
+            label: list(zip(self.values(self.targets[0], name), self.values(other, name), strict=False))
+            for name, label in _LATENCIES.items()
+        }
+        return {label: Spread.of([ours - theirs for ours, theirs in each]) for label, each in pairs.items() if each}
+
     @property
     def faults(self) -> list[str]:
         """What was wrong, a line each."""
@@ -125,6 +154,20 @@ class Report:
         found = []
         if not self.cores.apart:
             found.append(str(self.cores))
+        elif self.cores.crowded:
+            found.append(f"fewer cores than processes: {self.cores}")
+            if self.plan.most_nodes > 1:
+                found.append(
+                    "so several nodes cannot deliver more together than one; what counts is their CPU per delivery"
+                )
+        found += [
+            f"{other}: its readers got {1 / ratio.median:.1f} times as many events in one read as those of "
+            f"{self.targets[0]}, which makes a delivery cheaper; --publishers 1 or --rate compare the same work"
+            for other in self.targets[1:]
+            if self.plan.most_nodes > 1
+            and (ratio := self.ratio("events_per_read", other)) is not None
+            and ratio.median < COALESCED
+        ]
         for target in self.targets:
             strangers = self.values(target, "strangers")
             if strangers and max(strangers) > STRANGERS:
@@ -158,6 +201,11 @@ def print_report(report: Report, console: Console) -> None:
             table.add_row(figure.label, *row, *(ratio.text(2) if ratio else "" for ratio in ratios))
     console.print(table)
     console.print()
+    if report.plan.rate is not None:
+        for other in others:
+            added = ", ".join(f"{name} {spread.text(2)} ms" for name, spread in report.differences(other).items())
+            if added:
+                console.print(f"latency of {first} over {other}: {added}")
     for warning in report.warnings:
         console.print(f"warning: {warning}")
     for fault in report.faults:
@@ -175,13 +223,17 @@ def write_json(report: Report, path: Path, arguments: Sequence[str]) -> None:
     first, *others = report.targets
     plan = report.plan
     value: dict[str, Any] = {
-        "command": ["feed", *arguments],
+        "command": ["feed", *(_PASSWORD.sub(r"\1***@", argument) for argument in arguments)],
         "machine": machine(),
         "plan": {
             **{name: item for name, item in vars(plan).items() if name != "targets"},
             "targets": [target.name for target in plan.targets],
         },
-        "cores": {"server": sorted(report.cores.server), "load": sorted(report.cores.load)},
+        "cores": {
+            "nodes": [sorted(node) for node in report.cores.nodes],
+            "redis": sorted(report.cores.redis or ()),
+            "load": sorted(report.cores.load),
+        },
         "rounds": [asdict(round) for round in report.rounds],
         "figures": {
             target: {name: asdict(spread) for name, spread in report.spreads(target).items()}
@@ -193,6 +245,10 @@ def write_json(report: Report, path: Path, arguments: Sequence[str]) -> None:
                 for name in report.spreads(first)
                 if (ratio := report.ratio(name, other)) is not None
             }
+            for other in others
+        },
+        "differences": {
+            f"{first} / {other}": {name: asdict(spread) for name, spread in report.differences(other).items()}
             for other in others
         },
         "warnings": report.warnings,

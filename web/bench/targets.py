@@ -1,48 +1,37 @@
-"""The servers that are measured: a feed, nginx with nchan, and a FastAPI application; each started as a child with
-nothing of its own left behind, and how each is spoken to."""
+"""The servers that are measured: a feed of one node or several, nginx with nchan, and a FastAPI application; each
+started as a child with nothing of its own left behind, and how each is spoken to."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-import psutil  # type: ignore[import-untyped]
 
+from feed.log.redis.address import without_password
+from web.bench.children import START_SECONDS, Child, Usage, a_folder, child, free_port
+from web.bench.cores import Cores
 from web.bench.framing import FEED_SSE, FEED_WS, FEED_WS_BATCH, PLAIN_SSE, PLAIN_WS, Form
+from web.bench.logs import OWN_REDIS, check_log, fresh_log, is_shared
 from web.bench.payload import TOPIC
-from web.bench.worker import BenchError, on_cores
-
-START_SECONDS = 30.0
-STOP_SECONDS = 3.0
+from web.bench.worker import BenchError
 
 FORMS = {form.name: form for form in (FEED_SSE, FEED_WS, FEED_WS_BATCH)}
 
 _NCHAN_PLACES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules")
 _NCHAN_MODULE = "ngx_nchan_module.so"
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a server's processes have used so far."""
-
-    cpu: float
-    """Seconds."""
-    memory: int
-    """Resident bytes."""
 
 
 @dataclass
@@ -51,32 +40,31 @@ class Running:
 
     target: Target
     host: str
-    port: int
+    ports: Sequence[int]
+    """A port a node. Readers and publishers are spread over them."""
     publish_path: str
     subscribe_path: str
     form: Form
     topic: str = TOPIC
-    process: subprocess.Popen[bytes] | None = None
-    output: Path | None = None
+    nodes: Sequence[Child] = ()
+    """Its processes, if it is the bench that has started them."""
+    redis: Child | None = None
+    """The Redis behind them, if it is the bench's own."""
 
     def check(self) -> None:
-        """Raises `BenchError` if the server has died."""
-        if self.process is not None and (code := self.process.poll()) is not None:
-            said = self.output.read_text(errors="replace")[-2000:].strip() if self.output else ""
-            raise BenchError(f"{self.target.name} has died (exit code {code}): {said or 'without a word'}")
+        """Raises `BenchError` if something of it has died."""
+        if self.redis is not None:
+            self.redis.check()
+        for node in self.nodes:
+            node.check()
 
     def usage(self) -> Usage | None:
-        """What it has used; None if it is not a child of ours."""
-        if self.process is None:
-            return None
-        cpu, memory = 0.0, 0
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in _tree(self.process.pid):
-                with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
-                    times = process.cpu_times()
-                    cpu += times.user + times.system
-                    memory += process.memory_info().rss
-        return Usage(cpu, memory)
+        """What all nodes together have used; None if they are not children of ours."""
+        return reduce(add, (node.usage() for node in self.nodes)) if self.nodes else None
+
+    def redis_usage(self) -> Usage | None:
+        """What the Redis behind them has used; None if it is not a child of ours."""
+        return None if self.redis is None else self.redis.usage()
 
     def wait_for_readers(self, count: int) -> None:
         """Wait until the server itself counts so many readers, where their own view does not prove it."""
@@ -87,7 +75,7 @@ class Running:
         with httpx.Client(verify=False) as http:  # noqa: S501  no TLS, and loading certificates takes its time
             while True:
                 headers = {"Accept": "application/json"}
-                answer = http.get(f"http://{self.host}:{self.port}{path}", headers=headers)
+                answer = http.get(f"http://{self.host}:{self.ports[0]}{path}", headers=headers)
                 there = answer.json()["subscribers"] if answer.is_success else 0
                 if there >= count:
                     return
@@ -96,16 +84,13 @@ class Running:
                 time.sleep(0.02)
 
 
-def _tree(pid: int) -> list[psutil.Process]:
-    parent = psutil.Process(pid)
-    return [parent, *parent.children(recursive=True)]
-
-
 class Target(abc.ABC):
     """A server that can be measured."""
 
     name: str
-    log: str | None = None
+    nodes = 1
+    owns_redis = False
+    """Whether a Redis is started for it."""
     count_path: str | None = None
     probe_path = "/healthz"
     takes_batches = False
@@ -116,39 +101,66 @@ class Target(abc.ABC):
     def form(self, transport: str) -> Form:
         """How its readers read when this transport is asked for."""
 
-    def check_installed(self) -> None:  # noqa: B027  most come with Python
+    def check(self) -> None:  # noqa: B027  most need nothing but Python
         """Raises `BenchError` if it cannot be started here."""
 
     @abc.abstractmethod
     @contextlib.contextmanager
-    def running(self, transport: str, readers: int, cores: Iterable[int]) -> Iterator[Running]:
+    def running(self, transport: str, readers: int, cores: Cores) -> Iterator[Running]:
         """The server, on these cores, for as long as the block lasts."""
 
 
 class FeedTarget(Target):
-    """`feed serve`."""
+    """`feed serve`, as one node or as several on one log."""
 
     takes_batches = True
     resumes = True
 
-    def __init__(self, log: str) -> None:
-        self.log = log
-        self.name = f"feed ({log})"
+    def __init__(self, log: str, nodes: int = 1, *, named: bool = False) -> None:
+        """`named` is whether its name says how many nodes it has."""
+        count = f", {nodes} node{'' if nodes == 1 else 's'}" if named else ""
+        self.name = f"feed ({without_password(log)}{count})"
+        self.nodes = nodes
+        self.owns_redis = log == OWN_REDIS
+        self._log = log
 
     def form(self, transport: str) -> Form:
         """How its readers read when this transport is asked for."""
         return FORMS[transport]
 
+    def check(self) -> None:
+        """Raises `BenchError` if it cannot be started here."""
+        check_log(self._log)
+        if self.nodes > 1 and not (self.owns_redis or is_shared(self._log)):
+            raise BenchError(
+                f"--nodes {self.nodes}: a log on {self._log} is of one process; several need Redis: --log redis: "
+                "or --log redis://HOST:PORT/DB"
+            )
+
     @contextlib.contextmanager
-    def running(self, transport: str, readers: int, cores: Iterable[int]) -> Iterator[Running]:
-        """The server, on these cores, for as long as the block lasts."""
-        with _folder() as folder:
-            log = f"sqlite:{folder / 'feed.db'}" if self.log == "sqlite:" else str(self.log)
-            command = [sys.executable, "-c", "from web.cli import main; main()", "serve", "--port", "0", "--log", log]
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
-            with _child(command, folder, cores, environment) as (process, output):
-                port = _announced(self.name, process, output, rb"dashboard +http://\S+:(\d+)/")
-                yield _feed(self, transport, "127.0.0.1", port, TOPIC, process, output)
+    def running(self, transport: str, readers: int, cores: Cores) -> Iterator[Running]:
+        """All nodes, and their Redis if it is the bench's own, for as long as the block lasts."""
+        form = self.form(transport)
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(a_folder())
+            log = stack.enter_context(fresh_log(self._log, folder, cores.redis))
+            nodes = [stack.enter_context(self._node(number, log.url, folder, cores)) for number in range(self.nodes)]
+            ports = [node.announced_port(rb"dashboard +http://\S+:(\d+)/") for node in nodes]
+            paths = _paths(TOPIC, form)
+            yield Running(self, "127.0.0.1", ports, *paths, form, nodes=nodes, redis=log.redis)
+
+    def _node(self, number: int, log: str, folder: Path, cores: Cores) -> contextlib.AbstractContextManager[Child]:
+        place = folder / f"node{number}"
+        place.mkdir()
+        name = self.name if self.nodes == 1 else f"node {number + 1} of {self.name}"
+        command = [sys.executable, "-c", "from web.cli import main; main()", "serve", "--port", "0", "--log", log]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
+        return child(name, command, place, cores.nodes[number], environment)
+
+
+def _paths(topic: str, form: Form) -> tuple[str, str]:
+    """Where a feed is published to and read."""
+    return f"/events/{topic}", f"/{'ws' if form.is_websocket else 'events'}/{topic}"
 
 
 class FeedUrlTarget(Target):
@@ -169,28 +181,15 @@ class FeedUrlTarget(Target):
         return FORMS[transport]
 
     @contextlib.contextmanager
-    def running(self, transport: str, readers: int, cores: Iterable[int]) -> Iterator[Running]:
+    def running(self, transport: str, readers: int, cores: Cores) -> Iterator[Running]:
         """The server, which is left as it is."""
         try:
             address = str(socket.getaddrinfo(self._host, self._port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
             socket.create_connection((address, self._port), START_SECONDS).close()
         except OSError as error:
             raise BenchError(f"{self.name} does not answer: {error.strerror or error}") from None
-        yield _feed(self, transport, address, self._port, f"{TOPIC}/{secrets.token_hex(6)}")
-
-
-def _feed(
-    target: Target,
-    transport: str,
-    host: str,
-    port: int,
-    topic: str,
-    process: subprocess.Popen[bytes] | None = None,
-    output: Path | None = None,
-) -> Running:
-    form = target.form(transport)
-    path = f"/{'ws' if form.is_websocket else 'events'}/{topic}"
-    return Running(target, host, port, f"/events/{topic}", path, form, topic, process, output)
+        form, topic = self.form(transport), f"{TOPIC}/{secrets.token_hex(6)}"
+        yield Running(self, address, [self._port], *_paths(topic, form), form, topic)
 
 
 class NchanTarget(Target):
@@ -203,7 +202,7 @@ class NchanTarget(Target):
         """How its readers read when this transport is asked for."""
         return PLAIN_SSE if transport == "sse" else PLAIN_WS
 
-    def check_installed(self) -> None:
+    def check(self) -> None:
         """Raises `BenchError` if it cannot be started here."""
         missing = []
         if _nginx() is None:
@@ -217,21 +216,18 @@ class NchanTarget(Target):
             )
 
     @contextlib.contextmanager
-    def running(self, transport: str, readers: int, cores: Iterable[int]) -> Iterator[Running]:
+    def running(self, transport: str, readers: int, cores: Cores) -> Iterator[Running]:
         """The server, on these cores, for as long as the block lasts."""
-        self.check_installed()
-        with _folder() as folder:
-            port = _free_port()
+        self.check()
+        with a_folder() as folder:
+            port = free_port()
             configuration = folder / "nginx.conf"
             configuration.write_text(_nginx_configuration(folder, port, readers))
             command = [str(_nginx()), "-p", str(folder), "-c", str(configuration)]
-            with _child(command, folder, cores, dict(os.environ)) as (process, output):
+            with child(self.name, command, folder, cores.nodes[0], os.environ) as nginx:
+                nginx.wait_until_listening(port)
                 form = self.form(transport)
-                running = Running(
-                    self, "127.0.0.1", port, "/pub", f"/{form.name}", form, process=process, output=output
-                )
-                _wait_until_listening(running)
-                yield running
+                yield Running(self, "127.0.0.1", [port], "/pub", f"/{form.name}", form, nodes=[nginx])
 
 
 def _nginx() -> str | None:
@@ -288,84 +284,9 @@ class NaiveTarget(Target):
         return PLAIN_WS
 
     @contextlib.contextmanager
-    def running(self, transport: str, readers: int, cores: Iterable[int]) -> Iterator[Running]:
+    def running(self, transport: str, readers: int, cores: Cores) -> Iterator[Running]:
         """The server, on these cores, for as long as the block lasts."""
         command = [sys.executable, "-m", "web.bench.naive"]
-        with _folder() as folder, _child(command, folder, cores, dict(os.environ)) as (process, output):
-            port = _announced(self.name, process, output, rb"listening on (\d+)")
-            yield Running(self, "127.0.0.1", port, "/publish", "/ws", PLAIN_WS, process=process, output=output)
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="feed-bench-") as name:
-        yield Path(name)
-
-
-@contextlib.contextmanager
-def _child(
-    command: list[str], folder: Path, cores: Iterable[int], environment: dict[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process with its output in a file; ended when the block is, with all its children."""
-    output = folder / "output"
-    with output.open("wb") as file, on_cores(cores):
-        process = subprocess.Popen(  # noqa: S603  the servers that were asked for
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            cwd=folder,
-            process_group=0,  # so that Ctrl-C comes to the bench alone, which ends it
-        )
-    try:
-        yield process, output
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        tree = _tree(process.pid)
-    except psutil.NoSuchProcess:
-        tree = []
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for child in tree[1:]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
-def _announced(name: str, process: subprocess.Popen[bytes], output: Path, pattern: bytes) -> int:
-    """The port that the server says it listens on."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        text = output.read_bytes()
-        if (found := re.search(pattern, text)) is not None:
-            return int(found[1])
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise BenchError(f"{name} did not start: {text.decode(errors='replace').strip()[-2000:]}")
-        time.sleep(0.02)
-
-
-def _wait_until_listening(running: Running) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        running.check()
-        try:
-            socket.create_connection((running.host, running.port), START_SECONDS).close()
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise BenchError(f"{running.target.name} does not listen: {error.strerror or error}") from None
-            time.sleep(0.02)
-        else:
-            return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+        with a_folder() as folder, child(self.name, command, folder, cores.nodes[0], os.environ) as server:
+            port = server.announced_port(rb"listening on (\d+)")
+            yield Running(self, "127.0.0.1", [port], "/publish", "/ws", PLAIN_WS, nodes=[server])

@@ -15,8 +15,9 @@ from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import Event
 from feed.log.contract import LogLost
 from feed.log.redis.entries import parse_entries
-from feed.log.redis.link import ANSWER_SECONDS, Link
+from feed.log.redis.link import ANSWER_SECONDS, Argument, Link
 from feed.log.redis.state import State
+from feed.log.redis.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +25,16 @@ _LOOK_SECONDS = 1.0
 _DEAF_SECONDS = 4.0  # that an event may be known here, and not heard of
 _FEWEST, _MOST = 32, 512  # events of one read: XREAD knows no bound in bytes
 _LARGE = 4 << 20
+_TURNS = 2  # of the loop, from a request that has come to its append
+_PATIENCE = 0.005  # for an append to be answered
 
 
 class Follower:
     """Reads on after the position `after`."""
 
-    def __init__(self, state: State, link: Link, stream: str, after: int) -> None:
+    def __init__(self, state: State, link: Link, writer: Writer, stream: str, after: int) -> None:
         self._state = state
+        self._writer = writer
         self._record = state.record
         self._link = link
         self._stream = stream
@@ -66,11 +70,9 @@ class Follower:
         self._lost()
         # At least as long as a round trip, so that it cannot spin.
         block = max(5, int((self._look_at - self._loop.time()) * 1000))
-        answer = await self._link.ask(
-            "XREAD", "COUNT", self._count, "BLOCK", block, "STREAMS", self._stream, f"0-{self._after}",
-            patience=block / 1000 + ANSWER_SECONDS,
-        )  # fmt: skip
-        events = parse_entries(answer[0][1]) if answer else []
+        events = await self._read(self._after, "BLOCK", block, patience=block / 1000 + ANSWER_SECONDS)
+        if 0 < len(events) < self._count:
+            events += await self._rest_of(events[-1].seq)
         lost = self._lost()
         self._adapt(events)
         if lost is not None:
@@ -88,6 +90,26 @@ class Follower:
         self._state.reached(self._after)
         self._in_step = self._loop.time()
         return events
+
+    async def _read(self, after: int, *how: Argument, patience: float = ANSWER_SECONDS) -> list[Event]:
+        command = ("XREAD", "COUNT", self._count, *how, "STREAMS", self._stream, f"0-{after}")
+        answer = await self._link.ask(*command, patience=patience)
+        return parse_entries(answer[0][1]) if answer else []
+
+    async def _rest_of(self, last: int) -> list[Event]:
+        """What this node is appending just now, and whatever else is there by then: it goes out together with what
+        woke us, or every reader would be written to once for each node that publishes."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        await self._writer.settled(_PATIENCE)
+        if self._state.position <= last:
+            return []
+        try:
+            rest = await self._read(last)
+        except (FeedUnavailable, Indeterminate):
+            return []  # the next read will say so
+        # What retention has taken in between has to be seen between two batches.
+        return rest if rest and rest[0].seq == last + 1 else []
 
     def _lost(self) -> LogLost | None:
         """What is lost, but only after events that are still to come. Raises what is lost here, one loss at a time."""
@@ -111,7 +133,7 @@ class Follower:
         size = sum(event.size for event in events)
         if size > _LARGE:
             self._count = max(_FEWEST, self._count // 2)
-        elif len(events) == self._count and size < _LARGE // 4:
+        elif len(events) >= self._count and size < _LARGE // 4:
             self._count = min(_MOST, self._count * 2)
 
     async def _listen_closely(self) -> None:

@@ -92,7 +92,7 @@ class RedisLog:
         """See `Log`. While Redis is away it waits, and goes on where it was."""
         link = self._idle_links.pop() if self._idle_links else self._link("follow")
         self._following.add(link)
-        follower = Follower(self._state, link, self._address.keys[0], after)
+        follower = Follower(self._state, link, self._writer, self._address.keys[0], after)
         try:
             while True:
                 if events := await follower.next():

@@ -43,6 +43,7 @@ class Writer:
         self._queue: deque[Append] = deque()
         self._waiting = Waiting()
         self._closed = False
+        self._group: asyncio.Future[None] | None = None  # done when the group that is under way is answered
         self._task: asyncio.Task[None] | None = None
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None) -> Appended:
@@ -56,6 +57,11 @@ class Writer:
             self._task = asyncio.create_task(self._run(), name="feed-log-writer")
         return await future
 
+    async def settled(self, patience: float) -> None:
+        """Wait until the group that is under way is answered, if there is one, but only so many seconds."""
+        if self._group is not None:
+            await asyncio.wait([self._group], timeout=patience)
+
     async def close(self) -> None:
         """Commit what waits."""
         self._closed = True
@@ -67,6 +73,7 @@ class Writer:
         await asyncio.sleep(0)  # what is published in the same turn of the loop goes along
         while self._queue:
             group = self._gather()
+            done = self._group = asyncio.get_running_loop().create_future()
             answers: Sequence[Appended | FeedError] = [Indeterminate("the log was closed meanwhile") for _ in group]
             try:
                 answers = await self._commit(group)
@@ -78,6 +85,8 @@ class Writer:
                 answers = [copy.copy(error) for _ in group]
             finally:
                 self._answer(group, answers)
+                done.set_result(None)
+                self._group = None
 
     def _answer(self, group: Sequence[Append], answers: Sequence[Appended | FeedError]) -> None:
         for append, answer in zip(group, answers, strict=True):

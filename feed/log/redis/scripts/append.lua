@@ -7,6 +7,7 @@
 -- another; and the oldest seq.
 local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
+local time_text = text(time)
 local last = last_seq()
 if is_other(last, newest_known, written) then
   begin_epoch(new_epoch, last)
@@ -28,7 +29,7 @@ end
 
 local function commit(drafts)
   for _, draft in ipairs(drafts) do
-    redis.call('XADD', events, '0-*', 'epoch', epoch, 'time', text(time), 'start', text(size),
+    redis.call('XADD', events, '0-*', 'epoch', epoch, 'time', time_text, 'start', text(size),
       'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4])
     size = size + draft[5]
   end
