@@ -106,8 +106,8 @@ class Settings(BaseSettings):
         Field(
             min_length=1,
             max_length=128,
-            description="This server's name in /metrics; unless set, the host's name and the port. Workers add their "
-            "numbers to it.",
+            description="This server's name in /metrics and /subscriptions; unless set, the host's name and the port. "
+            "Workers add their numbers to it.",
         ),
     ] = None
 
@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     def options(self) -> FeedOptions:
         """What of this is the feed's."""
         return FeedOptions(
+            node=self.node_name,
             max_data=self.max_data,
             window_events=self.window_events,
             window_bytes=self.window_bytes,
