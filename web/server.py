@@ -94,10 +94,10 @@ class Server(uvicorn.Server):
         deadline = loop.time() + self._settings.drain
         while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
-        left = self._feed.subscribers
-        if left and not self.force_exit:
+        if left := self._feed.subscribers:
             # Their clients take nothing any more. Only an abort ends a connection whose buffer never empties.
-            logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
+            if not self.force_exit:
+                logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
         await super().shutdown(sockets)
