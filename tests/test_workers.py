@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -403,3 +404,43 @@ def test_sighup_replaces_all_and_nobody_is_refused(pair: RunningServer) -> None:
     assert len(answers) > 10
     assert pair.output.count("\n") == 4, "nothing but the greeting"
     assert pair.stop() == 0
+
+
+def test_where_new_workers_cannot_start_the_old_ones_go_on_and_dead_ones_are_tried_again(
+    serve: Serve, start_redis: StartRedis
+) -> None:
+    redis = start_redis(maxmemory="100mb")
+    server = serve("--workers", "2", "--log", redis.url())
+    old = workers(server)
+    redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    server.signal(signal.SIGHUP)
+    eventually(lambda: "worker 1 is not replaced, nor are the others" in server.output)
+    assert "worker 1 has ended: this Redis may evict" in server.output
+    assert workers(server) == old
+    assert server.http.get(f"{server.url}/healthz").status_code == 200
+    os.kill(old[1], signal.SIGKILL)
+    eventually(lambda: "worker 2 has ended: this Redis may evict" in server.output)
+    redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    eventually(lambda: len(scrape(server)["feed_subscribers"]) == 2)
+    assert old[0] in workers(server)
+    assert "Traceback" not in server.output
+    assert server.stop() == 0
+
+
+def test_a_terminal_that_is_closed_ends_it(url: str) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(FEED, [FEED, "serve", "--workers", "2", "--port", "0", "--log", url])
+    try:
+        said = b""
+        while b"publish" not in said:
+            said += os.read(terminal, 4096)
+        pids = [child.pid for child in psutil.Process(pid).children()]
+        assert len(pids) == 2
+        os.close(terminal)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert gone(pids)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
