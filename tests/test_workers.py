@@ -219,7 +219,7 @@ def test_a_signal_drains_all_and_ends_with_0(pair: RunningServer, number: int, t
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(subscribed(f"{pair.url}/events/a")) for _ in range(20)]
         slow = [stack.enter_context(publishing(pair.url)) for _ in range(4)]
-        assert all(count > 0 for count in scrape(pair)["feed_subscribers"].values())
+        eventually(lambda: all(scrape(pair)["feed_subscribers"].values()))
         for pid in (pair.pid, *pids) if to_all else (pair.pid,):
             os.kill(pid, number)
         for stream in streams:
@@ -381,20 +381,29 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(
     server.publish("a")
 
 
-def test_sighup_replaces_all_and_nobody_is_refused(pair: RunningServer) -> None:
+@pytest.mark.parametrize("to_workers", [False, True])
+def test_sighup_replaces_all_and_nobody_is_refused(pair: RunningServer, to_workers: bool) -> None:
+    """So does a SIGTERM to the workers themselves."""
     old = workers(pair)
     answers: list[int] = []
     stopping = threading.Event()
 
     def ask() -> None:
         while not stopping.is_set():
-            answers.append(httpx.get(f"{pair.url}/healthz", verify=False).status_code)
+            try:
+                answers.append(httpx.get(f"{pair.url}/healthz", verify=False).status_code)
+            except httpx.HTTPError:
+                answers.append(0)
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
         with subscribed(f"{pair.url}/events/a") as stream:
-            pair.signal(signal.SIGHUP)
+            if to_workers:
+                for pid in old:
+                    os.kill(pid, signal.SIGTERM)
+            else:
+                pair.signal(signal.SIGHUP)
             eventually(lambda: replaced(pair, old), 20)
             assert [frame.event for frame in stream.rest()] == ["feed.closing"]
     finally:
@@ -411,6 +420,7 @@ def test_where_new_workers_cannot_start_the_old_ones_go_on_and_dead_ones_are_tri
 ) -> None:
     redis = start_redis(maxmemory="100mb")
     server = serve("--workers", "2", "--log", redis.url())
+    eventually(lambda: len(scrape(server)["feed_subscribers"]) == 2)
     old = workers(server)
     redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     server.signal(signal.SIGHUP)
@@ -431,16 +441,19 @@ def test_a_terminal_that_is_closed_ends_it(url: str) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(FEED, [FEED, "serve", "--workers", "2", "--port", "0", "--log", url])
+    ended = False
     try:
         said = b""
-        while b"publish" not in said:
+        while said.count(b"\n") < 4:
             said += os.read(terminal, 4096)
         pids = [child.pid for child in psutil.Process(pid).children()]
         assert len(pids) == 2
         os.close(terminal)
         _, status = os.waitpid(pid, 0)
+        ended = True
         assert os.waitstatus_to_exitcode(status) == 0
         assert gone(pids)
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        raise
+    finally:
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)

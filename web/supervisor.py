@@ -30,7 +30,7 @@ from feed.backoff import Backoff
 from web.listening import ServeError, listen, url_of
 from web.server import FORCED, greet, on_port, prepare
 from web.settings import Settings
-from web.worker import DRAIN, END, FAILED, LISTENING, work
+from web.worker import DRAIN, END, FAILED, LEAVING, LISTENING, RETIRE, work
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +207,8 @@ class Supervisor:
         for word in words:
             if word == LISTENING:
                 self._listening(worker)
+            elif word == LEAVING and not self._stopping and self._alone(worker):
+                self._start(worker.number)
             elif word.startswith(FAILED):
                 worker.failure = json.loads(word[len(FAILED) :])
 
@@ -215,9 +217,16 @@ class Supervisor:
         if not self._served and not self._stopping:
             self._served = True
             self._on_listening()
-        for other in self._workers:
-            if other.number == worker.number and other is not worker:
-                self._dismiss(other)
+        for other in self._before(worker):
+            other.leaving = True
+            other.tell(RETIRE)
+
+    def _alone(self, worker: _Worker) -> bool:
+        return all(other is worker or other.number != worker.number for other in self._workers)
+
+    def _before(self, worker: _Worker) -> list[_Worker]:
+        """Those in whose place it is to come."""
+        return [other for other in self._workers if other.number == worker.number and other.begun < worker.begun]
 
     def _ended(self, worker: _Worker) -> None:
         self._selector.unregister(worker.channel)
@@ -233,9 +242,9 @@ class Supervisor:
         if not worker.leaving:
             why = worker.failure or (f"signal {-code}" if code < 0 else f"exit code {code}")
             logger.error("worker %d has ended: %s", worker.number, why)
-        if all(other.number != worker.number for other in self._workers):
+        if self._alone(worker):
             self._replace_soon(worker)
-        elif not worker.listening:
+        elif not worker.listening and self._before(worker):
             logger.error("worker %d is not replaced, nor are the others", worker.number)
             self._replacing.clear()
         if worker.leaving:
@@ -249,10 +258,6 @@ class Supervisor:
             self._due[worker.number] = now
         else:
             self._due[worker.number] = now + backoff.next()
-
-    def _dismiss(self, worker: _Worker) -> None:
-        worker.leaving = True
-        worker.tell(DRAIN)
 
     # Signals.
 
@@ -269,26 +274,20 @@ class Supervisor:
         """Start a second worker on a socket; when it serves the first one goes, and then comes the next."""
         while self._replacing and not self._stopping:
             number = self._replacing.popleft()
-            if number not in self._due:
+            if sum(worker.number == number for worker in self._workers) == 1:
                 self._start(number)
                 break
 
     def _stop(self) -> None:
         """The first time let all drain, the second time end them at once."""
-        now = time.monotonic()
-        if self._stopping:
-            self._deadline = min(self._deadline, now + _KILL_SECONDS)
-        else:
-            self._stopping = True
-            self._due.clear()
-            for each in self._sockets:
-                each.close()  # else what connects now would wait here for nobody
-            self._deadline = now + self._settings.drain + FORCED + _KILL_SECONDS
-            for worker in self._workers:
-                worker.tell(DRAIN)
-            return
+        patience = 0.0 if self._stopping else self._settings.drain + FORCED
+        self._deadline = min(self._deadline, time.monotonic() + patience + _KILL_SECONDS)
         for worker in self._workers:
-            worker.tell(END)
+            worker.tell(END if self._stopping else DRAIN)
+        self._stopping = True
+        self._due.clear()
+        for each in self._sockets:
+            each.close()  # else what connects now would wait here for nobody
 
     def _end_all(self) -> None:
         for worker in self._workers:

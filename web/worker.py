@@ -28,9 +28,13 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 """How often a worker says that it lives."""
 
-# What goes over the channel, a line each.
-ALIVE, LISTENING, FAILED = b"alive", b"listening", b"failed "  # to the parent; a failure goes on with why, as JSON
-DRAIN, END = b"drain", b"end"  # to the worker
+# What a worker says on the channel, a line each; a failure goes on with why, as JSON.
+ALIVE, LISTENING, LEAVING, FAILED = b"alive", b"listening", b"leaving", b"failed "
+
+# What it is told: to end with all others, to end as another has taken its place, to end at once.
+DRAIN, RETIRE, END = b"drain", b"retire", b"end"
+
+_LATE_SECONDS = 0.5  # that the request of a connection may come after it
 
 
 def work(settings: Settings, listening: socket.socket, channel: socket.socket) -> int:
@@ -63,6 +67,7 @@ class Worker(Server):
         self.orphaned = False
         self._channel = channel
         self._heard = b""
+        self._retiring = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """See `Server`."""
@@ -76,10 +81,18 @@ class Worker(Server):
             beat.cancel()
             loop.remove_reader(self._channel)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `Server`. Where another has taken its place it takes no more connections, and answers those it has."""
+        if self._retiring:
+            for server in self.servers:
+                server.close()
+            await asyncio.sleep(_LATE_SECONDS)
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal to this worker alone lets it end well, however often it comes; another one takes its place."""
+        """A signal to this worker alone: another one is to take its place first."""
         if sig == signal.SIGTERM:
-            self.should_exit = True
+            self._tell(LEAVING)
 
     async def _beat(self) -> None:
         while True:
@@ -98,8 +111,8 @@ class Worker(Server):
             self._stop()
         *words, self._heard = (self._heard + data).split(b"\n")
         for word in words:
-            if word == END:
-                self.force_exit = True
+            self._retiring |= word == RETIRE
+            self.force_exit |= word == END
             self._stop()
 
     def _stop(self) -> None:
