@@ -128,9 +128,12 @@ def test_reconnects_are_counted(serve: Serve, start_redis: StartRedis) -> None:
     server = serve("--log", redis.url(), node="n")
     assert scrape(server)["feed_log_reconnects_total"] == {"n": 0}
     with redis.client() as client:
-        for connection in client.client_list():
-            if "follow" in connection["name"]:
-                client.client_kill(connection["addr"])
+
+        def following() -> list[str]:
+            return [connection["addr"] for connection in client.client_list() if "follow" in connection["name"]]
+
+        (address,) = eventually(following)
+        client.client_kill(address)
     eventually(lambda: scrape(server)["feed_log_reconnects_total"] == {"n": 1})
 
 

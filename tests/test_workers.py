@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pty
@@ -26,6 +27,8 @@ from tests.scraping import client_of_each, scrape, workers
 from tests.streams import Stream, eventually, subscribed
 from tests.test_faults import Follower, Publisher, threads_stopped
 from web.listening import ServeError, listen, url_of
+from web.settings import Settings
+from web.worker import Worker
 
 SECONDS = 30.0
 
@@ -379,6 +382,23 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(
     assert list(tmp_path.iterdir()) == []
     server.start()  # the port is free again
     server.publish("a")
+
+
+def test_a_parent_that_died_with_news_unread_is_found_out_too() -> None:
+    """Its end of the channel is reset then, and not just closed."""
+
+    async def hear() -> None:
+        parents, own = socket.socketpair()
+        with own:
+            worker = Worker(Settings(log="memory:"), own)
+            worker.started = True
+            own.send(b"alive\n")
+            parents.close()
+            worker._hear()
+            assert worker.orphaned
+            assert worker.should_exit
+
+    asyncio.run(hear())
 
 
 @pytest.mark.parametrize("to_workers", [False, True])

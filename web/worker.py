@@ -104,7 +104,12 @@ class Worker(Server):
             self._channel.send(word + b"\n")
 
     def _hear(self) -> None:
-        data = self._channel.recv(4096)
+        try:
+            data = self._channel.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:  # a parent that has not read all it was told leaves a reset
+            data = b""
         if not data:
             self.orphaned = True
             asyncio.get_running_loop().remove_reader(self._channel)
