@@ -79,13 +79,18 @@ class Feed:
 
     It opens at `async with`, which also closes it, or else at its first use; where Redis is not there yet it goes on
     trying, and raises `FeedUnavailable` meanwhile. It belongs to one event loop.
+
+    `log` is the URL as it was given. `published` counts the events whose publishers were told that they are committed,
+    since the feed was made; those of a publish that is repeated with its key count each time.
     """
 
     def __init__(self, log: str, options: FeedOptions = FeedOptions()) -> None:  # noqa: B008  immutable
         self.options = options
         self.draining = False
-        self._url = log
+        self.published = 0
+        self.log = log
         self._held_bytes = 0
+        self._past_reconnects = 0  # while it was open before
         self._entrance = Turnstile(_ENTER)
         self._start: asyncio.Task[_Running] | None = None
         self._tried = asyncio.Event()
@@ -131,7 +136,7 @@ class Feed:
         try:
             while True:
                 try:
-                    return await _Running.start(self._url, self.options)
+                    return await _Running.start(self.log, self.options)
                 except FeedUnavailable as error:
                     if not tried.is_set():
                         logger.warning("the log cannot be opened yet, and it is tried again: %s", error)
@@ -184,12 +189,32 @@ class Feed:
                 running = await start
                 running.broadcaster.end("shutdown")
                 await running.stop()
+                self._past_reconnects += running.log.reconnects
 
     @property
     def subscribers(self) -> int:
         """How many streams are open."""
         running = self._running_now()
         return 0 if running is None else len(running.broadcaster)
+
+    @property
+    def position(self) -> int:
+        """The seq of the log's newest event, as far as it is known here; 0 before the first one, and while the log is
+        not open."""
+        running = self._running_now()
+        return 0 if running is None else running.log.position
+
+    @property
+    def lag(self) -> int:
+        """How many events are known to be in the log, and not passed on to the subscriptions here yet."""
+        running = self._running_now()
+        return 0 if running is None else max(0, running.log.position - running.broadcaster.window.position)
+
+    @property
+    def reconnects(self) -> int:
+        """How often the log's follower has lost its server and found it again, since the feed was made."""
+        running = self._running_now()
+        return self._past_reconnects + (0 if running is None else running.log.reconnects)
 
     async def check(self) -> None:
         """Raises `FeedUnavailable` if the log does not answer. Whether there is room for an event, publishing tells."""
@@ -220,7 +245,9 @@ class Feed:
         running = await self._running()
         if running.broadcaster.pump.busy:
             await self._wait_for_readers(running, drafts)
-        return await running.log.append(drafts, key)
+        appended = await running.log.append(drafts, key)
+        self.published += appended.count
+        return appended
 
     async def _wait_for_readers(self, running: _Running, drafts: Sequence[Draft]) -> None:
         size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)

@@ -63,6 +63,7 @@ def test_every_route_is_documented(server: RunningServer) -> None:
         "/subscriptions/{id}",
         "/healthz",
         "/readyz",
+        "/metrics",
     }
     publish = document["paths"]["/events/{topic}"]["post"]
     assert {"201", "400", "413", "415", "422", "429", "503", "504"} <= set(publish["responses"])

@@ -19,6 +19,7 @@ from feed.event import text_draft
 from feed.log import IdempotencyKey, check_log_url, without_password
 from feed.log.contract import LogLost
 from feed.log.redis.address import parse_address
+from feed.log.redis.link import Ask, Link
 from feed.log.redis.log import RedisLog
 from feed.pattern import EVERYTHING
 from feed.subscription import Subscription
@@ -493,3 +494,22 @@ async def test_a_wrong_password_is_refused_and_a_missing_redis_is_waited_for(tmp
         locked.kill()
         with pytest.raises(FeedUnavailable):
             await RedisLog.open(url, Retention(), "node")
+
+
+async def test_what_is_said_while_a_connection_is_greeted_is_not_taken_for_an_answer(server: RedisServer) -> None:
+    greeting, said = asyncio.Event(), asyncio.Event()
+    answers = []
+
+    async def greet(ask: Ask) -> None:
+        greeting.set()
+        await said.wait()
+        answers.append(await ask("ECHO", "hello"))
+
+    link = Link(parse_address(server.url()), "test", greet)
+    opening = asyncio.create_task(link.open())
+    await greeting.wait()
+    await link.say("PING")
+    said.set()
+    await opening
+    await link.close()
+    assert answers == [b"hello"]

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from feed import Feed, FeedUnavailable
+from feed import Feed, FeedUnavailable, LogRefused
+from feed.log import is_shared
+from web.metrics import Metrics, metrics_of
 from web.problems import FeedRoute, Problem, answer_http_exception, problem_of
 from web.router import FeedEndpoints, feed_router
-from web.settings import Settings
+from web.settings import Settings, only_one_process
 from web.subscriptions import subscriptions_router
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
@@ -57,18 +60,34 @@ class _App(FastAPI):
 
 
 def create_app(settings: Settings | None = None, feed: Feed | None = None) -> FastAPI:
-    """The server's application, for `feed serve` and for any ASGI server. It opens and closes the feed."""
+    """The server's application, for any ASGI server. It opens and closes the feed.
+
+    It does not start where WEB_CONCURRENCY makes several processes of it, and the log is one that they cannot share.
+    """
     settings = settings or Settings()
-    feed = feed or Feed(settings.log, settings.options)
+    return application(settings, feed or Feed(settings.log, settings.options), processes=_processes())
+
+
+def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAPI:
+    """The same for `feed serve`, which knows how many `processes` it is."""
+    metrics = metrics_of(feed, settings.node_name)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if processes > 1 and not is_shared(feed.log):
+            # Here, and not earlier: uvicorn would start workers again and again that fail while they are loaded.
+            raise LogRefused(f"WEB_CONCURRENCY is {processes}, and {only_one_process(feed.log)}, or one process")
         async with feed:
-            watch = asyncio.create_task(_drain_with_server(feed), name="feed-drain")
+            tasks = [
+                asyncio.create_task(_drain_with_server(feed), name="feed-drain"),
+                asyncio.create_task(metrics.keep(), name="feed-metrics"),
+            ]
             try:
                 yield
             finally:
-                watch.cancel()
+                for task in tasks:
+                    task.cancel()
+        metrics.share()
 
     farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
     app = _App(
@@ -84,9 +103,15 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     )
     app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell))
     app.include_router(subscriptions_router(feed))
-    app.include_router(_around(feed))
+    app.include_router(_around(feed, metrics))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")
     return app
+
+
+def _processes() -> int:
+    """How many processes uvicorn and gunicorn are, unless told otherwise."""
+    value = os.environ.get("WEB_CONCURRENCY", "").strip()
+    return int(value) if value.isdecimal() else 1
 
 
 async def _drain_with_server(feed: Feed) -> None:
@@ -99,7 +124,7 @@ async def _drain_with_server(feed: Feed) -> None:
             feed.drain()
 
 
-def _around(feed: Feed) -> APIRouter:
+def _around(feed: Feed, metrics: Metrics) -> APIRouter:
     router = APIRouter(route_class=FeedRoute)
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -130,5 +155,12 @@ def _around(feed: Feed) -> APIRouter:
         except TimeoutError:
             return problem_of(FeedUnavailable("the log does not answer"))
         return JSONResponse({"status": "ready"})
+
+    @router.head("/metrics", include_in_schema=False)
+    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    async def prometheus(request: Request) -> Response:
+        """Figures for Prometheus, each with the `node` that it is of."""
+        page, media_type = metrics.page(request.headers.get("accept", ""))
+        return Response(page, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
     return router

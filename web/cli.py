@@ -14,6 +14,7 @@ import re
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
@@ -27,7 +28,7 @@ from typer.exceptions import TyperException
 from feed import FeedError, Invalid, Malformed
 from feed.client import PATIENCE, Client, GaveUp, Item, Message, Notice, Outgoing, Reconnecting, Refused, checked_url
 from web.bench.command import bench
-from web.settings import Settings
+from web.settings import METRICS_FOLDER, Settings
 
 _INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
 
@@ -180,9 +181,18 @@ def serve(**values: str | None) -> None:
     # Until the server listens and takes signals itself, there is nothing to drain: just go, and well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    from web.server import serve  # which takes a third of a second, and the other commands do not need
+    os.environ.pop(METRICS_FOLDER, None)  # somebody else's
+    # Imported here, as they take a third of a second, and the other commands do not need them.
+    if settings.workers > 1:
+        with tempfile.TemporaryDirectory(prefix="feed-metrics-", ignore_cleanup_errors=True) as folder:
+            os.environ[METRICS_FOLDER] = folder
+            from web.supervisor import serve_with_workers
 
-    serve(settings)
+            serve_with_workers(settings)
+    else:
+        from web.server import serve
+
+        serve(settings)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

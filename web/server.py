@@ -1,4 +1,4 @@
-"""`feed serve`: the uvicorn server around the application, its socket, and how it stops."""
+"""`feed serve`: the uvicorn server around the application, and how it stops."""
 
 from __future__ import annotations
 
@@ -9,50 +9,82 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from types import FrameType
 from typing import cast
 
 import uvicorn
 
-from feed import Feed, FeedError
+from feed import Feed
 from feed.log import without_password
-from web.app import create_app
+from web.app import application
 from web.collector import Collector
+from web.listening import BACKLOG, listen, url_of
 from web.settings import Settings
 from web.stalled import Connection, Stalled
 from web.websocket import max_message
 
 logger = logging.getLogger(__name__)
 
-_FORCED = 3  # seconds for what is left once the drain is over
-_BACKLOG = 2048
+FORCED = 3
+"""Seconds for what is left once the drain is over."""
+
 _OWN_DESCRIPTORS = 64  # the database, the loop, and the files of the dashboard, forty at once
 _MANY_DESCRIPTORS = 1 << 20
-_UNSENT = 128 << 10  # bytes that wait in the system for one connection, beyond what is under way
-
-
-class ServeError(FeedError):
-    """The server cannot start; the message says why, and what to do."""
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, but for how it stops: uvicorn waits for open streams before it tells them, and for ever."""
 
-    def __init__(self, config: uvicorn.Config, feed: Feed, settings: Settings) -> None:
-        super().__init__(config)
-        self._feed = feed
+    def __init__(self, settings: Settings, on_listening: Callable[[], None]) -> None:
+        """`on_listening` is called once it takes connections."""
+        from web.protocol import Handshakes, HttpProtocol, Room, WebSocketProtocol
+
+        descriptors = descriptor_limit()
+        if settings.max_subscribers is None:
+            settings = settings.model_copy(update={"max_subscribers": max(1, descriptors - max(96, descriptors // 10))})
         self._settings = settings
+        self._feed = Feed(settings.log, settings.options)
+        self._on_listening = on_listening
         self._watch: asyncio.Task[None]
+        room = Room(max(8, descriptors - _OWN_DESCRIPTORS))
+        protocol = partial(HttpProtocol, room=room, handshakes=Handshakes(), collector=Collector())
+        super().__init__(
+            uvicorn.Config(
+                application(settings, self._feed),
+                loop="uvloop",
+                http=cast("type[asyncio.Protocol]", protocol),
+                ws=WebSocketProtocol,
+                ws_max_size=max_message(settings.max_data),
+                ws_per_message_deflate=False,  # up to hundreds of KiB a connection
+                access_log=False,  # uvicorn's prints the query, and with it tokens
+                log_config=None,
+                proxy_headers=False,  # anybody could claim any address
+                server_header=False,
+                backlog=BACKLOG,
+                workers=1,  # else WEB_CONCURRENCY is looked at
+                ws_ping_timeout=None,  # a pong waits behind what a slow reader has not read: `Stalled` judges better
+                timeout_graceful_shutdown=FORCED,
+            )
+        )
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the log, and serve until it is told to stop. Raises `LogRefused`."""
+        # Opened before uvicorn starts, so that a refused log is one clear line; closed after it, as a forced exit skips
+        # the application's own shutdown.
+        async with self._feed:
+            # What is there now stays: the collector need not look at it again and again, while nobody is served.
+            gc.collect()
+            gc.freeze()
+            await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, and say where."""
+        """Start listening."""
         await super().startup(sockets)
         connections = cast("Collection[Connection]", self.server_state.connections)
         self._watch = asyncio.create_task(Stalled(connections, self._settings.stall).watch(), name="feed-stalled")
-        for listening in sockets or []:
-            print(greeting(_url(listening), without_password(self._settings.log)), flush=True)
+        self._on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
@@ -62,10 +94,10 @@ class Server(uvicorn.Server):
         deadline = loop.time() + self._settings.drain
         while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
-        left = self._feed.subscribers
-        if left and not self.force_exit:
+        if left := self._feed.subscribers:
             # Their clients take nothing any more. Only an abort ends a connection whose buffer never empties.
-            logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
+            if not self.force_exit:
+                logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
         await super().shutdown(sockets)
@@ -81,44 +113,28 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
+    prepare()
+    [listening] = listen(settings.host, settings.port)
+    with listening:
+        url = url_of(listening)
+        Server(on_port(settings, listening), lambda: greet(url, settings)).run([listening])
+
+
+def prepare() -> None:
+    """What a process needs before it serves."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    descriptors = raise_descriptor_limit()
+    raise_descriptor_limit()
     _raise_handshake_limits()
-    from web.protocol import Handshakes, HttpProtocol, Room, WebSocketProtocol
-
-    if settings.max_subscribers is None:
-        settings = settings.model_copy(update={"max_subscribers": max(1, descriptors - max(96, descriptors // 10))})
-    room = Room(max(8, descriptors - _OWN_DESCRIPTORS))
-    protocol = partial(HttpProtocol, room=room, handshakes=Handshakes(), collector=Collector())
-    with _listen(settings.host, settings.port) as listening:
-        feed = Feed(settings.log, settings.options)
-        config = uvicorn.Config(
-            create_app(settings, feed),
-            loop="uvloop",
-            http=cast("type[asyncio.Protocol]", protocol),
-            ws=WebSocketProtocol,
-            ws_max_size=max_message(settings.max_data),
-            ws_per_message_deflate=False,  # up to hundreds of KiB a connection
-            access_log=False,  # uvicorn's prints the query, and with it tokens
-            log_config=None,
-            proxy_headers=False,  # anybody could claim any address
-            server_header=False,
-            backlog=_BACKLOG,
-            ws_ping_timeout=None,  # a pong waits behind what a slow reader has not read: `Stalled` judges better
-            timeout_graceful_shutdown=_FORCED,
-        )
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(feed, Server(config, feed, settings), listening))
 
 
-async def _serve(feed: Feed, server: Server, listening: socket.socket) -> None:
-    # Opened before uvicorn starts, so that a refused log is one clear line; closed after it, as a forced exit skips
-    # the application's own shutdown.
-    async with feed:
-        # What is there now stays: the collector need not look at it again and again, while nobody is served.
-        gc.collect()
-        gc.freeze()
-        await server.serve([listening])
+def on_port(settings: Settings, listening: socket.socket) -> Settings:
+    """The settings with the port that was taken."""
+    return settings.model_copy(update={"port": listening.getsockname()[1]})
+
+
+def greet(url: str, settings: Settings) -> None:
+    """Say that the server is there."""
+    print(greeting(url, without_password(settings.log)), flush=True)
 
 
 def greeting(url: str, log: str) -> str:
@@ -131,12 +147,16 @@ def greeting(url: str, log: str) -> str:
     )
 
 
-def raise_descriptor_limit() -> int:
-    """Every stream is a descriptor: take as many as the system allows without asking. Gives how many that is."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def raise_descriptor_limit() -> None:
+    """Every stream is a descriptor: take as many as the system allows without asking."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # where "unlimited" is not a number that may be asked for
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
+
+
+def descriptor_limit() -> int:
+    """How many descriptors a process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
@@ -145,32 +165,3 @@ def _raise_handshake_limits() -> None:
     line and the number of headers, from the environment when it is imported, which uvicorn does later."""
     os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", str(128 << 10))
     os.environ.setdefault("WEBSOCKETS_MAX_NUM_HEADERS", "256")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-        )[0]
-        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ServeError(f"cannot listen on {host}:{port}: {reason}: choose others with --host and --port") from error
-    _find_the_vanished(listening)
-    return listening
-
-
-def _find_the_vanished(listening: socket.socket) -> None:
-    """Options that every accepted connection inherits: a peer that vanished without a word is found within a minute,
-    and what the system keeps for one that is slow is bounded, unsent, to what we would keep ourselves."""
-    options = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_NOTSENT_LOWAT": _UNSENT}
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in options.items():
-        if hasattr(socket, name):  # not every system has all of them
-            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  everywhere is also here
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

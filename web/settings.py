@@ -6,13 +6,18 @@ This is the one list of them: `feed serve` makes its options from it, and shows 
 from __future__ import annotations
 
 import re
+import socket
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feed import FeedOptions, Limits, LogRefused, Retention
-from feed.log import check_log_url
+from feed.log import check_log_url, is_shared
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
+imported."""
 
 _SIZE = re.compile(r"(\d+)\s*(|[kmg]i?b?|b)", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h|d)", re.IGNORECASE)
@@ -60,6 +65,12 @@ def _checked_log(url: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def only_one_process(log: str) -> str:
+    """Why several processes cannot share a log like this, and what to do about it."""
+    kind = log.partition(":")[0]
+    return f"{kind}: is a log of one process, and several would be as many feeds: use --log redis://HOST:PORT/DB"
+
+
 # As JSON they are what a person would write. The upper bounds are no advice: they keep SQLite's integers and the
 # event loop's clock from overflowing.
 Size = Annotated[
@@ -86,6 +97,19 @@ class Settings(BaseSettings):
         AfterValidator(_checked_log),
         Field(description="Where events are kept: memory:, sqlite:PATH or redis://HOST:PORT/DB?stream=NAME."),
     ] = "sqlite:feed.db"
+    workers: Annotated[
+        int,
+        Field(ge=1, le=256, description="How many processes serve the port; more than one share a log on Redis."),
+    ] = 1
+    node: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="This server's name in /metrics and /subscriptions; unless set, the host's name and the port. "
+            "Workers add their numbers to it.",
+        ),
+    ] = None
 
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
@@ -107,17 +131,33 @@ class Settings(BaseSettings):
 
     max_subscribers: Annotated[
         Count | None,
-        Field(description="How many streams may be open at once; unless set, as many as there are descriptors for."),
+        Field(
+            description="How many streams may be open at once in one process; unless set, as many as there are "
+            "descriptors for."
+        ),
     ] = None
     stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
     drain: Annotated[Duration, Field(description="How long a stopping server waits for its streams to end.")] = 10
 
+    @field_validator("workers")
+    @classmethod
+    def _of_one_log(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and not is_shared(info.data.get("log", "redis:")):
+            raise ValueError(f"{only_one_process(info.data['log'])}, or --workers 1")
+        return workers
+
+    @property
+    def node_name(self) -> str:
+        """`node`, or what stands for it."""
+        return self.node or f"{socket.gethostname()}:{self.port}"
+
     @property
     def options(self) -> FeedOptions:
         """What of this is the feed's."""
         return FeedOptions(
+            node=self.node_name,
             max_data=self.max_data,
             window_events=self.window_events,
             window_bytes=self.window_bytes,

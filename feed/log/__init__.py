@@ -10,7 +10,17 @@ from feed.log.sqlite import SQLiteLog
 
 KINDS = "memory:, sqlite:PATH or redis://HOST:PORT/DB?stream=NAME"
 
-__all__ = ["Appended", "IdempotencyKey", "Log", "Page", "Retention", "check_log_url", "open_log", "without_password"]
+__all__ = [
+    "Appended",
+    "IdempotencyKey",
+    "Log",
+    "Page",
+    "Retention",
+    "check_log_url",
+    "is_shared",
+    "open_log",
+    "without_password",
+]
 
 
 def check_log_url(url: str) -> str:
@@ -22,6 +32,11 @@ def check_log_url(url: str) -> str:
     if colon and (scheme, bool(path)) in {("memory", False), ("sqlite", True)}:
         return url
     raise LogRefused(f"{without_password(url)!r} names no log: use {KINDS}")
+
+
+def is_shared(url: str) -> bool:
+    """Whether several processes may have the log open at once."""
+    return url.partition(":")[0] in SCHEMES
 
 
 async def open_log(url: str, retention: Retention, node: str = "") -> Log:

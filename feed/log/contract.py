@@ -124,6 +124,10 @@ class Log(Protocol):
     def oldest(self) -> int:
         """The seq of the oldest retained event; `position + 1` if none is."""
 
+    @property
+    def reconnects(self) -> int:
+        """How often whoever follows had to connect to the log's server again; 0 for a log without a server."""
+
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """Commit a batch of at least one event.
 

@@ -52,6 +52,11 @@ class MemoryLog:
             self._window.drop_before(event.seq + 1)
         return self._window.first
 
+    @property
+    def reconnects(self) -> int:
+        """See `Log`."""
+        return 0
+
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """See `Log`."""
         now = _now()

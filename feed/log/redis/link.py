@@ -111,9 +111,10 @@ class Link:
             await work(self._run_or_exchange)
 
     async def say(self, *command: Argument) -> None:
-        """A command whose answer `listen` gives. Nothing happens where the connection is closed."""
+        """A command whose answer `listen` gives. Nothing happens where the connection is closed, or still waits for an
+        answer, for which this one's would be taken."""
         connection = self._connection
-        if connection is not None:
+        if connection is not None and not self._lock.locked():
             async with asyncio.timeout(ANSWER_SECONDS):
                 await connection.send_packed_command(connection.pack_command(*command), check_health=False)
 

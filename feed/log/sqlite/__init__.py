@@ -73,6 +73,11 @@ class SQLiteLog:
         """See `Log`."""
         return self._writer.oldest
 
+    @property
+    def reconnects(self) -> int:
+        """See `Log`."""
+        return 0
+
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
         if self._closed:

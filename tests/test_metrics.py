@@ -1,0 +1,217 @@
+"""`/metrics`: what it says is what was done, of one process and of several, whichever of them answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from feed import Feed
+from tests.conftest import Serve, StartRedis
+from tests.redis_server import RedisServer
+from tests.running import RunningServer
+from tests.scraping import client_of_each, scrape, scraped, workers
+from tests.streams import eventually, subscribed
+from web import Settings, create_app
+from web.metrics import metrics_of
+
+NAMES = {
+    "feed_subscribers",
+    "feed_published_events_total",
+    "feed_log_position",
+    "feed_log_reconnects_total",
+    "feed_log_lag_events",
+}
+
+
+@pytest.fixture
+def alone(serve: Serve) -> RunningServer:
+    """One process, by the name of `n`."""
+    return serve("--log", "memory:", node="n")
+
+
+def test_it_says_what_was_done(alone: RunningServer) -> None:
+    with subscribed(f"{alone.url}/events/a"), subscribed(f"{alone.url}/events/b"):
+        for _ in range(5):
+            alone.publish("a")
+        batch = [{"topic": "b", "data": 1}] * 3
+        assert alone.http.post(f"{alone.url}/events", json=batch).status_code == 201
+        found = scrape(alone)
+        assert set(found) == NAMES
+        assert found["feed_subscribers"] == {"n": 2}
+        assert found["feed_published_events_total"] == {"n": 8}
+        assert found["feed_log_position"] == {"n": 8}
+        assert found["feed_log_reconnects_total"] == {"n": 0}
+        eventually(lambda: scrape(alone)["feed_log_lag_events"] == {"n": 0})
+    eventually(lambda: scrape(alone)["feed_subscribers"] == {"n": 0})
+
+
+def test_what_was_refused_is_not_counted(alone: RunningServer) -> None:
+    alone.publish("a")
+    assert alone.http.post(f"{alone.url}/events/a//b", content="x").status_code == 422
+    assert alone.http.get(f"{alone.url}/events/a//b").status_code == 422
+    found = scrape(alone)
+    assert found["feed_published_events_total"] == {"n": 1}
+    assert found["feed_subscribers"] == {"n": 0}
+
+
+def test_a_node_is_named_after_its_host_and_port_unless_told_otherwise(server: RunningServer) -> None:
+    assert set(scrape(server)["feed_subscribers"]) == {f"{os.uname().nodename}:{server.port}"}
+
+
+def test_the_answer_is_in_the_format_that_was_asked_for(alone: RunningServer) -> None:
+    plain = alone.http.get(f"{alone.url}/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=")
+    assert plain.headers["cache-control"] == "no-store"
+    assert "# TYPE feed_published_events_total counter" in plain.text
+    head = alone.http.head(f"{alone.url}/metrics")
+    assert (head.status_code, head.content) == (200, b"")
+    asked = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    open_metrics = alone.http.get(f"{alone.url}/metrics", headers=asked)
+    assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert open_metrics.text.endswith("# EOF\n")
+
+
+def test_a_folder_that_somebody_else_shares_is_left_alone(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    server = serve("--log", "memory:", node="n")
+    server.publish("a")
+    assert scrape(server)["feed_published_events_total"] == {"n": 1}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_feeds_in_one_process_count_each_for_itself() -> None:
+    before = {metric.name for metric in REGISTRY.collect()}
+
+    async def publish() -> None:
+        async with Feed("memory:") as one, Feed("memory:") as other, one.subscribe("a"):
+            pages = [metrics_of(feed, "same") for feed in (one, other)]
+            await one.publish("a", "x")
+            first, second = (scraped(page.page("")[0].decode()) for page in pages)
+            assert first["feed_published_events_total"] == {"same": 1}
+            assert first["feed_subscribers"] == {"same": 1}
+            assert second["feed_published_events_total"] == {"same": 0}
+            assert second["feed_subscribers"] == {"same": 0}
+
+    asyncio.run(publish())
+    for _ in range(2):
+        create_app(Settings(log="memory:"))
+    assert {metric.name for metric in REGISTRY.collect()} == before
+
+
+def test_the_lag_is_what_was_not_passed_on_yet() -> None:
+    async def publish() -> None:
+        async with Feed("memory:") as feed:
+            assert (feed.position, feed.lag) == (0, 0)
+            await feed.publish("a", "x")  # which the relay cannot have heard of: nothing has waited
+            assert (feed.position, feed.lag) == (1, 1)
+            async with asyncio.timeout(10):
+                while feed.lag:
+                    await asyncio.sleep(0)
+        assert (feed.position, feed.lag, feed.published) == (0, 0, 1)
+
+    asyncio.run(publish())
+
+
+def test_reconnects_are_counted(serve: Serve, start_redis: StartRedis) -> None:
+    redis = start_redis(appendonly="no")
+    server = serve("--log", redis.url(), node="n")
+    assert scrape(server)["feed_log_reconnects_total"] == {"n": 0}
+    with redis.client() as client:
+
+        def following() -> list[str]:
+            return [connection["addr"] for connection in client.client_list() if "follow" in connection["name"]]
+
+        (address,) = eventually(following)
+        client.client_kill(address)
+    eventually(lambda: scrape(server)["feed_log_reconnects_total"] == {"n": 1})
+
+
+def test_the_other_commands_do_without_the_library() -> None:
+    code = "import sys, web.cli; print([name for name in sys.modules if 'prometheus' in name])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# Several workers.
+
+
+@pytest.fixture
+def several(serve: Serve, shared_redis: RedisServer, request: pytest.FixtureRequest) -> RunningServer:
+    """Three workers, by the names of `n/1`, `n/2` and `n/3`."""
+    server = serve("--workers", "3", "--log", shared_redis.url(request.node.name[:100]), node="n")
+    eventually(lambda: len(scrape(server)["feed_subscribers"]) == 3)
+    return server
+
+
+def test_whichever_worker_answers_it_is_of_all_of_them(several: RunningServer) -> None:
+    with client_of_each(several) as clients, contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(subscribed(f"{several.url}/events/a"))
+        for count, http in enumerate(clients.values(), 1):
+            for _ in range(count):
+                assert http.post(f"{several.url}/events/a", content="x").status_code == 201
+        done = time.monotonic()
+        for http in clients.values():
+            eventually(lambda http=http: sum(scrape(several, http)["feed_published_events_total"].values()) == 6)
+            found = scrape(several, http)
+            assert sorted(found["feed_published_events_total"].values()) == [1, 2, 3]
+            assert sum(found["feed_subscribers"].values()) == 30
+            assert found["feed_log_position"] == {"n/1": 6, "n/2": 6, "n/3": 6}
+            assert found["feed_log_lag_events"] == {"n/1": 0, "n/2": 0, "n/3": 0}
+            assert set(found) == NAMES
+        assert time.monotonic() - done < 2, "values are a second old at most"
+
+
+def test_what_a_dead_worker_has_counted_stays_and_its_streams_go(several: RunningServer) -> None:
+    with client_of_each(several) as clients, contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(subscribed(f"{several.url}/events/a"))
+        for http in clients.values():
+            assert http.post(f"{several.url}/events/a", content="x").status_code == 201
+        eventually(lambda: sum(scrape(several)["feed_published_events_total"].values()) == 3)
+        before = scrape(several)["feed_subscribers"]
+        assert sum(before.values()) == 30
+        killed = workers(several)[0]
+        os.kill(killed, signal.SIGKILL)
+        counts = []
+
+        def replaced() -> bool:
+            found = scrape(several)
+            counts.append(sum(found["feed_published_events_total"].values()))
+            subscribers = found["feed_subscribers"]
+            return killed not in workers(several) and len(subscribers) == 3 and 0 in subscribers.values()
+
+        several.http.close()
+        several.http = next(http for pid, http in clients.items() if pid != killed)
+        eventually(replaced)
+        assert counts == [3] * len(counts), "a counter never goes back"
+        left = scrape(several)["feed_subscribers"]
+        assert sum(left.values()) == 30 - next(before[node] for node in before if left[node] == 0)
+
+
+def test_the_folder_that_workers_share_is_theirs_alone_and_gone_at_the_end(
+    serve: Serve, shared_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(theirs))
+    server = serve("--workers", "2", "--log", shared_redis.url("folder"))
+    server.publish("a")
+    eventually(lambda: sum(scrape(server)["feed_published_events_total"].values()) == 1)
+    (own,) = set(tmp_path.iterdir()) - {theirs}
+    assert own.name.startswith("feed-metrics-")
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert server.stop() == 0
+    assert list(tmp_path.iterdir()) == [theirs]
+    assert list(theirs.iterdir()) == []

@@ -1,0 +1,176 @@
+"""What `/metrics` says, in Prometheus's format.
+
+**Nothing here is done per event.** The feed counts in plain integers, and they are read when somebody asks. Add a
+figure to `_FIGURES`, and there it is, whichever way it is read:
+
+- one process: the integers are read while the answer is written (`OwnMetrics`);
+- several workers behind one port: each shares its own twice a second in a file that the others read, by
+  prometheus-client's multiprocess mode, so that whichever answers, answers for all (`SharedMetrics`).
+
+The library chooses its mode when it is imported (see `METRICS_FOLDER`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from feed import Feed
+from web.settings import METRICS_FOLDER
+
+logger = logging.getLogger(__name__)
+
+_SHARE_SECONDS = 0.5
+
+
+class _Figure(NamedTuple):
+    """A number that a feed knows of itself. A counter's name is given without the `_total` that it ends with.
+
+    `several` says what is made of a gauge where two processes have the same node's name: one that is being replaced,
+    and its successor.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    documentation: str
+    read: Callable[[Feed], int]
+    several: Literal["livesum", "livemax"] = "livesum"
+
+
+_FIGURES = (
+    _Figure("feed_subscribers", "gauge", "Streams that are open.", lambda feed: feed.subscribers),
+    _Figure(
+        "feed_published_events",
+        "counter",
+        "Events whose publishers were told that they are committed.",
+        lambda feed: feed.published,
+    ),
+    _Figure(
+        "feed_log_position",
+        "gauge",
+        "The number of the log's newest event, as far as this node knows.",
+        lambda feed: feed.position,
+        "livemax",
+    ),
+    _Figure(
+        "feed_log_reconnects",
+        "counter",
+        "How often this node lost the log's server and found it again.",
+        lambda feed: feed.reconnects,
+    ),
+    _Figure(
+        "feed_log_lag_events",
+        "gauge",
+        "Events in the log, as far as this node knows, that it has not passed on yet.",
+        lambda feed: feed.lag,
+        "livemax",
+    ),
+)
+
+
+class Metrics(Protocol):
+    """What the application needs: an answer, and somebody to keep it true."""
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """All figures, and their media type, by a request's `Accept`."""
+
+    async def keep(self) -> None:
+        """Share with the other workers what this one knows, for ever."""
+
+    def share(self) -> None:
+        """The same once. After the feed is closed it is the last word."""
+
+
+def metrics_of(feed: Feed, node: str) -> Metrics:
+    """The metrics of one feed, under the node's name. They have a registry of their own: several in one process, or
+    those of an application around them, do not get in each other's way."""
+    return SharedMetrics(feed, node) if METRICS_FOLDER in os.environ else OwnMetrics(feed, node)
+
+
+class OwnMetrics(Collector):
+    """Of this process alone."""
+
+    def __init__(self, feed: Feed, node: str) -> None:
+        self._feed = feed
+        self._node = node
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """What the library asks of a collector."""
+        for figure in _FIGURES:
+            metric = Metric(figure.name, figure.documentation, figure.kind)
+            name = f"{figure.name}_total" if figure.kind == "counter" else figure.name
+            metric.add_sample(name, {"node": self._node}, figure.read(self._feed))
+            yield metric
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """See `Metrics`."""
+        return _page(self._registry, accept)
+
+    async def keep(self) -> None:
+        """See `Metrics`: there is nobody to share with."""
+
+    def share(self) -> None:
+        """See `Metrics`."""
+
+
+class SharedMetrics:
+    """Of all processes that have the same folder. What a process that died has counted stays, its gauges go once the
+    one that looks after the workers has said so (`mark_process_dead`)."""
+
+    def __init__(self, feed: Feed, node: str) -> None:
+        self._feed = feed
+        self._shares = [_share(figure, node) for figure in _FIGURES]
+        self._registry = CollectorRegistry()
+        MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """See `Metrics`."""
+        self.share()
+        return _page(self._registry, accept)
+
+    async def keep(self) -> None:
+        """See `Metrics`."""
+        while True:
+            try:
+                self.share()
+            except Exception:
+                logger.exception("the metrics were not shared; the next time comes")
+            await asyncio.sleep(_SHARE_SECONDS)
+
+    def share(self) -> None:
+        """See `Metrics`."""
+        for share in self._shares:
+            share(self._feed)
+
+
+def _share(figure: _Figure, node: str) -> Callable[[Feed], None]:
+    if figure.kind == "gauge":
+        gauge = Gauge(
+            figure.name, figure.documentation, ["node"], registry=None, multiprocess_mode=figure.several
+        ).labels(node)
+        return lambda feed: gauge.set(figure.read(feed))
+    counter = Counter(figure.name, figure.documentation, ["node"], registry=None).labels(node)
+    counted = 0
+
+    def count(feed: Feed) -> None:
+        nonlocal counted
+        now = figure.read(feed)
+        counter.inc(max(0, now - counted))
+        counted = max(counted, now)
+
+    return count
+
+
+def _page(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
