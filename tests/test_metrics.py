@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import REGISTRY
 
@@ -18,7 +19,7 @@ from feed import Feed
 from tests.conftest import Serve, StartRedis
 from tests.redis_server import RedisServer
 from tests.running import RunningServer
-from tests.scraping import client_of_each, scrape, scraped, workers
+from tests.scraping import Scraped, client_of_each, scrape, scraped, workers
 from tests.streams import eventually, subscribed
 from web import Settings, create_app
 from web.metrics import metrics_of
@@ -130,7 +131,7 @@ def test_reconnects_are_counted(serve: Serve, start_redis: StartRedis) -> None:
     with redis.client() as client:
 
         def following() -> list[str]:
-            return [connection["addr"] for connection in client.client_list() if "follow" in connection["name"]]
+            return [connection["addr"] for connection in client.client_list() if connection["cmd"] == "xread"]
 
         (address,) = eventually(following)
         client.client_kill(address)
@@ -162,14 +163,19 @@ def test_whichever_worker_answers_it_is_of_all_of_them(several: RunningServer) -
                 assert http.post(f"{several.url}/events/a", content="x").status_code == 201
         done = time.monotonic()
         for http in clients.values():
-            eventually(lambda http=http: sum(scrape(several, http)["feed_published_events_total"].values()) == 6)
-            found = scrape(several, http)
-            assert sorted(found["feed_published_events_total"].values()) == [1, 2, 3]
-            assert sum(found["feed_subscribers"].values()) == 30
-            assert found["feed_log_position"] == {"n/1": 6, "n/2": 6, "n/3": 6}
-            assert found["feed_log_lag_events"] == {"n/1": 0, "n/2": 0, "n/3": 0}
-            assert set(found) == NAMES
-        assert time.monotonic() - done < 2, "values are a second old at most"
+            eventually(lambda http=http: told(scrape(several, http)))
+        assert time.monotonic() - done < 3, "values are a second old at most"
+
+
+def told(found: Scraped) -> bool:
+    """Whether that is what was done: thirty streams, and one, two and three events through each worker."""
+    assert set(found) == NAMES
+    return (
+        sorted(found["feed_published_events_total"].values()) == [1, 2, 3]
+        and sum(found["feed_subscribers"].values()) == 30
+        and found["feed_log_position"] == {"n/1": 6, "n/2": 6, "n/3": 6}
+        and found["feed_log_lag_events"] == {"n/1": 0, "n/2": 0, "n/3": 0}
+    )
 
 
 def test_what_a_dead_worker_has_counted_stays_and_its_streams_go(several: RunningServer) -> None:
@@ -179,14 +185,17 @@ def test_what_a_dead_worker_has_counted_stays_and_its_streams_go(several: Runnin
         for http in clients.values():
             assert http.post(f"{several.url}/events/a", content="x").status_code == 201
         eventually(lambda: sum(scrape(several)["feed_published_events_total"].values()) == 3)
+        eventually(lambda: sum(scrape(several)["feed_subscribers"].values()) == 30)
         before = scrape(several)["feed_subscribers"]
-        assert sum(before.values()) == 30
         killed = workers(several)[0]
         os.kill(killed, signal.SIGKILL)
         counts = []
 
         def replaced() -> bool:
-            found = scrape(several)
+            try:
+                found = scrape(several)
+            except httpx.TransportError:
+                return False  # the connection was idle for long, and another one came to the killed worker
             counts.append(sum(found["feed_published_events_total"].values()))
             subscribers = found["feed_subscribers"]
             return killed not in workers(several) and len(subscribers) == 3 and 0 in subscribers.values()
