@@ -6,11 +6,13 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.nodes import HEARTBEAT, Nodes, StartNodes
 from tests.redis_server import RedisServer, running_redis
 from tests.running import RunningServer, running
 
@@ -47,6 +49,21 @@ def server() -> Iterator[RunningServer]:
     """A server on a memory log that the tests of a module share: each uses topics of its own."""
     with running("--log", "memory:") as shared:
         yield shared
+
+
+@pytest.fixture
+def start_nodes() -> Iterator[StartNodes]:
+    """Starts a node for each URL of the log, at the same time."""
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+
+        def start(*urls: str, **settings: object) -> Nodes:
+            settings = {"heartbeat": HEARTBEAT, "retain_events": 10_000_000, **settings}
+            nodes = [RunningServer("--log", url, **settings) for url in urls]
+            for node in nodes:
+                stack.callback(node.close)
+            return list(pool.map(RunningServer.start, nodes))
+
+        yield start
 
 
 @pytest.fixture

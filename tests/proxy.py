@@ -53,9 +53,7 @@ class Proxy:
         """Reset all connections, and refuse new ones."""
 
         async def cut() -> None:
-            if self._server is not None:
-                self._server.close()
-                self._server = None
+            await self._refuse()
             self._reset()
 
         self._do(cut())
@@ -104,7 +102,7 @@ class Proxy:
         self.cut()
 
         async def finish() -> None:
-            while self._connections:
+            while len(asyncio.all_tasks()) > 1:  # those of the connections, besides this one
                 await asyncio.sleep(0.001)
 
         self._do(finish())
@@ -122,6 +120,15 @@ class Proxy:
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _refuse(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            for listening in server.sockets:
+                self._loop.remove_reader(listening)
+            for _ in range(3):
+                await asyncio.sleep(0)  # what is being accepted: asyncio would forget it
+            server.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection()
@@ -159,7 +166,7 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*passing, return_exceptions=True)
             for each in writers:
-                _reset(each)
+                await _reset(each)
             self._connections.discard(connection)
 
     async def _pass(
@@ -188,11 +195,13 @@ class _Connection:
         self.answers.set()
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+async def _reset(writer: asyncio.StreamWriter) -> None:
     connection: socket.socket = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 @contextlib.contextmanager
