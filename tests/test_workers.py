@@ -356,7 +356,7 @@ def test_a_worker_that_is_ended_is_replaced_and_its_readers_miss_nothing(pair: R
     assert any(follower.connections > 1 for follower in followers), "some were on the workers that ended"
     for follower in followers:
         indeterminate = {id for id, data in follower.got.items() if data in unanswered}
-        assert follower.gaps == 0
+        assert follower.gaps == []
         verdict = judge(acknowledged, follower.account, indeterminate)
         assert verdict.good, verdict
 

@@ -13,8 +13,11 @@ The library chooses its mode when it is imported (see `METRICS_FOLDER`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import struct
+import time
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, Protocol
 
@@ -23,12 +26,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from feed import Feed
+from feed import Feed, FeedUnavailable
 from web.settings import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
 
 _SHARE_SECONDS = 0.5
+_TRIES, _TRY_AGAIN = 5, 0.002  # seconds; the loop stands still meanwhile
 
 
 class _Figure(NamedTuple):
@@ -134,9 +138,13 @@ class SharedMetrics:
         MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """See `Metrics`."""
+        """See `Metrics`. A worker that is just beginning may have made its file and not filled it yet."""
         self.share()
-        return _page(self._registry, accept)
+        for _ in range(_TRIES):
+            with contextlib.suppress(OSError, ValueError, struct.error):
+                return _page(self._registry, accept)
+            time.sleep(_TRY_AGAIN)
+        raise FeedUnavailable("the workers are sharing their figures just now")
 
     async def keep(self) -> None:
         """See `Metrics`."""
