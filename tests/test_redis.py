@@ -23,7 +23,7 @@ from feed.log.redis.link import Ask, Link
 from feed.log.redis.log import RedisLog
 from feed.pattern import EVERYTHING
 from feed.subscription import Subscription
-from tests.redis_server import RedisServer, Stream, running_redis
+from tests.redis_server import RedisServer, Stream, free_port, running_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -463,15 +463,14 @@ async def test_a_redis_that_may_evict_is_refused_with_the_setting(stream: Nodes,
 
 async def test_in_a_redis_cluster_the_node_that_has_the_keys_is_found_and_followed(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
+        buses = [free_port(), free_port()]  # unless told, ten thousand above the port, which may be beyond the last one
         cluster = [
-            stack.enter_context(
-                running_redis(tmp_path / str(number), cluster_enabled="yes", cluster_node_timeout="2000")
-            )
-            for number in range(2)
+            stack.enter_context(running_redis(tmp_path / str(bus), cluster_enabled="yes", cluster_port=str(bus)))
+            for bus in buses
         ]
         cluster[0].command("CLUSTER", "ADDSLOTSRANGE", 0, 8_191)
         cluster[1].command("CLUSTER", "ADDSLOTSRANGE", 8_192, 16_383)
-        cluster[0].command("CLUSTER", "MEET", "127.0.0.1", cluster[1].port)
+        cluster[0].command("CLUSTER", "MEET", "127.0.0.1", cluster[1].port, buses[1])
         for server in cluster:
             while b"cluster_state:ok" not in server.command("CLUSTER", "INFO"):
                 await asyncio.sleep(0.02)

@@ -119,14 +119,14 @@ class Writer:
             pack_batches([(append.drafts, append.key) for append in group]),
         )
         answers = [_parsed(each) for each in given]
-        last = next((answer for answer in reversed(answers) if isinstance(answer, Appended)), None)
-        if last is not None:
-            state.appended(last, oldest)
+        committed = [answer for answer, each in zip(answers, given, strict=True) if each is not None and len(each) == 3]
+        if committed and isinstance(committed[-1], Appended):
+            state.appended(committed[-1], oldest)
         return answers
 
 
 def _parsed(given: Any) -> Appended | FeedError:
     if given is None:
         return Invalid("Idempotency-Key", KEY_REUSED)
-    epoch, first, count = given
+    epoch, first, count = given[:3]
     return Appended(epoch.decode(), first, count)

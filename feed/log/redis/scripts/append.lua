@@ -3,8 +3,8 @@
 --
 -- ARGV: the epoch and the position that the caller knows, a name should a new epoch begin, the four bounds of
 -- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each, a draft being
--- {topic, type, json, data, size}. Gives {epoch, first seq, count} for each batch, `false` where its key was used for
--- another; and the oldest seq.
+-- {topic, type, json, data, size}. Gives {epoch, first seq, count} for each batch, with "again" where it was committed
+-- before under its key, `false` where its key was used for another; and the oldest seq.
 local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
 local time_text = text(time)
@@ -24,7 +24,7 @@ local function earlier_answer(key, fingerprint)
   if print ~= fingerprint then
     return false
   end
-  return { name, tonumber(first), tonumber(count) }
+  return { name, tonumber(first), tonumber(count), 'again' }
 end
 
 local function commit(drafts)
