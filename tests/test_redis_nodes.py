@@ -248,6 +248,13 @@ def test_r8_connections_that_die_silently_are_noticed_within_ten_seconds(
             flow.check()
             flow.check_insistence()
             assert_stayed(flow, 0)
+            assert [reconnects(node) for node in nodes] == [0, 1]
+
+
+def reconnects(node: RunningServer) -> float:
+    """What its metrics say of the follower's."""
+    text = node.http.get(f"{node.url}/metrics").text
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("feed_log_reconnects_total"))
 
 
 @pytest.mark.anyio
