@@ -181,7 +181,7 @@ class Link:
     async def _connect(self) -> None:
         connection = self._class(**{**self._options, **self._moved_to})
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS + ANSWER_SECONDS):
+            async with asyncio.timeout(_CONNECT_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await connection.disconnect(nowait=True)
@@ -194,8 +194,9 @@ class Link:
         if self._closed:
             raise FeedUnavailable("the log is closed")
         try:
-            await self._greet(self._run_or_exchange)
-        except Indeterminate as error:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await self._greet(self._run_or_exchange)
+        except (Indeterminate, TimeoutError) as error:
             raise FeedUnavailable("Redis cannot be reached") from error
 
     async def _run_or_exchange(self, what: Script | str, *arguments: Argument) -> Any:
