@@ -70,6 +70,7 @@ class Peers:
         self._questions = address.key("questions")
         self._replies = address.key("replies")
         self._asked: dict[str, _Asked] = {}
+        self._hearing = asyncio.Event()
         self._tasks = [
             asyncio.create_task(self._listen(), name="feed-peers-listen"),
             asyncio.create_task(self._live(), name="feed-peers-live"),
@@ -112,6 +113,7 @@ class Peers:
     async def _live(self) -> None:
         sign = Script("live")
         while True:
+            await self._hearing.wait()  # who does not hear questions is not to be waited for
             with contextlib.suppress(FeedUnavailable, Indeterminate, OSError, RedisError):  # the next one comes
                 await self._speaker.run(sign, self._nodes, self._name, int(_DEAF * 1000))
                 await self._listener.say("PING")
@@ -123,10 +125,12 @@ class Peers:
             try:
                 await self._listener.ask("SUBSCRIBE", self._questions)
                 await self._listener.say("SUBSCRIBE", f"{self._replies}:{self._name}")
+                self._hearing.set()
                 backoff.reset()
                 while True:
                     await self._hear(await self._listener.listen(_DEAF))
             except (FeedUnavailable, Indeterminate):
+                self._hearing.clear()
                 await asyncio.sleep(backoff.next())
             except Exception:
                 logger.exception("a question of another node broke")
