@@ -7,6 +7,7 @@ from feed.errors import (
     Draining,
     FeedError,
     FeedUnavailable,
+    Forbidden,
     Indeterminate,
     Invalid,
     LogRefused,
@@ -14,6 +15,7 @@ from feed.errors import (
     Overloaded,
     RequestError,
     TooLarge,
+    Unauthenticated,
 )
 from feed.event import Event
 from feed.feed import EARLIEST, Feed, FeedOptions, HistoryPage, select
@@ -28,6 +30,7 @@ __all__ = [
     "FeedError",
     "FeedOptions",
     "FeedUnavailable",
+    "Forbidden",
     "Gap",
     "HistoryPage",
     "Indeterminate",
@@ -40,5 +43,6 @@ __all__ = [
     "Retention",
     "Subscription",
     "TooLarge",
+    "Unauthenticated",
     "select",
 ]

@@ -4,7 +4,9 @@
     ├── RequestError        the caller's: repeating it as it is will not help
     │   ├── Malformed           it cannot be read: broken JSON or text                       (HTTP 400)
     │   ├── TooLarge            it is bigger than this feed takes                            (HTTP 413)
-    │   └── Invalid             it can be read, and breaks a rule for topics, types, …       (HTTP 422)
+    │   ├── Invalid             it can be read, and breaks a rule for topics, types, …       (HTTP 422)
+    │   ├── Unauthenticated     it may be allowed to somebody, and does not say who asks     (HTTP 401)
+    │   └── Forbidden           whoever asks may not do it                                   (HTTP 403)
     ├── FeedUnavailable     nobody's in particular, and nothing was done: try again      (HTTP 503)
     │   ├── Overloaded          more is being published than the log takes in                (HTTP 429)
     │   └── Draining            this server is being stopped; another will answer            (HTTP 503)
@@ -45,6 +47,18 @@ class Invalid(RequestError):
         super().__init__(f"{what}: {detail}")
         self.what = what
         self.detail = detail
+
+
+class Unauthenticated(RequestError):
+    """There is no token, or none that is valid. `invalid` tells the second from the first."""
+
+    def __init__(self, detail: str, *, invalid: bool = False) -> None:
+        super().__init__(detail)
+        self.invalid = invalid
+
+
+class Forbidden(RequestError):
+    """It is known who asks, or from where, and that is not enough."""
 
 
 class FeedUnavailable(FeedError):

@@ -1,4 +1,5 @@
-"""Which topics a subscriber asked for: a pattern against a topic, and the index from a topic to who wants it.
+"""Which topics a subscriber asked for: a pattern against a topic or another pattern, and the index from a topic to who
+wants it.
 
 A pattern is a topic in which a segment may be `*` (any one segment), and the last may be `**` (one or more segments).
 Whether a string is a pattern at all is decided in `feed.event`; here they are taken as valid.
@@ -26,6 +27,24 @@ def matches(pattern: str, topic: str) -> bool:
     elif len(segments) != len(wanted):
         return False
     return all(want in ("*", segment) for want, segment in zip(wanted, segments, strict=False))
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether `wide` matches every topic that `narrow` matches. A topic is a pattern too: of one topic.
+
+    Segment by segment: a name is covered by itself and by `*`, `*` by `*` alone. A last `**` covers whatever is left,
+    if that is at least one segment, and is itself covered only by a `**` that stands where it does or before.
+    """
+    if wide == narrow:
+        return True
+    outer, inner = wide.split("/"), narrow.split("/")
+    if outer[-1] == "**":
+        outer.pop()
+        if len(inner) <= len(outer):
+            return False
+    elif inner[-1] == "**" or len(inner) != len(outer):
+        return False
+    return all(want in ("*", segment) for want, segment in zip(outer, inner, strict=False))
 
 
 def literal_prefix(pattern: str) -> str:

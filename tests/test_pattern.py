@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.pattern import EVERYTHING, Selection, TopicIndex, literal_prefix, matches
+from feed.pattern import EVERYTHING, Selection, TopicIndex, covers, literal_prefix, matches
 
 SEGMENT = st.sampled_from(["a", "b", "c"])
 TOPICS = st.lists(SEGMENT, min_size=1, max_size=4).map("/".join)
@@ -44,6 +44,60 @@ PATTERNS = st.builds(
 def test_a_pattern_matches_these_topics_and_not_those(pattern: str, topic: str, expected: bool) -> None:
     assert matches(pattern, topic) is expected
     assert Selection([pattern]).wants_topic(topic) is expected
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "expected"),
+    [
+        ("orders/**", "orders/*", True),
+        ("orders/**", "orders/**", True),
+        ("orders/**", "orders/42", True),
+        ("orders/**", "orders/*/lines/**", True),
+        ("orders/**", "orders", False),
+        ("orders/**", "**", False),
+        ("orders/**", "*/42", False),
+        ("orders/*", "orders/**", False),
+        ("orders/*", "orders/*/lines", False),
+        ("orders/*", "*/42", False),
+        ("orders/*", "*/*", False),
+        ("*/42", "orders/42", True),
+        ("*/42", "orders/*", False),
+        ("*/*", "orders/*", True),
+        ("*/*", "**", False),
+        ("*/**", "orders/**", True),
+        ("*/**", "**", False),
+        ("*/**", "orders", False),
+        ("*", "orders", True),
+        ("*", "**", False),
+        ("**", "**", True),
+        ("**", "*", True),
+        ("orders/42", "orders/*", False),
+    ],
+)
+def test_a_pattern_covers_these_and_not_those(wide: str, narrow: str, expected: bool) -> None:
+    assert covers(wide, narrow) is expected
+
+
+@given(PATTERNS, PATTERNS | TOPICS, TOPICS)
+def test_what_a_covered_pattern_matches_the_covering_one_matches(wide: str, narrow: str, topic: str) -> None:
+    if covers(wide, narrow) and matches(narrow, topic):
+        assert matches(wide, topic)
+
+
+@given(PATTERNS | TOPICS, PATTERNS | TOPICS)
+def test_a_pattern_that_is_not_covered_matches_a_topic_that_the_other_does_not(wide: str, narrow: str) -> None:
+    # If there is such a topic, it is one of these: a wildcard's segment is none of the other's names, and `**` is as
+    # short as it can be, or longer than the other pattern.
+    segments = narrow.removesuffix("**").replace("*", "new")
+    longest = "/".join(["new"] * 9)
+    topics = [segments] if not narrow.endswith("**") else [f"{segments}new", f"{segments}{longest}"]
+    assert all(matches(narrow, topic) for topic in topics)
+    assert covers(wide, narrow) == all(matches(wide, topic) for topic in topics)
+
+
+@given(TOPICS, PATTERNS)
+def test_covering_a_topic_is_matching_it(topic: str, pattern: str) -> None:
+    assert covers(pattern, topic) == matches(pattern, topic)
 
 
 @given(PATTERNS, TOPICS)

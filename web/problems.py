@@ -18,7 +18,17 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from feed import FeedError, FeedUnavailable, Indeterminate, Invalid, Malformed, Overloaded, TooLarge
+from feed import (
+    FeedError,
+    FeedUnavailable,
+    Forbidden,
+    Indeterminate,
+    Invalid,
+    Malformed,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+)
 
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 << 20
@@ -79,6 +89,10 @@ def status_of(error: FeedError) -> int:
     match error:
         case Malformed():
             return 400
+        case Unauthenticated():
+            return 401
+        case Forbidden():
+            return 403
         case TooLarge():
             return 413
         case Invalid():
@@ -95,8 +109,16 @@ def status_of(error: FeedError) -> int:
 def problem_of(error: FeedError) -> Problem:
     """The document for `error`."""
     status = status_of(error)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, FeedUnavailable) else None
-    return Problem(status, str(error) if status != 500 else "", headers)
+    return Problem(status, str(error) if status != 500 else "", _headers_of(error))
+
+
+def _headers_of(error: FeedError) -> dict[str, str]:
+    match error:
+        case FeedUnavailable():
+            return {"Retry-After": str(error.retry_after)}
+        case Unauthenticated():  # RFC 6750, 3
+            return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.invalid else "Bearer"}
+    return {}
 
 
 class FeedRoute(APIRoute):

@@ -1,0 +1,74 @@
+"""What one request may do: patterns for publishing, patterns for subscribing, and whether it may look after the feed.
+
+Pure: where grants come from is the business of `web.tokens` and `web.access`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from feed import Forbidden, Unauthenticated
+from feed.pattern import covers
+
+_REPEATED = 128  # characters of a topic or pattern that are said back
+
+
+class Grants(msgspec.Struct, frozen=True):
+    """What is allowed, and to whom.
+
+    `subject` is who it is, for idempotency keys and rates; None where nobody has said so. `expires` is in seconds since
+    1970. `anonymous` tells a request without a token from one whose token does not go far enough.
+
+    A pattern may be subscribed to if **one** grant covers it whole (`feed.pattern.covers`): two grants that only
+    together match all of its topics, `a/*` and `a/*/**` for `a/**`, do not.
+    """
+
+    publish: Sequence[str] = ()
+    subscribe: Sequence[str] = ()
+    admin: bool = False
+    subject: str | None = None
+    expires: float = math.inf
+    anonymous: bool = False
+
+    def check_publish(self, topic: str) -> None:
+        """Raises `Unauthenticated` or `Forbidden` unless events may be published to this topic."""
+        if not _covered(self.publish, topic):
+            raise self._refusal(f"publish to {topic[:_REPEATED]!r}")
+
+    def check_publishes_at_all(self) -> None:
+        """The same, before it is known to which topics."""
+        if not self.publish:
+            raise self._refusal("publish")
+
+    def check_subscribe(self, patterns: Iterable[str]) -> None:
+        """Raises `Unauthenticated` or `Forbidden` unless each of these patterns may be subscribed to."""
+        for pattern in patterns:
+            if not _covered(self.subscribe, pattern):
+                raise self._refusal(f"subscribe to {pattern[:_REPEATED]!r}")
+
+    def check_admin(self) -> None:
+        """Raises `Unauthenticated` or `Forbidden` unless it is somebody who looks after the feed."""
+        if not self.admin:
+            raise self._refusal("do this: it is for those with `admin`")
+
+    def check_not_expired(self) -> None:
+        """Raises `Unauthenticated` once the token has ended."""
+        if self.expires <= time.time():
+            raise Unauthenticated("the token has expired", invalid=True)
+
+    def _refusal(self, what: str) -> Unauthenticated | Forbidden:
+        if self.anonymous:
+            return Unauthenticated(f"a token is needed to {what}")
+        return Forbidden(f"this token does not allow to {what}")
+
+
+EVERYTHING = Grants(publish=("**",), subscribe=("**",), admin=True)
+"""Where there is no key, or somebody else decides."""
+
+
+def _covered(grants: Sequence[str], pattern: str) -> bool:
+    return any(covers(grant, pattern) for grant in grants)
