@@ -20,7 +20,7 @@ from feed import Feed
 from feed.log import without_password
 from web.app import application
 from web.collector import Collector
-from web.listening import BACKLOG, listen, url_of
+from web.listening import BACKLOG, check_private, listen, url_of
 from web.settings import Settings
 from web.stalled import Connection, Stalled
 from web.websocket import max_message
@@ -60,7 +60,9 @@ class Server(uvicorn.Server):
                 ws_per_message_deflate=False,  # up to hundreds of KiB a connection
                 access_log=False,  # uvicorn's prints the query, and with it tokens
                 log_config=None,
-                proxy_headers=False,  # anybody could claim any address
+                # Unless they come from a proxy that is known, anybody could claim any address by them.
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=",".join(settings.proxies),
                 server_header=False,
                 backlog=BACKLOG,
                 workers=1,  # else WEB_CONCURRENCY is looked at
@@ -113,15 +115,17 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
-    prepare()
+    prepare(settings)
     [listening] = listen(settings.host, settings.port)
     with listening:
         url = url_of(listening)
         Server(on_port(settings, listening), lambda: greet(url, settings)).run([listening])
 
 
-def prepare() -> None:
-    """What a process needs before it serves."""
+def prepare(settings: Settings) -> None:
+    """What a process needs before it serves. Raises `ServeError` for a server that would be open to everybody."""
+    if not (settings.has_key or settings.insecure):
+        check_private(settings.host)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()
     _raise_handshake_limits()

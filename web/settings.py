@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable, Sequence
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from feed import FeedOptions, Limits, LogRefused, Retention
+from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
+from feed.event import check_pattern
 from feed.log import check_log_url, is_shared
+from web.origins import parse_host, parse_origin
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
@@ -65,6 +69,42 @@ def _checked_log(url: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def parse_list(value: Any) -> Any:
+    """Several values, separated by commas or spaces."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _each(check: Callable[[str], str]) -> Callable[[Sequence[str]], tuple[str, ...]]:
+    return lambda values: tuple(check(value) for value in values)
+
+
+def _checked_pattern(pattern: str) -> str:
+    try:
+        return check_pattern(pattern)
+    except Invalid as error:
+        raise ValueError(f"{pattern!r}: {error.detail}") from None
+
+
+def _checked_host(host: str) -> str:
+    if parse_host(host) is None or "*" in host:
+        raise ValueError(f"{host!r} is not the host of a URL, such as feed.example.org, 192.168.1.5 or [::1]:8000")
+    return host
+
+
+def _checked_origin(origin: str) -> str:
+    if (parsed := parse_origin(origin.removesuffix("/"))) is None:
+        raise ValueError(f"{origin!r} is not an origin, such as https://app.example.org or http://localhost:3000")
+    return str(parsed)
+
+
+def _checked_network(network: str) -> str:
+    try:
+        ip_network(network)
+    except ValueError:
+        raise ValueError(f"{network!r} is not an address or a network, such as 10.0.0.1 or 10.0.0.0/8") from None
+    return network
+
+
 def only_one_process(log: str) -> str:
     """Why several processes cannot share a log like this, and what to do about it."""
     kind = log.partition(":")[0]
@@ -83,6 +123,7 @@ Duration = Annotated[
     Field(gt=0, le=100 * 365 * 86400),
 ]
 Count = Annotated[int, Field(ge=1, le=1 << 62)]
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list), PlainSerializer(" ".join, when_used="json")]
 
 
 class Settings(BaseSettings):
@@ -110,6 +151,31 @@ class Settings(BaseSettings):
             "Workers add their numbers to it.",
         ),
     ] = None
+
+    hosts: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_host)),
+        Field(description="Names besides localhost under which a server without a key answers: NAME or NAME:PORT."),
+    ] = ()
+    origins: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_origin)),
+        Field(description="Pages of other origins that may use the feed, with cookies: https://app.example.org."),
+    ] = ()
+    public: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_pattern)),
+        Field(description="Patterns that anybody may subscribe to, without a token."),
+    ] = ()
+    metrics_public: Annotated[bool, Field(description="Show /metrics to anybody, where there is a key.")] = False
+    insecure: Annotated[bool, Field(description="Listen on an address that others reach, though there is no key.")] = (
+        False
+    )
+    proxies: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_network)),
+        Field(description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed."),
+    ] = ()
 
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
@@ -147,6 +213,11 @@ class Settings(BaseSettings):
         if workers > 1 and not is_shared(info.data.get("log", "redis:")):
             raise ValueError(f"{only_one_process(info.data['log'])}, or --workers 1")
         return workers
+
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key, so that tokens say who may do what."""
+        return False
 
     @property
     def node_name(self) -> str:

@@ -16,7 +16,7 @@ from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
-from web.problems import problem_of
+from web.problems import SAFE, problem_of
 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
@@ -28,6 +28,7 @@ _HEADERS = {
         (b"cache-control", b"no-store"),
         (b"connection", b"keep-alive"),
         (b"x-accel-buffering", b"no"),
+        *SAFE,
     ]
     for media_type in (SSE, NDJSON)
 }
@@ -54,7 +55,9 @@ class StreamResponse(Response):
         media_type: str,
         envelope: bool,
         farewell: float,
+        refused: FeedUnavailable | None = None,
     ) -> None:
+        """`refused` is why there is to be no stream, where that is known already."""
         self.status_code = 200
         self.raw_headers = list(_HEADERS[media_type])  # its own: middleware may append to it
         self.background = None
@@ -64,16 +67,22 @@ class StreamResponse(Response):
         self._last = last
         self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
         self._farewell = farewell
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             await self._carry(_Chunks(None, self._format), scope, receive, send)
             return
         try:
+            if self._refused is not None:
+                raise self._refused
             subscription = await self._feed.attach(self._selection, after=self._after, last=self._last)
         except FeedUnavailable as error:
             if self._format == "line":
-                await problem_of(error)(scope, receive, send)
+                problem = problem_of(error)
+                # What was added for the page that asks.
+                problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[NDJSON]]
+                await problem(scope, receive, send)
                 return
             retry = self._feed.options.limits.jittered_retry()
             refusal = closing("shutdown" if isinstance(error, Draining) else "busy", retry)

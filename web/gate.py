@@ -1,0 +1,54 @@
+"""What a request passes on its way to the feed: whether its page may ask, who it is for, and what they may.
+
+One gate stands before all routes of a feed; every handler gets its grants from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+from feed import Feed
+from feed.peer import Peer
+from web.access import Authorize, allow_everything
+from web.grants import Grants
+from web.origins import Origins
+from web.request import address
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """A feed, and the rules for getting to it. `max_body` is in bytes; `farewell`, in seconds, is how long an SSE
+    stream may take to say `feed.closing` when the server around it stops."""
+
+    feed: Feed
+    authorize: Authorize = allow_everything
+    origins: Origins = Origins()
+    max_body: int = 16 << 20
+    farewell: float = 5.0
+
+    async def publisher(self, connection: HTTPConnection) -> Grants:
+        """Who wants to publish, to topics that are not known yet. Raises `Forbidden` and what `Authorize` raises."""
+        self.origins.check(connection.scope)
+        grants = await self.authorize(connection)
+        grants.check_publishes_at_all()
+        return grants
+
+    async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
+        """Who wants to subscribe to these patterns. Raises what `publisher` raises."""
+        self.origins.check(connection.scope)
+        grants = await self.authorize(connection)
+        grants.check_subscribe(patterns)
+        return grants
+
+
+def peer(connection: HTTPConnection, transport: str, grants: Grants) -> Peer:
+    """What the feed has to know of who subscribes."""
+    return Peer(transport, address(connection), grants.expires)
+
+
+def principal(connection: HTTPConnection, grants: Grants) -> str:
+    """Whom idempotency keys belong to: the token's subject, or the client's address. A space stands in no address, so
+    that neither can pass for the other."""
+    return address(connection) if grants.subject is None else f"token {grants.subject}"
