@@ -61,7 +61,7 @@ def bearer_token(connection: HTTPConnection) -> str | None:
     tokens = [token for scheme, _, token in (value.partition(b" ") for value in values) if scheme.lower() == b"bearer"]
     if not tokens:
         return None
-    token = tokens[0].strip(b" \t").decode("latin-1")
+    token: str = tokens[0].strip(b" \t").decode("latin-1")
     if len(tokens) > 1 or not token:
         raise Unauthenticated("the header Authorization has to hold one token", invalid=True)
     return token

@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 from feed import Feed, FeedUnavailable, Forbidden, LogRefused
 from feed.log import is_shared
 from web import openapi
-from web.access import Authorize, allow_everything
+from web.access import Access, Authorize, allow_everything
 from web.gate import Gate
 from web.metrics import Metrics, metrics_of
 from web.origins import Headers, Hosts, Origins
@@ -30,6 +30,9 @@ from web.router import FeedEndpoints, gated_router
 from web.session import session_router
 from web.settings import Settings, only_one_process
 from web.subscriptions import subscriptions_router
+
+if TYPE_CHECKING:
+    from web.tokens import Tokens
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
 _LOOK_SECONDS = 0.5
@@ -116,6 +119,7 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
 def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAPI:
     """The same for `feed serve`, which knows how many `processes` it is."""
     metrics = metrics_of(feed, settings.node_name)
+    tokens = _tokens(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -132,10 +136,12 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
             finally:
                 for task in tasks:
                     task.cancel()
+                if tokens is not None:
+                    await tokens.aclose()
         metrics.share()
 
     farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
-    authorize = _authorize(settings)
+    authorize = allow_everything if tokens is None else Access(tokens, settings.public)
     gate = Gate(feed, authorize, Origins(settings.origins), settings.max_body, farewell)
     app = _App(
         gate,
@@ -157,8 +163,12 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
     return app
 
 
-def _authorize(settings: Settings) -> Authorize:
-    return allow_everything
+def _tokens(settings: Settings) -> Tokens | None:
+    if not settings.has_key:
+        return None
+    from web.tokens import Tokens  # PyJWT and cryptography take a tenth of a second
+
+    return Tokens.of(settings)
 
 
 def _processes() -> int:

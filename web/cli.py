@@ -29,7 +29,7 @@ from typer.exceptions import TyperException
 from feed import FeedError, Invalid, Malformed
 from feed.client import PATIENCE, Client, GaveUp, Item, Message, Notice, Outgoing, Reconnecting, Refused, checked_url
 from web.bench.command import bench
-from web.settings import METRICS_FOLDER, Settings
+from web.settings import METRICS_FOLDER, Settings, is_secret, option, problems, variable
 
 _INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
 
@@ -174,11 +174,14 @@ def serve(**values: str | bool | None) -> None:
 
     Each option is also a setting in the environment; the option wins. Sizes are in bytes, or as 64K, 16M, 1G;
     durations are in seconds, or as 500ms, 15s, 10m, 7d.
+
+    Secrets are settings in the environment only, as everybody on a machine can read its command lines: FEED_JWT_SECRET,
+    FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET.
     """
     try:
         settings = Settings.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        raise _WrongUse("; ".join(_setting_problems(error))) from None
+        raise _WrongUse("; ".join(problems(error))) from None
     # Until the server listens and takes signals itself, there is nothing to drain: just go, and well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
@@ -200,31 +203,14 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _setting_problems(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_url=False, include_input=False):
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["loc"]:
-            name = str(problem["loc"][0])
-            text = f"{_option(name)} ({_variable(name)}): {text}"
-        yield text
-
-
-def _option(setting: str) -> str:
-    return "--" + setting.replace("_", "-")
-
-
-def _variable(setting: str) -> str:
-    return f"{Settings.model_config['env_prefix']}{setting}".upper()
-
-
 def _setting_options() -> inspect.Signature:
-    """An option for each setting. All but flags are strings here, so that the settings themselves are what judges
-    them."""
+    """An option for each setting, but for secrets. All but flags are strings here, so that the settings themselves are
+    what judges them."""
     defaults = Settings.model_construct().model_dump(mode="json")
 
-    def option(name: str, field: FieldInfo) -> inspect.Parameter:
+    def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         shown = defaults[name]
-        named: Any = typer.Option(_option(name), envvar=_variable(name), metavar="VALUE", help=field.description)
+        named: Any = typer.Option(option(name), envvar=variable(name), metavar="VALUE", help=field.description)
         if is_flag := field.annotation is bool:
             named.metavar = None
         return inspect.Parameter(
@@ -234,7 +220,9 @@ def _setting_options() -> inspect.Signature:
             annotation=Annotated[bool if is_flag else str | None, named],
         )
 
-    return inspect.Signature([option(name, field) for name, field in Settings.model_fields.items()])
+    return inspect.Signature(
+        [parameter(name, field) for name, field in Settings.model_fields.items() if not is_secret(name)]
+    )
 
 
 serve.__signature__ = _setting_options()  # type: ignore[attr-defined]

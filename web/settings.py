@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
@@ -105,6 +115,27 @@ def _checked_network(network: str) -> str:
     return network
 
 
+# web.keys is imported where there is a key: PyJWT and cryptography take a tenth of a second.
+
+
+def _checked_secret(secret: SecretStr) -> SecretStr:
+    from web.keys import check_secret
+
+    return check_secret(secret)
+
+
+def _checked_public_key(value: str) -> str:
+    from web.keys import check_public_key
+
+    return check_public_key(value)
+
+
+def _checked_jwks_url(url: str) -> str:
+    from web.jwks import check_jwks_url
+
+    return check_jwks_url(url)
+
+
 def only_one_process(log: str) -> str:
     """Why several processes cannot share a log like this, and what to do about it."""
     kind = log.partition(":")[0]
@@ -126,10 +157,30 @@ Count = Annotated[int, Field(ge=1, le=1 << 62)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list), PlainSerializer(" ".join, when_used="json")]
 
 
+Text = Annotated[str, Field(min_length=1)]
+JwksUrl = Annotated[str, AfterValidator(_checked_jwks_url)]
+Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
+PublicKey = Annotated[str, AfterValidator(_checked_public_key)]
+
+
+_KEYS = (
+    "jwt_secret",
+    "jwt_public_key",
+    "jwks_url",
+    "publisher_jwt_secret",
+    "publisher_jwt_public_key",
+    "subscriber_jwt_secret",
+    "subscriber_jwt_public_key",
+)
+
+
 class Settings(BaseSettings):
     """Everything that can be set. The descriptions are what `feed serve --help` and the README say."""
 
-    model_config = SettingsConfigDict(env_prefix="FEED_", env_ignore_empty=True, extra="ignore")
+    # Inputs are hidden as a secret that is refused would else stand in the traceback of whoever makes the application.
+    model_config = SettingsConfigDict(
+        env_prefix="FEED_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
 
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
@@ -195,6 +246,36 @@ class Settings(BaseSettings):
     window_events: Annotated[Count, Field(description="Recent events held in memory for those who come back.")] = 10_000
     window_bytes: Annotated[Size, Field(description="Bytes of recent events held in memory.")] = 32 << 20
 
+    jwt_secret: Annotated[
+        Secret | None,
+        Field(description="The secret that tokens are signed with (HS256, HS384, HS512): at least 32 bytes."),
+    ] = None
+    jwt_public_key: Annotated[
+        PublicKey | None,
+        Field(
+            description="The public key that tokens are verified with: a file with a PEM, or the PEM. RSA (RS256), EC "
+            "P-256 (ES256) or Ed25519 (EdDSA)."
+        ),
+    ] = None
+    jwks_url: Annotated[
+        JwksUrl | None,
+        Field(description="Where the public keys of whoever makes the tokens are: a JWK Set (RS256, ES256, EdDSA)."),
+    ] = None
+    jwt_audience: Annotated[Text | None, Field(description="Tokens must be for it (`aud`).")] = None
+    jwt_issuer: Annotated[Text | None, Field(description="Tokens must be from it (`iss`).")] = None
+    publisher_jwt_secret: Annotated[
+        Secret | None, Field(description="A secret whose tokens can only grant to publish.")
+    ] = None
+    publisher_jwt_public_key: Annotated[
+        PublicKey | None, Field(description="A public key whose tokens can only grant to publish.")
+    ] = None
+    subscriber_jwt_secret: Annotated[
+        Secret | None, Field(description="A secret whose tokens can only grant to subscribe.")
+    ] = None
+    subscriber_jwt_public_key: Annotated[
+        PublicKey | None, Field(description="A public key whose tokens can only grant to subscribe.")
+    ] = None
+
     max_subscribers: Annotated[
         Count | None,
         Field(
@@ -214,10 +295,22 @@ class Settings(BaseSettings):
             raise ValueError(f"{only_one_process(info.data['log'])}, or --workers 1")
         return workers
 
+    @model_validator(mode="after")
+    def _of_different_keys(self) -> Self:
+        for kind in ("secret", "public_key"):
+            named = [f"{who}jwt_{kind}" for who in ("", "publisher_", "subscriber_")]
+            values = {name: value for name in named if (value := getattr(self, name)) is not None}
+            if len(set(values.values())) < len(values):
+                names = ", ".join(map(variable, values))
+                raise ValueError(
+                    f"{names}: two of them are the same, which would let publishers and subscribers do alike"
+                )
+        return self
+
     @property
     def has_key(self) -> bool:
-        """Whether there is a key, so that tokens say who may do what."""
-        return False
+        """Whether there is any key. Where there is none, tokens are not asked for."""
+        return any(getattr(self, name) is not None for name in _KEYS)
 
     @property
     def node_name(self) -> str:
@@ -241,3 +334,30 @@ class Settings(BaseSettings):
                 retry=self.retry,
             ),
         )
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting is one that nobody may see. Such are in the environment only: a command line is visible to
+    every user of the machine."""
+    return name.endswith("_secret")
+
+
+def option(name: str) -> str:
+    """A setting's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """A setting's name in the environment."""
+    return f"{Settings.model_config['env_prefix']}{name}".upper()
+
+
+def problems(error: ValidationError) -> Iterator[str]:
+    """What is wrong with the settings, each in a line that names the setting and holds nothing of its value."""
+    for problem in error.errors(include_url=False, include_input=False):
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["loc"]:
+            name = str(problem["loc"][0])
+            names = variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"
+            text = f"{names}: {text}"
+        yield text

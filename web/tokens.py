@@ -1,0 +1,298 @@
+"""Tokens: from the text somebody presents to what they may do.
+
+PyJWT judges signatures and times. Nothing in a token's header is believed but which of the keys here to try: the
+algorithm is the key's own, and keys or their addresses in a header (`jwk`, `jku`, `x5u`) are not looked at. Whatever is
+wrong with a token, the answer is `Unauthenticated` with a short reason of our own words, which never repeats any of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import msgspec
+
+from feed import Invalid, Unauthenticated
+from feed.event import check_pattern
+from web.grants import Grants
+from web.jwks import ALGORITHMS, RemoteKeys
+from web.keys import Key, Reach, keys_of
+from web.settings import Settings
+
+if TYPE_CHECKING:
+    from jwt.types import Options
+
+MAX_TOKEN = 16 << 10  # characters: to look at one takes PyJWT time in proportion
+MAX_SUBJECT = 255  # characters
+MAX_PATTERNS = 100  # of each kind: each publish is held against all of them
+LAST_TIME = 253402300799  # the end of the year 9999; beyond it somebody has counted milliseconds
+
+_REMEMBERED = 10_000  # tokens
+_REMEMBERED_BYTES = 8 << 20  # of tokens; what is remembered of one is no larger than it is
+_OVERHEAD = 512  # bytes that even the smallest counts for
+
+
+class _Claim(msgspec.Struct):
+    """The claim `feed`."""
+
+    publish: list[str] = []
+    subscribe: list[str] = []
+    admin: bool = False
+
+
+class Tokens:
+    """Verifies tokens, and remembers those that it has verified until they expire.
+
+    `audience` and `issuer` are what a token must be for and from; where there is none, it is not looked at.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        remote: RemoteKeys | None = None,
+        *,
+        audience: str | None = None,
+        issuer: str | None = None,
+    ) -> None:
+        self._keys = tuple(keys)
+        self._remote = remote
+        self._version = 0  # of the remote keys, which those that are remembered were verified with
+        self._audience = audience
+        self._issuer = issuer
+        self._options: Options = {
+            "require": ["exp"],
+            "verify_aud": audience is not None,
+            # RFC 7519, 4.1.6: `iat` says how old a token is, and nothing of when it is valid. Clocks differ, and one
+            # that was made a second "later" is as good as any.
+            "verify_iat": False,
+        }
+        self._known = _Known(_REMEMBERED, _REMEMBERED_BYTES)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Tokens | None:
+        """What the settings ask for; None where they name no key."""
+        if not settings.has_key:
+            return None
+        remote = None if settings.jwks_url is None else RemoteKeys(settings.jwks_url)
+        return cls(keys_of(settings), remote, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+
+    async def grants(self, token: str) -> Grants:
+        """What this token allows now. Raises `Unauthenticated`, or `FeedUnavailable` where the keys cannot be had."""
+        digest = _digest(token)
+        if self._remote is not None and self._version != self._remote.version:
+            self._version = self._remote.version
+            self._known.clear()  # what was verified with a key that is gone
+        known = self._known.get(digest)
+        if known is not None:
+            return known
+        grants = await self._verified(token)
+        self._known.add(digest, grants, len(token))
+        return grants
+
+    async def aclose(self) -> None:
+        """Let go of what is held."""
+        if self._remote is not None:
+            await self._remote.aclose()
+
+    async def _verified(self, token: str) -> Grants:
+        algorithm, kid = _header(token)
+        own = [key for key in self._keys if key.algorithm == algorithm]
+        remote = self._remote if algorithm in ALGORITHMS else None
+        if not own and remote is None:
+            raise _refusal("its algorithm is not allowed here")
+        grants = self._try(token, own)
+        if grants is None and remote is not None:
+            await remote.need()
+            grants = self._try(token, remote.fitting(algorithm, kid))
+            if grants is None and await remote.look_again(kid):
+                grants = self._try(token, remote.fitting(algorithm, kid))
+        if grants is None:
+            raise _refusal("its signature is of no key that is known here")
+        return grants
+
+    def _try(self, token: str, keys: Sequence[Key]) -> Grants | None:
+        """What the token allows, if its signature is of one of these keys."""
+        for key in keys:
+            try:
+                claims = jwt.decode(
+                    token,
+                    key.jwk,
+                    algorithms=[key.algorithm],
+                    options=self._options,
+                    audience=self._audience,
+                    issuer=self._issuer,
+                )
+            except jwt.InvalidSignatureError:
+                continue
+            except (jwt.PyJWTError, *_ODD) as error:
+                raise _refusal(_reason(error)) from None
+            return _grants(claims, key.reach)
+        return None
+
+
+_ODD = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
+"""What parsers of other people raise at what they did not expect."""
+
+
+class _Known:
+    """Tokens that were verified, by their digests: who reads this process's memory finds none in it. The oldest goes
+    when there are too many."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._entries: dict[bytes, tuple[Grants, int]] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, digest: bytes) -> Grants | None:
+        """What the token allows, if it is known and has not expired."""
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        if entry[0].expires > time.time():
+            return entry[0]
+        self._remove(digest)
+        return None
+
+    def add(self, digest: bytes, grants: Grants, size: int) -> None:
+        """Remember what a token of `size` characters allows."""
+        self._remove(digest)
+        size += _OVERHEAD
+        self._entries[digest] = (grants, size)
+        self._bytes += size
+        while len(self._entries) > self._most or self._bytes > self._most_bytes:
+            self._remove(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._entries.clear()
+        self._bytes = 0
+
+    def _remove(self, digest: bytes) -> None:
+        entry = self._entries.pop(digest, None)
+        if entry is not None:
+            self._bytes -= entry[1]
+
+
+def issue(
+    key: Any,
+    algorithm: str,
+    *,
+    expires: float,
+    publish: Iterable[str] = (),
+    subscribe: Iterable[str] = (),
+    admin: bool = False,
+    subject: str | None = None,
+    audience: str | None = None,
+    issuer: str | None = None,
+) -> str:
+    """A token, signed with a secret or a private key. `expires` is in seconds since 1970."""
+    allowed: dict[str, Any] = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
+    claims = {
+        "sub": subject,
+        "iss": issuer,
+        "aud": audience,
+        "iat": int(time.time()),
+        "exp": math.ceil(expires),
+        "feed": {name: value for name, value in allowed.items() if value},
+    }
+    return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm=algorithm)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _refusal(detail: str) -> Unauthenticated:
+    return Unauthenticated(f"the token is not valid: {detail}", invalid=True)
+
+
+def _header(token: str) -> tuple[str, str | None]:
+    """The algorithm that it asks for, and the name of the key. PyJWT has looked at `kid` and `crit`."""
+    if len(token) > MAX_TOKEN:
+        raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
+    if not token.isascii():
+        raise _refusal(_UNREADABLE)
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, *_ODD) as error:
+        raise _refusal(_reason(error)) from None
+    return str(header.get("alg")), header.get("kid")
+
+
+_UNREADABLE = "it cannot be read"
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "it has expired"
+        case jwt.ImmatureSignatureError():
+            return "it is not valid yet (`nbf`)"
+        case jwt.MissingRequiredClaimError():
+            return f"it has no `{error.claim}`"
+        case jwt.InvalidAudienceError():
+            return "it is for another audience (`aud`)"
+        case jwt.InvalidIssuerError():
+            return "it is from another issuer (`iss`)"
+        case jwt.exceptions.InvalidSubjectError():
+            return "`sub` is no text"
+    return _UNREADABLE
+
+
+def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
+    for name in ("exp", "nbf"):
+        # PyJWT would take "1" and true for times.
+        if isinstance(claims.get(name, 0), bool | str):
+            raise _refusal(f"`{name}` is no time")
+    expires = int(claims["exp"])
+    if expires > LAST_TIME:
+        raise _refusal("`exp` is no time in seconds")
+    claim = _claim(claims)
+    return Grants(
+        publish=_patterns(claim.publish, "publish") if reach is not Reach.SUBSCRIBE else (),
+        subscribe=_patterns(claim.subscribe, "subscribe") if reach is not Reach.PUBLISH else (),
+        admin=claim.admin and reach is Reach.ALL,
+        subject=_subject(claims),
+        expires=expires,
+    )
+
+
+def _claim(claims: dict[str, Any]) -> _Claim:
+    if "feed" not in claims:
+        return _Claim()
+    try:
+        return msgspec.convert(claims["feed"], _Claim)
+    except msgspec.ValidationError:
+        raise _refusal(
+            '`feed` is not an object such as {"publish": ["orders/**"], "subscribe": ["orders/*"], "admin": false}'
+        ) from None
+
+
+def _patterns(patterns: list[str], what: str) -> tuple[str, ...]:
+    if len(patterns) > MAX_PATTERNS:
+        raise _refusal(f"`feed.{what}` has more than {MAX_PATTERNS} patterns")
+    try:
+        return tuple(dict.fromkeys(map(check_pattern, patterns)))
+    except Invalid:
+        raise _refusal(f"`feed.{what}` holds what is no pattern") from None
+
+
+def _subject(claims: dict[str, Any]) -> str | None:
+    subject: str | None = claims.get("sub")
+    if subject is None:
+        return None
+    try:
+        size = len(subject.encode()) and len(subject)
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= MAX_SUBJECT:
+        raise _refusal(f"`sub` is not 1 to {MAX_SUBJECT} characters of text")
+    return subject
