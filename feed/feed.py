@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
@@ -30,6 +31,7 @@ from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
 from feed.log.contract import LogLost, Loss
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
+from feed.peer import Peer
 from feed.subscription import Limits, Subscription
 from feed.survey import Subscribers, Survey
 from feed.turnstile import Turnstile
@@ -46,7 +48,7 @@ MAX_BATCH = 10_000
 _MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
 _MAX_HELD_BYTES = 64 << 20  # of publishes that wait until others have been passed on
 _ENTER = 50  # subscriptions that begin in one turn of the event loop
-_BEAT = 0.5  # seconds between two looks for quiet streams
+_BEAT = 0.5  # seconds between two looks for streams that are quiet, or whose right to read has ended
 _PAGE_BYTES = 16 << 20  # of a page of history
 
 
@@ -277,7 +279,14 @@ class Feed:
         finally:
             self.detach(subscription)
 
-    async def attach(self, selection: Selection, *, after: str | None, last: int | None) -> Subscription:
+    async def attach(
+        self,
+        selection: Selection,
+        *,
+        after: str | None,
+        last: int | None,
+        peer: Peer = Peer(),  # noqa: B008  immutable
+    ) -> Subscription:
         """What `subscribe` does at the beginning of its block, for callers whose stream is not a block of code."""
         await self._entrance.enter()
         running = await self._running()
@@ -301,7 +310,7 @@ class Feed:
         limits = self.options.limits
         resumed = after if gap is None and after != EARLIEST else None
         subscription = Subscription(
-            log, window, broadcaster.pump, selection, limits, cursor=cursor, replay=replay, resumed=resumed
+            log, window, broadcaster.pump, selection, limits, peer, cursor=cursor, replay=replay, resumed=resumed
         )
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
@@ -441,8 +450,11 @@ class _Running:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_BEAT)
+            today = time.time()
             for count, subscription in enumerate(list(self.broadcaster), 1):
                 try:
+                    if subscription.peer.expires <= today:
+                        subscription.end("token-expired")
                     subscription.beat(loop.time())
                 except Exception:
                     logger.exception("a stream had no heartbeat; the next one comes")

@@ -29,6 +29,7 @@ from feed.event import Event
 from feed.log.contract import Log, LogLost, Page
 from feed.log.window import Window
 from feed.pattern import Selection
+from feed.peer import Peer
 from feed.pump import Pump
 
 Entry = Batch | Control | Heartbeat
@@ -127,6 +128,7 @@ class Subscription:
         "closed",
         "cursor",
         "id",
+        "peer",
         "queue",
         "reason",
         "selection",
@@ -140,6 +142,7 @@ class Subscription:
         pump: Pump,
         selection: Selection,
         limits: Limits,
+        peer: Peer = Peer(),  # noqa: B008  immutable
         *,
         cursor: int,
         replay: bool,
@@ -147,6 +150,7 @@ class Subscription:
     ) -> None:
         self.id = secrets.token_hex(8)
         self.selection = selection
+        self.peer = peer
         self.cursor = cursor  # all up to here was handed out, or was not wanted
         self.behind = cursor < window.position or replay
         self.since = time.time_ns() // 1_000_000
@@ -261,6 +265,7 @@ class Subscription:
         if self._end is None:
             self.reason = reason
             self._end = control.closing(reason, self._limits.jittered_retry() if retry is None else retry)
+            self._stop_reading()  # whoever waits for a log that is away must not wait on
             self._clear()
             self.queue.put_nowait(self._end)
             self.wake()

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from feed import Feed, FeedUnavailable, HistoryPage, Subscription
 from feed.feed import MAX_LAST
 from feed.pattern import Selection
-from web.request import Query, last_event_id
+from feed.peer import Peer
+from web.request import Query, address, last_event_id
 
 _MAX_WAIT = 60  # seconds
 
@@ -39,7 +40,7 @@ async def _something(feed: Feed, request: Request, selection: Selection, after: 
     """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds, and at
     once if the client leaves."""
     try:
-        subscription = await feed.attach(selection, after=after, last=None)
+        subscription = await feed.attach(selection, after=after, last=None, peer=Peer("poll", address(request)))
     except FeedUnavailable:
         return
     tasks = [asyncio.create_task(_next(subscription)), asyncio.create_task(_disconnected(request))]

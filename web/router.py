@@ -13,11 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from feed import Feed
 from feed.feed import MAX_LAST, select
+from feed.peer import Peer
 from web import openapi
 from web.history import history_page
 from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
-from web.request import Query, accepted, last_event_id, path_parameter
+from web.request import Query, accepted, address, last_event_id, path_parameter
 from web.sse import NDJSON, SSE, StreamResponse
 from web.websocket import serve_websocket
 
@@ -165,6 +166,7 @@ async def _subscribe(feed: Feed, request: Request, farewell: float) -> Response:
         selection,
         after=last_event_id(request, query),
         last=query.number("last", least=1, most=MAX_LAST),
+        peer=Peer("ndjson" if kind == NDJSON else "sse", address(request)),
         media_type=kind,
         farewell=farewell,
         envelope=query.one("envelope") not in (None, "", "0", "false"),

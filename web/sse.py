@@ -15,6 +15,7 @@ from feed import Draining, Feed, FeedUnavailable, Subscription
 from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
+from feed.peer import Peer
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from web.problems import problem_of
 
@@ -51,6 +52,7 @@ class StreamResponse(Response):
         *,
         after: str | None,
         last: int | None,
+        peer: Peer,
         media_type: str,
         envelope: bool,
         farewell: float,
@@ -62,6 +64,7 @@ class StreamResponse(Response):
         self._selection = selection
         self._after = after
         self._last = last
+        self._peer = peer
         self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
         self._farewell = farewell
 
@@ -70,7 +73,7 @@ class StreamResponse(Response):
             await self._carry(_Chunks(None, self._format), scope, receive, send)
             return
         try:
-            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last)
+            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
         except FeedUnavailable as error:
             if self._format == "line":
                 await problem_of(error)(scope, receive, send)

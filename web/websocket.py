@@ -18,6 +18,7 @@ from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key, select
+from feed.peer import Peer
 from feed.subscription import Subscription
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from web.problems import Problem, problem_of, status_of
@@ -61,6 +62,7 @@ async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = 
             select(patterns, query.all("type")),
             after=last_event_id(websocket, query),
             last=query.number("last", least=1, most=MAX_LAST),
+            peer=Peer("websocket", address(websocket)),
         )
     except FeedError as error:
         await _deny(websocket, problem_of(error))
