@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from feed import Feed
-from feed.feed import MAX_LAST, select
+from feed.feed import MAX_LAST
 from feed.peer import Peer
 from web import openapi
 from web.history import history_page
@@ -157,7 +157,7 @@ async def _subscribe(feed: Feed, request: Request, farewell: float) -> Response:
     query = Query(request)
     pattern = path_parameter(request, "pattern")
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
-    selection = select(patterns, query.all("type"))
+    selection = feed.select(patterns, query.all("type"))
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
     if kind == JSON:
         return await history_page(feed, request, selection, query)

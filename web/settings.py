@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feed import FeedOptions, Limits, LogRefused, Retention
+from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -136,6 +137,16 @@ class Settings(BaseSettings):
             "descriptors for."
         ),
     ] = None
+    max_subscribers_per_address: Annotated[
+        Count | None,
+        Field(
+            description="How many streams one client address (in IPv6 a network of 64 bits) may have open at once in "
+            "one process; unless set, any number."
+        ),
+    ] = None
+    max_patterns: Annotated[
+        int, Field(ge=1, le=MAX_PATTERNS, description="How many topics and patterns one subscription may ask for.")
+    ] = MAX_PATTERNS
     stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
@@ -162,6 +173,8 @@ class Settings(BaseSettings):
             window_events=self.window_events,
             window_bytes=self.window_bytes,
             max_subscribers=self.max_subscribers,
+            max_subscribers_per_address=self.max_subscribers_per_address,
+            max_patterns=self.max_patterns,
             retention=Retention(events=self.retain_events, age=self.retain_age, bytes=self.retain_bytes),
             limits=Limits(
                 queue_events=self.queue_events,

@@ -17,7 +17,7 @@ from feed import Feed, FeedError, Invalid, Malformed, TooLarge
 from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
-from feed.feed import MAX_LAST, idempotency_key, select
+from feed.feed import MAX_LAST, idempotency_key
 from feed.peer import Peer
 from feed.subscription import Subscription
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
@@ -59,7 +59,7 @@ async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = 
         pattern = path_parameter(websocket, "pattern")
         patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
         subscription = await feed.attach(
-            select(patterns, query.all("type")),
+            feed.select(patterns, query.all("type")),
             after=last_event_id(websocket, query),
             last=query.number("last", least=1, most=MAX_LAST),
             peer=Peer("websocket", address(websocket)),
