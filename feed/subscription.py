@@ -67,7 +67,7 @@ class Outlet(Protocol):
 
     @property
     def write(self) -> Callable[[Any], None]:
-        """Takes a chunk, as its wire made it, whole."""
+        """Takes what its wire has made, whole."""
 
     def finish(self, reason: Reason | None) -> None:
         """Nothing comes any more: the server has ended the stream for that reason, None if writing broke."""
@@ -132,6 +132,7 @@ class Subscription:
         "queue",
         "reason",
         "selection",
+        "sent",
         "since",
     )
 
@@ -154,6 +155,7 @@ class Subscription:
         self.cursor = cursor  # all up to here was handed out, or was not wanted
         self.behind = cursor < window.position or replay
         self.since = time.time_ns() // 1_000_000
+        self.sent = 0  # bytes of the stream's body that were handed to the connection
         self.closed = False
         self.reason: Reason | None = None  # why the server ends it, once it does
         self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
@@ -381,7 +383,9 @@ class Subscription:
             self._queued_events = self._queued_bytes = 0
             self.cursor = self._told = first.last
             self._quiet_since = now
-            outlet.write(first.chunk(self._wire))
+            written, sent = first.chunk(self._wire)
+            self.sent += sent
+            outlet.write(written)
         elif items := self._drain(first):
             self._write(outlet, items, now)
         return size
@@ -394,7 +398,9 @@ class Subscription:
 
     def _write(self, outlet: Outlet, items: Sequence[Item], now: float) -> None:
         self._quiet_since = now
-        outlet.write(self._wire(items))
+        written, sent = self._wire(items)
+        self.sent += sent
+        outlet.write(written)
 
     # The road.
 

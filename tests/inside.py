@@ -1,4 +1,4 @@
-"""Our own server in the test's own event loop: what its streams are can be looked at, and changed."""
+"""Servers in the test's own event loop: what their streams are can be looked at, and changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
+
+import uvicorn
+from starlette.types import ASGIApp
 
 from feed import Feed
 from feed.subscription import Subscription
@@ -38,6 +41,22 @@ class Inside(NamedTuple):
         """Its one stream, once there is one and `condition` holds for it."""
         await until(lambda: len(self.subscriptions) == 1 and condition(self.subscriptions[0]))
         return self.subscriptions[0]
+
+
+@contextlib.asynccontextmanager
+async def served_by_uvicorn(app: ASGIApp, feed: Feed) -> AsyncIterator[Inside]:
+    """An application with this feed on a uvicorn that is not ours, for as long as the block lasts."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        async with feed:
+            serving = asyncio.create_task(server._serve([listening]))
+            try:
+                await until(lambda: server.started)
+                yield Inside(feed, listening.getsockname()[1])
+            finally:
+                feed.drain()
+                server.should_exit = True
+                await serving
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, cast
+from typing import cast
 
 import anyio
 from sse_starlette import EventSourceResponse
@@ -140,7 +140,8 @@ class _Chunks:
         if self._only is not None:
             item, self._only = self._only, None
             return self._wire(item)
-        items: Any = () if self._subscription is None else await self._subscription.take()
-        if not items:
+        if self._subscription is None or not (items := await self._subscription.take()):
             raise StopAsyncIteration
-        return b"".join(map(self._wire, items))
+        chunk = b"".join(map(self._wire, items))
+        self._subscription.sent += len(chunk)
+        return chunk

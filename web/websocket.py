@@ -72,7 +72,7 @@ async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = 
         await websocket.accept(BATCH_PROTOCOL if batch else None)
         stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
         try:
-            code = await _receive(feed, websocket, pattern)
+            code = await _receive(feed, websocket, subscription, pattern)
         finally:
             stop()
         if code is not None and not subscription.closed:
@@ -109,7 +109,9 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire
     reason = None
     try:
         while items := await subscription.take():
-            for message in messages(items):
+            written, sent = messages(items)
+            subscription.sent += sent
+            for message in written:
                 await websocket.send(message)
         reason = subscription.reason
     except WebSocketDisconnect:
@@ -120,7 +122,7 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire
         await websocket.send(_close(reason))
 
 
-async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int | None:
+async def _receive(feed: Feed, websocket: WebSocket, subscription: Subscription, topic: str | None) -> int | None:
     """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
     it is for us to close."""
     while True:
@@ -140,6 +142,7 @@ async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int |
             await websocket.send({"type": "websocket.send", "text": answer})
         except RuntimeError:
             return None  # it was closed meanwhile: the stream has ended, or the client broke the rules
+        subscription.sent += len(answer) if answer.isascii() else len(answer.encode())
         await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
 
 
