@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable, LogRefused
 from feed.log import is_shared
+from web.limits import Rate
 from web.metrics import Metrics, metrics_of
 from web.problems import FeedRoute, Problem, answer_http_exception, problem_of
 from web.router import FeedEndpoints, feed_router
@@ -90,8 +91,9 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
         metrics.share()
 
     farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
+    rate = None if settings.publish_rate is None else Rate(settings.publish_rate)
     app = _App(
-        FeedEndpoints(feed, max_body=settings.max_body, farewell=farewell),
+        FeedEndpoints(feed, max_body=settings.max_body, farewell=farewell, rate=rate),
         title="feed",
         version=version("feed"),
         description="A live-update feed: publish by POST, subscribe over Server-Sent Events or WebSocket.",
@@ -101,7 +103,7 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
         redirect_slashes=False,
         exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
     )
-    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell))
+    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell, rate=rate))
     app.include_router(subscriptions_router(feed))
     app.include_router(_around(feed, metrics))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 import orjson
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from feed import Feed, Invalid, Malformed
@@ -21,6 +21,8 @@ from feed.event import (
     text_draft,
 )
 from feed.feed import MAX_BATCH, idempotency_key
+from feed.peer import counted_as
+from web.limits import Rate
 from web.problems import Refused, UnreadProblem
 from web.request import Query, address, media_type, path_parameter, read_body
 
@@ -42,8 +44,10 @@ _one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
 _one = msgspec.json.Decoder(Envelope)
 
 
-async def publish_to_topic(feed: Feed, request: Request, max_body: int) -> Response:
+async def publish_to_topic(feed: Feed, request: Request, max_body: int, rate: Rate | None = None) -> Response:
     """`POST /events/{topic}`: the body is the data."""
+    if rate is not None:
+        rate.take(rate_name(request))
     # The body first: a client that is refused while it still sends may never see why.
     if media_type(request) == JSON:
         # A JSON string may be up to six times as long as the text it stands for.
@@ -60,8 +64,10 @@ async def publish_to_topic(feed: Feed, request: Request, max_body: int) -> Respo
     return Created({"id": ids[0], "topic": topic})
 
 
-async def publish_batch(feed: Feed, request: Request, max_body: int) -> Response:
+async def publish_batch(feed: Feed, request: Request, max_body: int, rate: Rate | None = None) -> Response:
     """`POST /events`: the body holds the topic, for one event or for many."""
+    if rate is not None:
+        rate.take(rate_name(request))
     kind = media_type(request)
     if kind not in {JSON, NDJSON}:
         raise Refused(
@@ -74,8 +80,15 @@ async def publish_batch(feed: Feed, request: Request, max_body: int) -> Response
     # A large body takes its time: the loop turns meanwhile.
     arguments = (body, feed.options.max_data)
     drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
+    if rate is not None:
+        rate.take_more(rate_name(request), len(drafts) - 1)
     ids = await _append(feed, request, drafts, "one" if one else "batch")
     return Created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
+
+
+def rate_name(connection: HTTPConnection) -> str:
+    """Under what name a client's publishes are counted: its address."""
+    return counted_as(address(connection))
 
 
 async def _append(feed: Feed, request: Request, drafts: Sequence[Draft], form: str) -> list[str]:

@@ -16,6 +16,7 @@ from feed.feed import MAX_LAST
 from feed.peer import Peer
 from web import openapi
 from web.history import history_page
+from web.limits import Rate
 from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import Query, accepted, address, last_event_id, path_parameter
@@ -40,13 +41,13 @@ class _Whole(Convertor[str]):
         return value
 
 
-def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) -> APIRouter:
+def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0, rate: Rate | None = None) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
     Errors on these routes are problem documents, whatever the application around them does. Who opens and closes the
     feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
     `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take to say `feed.closing`
-    when the server around it stops, in seconds.
+    when the server around it stops, in seconds. `rate` is how much one client may publish.
     """
     register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"])
@@ -64,12 +65,12 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) 
     @route("/events/{topic:feed_whole}", "POST", openapi.PUBLISH_TO_TOPIC)
     async def publish_one_event(request: Request) -> Response:
         """Publish one event: the body is the data."""
-        return await publish_to_topic(feed, request, max_body)
+        return await publish_to_topic(feed, request, max_body, rate)
 
     @route("/events", "POST", openapi.PUBLISH_BATCH)
     async def publish_events(request: Request) -> Response:
         """Publish one event or a batch: the body names the topics. A batch is committed whole, or not at all."""
-        return await publish_batch(feed, request, max_body)
+        return await publish_batch(feed, request, max_body, rate)
 
     @route("/events/{pattern:feed_whole}", "HEAD", None)
     @route("/events/{pattern:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
@@ -85,11 +86,11 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) 
 
     @router.websocket("/ws/{pattern:feed_whole}")
     async def websocket_to_pattern(websocket: WebSocket) -> None:
-        await serve_websocket(feed, websocket)
+        await serve_websocket(feed, websocket, rate=rate)
 
     @router.websocket("/ws")
     async def websocket(websocket: WebSocket) -> None:
-        await serve_websocket(feed, websocket)
+        await serve_websocket(feed, websocket, rate=rate)
 
     return router
 
@@ -101,8 +102,9 @@ class FeedEndpoints:
     the pump needs as it is.
     """
 
-    def __init__(self, feed: Feed, *, max_body: int, farewell: float) -> None:
+    def __init__(self, feed: Feed, *, max_body: int, farewell: float, rate: Rate | None = None) -> None:
         self._feed = feed
+        self._rate = rate
         self._max_body = max_body
         self._farewell = farewell
 
@@ -129,7 +131,7 @@ class FeedEndpoints:
                 return True
         elif base == "ws" and kind == "websocket":
             scope["path_params"] = {} if name is None else {"pattern": name}
-            await serve_websocket(self._feed, WebSocket(scope, receive, send), send)
+            await serve_websocket(self._feed, WebSocket(scope, receive, send), send, self._rate)
             return True
         return False
 
@@ -144,10 +146,10 @@ class FeedEndpoints:
         await response(scope, receive, send)
 
     async def _publish_to_topic(self, request: Request) -> Response:
-        return await publish_to_topic(self._feed, request, self._max_body)
+        return await publish_to_topic(self._feed, request, self._max_body, self._rate)
 
     async def _publish(self, request: Request) -> Response:
-        return await publish_batch(self._feed, request, self._max_body)
+        return await publish_batch(self._feed, request, self._max_body, self._rate)
 
     async def _subscribe(self, request: Request) -> Response:
         return await _subscribe(self._feed, request, self._farewell)

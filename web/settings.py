@@ -115,6 +115,16 @@ class Settings(BaseSettings):
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
 
+    publish_rate: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1e9,
+            description="How many events a second one token or client address may publish in one process, a second's "
+            "worth at once; unless set, any number.",
+        ),
+    ] = None
+
     retain_events: Annotated[Count, Field(description="How many events are kept.")] = 100_000
     retain_age: Annotated[Duration, Field(description="How long events are kept.")] = 7 * 86400
     retain_bytes: Annotated[

@@ -20,8 +20,10 @@ from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key
 from feed.peer import Peer
 from feed.subscription import Subscription
+from web.limits import Rate
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from web.problems import Problem, problem_of, status_of
+from web.publish import rate_name
 from web.request import Query, address, last_event_id, path_parameter
 
 logger = logging.getLogger(__name__)
@@ -52,8 +54,9 @@ def max_message(max_data: int) -> int:
     return 6 * max_data + 4096
 
 
-async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = None) -> None:
-    """One connection, from before it opens to its end. `send` is the server's own, where nothing wraps it."""
+async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = None, rate: Rate | None = None) -> None:
+    """One connection, from before it opens to its end. `send` is the server's own, where nothing wraps it. `rate` is
+    what one client may publish."""
     try:
         query = Query(websocket)
         pattern = path_parameter(websocket, "pattern")
@@ -72,7 +75,7 @@ async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = 
         await websocket.accept(BATCH_PROTOCOL if batch else None)
         stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
         try:
-            code = await _receive(feed, websocket, subscription, pattern)
+            code = await _receive(feed, websocket, subscription, pattern, rate)
         finally:
             stop()
         if code is not None and not subscription.closed:
@@ -122,7 +125,9 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire
         await websocket.send(_close(reason))
 
 
-async def _receive(feed: Feed, websocket: WebSocket, subscription: Subscription, topic: str | None) -> int | None:
+async def _receive(
+    feed: Feed, websocket: WebSocket, subscription: Subscription, topic: str | None, rate: Rate | None
+) -> int | None:
     """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
     it is for us to close."""
     while True:
@@ -135,7 +140,7 @@ async def _receive(feed: Feed, websocket: WebSocket, subscription: Subscription,
         if len(text) > max_message(feed.options.max_data):
             return 1009
         try:
-            answer = await _publish(feed, websocket, text, topic)
+            answer = await _publish(feed, websocket, text, topic, rate)
         except TooLarge:
             return 1009
         try:
@@ -146,10 +151,13 @@ async def _receive(feed: Feed, websocket: WebSocket, subscription: Subscription,
         await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
 
 
-async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | None) -> str:
+async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | None, rate: Rate | None) -> str:
     """Publish one message. Gives the answer to its sender, good or bad, but for `TooLarge`, which it raises."""
     ref = b""
     try:
+        if rate is not None:
+            ref = _ref(text)  # whoever is refused wants to know for what
+            rate.take(rate_name(websocket))
         message = _parse(text)
         if message is None:
             draft, key = text_draft(_topic(None, topic), text), None
@@ -177,6 +185,13 @@ def _parse(text: str) -> Published | None:
         if _meant_as_message(text):
             raise Malformed(f"message: {error}") from None
     return None
+
+
+def _ref(text: str) -> bytes:
+    try:
+        return bytes(_message.decode(text).ref)
+    except (msgspec.DecodeError, RecursionError):
+        return b""
 
 
 def _has_data(text: str) -> bool:
