@@ -23,6 +23,7 @@ from feed.log import is_shared
 from web import openapi
 from web.access import Access, Authorize, allow_everything
 from web.gate import Gate
+from web.limits import Rate
 from web.metrics import Metrics, metrics_of
 from web.origins import Headers, Hosts, Origins
 from web.problems import SAFE, FeedRoute, Problem, answer_http_exception, deny, problem_of
@@ -142,7 +143,14 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
 
     farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
     authorize = allow_everything if tokens is None else Access(tokens, settings.public)
-    gate = Gate(feed, authorize, Origins(settings.origins), settings.max_body, farewell)
+    gate = Gate(
+        feed,
+        authorize,
+        Origins(settings.origins),
+        max_body=settings.max_body,
+        farewell=farewell,
+        rate=None if settings.publish_rate is None else Rate(settings.publish_rate),
+    )
     app = _App(
         gate,
         None if settings.has_key else Hosts(settings.hosts),

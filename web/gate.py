@@ -11,9 +11,10 @@ import msgspec
 from starlette.requests import HTTPConnection
 
 from feed import Feed
-from feed.peer import Peer
+from feed.peer import Peer, counted_as
 from web.access import Authorize, allow_everything
 from web.grants import Grants
+from web.limits import Rate
 from web.origins import Origins
 from web.request import address
 
@@ -27,16 +28,29 @@ class Gate(msgspec.Struct, frozen=True):
     origins: Origins = Origins()
     max_body: int = 16 << 20
     farewell: float = 5.0
+    rate: Rate | None = None
 
     async def publisher(self, connection: HTTPConnection) -> Grants:
-        """Who wants to publish, to topics that are not known yet. Raises `Forbidden` and what `Authorize` raises."""
+        """Who wants to publish, to topics that are not known yet. Raises `Forbidden`, what `Authorize` raises, and
+        `Overloaded` where it is more than one may."""
         self.origins.check(connection.scope)
         grants = await self.authorize(connection)
         grants.check_publishes_at_all()
+        self.count(connection, grants)
         return grants
 
+    def count(self, connection: HTTPConnection, grants: Grants) -> None:
+        """An event is to be published, whatever comes of it. Raises `Overloaded` if it is one too many."""
+        if self.rate is not None:
+            self.rate.take(_rate_name(connection, grants))
+
+    def count_more(self, connection: HTTPConnection, grants: Grants, events: int) -> None:
+        """The same for the other events of a batch whose first is counted already."""
+        if self.rate is not None:
+            self.rate.take_more(_rate_name(connection, grants), events)
+
     async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
-        """Who wants to subscribe to these patterns. Raises what `publisher` raises."""
+        """Who wants to subscribe to these patterns. Raises `Forbidden` and what `Authorize` raises."""
         self.origins.check(connection.scope)
         grants = await self.authorize(connection)
         grants.check_subscribe(patterns)
@@ -52,3 +66,7 @@ def principal(connection: HTTPConnection, grants: Grants) -> str:
     """Whom idempotency keys belong to: the token's subject, or the client's address. A space stands in no address, so
     that neither can pass for the other."""
     return address(connection) if grants.subject is None else f"token {grants.subject}"
+
+
+def _rate_name(connection: HTTPConnection, grants: Grants) -> str:
+    return counted_as(address(connection)) if grants.subject is None else f"token {grants.subject}"

@@ -13,10 +13,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable
-from feed.feed import MAX_LAST, select
+from feed.feed import MAX_LAST
 from web import openapi
 from web.access import Authorize, allow_everything
-from web.gate import Gate
+from web.gate import Gate, peer
+from web.grants import NOTHING
 from web.history import history_page
 from web.origins import Headers, Origins
 from web.problems import FeedRoute, Problem, problems_answered
@@ -170,23 +171,23 @@ async def _subscribe(gate: Gate, request: Request) -> Response:
     query = Query(request)
     pattern = path_parameter(request, "pattern")
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
-    selection = select(patterns, query.all("type"))
+    selection = gate.feed.select(patterns, query.all("type"))
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
-    refused = None
+    grants, refused = NOTHING, None
     try:
         grants = await gate.subscriber(request, selection.patterns)
     except FeedUnavailable as error:
         if kind == JSON:
             raise
         refused = error
-    else:
-        if kind == JSON:
-            return await history_page(gate.feed, request, selection, query, grants)
+    if kind == JSON:
+        return await history_page(gate.feed, request, selection, query, grants)
     return StreamResponse(
         gate.feed,
         selection,
         after=last_event_id(request, query),
         last=query.number("last", least=1, most=MAX_LAST),
+        peer=peer(request, "ndjson" if kind == NDJSON else "sse", grants),
         media_type=kind,
         farewell=gate.farewell,
         refused=refused,

@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
 from feed.event import check_pattern
+from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
 from web.origins import parse_host, parse_origin
 
@@ -231,6 +232,16 @@ class Settings(BaseSettings):
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
 
+    publish_rate: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1e9,
+            description="How many events a second one token or client address may publish in one process, a second's "
+            "worth at once; unless set, any number.",
+        ),
+    ] = None
+
     retain_events: Annotated[Count, Field(description="How many events are kept.")] = 100_000
     retain_age: Annotated[Duration, Field(description="How long events are kept.")] = 7 * 86400
     retain_bytes: Annotated[
@@ -283,6 +294,16 @@ class Settings(BaseSettings):
             "descriptors for."
         ),
     ] = None
+    max_subscribers_per_address: Annotated[
+        Count | None,
+        Field(
+            description="How many streams one client address (in IPv6 a network of 64 bits) may have open at once in "
+            "one process; unless set, any number."
+        ),
+    ] = None
+    max_patterns: Annotated[
+        int, Field(ge=1, le=MAX_PATTERNS, description="How many topics and patterns one subscription may ask for.")
+    ] = MAX_PATTERNS
     stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
@@ -326,6 +347,8 @@ class Settings(BaseSettings):
             window_events=self.window_events,
             window_bytes=self.window_bytes,
             max_subscribers=self.max_subscribers,
+            max_subscribers_per_address=self.max_subscribers_per_address,
+            max_patterns=self.max_patterns,
             retention=Retention(events=self.retain_events, age=self.retain_age, bytes=self.retain_bytes),
             limits=Limits(
                 queue_events=self.queue_events,

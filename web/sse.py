@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, cast
+from typing import cast
 
 import anyio
 from sse_starlette import EventSourceResponse
@@ -15,6 +15,7 @@ from feed import Draining, Feed, FeedUnavailable, Subscription
 from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
+from feed.peer import Peer
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from web.problems import SAFE, problem_of
 
@@ -52,6 +53,7 @@ class StreamResponse(Response):
         *,
         after: str | None,
         last: int | None,
+        peer: Peer,
         media_type: str,
         envelope: bool,
         farewell: float,
@@ -65,6 +67,7 @@ class StreamResponse(Response):
         self._selection = selection
         self._after = after
         self._last = last
+        self._peer = peer
         self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
         self._farewell = farewell
         self._refused = refused
@@ -76,7 +79,7 @@ class StreamResponse(Response):
         try:
             if self._refused is not None:
                 raise self._refused
-            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last)
+            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
         except FeedUnavailable as error:
             if self._format == "line":
                 problem = problem_of(error)
@@ -146,7 +149,8 @@ class _Chunks:
         if self._only is not None:
             item, self._only = self._only, None
             return self._wire(item)
-        items: Any = () if self._subscription is None else await self._subscription.take()
-        if not items:
+        if self._subscription is None or not (items := await self._subscription.take()):
             raise StopAsyncIteration
-        return b"".join(map(self._wire, items))
+        chunk = b"".join(map(self._wire, items))
+        self._subscription.sent += len(chunk)
+        return chunk

@@ -17,9 +17,9 @@ from feed import FeedError, Invalid, Malformed, TooLarge
 from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
-from feed.feed import MAX_LAST, idempotency_key, select
+from feed.feed import MAX_LAST, idempotency_key
 from feed.subscription import Subscription
-from web.gate import Gate, principal
+from web.gate import Gate, peer, principal
 from web.grants import Grants
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from web.problems import deny, problem_of, status_of
@@ -60,12 +60,13 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         query = Query(websocket)
         pattern = path_parameter(websocket, "pattern")
         patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
-        selection = select(patterns, query.all("type"))
+        selection = feed.select(patterns, query.all("type"))
         grants = await gate.subscriber(websocket, selection.patterns)
         subscription = await feed.attach(
             selection,
             after=last_event_id(websocket, query),
             last=query.number("last", least=1, most=MAX_LAST),
+            peer=peer(websocket, "websocket", grants),
         )
     except FeedError as error:
         await deny(websocket, problem_of(error))
@@ -75,7 +76,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         await websocket.accept(BATCH_PROTOCOL if batch else None)
         stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
         try:
-            code = await _receive(gate, grants, websocket, pattern)
+            code = await _receive(gate, grants, websocket, subscription, pattern)
         finally:
             stop()
         if code is not None and not subscription.closed:
@@ -105,7 +106,9 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire
     reason = None
     try:
         while items := await subscription.take():
-            for message in messages(items):
+            written, sent = messages(items)
+            subscription.sent += sent
+            for message in written:
                 await websocket.send(message)
         reason = subscription.reason
     except WebSocketDisconnect:
@@ -116,7 +119,9 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire
         await websocket.send(_close(reason))
 
 
-async def _receive(gate: Gate, grants: Grants, websocket: WebSocket, topic: str | None) -> int | None:
+async def _receive(
+    gate: Gate, grants: Grants, websocket: WebSocket, subscription: Subscription, topic: str | None
+) -> int | None:
     """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
     it is for us to close."""
     while True:
@@ -136,6 +141,7 @@ async def _receive(gate: Gate, grants: Grants, websocket: WebSocket, topic: str 
             await websocket.send({"type": "websocket.send", "text": answer})
         except RuntimeError:
             return None  # it was closed meanwhile: the stream has ended, or the client broke the rules
+        subscription.sent += len(answer) if answer.isascii() else len(answer.encode())
         await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
 
 
@@ -143,6 +149,8 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
     """Publish one message. Gives the answer to its sender, good or bad, but for `TooLarge`, which it raises."""
     ref = b""
     try:
+        grants.check_not_expired()  # the stream is about to end, and may take a moment
+        gate.count(websocket, grants)
         message = _parse(text)
         if message is None:
             draft, key = text_draft(_topic(None, topic), text), None
@@ -152,12 +160,12 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
             draft = json_draft(_topic(message.topic, topic), raw, message.type)
             owner = principal(websocket, grants)
             key = None if message.key is None else idempotency_key(owner, message.key, [draft])
-        grants.check_not_expired()  # the stream is about to end, and may take a moment
         grants.check_publish(draft.topic)
         appended = await gate.feed.append([draft], key)
     except TooLarge:
         raise
     except FeedError as error:
+        ref = ref or _ref(text)  # whoever is refused wants to know for what
         return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), orjson.dumps(str(error))))
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
 
@@ -173,6 +181,13 @@ def _parse(text: str) -> Published | None:
         if _meant_as_message(text):
             raise Malformed(f"message: {error}") from None
     return None
+
+
+def _ref(text: str) -> bytes:
+    try:
+        return bytes(_message.decode(text).ref)
+    except (msgspec.DecodeError, RecursionError):
+        return b""
 
 
 def _has_data(text: str) -> bool:
