@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable, LogRefused
 from feed.log import is_shared
+from web.bodies import Bodies
 from web.metrics import Metrics, metrics_of
 from web.problems import FeedRoute, Problem, answer_http_exception, problem_of
 from web.router import FeedEndpoints, feed_router
@@ -68,9 +69,10 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     return application(settings, feed or Feed(settings.log, settings.options), processes=_processes())
 
 
-def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAPI:
-    """The same for `feed serve`, which knows how many `processes` it is."""
+def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None, processes: int = 1) -> FastAPI:
+    """The same for `feed serve`, which knows how many `processes` it is, and counts more than bodies in `bodies`."""
     metrics = metrics_of(feed, settings.node_name)
+    bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -91,7 +93,7 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
 
     farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
     app = _App(
-        FeedEndpoints(feed, max_body=settings.max_body, farewell=farewell),
+        FeedEndpoints(feed, max_body=settings.max_body, farewell=farewell, bodies=bodies),
         title="feed",
         version=version("feed"),
         description="A live-update feed: publish by POST, subscribe over Server-Sent Events or WebSocket.",
@@ -101,7 +103,7 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
         redirect_slashes=False,
         exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
     )
-    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell))
+    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell, bodies=bodies))
     app.include_router(subscriptions_router(feed))
     app.include_router(_around(feed, metrics))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")

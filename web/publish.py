@@ -21,8 +21,9 @@ from feed.event import (
     text_draft,
 )
 from feed.feed import MAX_BATCH, idempotency_key
+from web.bodies import Bodies
 from web.problems import Refused, UnreadProblem
-from web.request import Query, address, media_type, path_parameter, read_body
+from web.request import Query, address, media_type, path_parameter
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -42,25 +43,22 @@ _one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
 _one = msgspec.json.Decoder(Envelope)
 
 
-async def publish_to_topic(feed: Feed, request: Request, max_body: int) -> Response:
+async def publish_to_topic(feed: Feed, request: Request, bodies: Bodies, max_body: int) -> Response:
     """`POST /events/{topic}`: the body is the data."""
     # The body first: a client that is refused while it still sends may never see why.
-    if media_type(request) == JSON:
-        # A JSON string may be up to six times as long as the text it stands for.
-        body = await read_body(request, "data", min(max_body, 6 * feed.options.max_data + 2))
-        is_json = True
-    else:
-        body = await read_body(request, "data", feed.options.max_data)
-        is_json = False
-    topic = check_topic(path_parameter(request, "topic") or "")
-    type_ = Query(request).one("type")
-    type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
-    draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
-    ids = await _append(feed, request, [draft], "one")
+    is_json = media_type(request) == JSON
+    # A JSON string may be up to six times as long as the text it stands for.
+    limit = min(max_body, 6 * feed.options.max_data + 2) if is_json else feed.options.max_data
+    async with bodies.read(request, "data", limit) as body:
+        topic = check_topic(path_parameter(request, "topic") or "")
+        type_ = Query(request).one("type")
+        type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
+        draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
+        ids = await _append(feed, request, [draft], "one")
     return Created({"id": ids[0], "topic": topic})
 
 
-async def publish_batch(feed: Feed, request: Request, max_body: int) -> Response:
+async def publish_batch(feed: Feed, request: Request, bodies: Bodies, max_body: int) -> Response:
     """`POST /events`: the body holds the topic, for one event or for many."""
     kind = media_type(request)
     if kind not in {JSON, NDJSON}:
@@ -69,12 +67,12 @@ async def publish_batch(feed: Feed, request: Request, max_body: int) -> Response
                 415, f"send {JSON} or {NDJSON} here; to publish the body as it is, name a topic: POST /events/TOPIC"
             )
         )
-    body = await read_body(request, "body", max_body)
-    parse = _lines if kind == NDJSON else _batch
-    # A large body takes its time: the loop turns meanwhile.
-    arguments = (body, feed.options.max_data)
-    drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
-    ids = await _append(feed, request, drafts, "one" if one else "batch")
+    async with bodies.read(request, "body", max_body) as body:
+        parse = _lines if kind == NDJSON else _batch
+        # A large body takes its time: the loop turns meanwhile.
+        arguments = (body, feed.options.max_data)
+        drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
+        ids = await _append(feed, request, drafts, "one" if one else "batch")
     return Created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
 
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from feed import Feed
 from feed.feed import MAX_LAST, select
 from web import openapi
+from web.bodies import Bodies
 from web.history import history_page
 from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
@@ -39,14 +40,17 @@ class _Whole(Convertor[str]):
         return value
 
 
-def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) -> APIRouter:
+def feed_router(
+    feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0, bodies: Bodies | None = None
+) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
     Errors on these routes are problem documents, whatever the application around them does. Who opens and closes the
     feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
     `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take to say `feed.closing`
-    when the server around it stops, in seconds.
+    when the server around it stops, in seconds. `bodies` is the room for all bodies that are read at once.
     """
+    bodies = bodies or Bodies()
     register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"])
 
@@ -63,12 +67,12 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) 
     @route("/events/{topic:feed_whole}", "POST", openapi.PUBLISH_TO_TOPIC)
     async def publish_one_event(request: Request) -> Response:
         """Publish one event: the body is the data."""
-        return await publish_to_topic(feed, request, max_body)
+        return await publish_to_topic(feed, request, bodies, max_body)
 
     @route("/events", "POST", openapi.PUBLISH_BATCH)
     async def publish_events(request: Request) -> Response:
         """Publish one event or a batch: the body names the topics. A batch is committed whole, or not at all."""
-        return await publish_batch(feed, request, max_body)
+        return await publish_batch(feed, request, bodies, max_body)
 
     @route("/events/{pattern:feed_whole}", "HEAD", None)
     @route("/events/{pattern:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
@@ -100,10 +104,11 @@ class FeedEndpoints:
     the pump needs as it is.
     """
 
-    def __init__(self, feed: Feed, *, max_body: int, farewell: float) -> None:
+    def __init__(self, feed: Feed, *, max_body: int, farewell: float, bodies: Bodies) -> None:
         self._feed = feed
         self._max_body = max_body
         self._farewell = farewell
+        self._bodies = bodies
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer the request, if it is for one of the routes; else say so by `False`, with nothing done."""
@@ -138,15 +143,15 @@ class FeedEndpoints:
         try:
             response = await problems_answered(handle, Request(scope, receive))
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %r failed", scope["method"], scope["path"])
             response = Problem(500, "an error of this server, which its log explains")
         await response(scope, receive, send)
 
     async def _publish_to_topic(self, request: Request) -> Response:
-        return await publish_to_topic(self._feed, request, self._max_body)
+        return await publish_to_topic(self._feed, request, self._bodies, self._max_body)
 
     async def _publish(self, request: Request) -> Response:
-        return await publish_batch(self._feed, request, self._max_body)
+        return await publish_batch(self._feed, request, self._bodies, self._max_body)
 
     async def _subscribe(self, request: Request) -> Response:
         return await _subscribe(self._feed, request, self._farewell)
