@@ -22,6 +22,7 @@ from feed import Feed, FeedUnavailable, Forbidden, LogRefused
 from feed.log import is_shared
 from web import openapi
 from web.access import Access, Authorize, allow_everything
+from web.bodies import Bodies
 from web.gate import Gate
 from web.limits import Rate
 from web.metrics import Metrics, metrics_of
@@ -117,10 +118,11 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     return application(settings, feed or Feed(settings.log, settings.options), processes=_processes())
 
 
-def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAPI:
-    """The same for `feed serve`, which knows how many `processes` it is."""
+def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None, processes: int = 1) -> FastAPI:
+    """The same for `feed serve`, which knows how many `processes` it is, and counts more than bodies in `bodies`."""
     metrics = metrics_of(feed, settings.node_name)
     tokens = _tokens(settings)
+    bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -147,6 +149,7 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
         feed,
         authorize,
         Origins(settings.origins),
+        bodies=bodies,
         max_body=settings.max_body,
         farewell=farewell,
         rate=None if settings.publish_rate is None else Rate(settings.publish_rate),

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from feed import Feed
 from feed.peer import Peer, counted_as
 from web.access import Authorize, allow_everything
+from web.bodies import Bodies
 from web.grants import Grants
 from web.limits import Rate
 from web.origins import Origins
@@ -20,12 +21,14 @@ from web.request import address
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """A feed, and the rules for getting to it. `max_body` is in bytes; `farewell`, in seconds, is how long an SSE
-    stream may take to say `feed.closing` when the server around it stops."""
+    """A feed, and the rules for getting to it. `max_body` bounds one request's body, in bytes, and `bodies` all of them
+    together; `rate` is how much one client may publish; `farewell`, in seconds, is how long an SSE stream may take to
+    say `feed.closing` when the server around it stops."""
 
     feed: Feed
     authorize: Authorize = allow_everything
     origins: Origins = Origins()
+    bodies: Bodies = msgspec.field(default_factory=Bodies)
     max_body: int = 16 << 20
     farewell: float = 5.0
     rate: Rate | None = None

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from starlette.types import Message, Scope, Send
 
@@ -22,6 +22,8 @@ from feed.batch import Chunk, Item, Wire
 from feed.control import Reason
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EXTENSION = "feed.connection"
 """In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
@@ -158,7 +160,7 @@ class SteppedOutlet:
 
     async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
         try:
-            await _begun(coroutine, waiting)
+            await begun(coroutine, waiting)
             for message in rest:
                 await self._send(message)
         except OSError:  # as above
@@ -231,7 +233,7 @@ def outlet_for(
 
 
 @types.coroutine
-def _begun(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
+def begun(coroutine: Coroutine[Any, Any, T] | Generator[Any, Any, T], waiting: Any) -> Generator[Any, Any, T]:
     """Await a coroutine that was stepped before, and has yielded `waiting`."""
     resume: Callable[[Any], Any]
     while True:
@@ -243,5 +245,5 @@ def _begun(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any,
             resume = coroutine.send
         try:
             waiting = resume(value)
-        except StopIteration:
-            return
+        except StopIteration as end:
+            return cast("T", end.value)

@@ -63,8 +63,8 @@ class UnreadProblem(Problem):
     bytes unread makes the kernel reset it, and a client that is still sending would never see the answer.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(status, detail, {"Connection": "close"})
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, {"Connection": "close", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

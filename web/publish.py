@@ -24,7 +24,7 @@ from feed.feed import MAX_BATCH, idempotency_key
 from web.gate import Gate, principal
 from web.grants import Grants
 from web.problems import SAFE, Refused, UnreadProblem
-from web.request import Query, media_type, path_parameter, read_body
+from web.request import Query, media_type, path_parameter
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -50,19 +50,16 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     topic = path_parameter(request, "topic") or ""
     grants.check_publish(topic)
     max_data = gate.feed.options.max_data
+    is_json = media_type(request) == JSON
+    # A JSON string may be up to six times as long as the text it stands for.
+    limit = min(gate.max_body, 6 * max_data + 2) if is_json else max_data
     # The body before what else may be wrong: a client that is refused while it still sends may never see why.
-    if media_type(request) == JSON:
-        # A JSON string may be up to six times as long as the text it stands for.
-        body = await read_body(request, "data", min(gate.max_body, 6 * max_data + 2))
-        is_json = True
-    else:
-        body = await read_body(request, "data", max_data)
-        is_json = False
-    check_topic(topic)
-    type_ = Query(request).one("type")
-    type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
-    draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
-    ids = await _append(gate, request, grants, [draft], "one")
+    async with gate.bodies.read(request, "data", limit) as body:
+        check_topic(topic)
+        type_ = Query(request).one("type")
+        type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
+        draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
+        ids = await _append(gate, request, grants, [draft], "one")
     return Created({"id": ids[0], "topic": topic})
 
 
@@ -76,15 +73,15 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
                 415, f"send {JSON} or {NDJSON} here; to publish the body as it is, name a topic: POST /events/TOPIC"
             )
         )
-    body = await read_body(request, "body", gate.max_body)
-    parse = _lines if kind == NDJSON else _batch
-    # A large body takes its time: the loop turns meanwhile.
-    arguments = (body, gate.feed.options.max_data)
-    drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
-    for topic in {draft.topic for draft in drafts}:
-        grants.check_publish(topic)
-    gate.count_more(request, grants, len(drafts) - 1)
-    ids = await _append(gate, request, grants, drafts, "one" if one else "batch")
+    async with gate.bodies.read(request, "body", gate.max_body) as body:
+        parse = _lines if kind == NDJSON else _batch
+        # A large body takes its time: the loop turns meanwhile.
+        arguments = (body, gate.feed.options.max_data)
+        drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
+        for topic in {draft.topic for draft in drafts}:
+            grants.check_publish(topic)
+        gate.count_more(request, grants, len(drafts) - 1)
+        ids = await _append(gate, request, grants, drafts, "one" if one else "batch")
     return Created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
 
 

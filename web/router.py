@@ -62,7 +62,7 @@ def feed_router(
     application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
     to say `feed.closing` when the server around it stops, in seconds.
     """
-    return gated_router(Gate(feed, authorize, Origins(origins), max_body, farewell))
+    return gated_router(Gate(feed, authorize, Origins(origins), max_body=max_body, farewell=farewell))
 
 
 def gated_router(gate: Gate) -> APIRouter:
@@ -161,7 +161,7 @@ class FeedEndpoints:
         try:
             response = await problems_answered(partial(handle, self._gate), Request(scope, receive))
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %r failed", scope["method"], scope["path"])
             response = Problem(500, "an error of this server, which its log explains")
         response.raw_headers += headers
         await response(scope, receive, send)

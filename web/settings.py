@@ -231,6 +231,16 @@ class Settings(BaseSettings):
 
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
+    max_bodies: Annotated[
+        Size, Field(description="Request bodies that are read or handled at once, in sum; beyond it they are refused.")
+    ] = 256 << 20
+    max_head: Annotated[Size, Field(le=1 << 20, description="The largest head of a request: its line and headers.")] = (
+        64 << 10
+    )
+    head_timeout: Annotated[
+        Duration, Field(description="How long the head of a request may take to come, from when it is waited for.")
+    ] = 10
+    body_timeout: Annotated[Duration, Field(description="How long the body of a request may take to come.")] = 60
 
     publish_rate: Annotated[
         float | None,
