@@ -7,10 +7,11 @@ wrong with a token, the answer is `Unauthenticated` with a short reason of our o
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -20,7 +21,7 @@ from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from web.grants import Grants
 from web.jwks import ALGORITHMS, RemoteKeys
-from web.keys import Key, Reach, keys_of
+from web.keys import Key, PrivateKey, Reach, keys_of
 from web.settings import Settings
 
 if TYPE_CHECKING:
@@ -182,28 +183,45 @@ class _Known:
 
 
 def issue(
-    key: Any,
-    algorithm: str,
-    *,
-    expires: float,
-    publish: Iterable[str] = (),
-    subscribe: Iterable[str] = (),
-    admin: bool = False,
-    subject: str | None = None,
-    audience: str | None = None,
-    issuer: str | None = None,
+    grants: Grants, key: PrivateKey | str, algorithm: str, *, audience: str | None = None, issuer: str | None = None
 ) -> str:
-    """A token, signed with a secret or a private key. `expires` is in seconds since 1970."""
-    allowed: dict[str, Any] = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
+    """A token that allows this, signed with a private key or a secret."""
+    allowed = {"publish": list(grants.publish), "subscribe": list(grants.subscribe), "admin": grants.admin}
     claims = {
-        "sub": subject,
+        "sub": grants.subject,
         "iss": issuer,
         "aud": audience,
         "iat": int(time.time()),
-        "exp": math.ceil(expires),
+        "exp": math.ceil(grants.expires),
         "feed": {name: value for name, value in allowed.items() if value},
     }
     return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm=algorithm)
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a token says, by whomever it is. `text` is its claims as they were written."""
+
+    algorithm: str
+    kid: str | None
+    text: str
+    claims: dict[str, Any]
+
+    @property
+    def grants(self) -> Grants:
+        """What it would allow. Raises `Unauthenticated` where it says so in a way that is not understood."""
+        return _grants(self.claims, Reach.ALL)
+
+
+def read_unverified(token: str) -> Said:
+    """What a token says, believed by nobody. Raises `Unauthenticated` where it cannot be read."""
+    algorithm, kid = _header(token)
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, *_ODD) as error:
+        raise _refusal(_reason(error)) from None
+    payload = token.split(".")[1].rstrip("=")
+    text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode("utf-8", "backslashreplace")
+    return Said(algorithm, kid, text, claims)
 
 
 def _digest(token: str) -> bytes:
