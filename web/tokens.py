@@ -141,13 +141,13 @@ _ODD = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 
 class _Known:
     """Tokens that were verified, by their digests: who reads this process's memory finds none in it. The oldest goes
-    when there are too many."""
+    when there are too many. `size` is what they count for, in bytes."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
         self._most_bytes = most_bytes
         self._entries: dict[bytes, tuple[Grants, int]] = {}
-        self._bytes = 0
+        self.size = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -167,19 +167,19 @@ class _Known:
         self._remove(digest)
         size += _OVERHEAD
         self._entries[digest] = (grants, size)
-        self._bytes += size
-        while len(self._entries) > self._most or self._bytes > self._most_bytes:
+        self.size += size
+        while len(self._entries) > self._most or self.size > self._most_bytes:
             self._remove(next(iter(self._entries)))
 
     def clear(self) -> None:
         """Forget them all."""
         self._entries.clear()
-        self._bytes = 0
+        self.size = 0
 
     def _remove(self, digest: bytes) -> None:
         entry = self._entries.pop(digest, None)
         if entry is not None:
-            self._bytes -= entry[1]
+            self.size -= entry[1]
 
 
 def issue(
@@ -266,13 +266,9 @@ def _reason(error: Exception) -> str:
 
 
 def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
-    for name in ("exp", "nbf"):
-        # PyJWT would take "1" and true for times.
-        if isinstance(claims.get(name, 0), bool | str):
-            raise _refusal(f"`{name}` is no time")
-    expires = int(claims["exp"])
-    if expires > LAST_TIME:
-        raise _refusal("`exp` is no time in seconds")
+    expires = _time(claims, "exp")
+    if "nbf" in claims:
+        _time(claims, "nbf")
     claim = _claim(claims)
     return Grants(
         publish=_patterns(claim.publish, "publish") if reach is not Reach.SUBSCRIBE else (),
@@ -281,6 +277,14 @@ def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
         subject=_subject(claims),
         expires=expires,
     )
+
+
+def _time(claims: dict[str, Any], name: str) -> int:
+    """A time in whole seconds, rounded down as PyJWT does; PyJWT takes "1" and true for times, too."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_TIME:
+        raise _refusal(f"`{name}` is no time in seconds")
+    return int(value)
 
 
 def _claim(claims: dict[str, Any]) -> _Claim:
