@@ -35,7 +35,9 @@ _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 def token(
     publish: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="May publish to topics that match. May be repeated, or hold several."),
+        typer.Option(
+            metavar="PATTERN", help="May publish to topics that match. May be repeated, or hold several: 'a/*, b'."
+        ),
     ] = None,
     subscribe: Annotated[
         list[str] | None,
@@ -92,11 +94,16 @@ def _given(token: str) -> str:
 
 
 def _patterns(option: str, values: Iterable[str] | None) -> tuple[str, ...]:
+    from web.tokens import MAX_PATTERNS
+
     patterns = [pattern for value in values or () for pattern in value.replace(",", " ").split()]
     try:
-        return tuple(dict.fromkeys(map(check_pattern, patterns)))
+        checked = tuple(dict.fromkeys(map(check_pattern, patterns)))
     except Invalid as error:
         raise WrongUse(f"{option}: {error}") from None
+    if len(checked) > MAX_PATTERNS:
+        raise WrongUse(f"{option}: a token has {MAX_PATTERNS} patterns at most")
+    return checked
 
 
 def _seconds(text: str) -> float:
@@ -118,7 +125,7 @@ def _subject(text: str | None) -> str | None:
 
 
 def _make(settings: Settings, grants: Grants, private_key: Path | None) -> str:
-    from web.tokens import Tokens, issue
+    from web.tokens import MAX_TOKEN, Tokens, issue
 
     if not (grants.publish or grants.subscribe or grants.admin):
         raise WrongUse(
@@ -126,6 +133,8 @@ def _make(settings: Settings, grants: Grants, private_key: Path | None) -> str:
         )
     key, algorithm = _secret(settings, grants) if private_key is None else _private_key(private_key)
     made = issue(grants, key, algorithm, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    if len(made) > MAX_TOKEN:
+        raise WrongUse(f"it would be longer than {MAX_TOKEN:,} characters, the limit: give fewer patterns")
     if (tokens := Tokens.of(settings)) is not None and settings.jwks_url is None:
         asyncio.run(_compare(tokens, made, grants))
     return made

@@ -84,15 +84,19 @@ class Tokens:
     async def grants(self, token: str) -> Grants:
         """What this token allows now. Raises `Unauthenticated`, or `FeedUnavailable` where the keys cannot be had."""
         digest = _digest(token)
-        if self._remote is not None and self._version != self._remote.version:
-            self._version = self._remote.version
-            self._known.clear()  # what was verified with a key that is gone
-        known = self._known.get(digest)
+        known = self._remembered().get(digest)
         if known is not None:
             return known
         grants = await self._verified(token)
-        self._known.add(digest, grants, len(token))
+        self._remembered().add(digest, grants, len(token))
         return grants
+
+    def _remembered(self) -> _Known:
+        """What was verified with the keys of now: what a key that is gone has signed has to be verified anew."""
+        if self._remote is not None and self._version != self._remote.version:
+            self._version = self._remote.version
+            self._known.clear()
+        return self._known
 
     async def aclose(self) -> None:
         """Let go of what is held."""
