@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from http import HTTPStatus
@@ -41,6 +42,8 @@ _ANSWER = 30.0  # to a publish, each time it is tried
 
 _AGAIN = frozenset({429, 502, 503, 504})  # statuses that may be another one the next time
 _MAX_DETAIL = 64 << 10  # bytes of an answer that are read for the reason of a refusal
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 
 _Parameters = dict[str, Sequence[str]]
 _A = TypeVar("_A")  # what a publish is answered with
@@ -139,14 +142,21 @@ class Waits:
 class Client:
     """A connection to one server, for the length of an `async with` block.
 
-    `patience` and `silence` are in seconds. Raises `Invalid` for a URL that is none.
+    `token` says what this client may do, and goes with each request. `patience` and `silence` are in seconds. Raises
+    `Invalid` for a URL or token that is none.
     """
 
-    def __init__(self, url: str, *, patience: float = PATIENCE, silence: float = SILENCE) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, patience: float = PATIENCE, silence: float = SILENCE
+    ) -> None:
         self.url = checked_url(url)
         self._patience = patience
         self._silence = silence
-        self._http = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(_ANSWER, connect=_CONNECT))
+        headers = {} if checked_token(token) is None else {"Authorization": f"Bearer {token}"}
+        if headers and httpx.URL(url).userinfo:
+            raise Invalid("url", "holds a password, and there is a token too: only one of them can be sent")
+        # Redirects are not followed: a token is for this server alone.
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=httpx.Timeout(_ANSWER, connect=_CONNECT))
 
     async def __aenter__(self) -> Client:
         return self
@@ -268,6 +278,13 @@ def checked_url(url: str) -> str:
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise Invalid("url", f"{url!r} is none: give one such as http://127.0.0.1:8000")
     return f"{parsed.scheme}://{parsed.netloc.decode()}{parsed.path}".rstrip("/")
+
+
+def checked_token(token: str | None) -> str | None:
+    """The token itself. Raises `Invalid`, without repeating it, for one that no header can carry."""
+    if token is not None and _TOKEN.fullmatch(token) is None:
+        raise Invalid("token", "is none: it is letters, digits and -._~+/ without spaces, and perhaps = at the end")
+    return token
 
 
 def _parameters(patterns: Sequence[str], types: Iterable[str], after: str | None, last: int | None) -> _Parameters:

@@ -19,8 +19,8 @@ import pytest
 
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer
-from web.cli import escaped, escaped_json
 from web.settings import Settings, is_secret
+from web.terminal import escaped, escaped_json
 
 SECONDS = 30.0
 

@@ -1,4 +1,4 @@
-"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed bench`.
+"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed token`, `feed bench`.
 
 Exit codes: 0 is success, 1 a failure, 2 a wrong command line or setting, 130 Ctrl-C. An error is one line on standard
 error. `feed tail` into a pipe whose reader has had enough ends with 0: it has no other end.
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import inspect
 import os
-import re
 import signal
 import stat
 import sys
@@ -27,9 +26,23 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from feed import FeedError, Invalid, Malformed
-from feed.client import PATIENCE, Client, GaveUp, Item, Message, Notice, Outgoing, Reconnecting, Refused, checked_url
+from feed.client import (
+    PATIENCE,
+    Client,
+    GaveUp,
+    Item,
+    Message,
+    Notice,
+    Outgoing,
+    Reconnecting,
+    Refused,
+    checked_token,
+    checked_url,
+)
 from web.bench.command import bench
 from web.settings import METRICS_FOLDER, Settings, is_secret, option, problems, variable
+from web.terminal import WrongUse, escaped, escaped_json, say
+from web.token_command import token
 
 _INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
 
@@ -38,10 +51,6 @@ _BATCH_BYTES = 1 << 20
 _MAX_LINE = 16 << 20  # bytes; more than any server takes by default
 _CHUNK = 64 << 10  # bytes of standard input that are read at a time
 _READ_AHEAD = 16  # chunks
-
-# Besides control characters: what ends a line for some programs, and what turns the direction of text around.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 app = typer.Typer(
     help="A live-update feed: publish events, and every subscriber gets them at once, in order, none lost.",
@@ -66,20 +75,13 @@ def run(arguments: list[str]) -> int:
         return app(arguments, prog_name="feed", standalone_mode=False) or 0
     except TyperException as error:
         context = getattr(error, "ctx", None)
-        _say(f"{context.command_path if context else 'feed'}: {error.format_message()}")
+        say(f"{context.command_path if context else 'feed'}: {error.format_message()}")
         return error.exit_code
     except FeedError as error:
-        _say(f"feed: {error}")
+        say(f"feed: {error}")
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
-
-
-class _WrongUse(typer.BadParameter):
-    """Exit code 2, and the message as it is."""
-
-    def format_message(self) -> str:
-        return self.message
 
 
 def _check_encoding(arguments: list[str]) -> None:
@@ -87,26 +89,7 @@ def _check_encoding(arguments: list[str]) -> None:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise _WrongUse(f"argument {number} is not UTF-8") from None
-
-
-def _say(text: str) -> None:
-    """One line on standard error, whatever `text` holds."""
-    print(escaped(text), file=sys.stderr, flush=True)
-
-
-def escaped(text: str) -> str:
-    """`text` on one line, without what a terminal would obey."""
-    return _UNPRINTABLE.sub(lambda found: _ESCAPES.get(found[0]) or _escape(found[0]), text)
-
-
-def _escape(character: str) -> str:
-    return f"\\u{ord(character):04x}"
-
-
-def escaped_json(line: str) -> str:
-    """The same for a JSON text, which stays the same JSON: what is escaped can stand in it only inside strings."""
-    return _UNPRINTABLE.sub(lambda found: _escape(found[0]), line)
+            raise WrongUse(f"argument {number} is not UTF-8") from None
 
 
 # What all commands share.
@@ -122,6 +105,24 @@ def _check_url(url: str) -> str:
 
 Url = Annotated[str, typer.Option(envvar="FEED_URL", metavar="URL", help="The server to talk to.", callback=_check_url)]
 _URL = "http://127.0.0.1:8000"
+
+
+def _check_token(token: str | None) -> str | None:
+    try:
+        return checked_token(token)
+    except Invalid as error:
+        raise typer.BadParameter(error.detail) from None
+
+
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="FEED_TOKEN",
+        metavar="TOKEN",
+        help="What says that it is allowed. Better in the environment: others on this machine can read command lines.",
+        callback=_check_token,
+    ),
+]
 
 
 def _run(command: Coroutine[Any, Any, None]) -> None:
@@ -181,7 +182,7 @@ def serve(**values: str | bool | None) -> None:
     try:
         settings = Settings.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        raise _WrongUse("; ".join(problems(error))) from None
+        raise WrongUse("; ".join(problems(error))) from None
     # Until the server listens and takes signals itself, there is nothing to drain: just go, and well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
@@ -239,6 +240,7 @@ def publish(
         str, typer.Argument(metavar="DATA|-", help="The event's data; - is standard input, an event a line.")
     ] = "-",
     url: Url = _URL,
+    token: Token = None,
     type: Annotated[str, typer.Option(metavar="NAME", help="The events' type.")] = "message",
     json: Annotated[bool, typer.Option("--json", help="DATA, or each line, is JSON. Empty lines are skipped.")] = False,
     key: Annotated[
@@ -254,13 +256,13 @@ def publish(
     once even if a batch had to be repeated.
     """
     if data != "-":
-        _run(_publish_one(Client(url, patience=patience), topic, data.encode() if json else data, type, key))
+        _run(_publish_one(Client(url, token, patience=patience), topic, data.encode() if json else data, type, key))
     elif key is not None:
-        raise _WrongUse("--key is for one event: give DATA")
+        raise WrongUse("--key is for one event: give DATA")
     elif sys.stdin is None:
-        raise _WrongUse("standard input is closed")
+        raise WrongUse("standard input is closed")
     else:
-        _run(_publish_lines(Client(url, patience=patience), topic, type, json))
+        _run(_publish_lines(Client(url, token, patience=patience), topic, type, json))
 
 
 async def _publish_one(client: Client, topic: str, data: str | bytes, type: str, key: str | None) -> None:
@@ -270,7 +272,7 @@ async def _publish_one(client: Client, topic: str, data: str | bytes, type: str,
 
 async def _publish_lines(client: Client, topic: str, type: str, json: bool) -> None:
     if sys.stdin.isatty():
-        _say("an event a line; Ctrl-D ends")
+        say("an event a line; Ctrl-D ends")
     published = 0
     try:
         with _progress() as show:
@@ -281,9 +283,9 @@ async def _publish_lines(client: Client, topic: str, type: str, json: bool) -> N
     except FeedError as error:
         raise FeedError(f"{error}; {_events(published)} acknowledged before") from error
     except asyncio.CancelledError:
-        _say(f"published {_events(published)}")
+        say(f"published {_events(published)}")
         raise
-    _say(f"published {_events(published)}")
+    say(f"published {_events(published)}")
 
 
 def _events(count: int) -> str:
@@ -414,6 +416,7 @@ def tail(
         list[str], typer.Argument(metavar="PATTERN", help="A topic; a segment may be *, and the last one **.")
     ],
     url: Url = _URL,
+    token: Token = None,
     last: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=1000, help="Begin with the newest N events.")
     ] = None,
@@ -429,9 +432,9 @@ def tail(
     connection breaks or the server is restarted, and never prints an event twice.
     """
     if last is not None and after is not None:
-        raise _WrongUse("--last and --after: give one of them")
+        raise WrongUse("--last and --after: give one of them")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    _run(_tail(Client(url), patterns, type or [], after, last, _json_line if json else _line))
+    _run(_tail(Client(url, token), patterns, type or [], after, last, _json_line if json else _line))
 
 
 async def _tail(
@@ -474,15 +477,15 @@ class _Report:
         match item:
             case Reconnecting() if not self._waiting:
                 self._waiting = True
-                _say(f"feed: {self._url}: {item.reason}: reconnecting until it answers")
+                say(f"feed: {self._url}: {item.reason}: reconnecting until it answers")
             case Notice(type="feed.open") if self._waiting:
                 self._waiting = False
-                _say(f"feed: {self._url}: connected")
+                say(f"feed: {self._url}: connected")
             case Notice(type="feed.gap", data=data):
                 facts = f"asked for {data.get('requested')}, resumed from {data.get('resumed_from')}"
-                _say(f"feed: gap: events may be missing: {data.get('reason')}: {facts}")
+                say(f"feed: gap: events may be missing: {data.get('reason')}: {facts}")
             case Notice(type="feed.closing", data=data):
-                _say(f"feed: the server ends the stream: {data.get('reason')}")
+                say(f"feed: the server ends the stream: {data.get('reason')}")
 
 
 # feed demo
@@ -491,13 +494,14 @@ class _Report:
 @app.command()
 def demo(
     url: Url = _URL,
+    token: Token = None,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.05, help="The time between two readings.")] = 1.0,
 ) -> None:
     """Publish readings of this machine.
 
     To the topics system/cpu, system/memory, system/network and system/disk, for the dashboard to show.
     """
-    _run(_demo(Client(url, patience=max(every, 2.0)), every))
+    _run(_demo(Client(url, token, patience=max(every, 2.0)), every))
 
 
 async def _demo(client: Client, every: float) -> NoReturn:
@@ -513,7 +517,7 @@ async def _demo(client: Client, every: float) -> NoReturn:
             before = now
             worked = await _published(client, readings, complain=working is not False)
             if worked and not working:
-                _say(f"publishing to system/… every {every:g} s; look at {client.url}/ (Ctrl-C ends)")
+                say(f"publishing to system/… every {every:g} s; look at {client.url}/ (Ctrl-C ends)")
             working = worked
 
 
@@ -522,9 +526,14 @@ async def _published(client: Client, readings: list[Outgoing], *, complain: bool
         await client.publish_batch(readings)
     except GaveUp:
         if complain:
-            _say(f"feed: {client.url} does not answer; trying again until it does")
+            say(f"feed: {client.url} does not answer; trying again until it does")
         return False
     return True
+
+
+# feed token
+
+app.command()(token)
 
 
 # feed bench

@@ -157,11 +157,22 @@ def _pem(value: str) -> str:
         # How a file that can hold no line breaks in a value, such as .env, has them.
         return value.replace("\\n", "\n")
     try:
-        with Path(value).open("rb") as file:
-            text = file.read(_MAX_FILE)
-    except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "no name of a file"
-        raise ValueError(f"is neither a PEM nor a file that can be read: {reason}") from None
+        return read_pem(Path(value))
+    except ValueError as error:
+        raise ValueError(f"is no PEM, and as a file {error}") from None
+
+
+def read_pem(file: Path) -> str:
+    """What is in a file, if it can be read and is of a size for a PEM. Raises `ValueError`."""
+    try:
+        with file.open("rb") as source:
+            text = source.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ValueError("cannot be read: it is no name of one") from None
+    if len(text) > _MAX_FILE:
+        raise ValueError("is too large for a key")
     return text.decode("ascii", "replace")
 
 

@@ -333,9 +333,7 @@ class Settings(BaseSettings):
             values = {name: value for name in named if (value := getattr(self, name)) is not None}
             if len(set(values.values())) < len(values):
                 names = ", ".join(map(variable, values))
-                raise ValueError(
-                    f"{names}: two of them are the same, which would let publishers and subscribers do alike"
-                )
+                raise ValueError(f"{names}: two are the same, and cannot tell publishers from subscribers")
         return self
 
     @property

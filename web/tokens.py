@@ -7,10 +7,11 @@ wrong with a token, the answer is `Unauthenticated` with a short reason of our o
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -20,7 +21,7 @@ from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from web.grants import Grants
 from web.jwks import ALGORITHMS, RemoteKeys
-from web.keys import Key, Reach, keys_of
+from web.keys import Key, PrivateKey, Reach, keys_of
 from web.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,15 +84,19 @@ class Tokens:
     async def grants(self, token: str) -> Grants:
         """What this token allows now. Raises `Unauthenticated`, or `FeedUnavailable` where the keys cannot be had."""
         digest = _digest(token)
-        if self._remote is not None and self._version != self._remote.version:
-            self._version = self._remote.version
-            self._known.clear()  # what was verified with a key that is gone
-        known = self._known.get(digest)
+        known = self._remembered().get(digest)
         if known is not None:
             return known
         grants = await self._verified(token)
-        self._known.add(digest, grants, len(token))
+        self._remembered().add(digest, grants, len(token))
         return grants
+
+    def _remembered(self) -> _Known:
+        """What was verified with the keys of now: what a key that is gone has signed has to be verified anew."""
+        if self._remote is not None and self._version != self._remote.version:
+            self._version = self._remote.version
+            self._known.clear()
+        return self._known
 
     async def aclose(self) -> None:
         """Let go of what is held."""
@@ -140,13 +145,13 @@ _ODD = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 
 class _Known:
     """Tokens that were verified, by their digests: who reads this process's memory finds none in it. The oldest goes
-    when there are too many."""
+    when there are too many. `size` is what they count for, in bytes."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
         self._most_bytes = most_bytes
         self._entries: dict[bytes, tuple[Grants, int]] = {}
-        self._bytes = 0
+        self.size = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -166,44 +171,61 @@ class _Known:
         self._remove(digest)
         size += _OVERHEAD
         self._entries[digest] = (grants, size)
-        self._bytes += size
-        while len(self._entries) > self._most or self._bytes > self._most_bytes:
+        self.size += size
+        while len(self._entries) > self._most or self.size > self._most_bytes:
             self._remove(next(iter(self._entries)))
 
     def clear(self) -> None:
         """Forget them all."""
         self._entries.clear()
-        self._bytes = 0
+        self.size = 0
 
     def _remove(self, digest: bytes) -> None:
         entry = self._entries.pop(digest, None)
         if entry is not None:
-            self._bytes -= entry[1]
+            self.size -= entry[1]
 
 
 def issue(
-    key: Any,
-    algorithm: str,
-    *,
-    expires: float,
-    publish: Iterable[str] = (),
-    subscribe: Iterable[str] = (),
-    admin: bool = False,
-    subject: str | None = None,
-    audience: str | None = None,
-    issuer: str | None = None,
+    grants: Grants, key: PrivateKey | str, algorithm: str, *, audience: str | None = None, issuer: str | None = None
 ) -> str:
-    """A token, signed with a secret or a private key. `expires` is in seconds since 1970."""
-    allowed: dict[str, Any] = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
+    """A token that allows this, signed with a private key or a secret."""
+    allowed = {"publish": list(grants.publish), "subscribe": list(grants.subscribe), "admin": grants.admin}
     claims = {
-        "sub": subject,
+        "sub": grants.subject,
         "iss": issuer,
         "aud": audience,
         "iat": int(time.time()),
-        "exp": math.ceil(expires),
+        "exp": math.ceil(grants.expires),
         "feed": {name: value for name, value in allowed.items() if value},
     }
     return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm=algorithm)
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a token says, by whomever it is. `text` is its claims as they were written."""
+
+    algorithm: str
+    kid: str | None
+    text: str
+    claims: dict[str, Any]
+
+    @property
+    def grants(self) -> Grants:
+        """What it would allow. Raises `Unauthenticated` where it says so in a way that is not understood."""
+        return _grants(self.claims, Reach.ALL)
+
+
+def read_unverified(token: str) -> Said:
+    """What a token says, believed by nobody. Raises `Unauthenticated` where it cannot be read."""
+    algorithm, kid = _header(token)
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, *_ODD) as error:
+        raise _refusal(_reason(error)) from None
+    payload = token.split(".")[1].rstrip("=")
+    text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode("utf-8", "backslashreplace")
+    return Said(algorithm, kid, text, claims)
 
 
 def _digest(token: str) -> bytes:
@@ -248,13 +270,9 @@ def _reason(error: Exception) -> str:
 
 
 def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
-    for name in ("exp", "nbf"):
-        # PyJWT would take "1" and true for times.
-        if isinstance(claims.get(name, 0), bool | str):
-            raise _refusal(f"`{name}` is no time")
-    expires = int(claims["exp"])
-    if expires > LAST_TIME:
-        raise _refusal("`exp` is no time in seconds")
+    expires = _time(claims, "exp")
+    if "nbf" in claims:
+        _time(claims, "nbf")
     claim = _claim(claims)
     return Grants(
         publish=_patterns(claim.publish, "publish") if reach is not Reach.SUBSCRIBE else (),
@@ -263,6 +281,14 @@ def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
         subject=_subject(claims),
         expires=expires,
     )
+
+
+def _time(claims: dict[str, Any], name: str) -> int:
+    """A time in whole seconds, rounded down as PyJWT does; PyJWT takes "1" and true for times, too."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_TIME:
+        raise _refusal(f"`{name}` is no time in seconds")
+    return int(value)
 
 
 def _claim(claims: dict[str, Any]) -> _Claim:

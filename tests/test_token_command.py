@@ -1,0 +1,284 @@
+"""`feed token`: what it makes, what it says of one, and that it shows no secret."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import jwt
+import pytest
+from pydantic import SecretStr
+
+from tests.running import FEED
+from tests.test_keys import EC, ED, RSA, SECRET, private, public
+from tests.test_tokens import ALLOWED, LATER, NOW, saying, sealed
+from web.grants import Grants
+from web.settings import Settings
+from web.token_command import _length
+from web.tokens import Tokens
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | {"COLUMNS": "80"}
+KEYS = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
+
+
+def feed_token(
+    *arguments: str, stdin: str | bytes | None = None, **settings: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run it to its end. `FEED_JWT_SECRET` is set unless a test says otherwise."""
+    environment = {f"FEED_{name.upper()}": value for name, value in {"jwt_secret": SECRET, **settings}.items()}
+    return subprocess.run(
+        [FEED, "token", *arguments],
+        env=ENVIRONMENT | environment,
+        input=(stdin or "").encode(),
+        capture_output=True,
+        timeout=30,
+    )
+
+
+def made(*arguments: str, **settings: str) -> str:
+    """The token, and nothing else."""
+    done = feed_token(*arguments, **settings)
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr
+    assert re.fullmatch(rb"[A-Za-z0-9._-]+\n", done.stdout)
+    return done.stdout.decode().strip()
+
+
+def granted(token: str, **settings: object) -> Grants:
+    """What a server with these settings would make of it."""
+    tokens = Tokens.of(Settings(**settings))  # type: ignore[arg-type]
+    assert tokens is not None
+    return asyncio.run(tokens.grants(token))
+
+
+def said(*arguments: str, stdin: str | None = None, **settings: str) -> tuple[int, list[str]]:
+    """The exit code, and the lines."""
+    done = feed_token("--check", *arguments, stdin=stdin, **settings)
+    assert done.stderr == b""
+    return done.returncode, done.stdout.decode().splitlines()
+
+
+def error(*arguments: str, **settings: str) -> str:
+    """The one line that is said of a wrong command line."""
+    done = feed_token(*arguments, **settings)
+    assert (done.returncode, done.stdout) == (2, b"")
+    (line,) = done.stderr.decode().splitlines()
+    return line
+
+
+# Making one.
+
+
+def test_a_token_is_what_the_options_say() -> None:
+    token = made(
+        *("--publish", "a/**", "--publish", "b c,d", "--subscribe", "e/* , **"),
+        *("--admin", "--subject", "Zoë", "--expires", "2h"),
+    )
+    found = granted(token, jwt_secret=SecretStr(SECRET))
+    assert found.publish == ("a/**", "b", "c", "d")
+    assert found.subscribe == ("e/*", "**")
+    assert (found.admin, found.subject) == (True, "Zoë")
+    assert 7100 < found.expires - time.time() < 7202
+
+
+def test_unless_it_says_more_a_token_is_for_an_hour_and_for_nobody_in_particular() -> None:
+    found = granted(made("--subscribe", "a"), jwt_secret=SecretStr(SECRET))
+    assert (found.publish, found.admin, found.subject) == ((), False, None)
+    assert 3500 < found.expires - time.time() < 3602
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_private_key_signs_instead_of_a_secret(algorithm: str, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text(private(KEYS[algorithm]))
+    pem = public(KEYS[algorithm])
+    token = made("--publish", "a", "--private-key", str(file), jwt_secret="", jwt_public_key=pem)
+    assert jwt.get_unverified_header(token)["alg"] == algorithm
+    assert granted(token, jwt_public_key=pem).publish == ("a",)
+
+
+def test_audience_and_issuer_are_those_of_the_settings() -> None:
+    settings = {"jwt_audience": "feed", "jwt_issuer": "us"}
+    token = made("--publish", "a", **settings)
+    assert granted(token, jwt_secret=SecretStr(SECRET), **settings).publish == ("a",)
+
+
+def test_a_secret_for_publishers_signs_what_only_publishes() -> None:
+    settings = {"jwt_secret": "", "publisher_jwt_secret": SECRET, "subscriber_jwt_secret": SECRET + "s"}
+    assert granted(made("--publish", "a", **settings), publisher_jwt_secret=SecretStr(SECRET)).publish == ("a",)
+    found = granted(made("--subscribe", "a", **settings), subscriber_jwt_secret=SecretStr(SECRET + "s"))
+    assert found.subscribe == ("a",)
+    for more in (["--subscribe", "a"], ["--admin"]):
+        assert "there is no key to sign with" in error("--publish", "a", *more, **settings)
+
+
+def test_a_token_that_the_keys_here_do_not_take_is_made_with_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text(private(ED))
+    done = feed_token("--publish", "a", "--private-key", str(file))
+    assert granted(done.stdout.decode().strip(), jwt_public_key=public(ED)).publish == ("a",)
+    assert b"beware: with the keys in this environment the token is not valid" in done.stderr
+    done = feed_token(
+        *("--publish", "a", "--admin", "--private-key", str(file)), jwt_secret="", publisher_jwt_public_key=public(ED)
+    )
+    assert b"beware: with the keys in this environment it does not allow all of that" in done.stderr
+    assert done.returncode == 0
+
+
+def test_without_a_key_it_says_how_to_make_one() -> None:
+    line = error("--publish", "a", jwt_secret="")
+    assert "FEED_JWT_SECRET" in line
+    assert "--private-key FILE" in line
+    assert "openssl rand -hex 32" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "it would allow nothing: give --publish"),
+        (["--expires", "1h"], "it would allow nothing"),
+        (["--publish", " , "], "it would allow nothing"),
+        (["--publish", "a**"], "--publish: pattern: '*' may only be a whole segment"),
+        (["--subscribe", "a//b"], "--subscribe: pattern: a segment may not be empty"),
+        (["--publish", "a", "--expires", "soon"], "--expires: a duration is"),
+        (["--publish", "a", "--expires", "0"], "--expires: is a second at least"),
+        (["--publish", "a", "--expires", "99999999d"], "100 years at most"),
+        (["--publish", "a", "--subject", ""], "--subject: is 1 to 255 characters"),
+        (["--publish", "a", "--private-key", "/nowhere"], "--private-key /nowhere: cannot be read: No such file"),
+        (["--publish", "a", "--private-key", "/dev/null"], "--private-key /dev/null: is no private key"),
+        (["--publish", "a", "--check", "x"], "--check is for a token that there is"),
+        (["--publish", " ".join(map(str, range(101)))], "--publish: a token has 100 patterns at most"),
+        (["--publish", " ".join(f"{number:0200}" for number in range(100))], "it would be longer than"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: list[str], text: str) -> None:
+    assert text in error(*arguments)
+
+
+def test_a_wrong_setting_is_one_line_that_does_not_show_it() -> None:
+    assert error("--publish", "a", jwt_secret="quite short").startswith("feed token: FEED_JWT_SECRET: is too short")
+    assert "quite short" not in error("--publish", "a", jwt_secret="quite short")
+
+
+def test_it_explains_itself() -> None:
+    text = " ".join(feed_token("--help").stdout.decode().split())
+    for word in ("--publish PATTERN", "--expires TIME", "--check TOKEN|-", "FEED_JWT_SECRET", "TOKEN=$(feed token"):
+        assert word in text
+    assert SECRET not in text
+
+
+# Explaining one.
+
+
+def test_a_valid_token_is_explained() -> None:
+    code, lines = said(saying(sub="alice", feed=ALLOWED, exp=NOW + 3 * 86400 + 60))
+    assert code == 0
+    assert lines[0] == "the token is valid"
+    assert lines[1:5] == ["  whose      alice", "  publish    a/**", "  subscribe  b/*", "  admin      yes"]
+    assert re.fullmatch(r"  until      \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(in 3 days\)", lines[5])
+    assert lines[6] == "  signed     HS256"
+    assert json.loads(lines[7].removeprefix("  claims"))["sub"] == "alice"
+
+
+def test_a_token_on_standard_input_is_explained() -> None:
+    code, lines = said("-", stdin=f"{saying(feed=ALLOWED)}\n")
+    assert (code, lines[0]) == (0, "the token is valid")
+
+
+def test_a_token_that_is_not_valid_is_explained_with_what_it_says() -> None:
+    code, lines = said(saying(sub="alice", exp=NOW - 7300, feed=ALLOWED))
+    assert (code, lines[0]) == (1, "the token is not valid: it has expired")
+    assert lines[1] == "what it says, whoever has written it:"
+    assert "  whose      alice" in lines
+    assert any("(2 hours ago)" in line for line in lines)
+
+
+def test_a_token_of_another_key_is_not_valid() -> None:
+    token = sealed({"alg": "HS256"}, {"exp": LATER, "feed": ALLOWED}, "another secret of quite some length")
+    code, lines = said(token)
+    assert (code, lines[0]) == (1, "the token is not valid: its signature is of no key that is known here")
+
+
+def test_what_a_separate_key_does_not_reach_is_not_shown_as_granted() -> None:
+    _, lines = said(saying(feed=ALLOWED), jwt_secret="", publisher_jwt_secret=SECRET)
+    assert lines[2:5] == ["  publish    a/**", "  subscribe  nothing", "  admin      no"]
+
+
+def test_without_a_key_nothing_is_verified_and_it_says_so() -> None:
+    code, lines = said(saying(sub="alice", feed=ALLOWED), jwt_secret="")
+    assert code == 1
+    assert lines[0].startswith("nothing was verified, as there is no key")
+    assert "  whose      alice" in lines
+    assert not any("is valid" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "garbage", "a.b.c", "é", "x" * 20_000, sealed(b"[" * 5_000, {}), sealed({"alg": "HS256"}, b"[" * 5_000)],
+)
+def test_what_is_no_token_is_one_line(token: str) -> None:
+    code, lines = said("-", stdin=token)
+    (line,) = lines
+    assert (code, line.startswith("the token is not valid: it ")) == (1, True)
+
+
+def test_claims_that_are_not_understood_are_shown_as_they_are() -> None:
+    code, lines = said(saying(feed={"publish": 5}))
+    assert code == 1
+    assert lines[0].startswith("the token is not valid: `feed` is not an object such as")
+    assert json.loads(lines[-1].removeprefix("  claims"))["feed"] == {"publish": 5}
+
+
+def test_nothing_in_a_token_steers_the_terminal() -> None:
+    odd = "\x1b[2J\x07\r\n\u202e"
+    raw = json.dumps({"exp": LATER, "sub": odd, "x": "\ud800"}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    for token in (
+        saying(sub=odd, feed=ALLOWED),
+        sealed({"alg": "HS256", "kid": odd}, {"exp": LATER, "feed": ALLOWED}),
+        sealed({"alg": odd}, {"exp": LATER, "sub": "a"}),
+        sealed({"alg": "HS256"}, raw),
+        sealed({"alg": "HS256"}, json.dumps({"exp": LATER}).encode("utf-16")),
+    ):
+        done = feed_token("--check", token)
+        assert done.returncode in (0, 1)
+        assert done.stderr == b""
+        assert not set(done.stdout.decode()) & set("\x1b\x07\r\u202e")
+        assert all(
+            line.startswith(("the token is", "what it says", "  ")) for line in done.stdout.decode().splitlines()
+        )
+
+
+def test_a_set_of_keys_that_cannot_be_had_says_nothing_of_the_token() -> None:
+    token = jwt.encode({"exp": LATER}, EC, "ES256")
+    done = feed_token("--check", token, jwt_secret="", jwks_url="http://127.0.0.1:1/keys")
+    assert done.returncode == 1
+    assert b"feed: the keys that tokens are verified with cannot be had" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 seconds"),
+        (1.5, "1 second"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (7200, "2 hours"),
+        (172800, "2 days"),
+    ],
+)
+def test_how_long_is_said_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
+    assert _length(seconds) == text
+
+
+def test_a_token_is_printed_without_its_secret_or_key(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text(private(EC))
+    pieces = [SECRET, base64.b64encode(SECRET.encode()).decode(), private(EC)[40:80]]
+    for arguments in (["--publish", "a"], ["--publish", "a", "--private-key", str(file)], ["--check", saying()]):
+        done = feed_token(*arguments)
+        assert not any(piece in (done.stdout + done.stderr).decode() for piece in pieces)
