@@ -501,8 +501,7 @@ async def start_of(application: ASGIApp, method: str, path: str) -> Message:
         began.set()
 
     scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode()}
+    scope |= {"query_string": b"", "headers": [(b"host", b"localhost")], "root_path": "", "scheme": "http"}
     async with asyncio.timeout(10):
-        await application(
-            {**scope, "query_string": b"", "headers": [], "root_path": "", "scheme": "http"}, receive, send
-        )
+        await application(scope, receive, send)
     return messages[0]
