@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from feed.control import Control, Heartbeat
 from feed.event import Event
@@ -11,9 +11,16 @@ from feed.event import Event
 Item = Event | Control | Heartbeat
 """What a subscription hands out. All have the wire formats `sse`, `envelope`, `line` and `message`."""
 
-Wire = Callable[[Sequence[Item]], Any]
-"""What an outlet wants items made into: one chunk, in whatever form it writes. A module's function, so that readers
-of the same format share what it made."""
+
+class Chunk(NamedTuple):
+    """What is written at once, in whatever form an outlet takes it, and how many bytes of the stream's body that is."""
+
+    written: Any
+    size: int
+
+
+Wire = Callable[[Sequence[Item]], Chunk]
+"""What an outlet wants items made into. A module's function, so that readers of the same format share what it made."""
 
 
 class Batch:
@@ -27,10 +34,10 @@ class Batch:
         self.first = events[0].seq
         self.last = events[-1].seq
         self.size = sum(event.size for event in events)
-        self._chunks: dict[Wire, Any] = {}
+        self._chunks: dict[Wire, Chunk] = {}
         self._narrowed: dict[frozenset[str], Batch | None] = {}
 
-    def chunk(self, wire: Wire) -> Any:
+    def chunk(self, wire: Wire) -> Chunk:
         """What `wire` makes of the events, made at the first use."""
         chunk = self._chunks.get(wire)
         if chunk is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
@@ -12,6 +12,7 @@ from feed.event import Event
 from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.pattern import TopicIndex
+from feed.peer import counted_as
 from feed.pump import Pump
 from feed.subscription import Subscription
 
@@ -30,18 +31,29 @@ class Broadcaster:
         self.losses = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._index: TopicIndex[Subscription] = TopicIndex()
+        self._by_address: Counter[str] = Counter()  # only of addresses that have some
 
     def register(self, subscription: Subscription) -> None:
         """From the next `push` on it is offered what it wants."""
         self._subscriptions[subscription.id] = subscription
+        if address := counted_as(subscription.peer.address):
+            self._by_address[address] += 1
         for pattern in subscription.selection.patterns:
             self._index.add(pattern, subscription)
 
     def unregister(self, subscription: Subscription) -> None:
         """It is offered nothing more. To do so twice does no harm."""
         if self._subscriptions.pop(subscription.id, None) is not None:
+            if address := counted_as(subscription.peer.address):
+                self._by_address[address] -= 1
+                if not self._by_address[address]:
+                    del self._by_address[address]
             for pattern in subscription.selection.patterns:
                 self._index.remove(pattern, subscription)
+
+    def count_of(self, address: str) -> int:
+        """How many subscriptions are counted under the name of this address. Those inside this process are not."""
+        return self._by_address[counted_as(address)]
 
     def find(self, id: str) -> Subscription | None:
         """The subscription of this id."""

@@ -8,7 +8,7 @@
     │   ├── Unauthenticated     it may be allowed to somebody, and does not say who asks     (HTTP 401)
     │   └── Forbidden           whoever asks may not do it                                   (HTTP 403)
     ├── FeedUnavailable     nobody's in particular, and nothing was done: try again      (HTTP 503)
-    │   ├── Overloaded          more is being published than the log takes in                (HTTP 429)
+    │   ├── Overloaded          more is being published than the log takes in, or one may    (HTTP 429)
     │   └── Draining            this server is being stopped; another will answer            (HTTP 503)
     ├── Indeterminate       nobody's, and it cannot be known whether it was published    (HTTP 504)
     └── LogRefused          the operator's: this log cannot be opened; says why and what to do
@@ -70,7 +70,7 @@ class FeedUnavailable(FeedError):
 
 
 class Overloaded(FeedUnavailable):
-    """What waits to be committed has reached its bound."""
+    """What waits to be committed has reached its bound, or one client's publishes theirs."""
 
 
 class Draining(FeedUnavailable):

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
@@ -30,6 +31,7 @@ from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
 from feed.log.contract import LogLost, Loss
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
+from feed.peer import Peer
 from feed.subscription import Limits, Subscription
 from feed.survey import Subscribers, Survey
 from feed.turnstile import Turnstile
@@ -40,13 +42,15 @@ EARLIEST = "earliest"
 """Instead of an id: from the oldest retained event on."""
 
 MAX_PATTERNS = 100
+"""What may be asked for in one subscription, unless the options say less."""
+
 MAX_LAST = 1_000
 MAX_BATCH = 10_000
 
 _MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
 _MAX_HELD_BYTES = 64 << 20  # of publishes that wait until others have been passed on
 _ENTER = 50  # subscriptions that begin in one turn of the event loop
-_BEAT = 0.5  # seconds between two looks for quiet streams
+_BEAT = 0.5  # seconds between two looks for streams that are quiet, or whose right to read has ended
 _PAGE_BYTES = 16 << 20  # of a page of history
 
 
@@ -54,6 +58,8 @@ class FeedOptions(msgspec.Struct, frozen=True):
     """How much of everything. Sizes are in bytes.
 
     `node` is what this process is called among those that share the log; unless said, host and process number.
+    Subscribers are counted in one process; by address, as `feed.peer.counted_as` says. `max_patterns` is for each
+    subscription, 100 at most.
     """
 
     node: str = ""
@@ -62,6 +68,8 @@ class FeedOptions(msgspec.Struct, frozen=True):
     window_events: int = 10_000
     window_bytes: int = 32 << 20
     max_subscribers: int | None = None
+    max_subscribers_per_address: int | None = None
+    max_patterns: int = MAX_PATTERNS
     retention: Retention = Retention()
     limits: Limits = Limits()
 
@@ -271,20 +279,31 @@ class Feed:
         else with what is published from now on. Iterating gives `Event`s, and a `Gap` where events may be missing;
         it ends when the feed is closed. Raises `Invalid` for a bad pattern or type.
         """
-        subscription = await self.attach(select(patterns, types), after=after, last=last)
+        subscription = await self.attach(self.select(patterns, types), after=after, last=last)
         try:
             yield subscription
         finally:
             self.detach(subscription)
 
-    async def attach(self, selection: Selection, *, after: str | None, last: int | None) -> Subscription:
+    def select(self, patterns: Sequence[str], types: Iterable[str] = ()) -> Selection:
+        """What one subscription asks for. Raises `Invalid` for none, too many, or a bad pattern or type."""
+        return select(patterns, types, self.options.max_patterns)
+
+    async def attach(
+        self,
+        selection: Selection,
+        *,
+        after: str | None,
+        last: int | None,
+        peer: Peer = Peer(),  # noqa: B008  immutable
+    ) -> Subscription:
         """What `subscribe` does at the beginning of its block, for callers whose stream is not a block of code."""
         await self._entrance.enter()
         running = await self._running()
         log, window = running.log, running.broadcaster.window
         cursor, gap = None, None
         check_last(last)
-        self._check_room()
+        self._check_room(running, peer)
         with running.without_loss():
             if after is not None:
                 cursor, gap = await running.resume_at(after)
@@ -293,7 +312,7 @@ class Feed:
         # From here to `register` there is no `await`: what is committed after the position was taken is passed on.
         if self.draining:
             raise Draining("this server is being stopped")
-        self._check_room()
+        self._check_room(running, peer)
         replay = cursor is not None
         if cursor is None:
             cursor = max(log.position, window.position)
@@ -301,16 +320,20 @@ class Feed:
         limits = self.options.limits
         resumed = after if gap is None and after != EARLIEST else None
         subscription = Subscription(
-            log, window, broadcaster.pump, selection, limits, cursor=cursor, replay=replay, resumed=resumed
+            log, window, broadcaster.pump, selection, limits, peer, cursor=cursor, replay=replay, resumed=resumed
         )
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
         broadcaster.register(subscription)
         return subscription
 
-    def _check_room(self) -> None:
-        if self.options.max_subscribers is not None and self.subscribers >= self.options.max_subscribers:
+    def _check_room(self, running: _Running, peer: Peer) -> None:
+        broadcaster, options = running.broadcaster, self.options
+        if options.max_subscribers is not None and len(broadcaster) >= options.max_subscribers:
             raise FeedUnavailable("this server holds as many subscribers as it may")
+        most = options.max_subscribers_per_address
+        if most is not None and broadcaster.count_of(peer.address) >= most:
+            raise FeedUnavailable("this address has as many subscribers here as it may")
 
     def detach(self, subscription: Subscription) -> None:
         """Let go of a subscription. To do so twice does no harm."""
@@ -441,8 +464,11 @@ class _Running:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_BEAT)
+            today = time.time()
             for count, subscription in enumerate(list(self.broadcaster), 1):
                 try:
+                    if subscription.peer.expires <= today:
+                        subscription.end("token-expired")
                     subscription.beat(loop.time())
                 except Exception:
                     logger.exception("a stream had no heartbeat; the next one comes")
@@ -576,14 +602,14 @@ async def _newest(log: Log, options: FeedOptions) -> Window:
     return window
 
 
-def select(patterns: Sequence[str], types: Iterable[str] = ()) -> Selection:
-    """What a subscriber asks for. Raises `Invalid` for none, too many, or a bad pattern or type."""
+def select(patterns: Sequence[str], types: Iterable[str] = (), most: int = MAX_PATTERNS) -> Selection:
+    """What a subscriber asks for. Raises `Invalid` for none, more than `most`, or a bad pattern or type."""
     if not patterns:
         raise Invalid("pattern", "is missing: name a topic, or ** for everything")
     if isinstance(types, str):
         types = [types]
-    if len(patterns) > MAX_PATTERNS:
-        raise Invalid("pattern", f"at most {MAX_PATTERNS} may be given, not {len(patterns)}")
+    if len(patterns) > most:
+        raise Invalid("pattern", f"at most {most} may be given, not {len(patterns)}")
     return _selection(tuple(patterns), tuple(types))
 
 

@@ -29,6 +29,7 @@ from feed.event import Event
 from feed.log.contract import Log, LogLost, Page
 from feed.log.window import Window
 from feed.pattern import Selection
+from feed.peer import Peer
 from feed.pump import Pump
 
 Entry = Batch | Control | Heartbeat
@@ -66,7 +67,7 @@ class Outlet(Protocol):
 
     @property
     def write(self) -> Callable[[Any], None]:
-        """Takes a chunk, as its wire made it, whole."""
+        """Takes what its wire has made, whole."""
 
     def finish(self, reason: Reason | None) -> None:
         """Nothing comes any more: the server has ended the stream for that reason, None if writing broke."""
@@ -127,9 +128,11 @@ class Subscription:
         "closed",
         "cursor",
         "id",
+        "peer",
         "queue",
         "reason",
         "selection",
+        "sent",
         "since",
     )
 
@@ -140,6 +143,7 @@ class Subscription:
         pump: Pump,
         selection: Selection,
         limits: Limits,
+        peer: Peer = Peer(),  # noqa: B008  immutable
         *,
         cursor: int,
         replay: bool,
@@ -147,9 +151,11 @@ class Subscription:
     ) -> None:
         self.id = secrets.token_hex(8)
         self.selection = selection
+        self.peer = peer
         self.cursor = cursor  # all up to here was handed out, or was not wanted
         self.behind = cursor < window.position or replay
         self.since = time.time_ns() // 1_000_000
+        self.sent = 0  # bytes of the stream's body that were handed to the connection
         self.closed = False
         self.reason: Reason | None = None  # why the server ends it, once it does
         self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
@@ -261,6 +267,7 @@ class Subscription:
         if self._end is None:
             self.reason = reason
             self._end = control.closing(reason, self._limits.jittered_retry() if retry is None else retry)
+            self._stop_reading()  # whoever waits for a log that is away must not wait on
             self._clear()
             self.queue.put_nowait(self._end)
             self.wake()
@@ -376,7 +383,9 @@ class Subscription:
             self._queued_events = self._queued_bytes = 0
             self.cursor = self._told = first.last
             self._quiet_since = now
-            outlet.write(first.chunk(self._wire))
+            written, sent = first.chunk(self._wire)
+            self.sent += sent
+            outlet.write(written)
         elif items := self._drain(first):
             self._write(outlet, items, now)
         return size
@@ -389,7 +398,9 @@ class Subscription:
 
     def _write(self, outlet: Outlet, items: Sequence[Item], now: float) -> None:
         self._quiet_since = now
-        outlet.write(self._wire(items))
+        written, sent = self._wire(items)
+        self.sent += sent
+        outlet.write(written)
 
     # The road.
 

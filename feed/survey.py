@@ -18,7 +18,12 @@ from feed.subscription import Subscription
 
 class Subscriber(msgspec.Struct, frozen=True):
     """One subscription: what it asked for, when it began (milliseconds since 1970), the id up to which it has read, how
-    many events wait in its queue, and whether it reads the log because it could not keep up or has just come back."""
+    many events wait in its queue, and whether it reads the log because it could not keep up or has just come back.
+
+    `transport` and `address` are its `Peer`'s. `bytes_sent` is what of its stream's body was handed to the connection:
+    on HTTP the body, on a WebSocket what the text messages hold, without chunks and frames; 0 where there is no
+    connection. What a node of an older version does not tell is empty, or 0.
+    """
 
     id: str
     node: str
@@ -28,6 +33,9 @@ class Subscriber(msgspec.Struct, frozen=True):
     position: str
     queued: int
     lagging: bool
+    transport: str = ""
+    address: str = ""
+    bytes_sent: int = 0
 
 
 class Subscribers(msgspec.Struct, frozen=True):
@@ -111,4 +119,7 @@ class Survey:
             position=self._log.id_at(subscription.cursor),
             queued=subscription.queued,
             lagging=subscription.behind,
+            transport=subscription.peer.transport,
+            address=subscription.peer.address,
+            bytes_sent=subscription.sent,
         )

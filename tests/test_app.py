@@ -61,6 +61,7 @@ def test_every_route_is_documented(server: RunningServer) -> None:
         "/events/{pattern}",
         "/subscriptions",
         "/subscriptions/{id}",
+        "/session",
         "/healthz",
         "/readyz",
         "/metrics",

@@ -157,7 +157,8 @@ def test_the_help_of_serve_shows_every_setting_with_its_variable_default_and_des
     for name, field in Settings.model_fields.items():
         if is_secret(name):
             continue
-        assert f"--{name.replace('_', '-')} VALUE" in text
+        value = "" if field.annotation is bool else " VALUE"
+        assert f"--{name.replace('_', '-')}{value} " in text
         assert f"env var: FEED_{name.upper()}" in text
         assert field.description
         assert " ".join(field.description.split()) in text

@@ -47,7 +47,9 @@ class Nginx:
 def nodes(shared_redis: RedisServer, serve: Serve, request: pytest.FixtureRequest) -> list[RunningServer]:
     """Two nodes that share a stream."""
     return [
-        serve("--log", shared_redis.url(re.sub(r"\W", "", request.node.name)[:50]), heartbeat=0.5) for _ in range(2)
+        # Unless told otherwise nginx puts the name of its upstream for Host.
+        serve("--log", shared_redis.url(re.sub(r"\W", "", request.node.name)[:50]), heartbeat=0.5, hosts="feed")
+        for _ in range(2)
     ]
 
 

@@ -345,7 +345,8 @@ def test_l6_json_at_the_limit_is_taken_though_its_escapes_are_longer(server: Run
 def test_l6_a_body_over_the_limit_is_413_before_it_is_sent(server: RunningServer, unchanged: None) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(
-            b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 16777217\r\n\r\n"
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 16777217\r\n\r\n"
         )
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
@@ -357,7 +358,7 @@ def test_l6_a_chunked_body_without_end_is_413_while_it_streams_in(
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
             + b"Transfer-Encoding: chunked\r\n\r\n"
         )
         connection.setblocking(False)

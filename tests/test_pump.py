@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from feed import Event, Feed, FeedOptions, Limits, Overloaded, select
-from feed.batch import Item
+from feed.batch import Chunk, Item
 from feed.control import Control, Heartbeat, Reason
 from feed.pump import _TURN_WRITES, Pump
 
@@ -148,9 +148,9 @@ class Faucet:
         return [item.type for chunk in self.chunks for item in chunk if isinstance(item, Control)]
 
 
-def items_of(items: Sequence[Item]) -> list[Item]:
+def items_of(items: Sequence[Item]) -> Chunk:
     """A wire that changes nothing."""
-    return list(items)
+    return Chunk(list(items), len(items))
 
 
 async def publish(feed: Feed, count: int) -> list[str]:
@@ -219,10 +219,10 @@ async def test_the_end_is_said_once_the_reader_takes_something_and_nothing_comes
 
 
 async def test_a_wire_that_fails_ends_the_stream_rather_than_leave_it_silent() -> None:
-    def broken(items: Sequence[Item]) -> list[Item]:
+    def broken(items: Sequence[Item]) -> Chunk:
         if any(isinstance(item, Event) for item in items):
             raise ValueError("no such form")
-        return list(items)
+        return items_of(items)
 
     async with Feed("memory:") as feed:
         faucet, other = Faucet(), Faucet()

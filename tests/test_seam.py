@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import feed.feed
 from feed import EARLIEST, Event, Feed, FeedOptions, Gap, Limits, Retention, Subscription, select
-from feed.batch import Item
+from feed.batch import Chunk, Item
 from feed.control import Control, Reason
 from feed.event import text_draft
 from feed.log import Log, open_log
@@ -34,6 +34,11 @@ from tests.judge import Announced, Entry, Got, judge
 
 TOPICS = ["a/1", "a/2", "b"]
 PATTERNS = [["**"], ["a/*"], ["b"], ["a/1", "b"], ["nothing"]]
+
+
+def items_of(items: Sequence[Item]) -> Chunk:
+    """A wire that changes nothing."""
+    return Chunk(items, len(items))
 
 
 class HeldLog:
@@ -206,7 +211,7 @@ class Seam(RuleBasedStateMachine):
         if reader.outlet is not None:
             reader.outlet.blocked = False
             reader.outlet.block = reader.subscription.block
-            reader.subscription.flow_into(reader.outlet, list)
+            reader.subscription.flow_into(reader.outlet, items_of)
 
     @rule(which=st.integers(0, 4))
     def take(self, which: int) -> None:

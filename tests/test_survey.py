@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
+import msgspec
 import pytest
 
 from feed import Feed, FeedOptions, FeedUnavailable
@@ -104,6 +105,32 @@ async def test_a_node_that_does_not_answer_is_named(nodes: list[Feed]) -> None:
         await nodes[0].kick("0123456789abcdef")
 
 
+class EarlierSubscriber(msgspec.Struct):
+    """What a node told before there was more to tell."""
+
+    id: str
+    node: str
+    patterns: Sequence[str]
+    types: Sequence[str]
+    since: int
+    position: str
+    queued: int
+    lagging: bool
+
+
+async def test_nodes_of_different_versions_understand_each_other(nodes: list[Feed]) -> None:
+    earlier = EarlierSubscriber("0" * 16, "node-1", ["a"], [], 1, "x-1", 0, False)
+    peers_of(nodes[1]).answer = lambda _: msgspec.msgpack.encode([earlier])
+    async with nodes[2].subscribe("a") as events:
+        found = (await nodes[0].subscribers_everywhere()).subscribers
+    assert [(each.id, each.transport, each.address, each.bytes_sent) for each in found if each.id == "0" * 16] == [
+        ("0" * 16, "", "", 0)
+    ]
+    told = msgspec.msgpack.encode([each for each in found if each.id == events.id])
+    (understood,) = msgspec.msgpack.decode(told, type=list[EarlierSubscriber])
+    assert (understood.id, understood.node) == (events.id, "node-2")
+
+
 async def test_a_node_that_has_left_is_not_waited_for(nodes: list[Feed]) -> None:
     await nodes[1].close()
     assert list((await nodes[0].subscribers_everywhere()).silent) == []
@@ -132,8 +159,10 @@ def test_over_http_they_are_listed_and_ended(serve: Serve, shared_redis: RedisSe
     here, there = serve("--log", url), serve("--log", url)
     with subscribed(f"{there.url}/events/a/*?type=created") as stream:
         (found,) = eventually(lambda: here.http.get(f"{here.url}/subscriptions").json()["subscriptions"])
-        assert found.keys() == {"id", "node", "patterns", "types", "since", "position", "queued", "lagging"}
+        names = {"id", "node", "patterns", "types", "since", "position", "queued", "lagging"}
+        assert found.keys() == names | {"transport", "address", "bytes_sent"}
         assert (found["patterns"], found["types"], found["lagging"]) == (["a/*"], ["created"], False)
+        assert (found["transport"], found["address"]) == ("sse", "127.0.0.1")
         answer = here.http.delete(f"{here.url}/subscriptions/{found['id']}")
         assert (answer.status_code, answer.content) == (204, b"")
         closing = stream.until("feed.closing")[-1]

@@ -243,7 +243,7 @@ def publishing(url: str) -> Iterator[object]:
     """A publish whose body has begun; what is given sends the rest, and gives the status of the answer."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(b"POST /events/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
+        connection.sendall(b"POST /events/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
 
         def finish() -> int:
             connection.sendall(b"y")
@@ -258,7 +258,7 @@ def stuck_reader(server: RunningServer) -> Iterator[None]:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))
-        connection.sendall(b"GET /events/stuck HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /events/stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
         eventually(lambda: sum(scrape(server)["feed_subscribers"].values()) == 1)
         for _ in range(40):
             server.publish("stuck", "x" * 200_000)

@@ -9,21 +9,32 @@ import signal
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
-from feed import Feed, FeedUnavailable, LogRefused
+from feed import Feed, FeedUnavailable, Forbidden, LogRefused
 from feed.log import is_shared
+from web import openapi
+from web.access import Access, Authorize, allow_everything
+from web.bodies import Bodies
+from web.gate import Gate
+from web.limits import Rate
 from web.metrics import Metrics, metrics_of
-from web.problems import FeedRoute, Problem, answer_http_exception, problem_of
-from web.router import FeedEndpoints, feed_router
+from web.origins import Headers, Hosts, Origins
+from web.problems import SAFE, FeedRoute, Problem, answer_http_exception, deny, problem_of
+from web.router import FeedEndpoints, gated_router
+from web.session import session_router
 from web.settings import Settings, only_one_process
 from web.subscriptions import subscriptions_router
+
+if TYPE_CHECKING:
+    from web.tokens import Tokens
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
 _LOOK_SECONDS = 0.5
@@ -33,7 +44,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PAGE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_PAGE = {"Cache-Control": "no-store"}
 
 
 class _Assets(StaticFiles):
@@ -42,21 +53,60 @@ class _Assets(StaticFiles):
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
         response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
 
 class _App(FastAPI):
     """FastAPI, with the feed's own routes answered before it. It knows them too, for its documentation, for the methods
-    that they do not have, and for whoever adds middleware, which must not be passed by."""
+    that they do not have, and for whoever adds middleware, which must not be passed by.
 
-    def __init__(self, endpoints: FeedEndpoints, **options: Any) -> None:
+    Before anything else a request has to be for a name that is this server's, where `hosts` says so, and from a page
+    that may ask.
+    """
+
+    def __init__(self, gate: Gate, hosts: Hosts | None, **options: Any) -> None:
         super().__init__(**options)
-        self._endpoints = endpoints
+        self._endpoints = FeedEndpoints(gate)
+        self._origins = gate.origins
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.user_middleware or not await self._endpoints.answer(scope, receive, send):
+        if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
+            return
+        headers = self._origins.answer_headers(scope)
+        if (answer := self._answer_at_once(scope)) is not None:
+            answer.raw_headers += headers
+            if scope["type"] == "websocket":
+                await deny(WebSocket(scope, receive, send), answer)
+            else:
+                await answer(scope, receive, send)
+        elif self.user_middleware or not await self._endpoints.answer(scope, receive, send, headers):
+            await super().__call__(scope, receive, _with_headers(send, [*headers, *SAFE]))
+
+    def _answer_at_once(self, scope: Scope) -> Response | None:
+        try:
+            if self._hosts is not None:
+                self._hosts.check(scope)
+            if (allowed := self._origins.preflight_headers(scope)) is not None:
+                answer = Response(status_code=204)
+                answer.raw_headers += [*SAFE, *allowed]
+                return answer
+            self._origins.check(scope)
+        except Forbidden as error:
+            return problem_of(error)
+        return None
+
+
+def _with_headers(send: Send, headers: Headers) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+            there = {name for name, _ in message.get("headers", ())}
+            missing = [header for header in headers if header[0] not in there]
+            message = {**message, "headers": [*message.get("headers", ()), *missing]}
+        await send(message)
+
+    return send_with_headers
 
 
 def create_app(settings: Settings | None = None, feed: Feed | None = None) -> FastAPI:
@@ -68,9 +118,11 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     return application(settings, feed or Feed(settings.log, settings.options), processes=_processes())
 
 
-def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAPI:
-    """The same for `feed serve`, which knows how many `processes` it is."""
+def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None, processes: int = 1) -> FastAPI:
+    """The same for `feed serve`, which knows how many `processes` it is, and counts more than bodies in `bodies`."""
     metrics = metrics_of(feed, settings.node_name)
+    tokens = _tokens(settings)
+    bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -87,11 +139,24 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
             finally:
                 for task in tasks:
                     task.cancel()
+                if tokens is not None:
+                    await tokens.aclose()
         metrics.share()
 
     farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
+    authorize = allow_everything if tokens is None else Access(tokens, settings.public)
+    gate = Gate(
+        feed,
+        authorize,
+        Origins(settings.origins),
+        bodies=bodies,
+        max_body=settings.max_body,
+        farewell=farewell,
+        rate=None if settings.publish_rate is None else Rate(settings.publish_rate),
+    )
     app = _App(
-        FeedEndpoints(feed, max_body=settings.max_body, farewell=farewell),
+        gate,
+        None if settings.has_key else Hosts(settings.hosts),
         title="feed",
         version=version("feed"),
         description="A live-update feed: publish by POST, subscribe over Server-Sent Events or WebSocket.",
@@ -101,11 +166,20 @@ def application(settings: Settings, feed: Feed, *, processes: int = 1) -> FastAP
         redirect_slashes=False,
         exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
     )
-    app.include_router(feed_router(feed, max_body=settings.max_body, farewell=farewell))
-    app.include_router(subscriptions_router(feed))
-    app.include_router(_around(feed, metrics))
+    app.include_router(gated_router(gate))
+    app.include_router(session_router(authorize))
+    app.include_router(subscriptions_router(feed, authorize))
+    app.include_router(_around(feed, metrics, allow_everything if settings.metrics_public else authorize))
     app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")
     return app
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    if not settings.has_key:
+        return None
+    from web.tokens import Tokens  # PyJWT and cryptography take a tenth of a second
+
+    return Tokens.of(settings)
 
 
 def _processes() -> int:
@@ -124,7 +198,7 @@ async def _drain_with_server(feed: Feed) -> None:
             feed.drain()
 
 
-def _around(feed: Feed, metrics: Metrics) -> APIRouter:
+def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRouter:
     router = APIRouter(route_class=FeedRoute)
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -157,9 +231,10 @@ def _around(feed: Feed, metrics: Metrics) -> APIRouter:
         return JSONResponse({"status": "ready"})
 
     @router.head("/metrics", include_in_schema=False)
-    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse, openapi_extra=openapi.FOR_ADMIN)
     async def prometheus(request: Request) -> Response:
         """Figures for Prometheus, each with the `node` that it is of."""
+        (await authorize_metrics(request)).check_admin()
         page, media_type = metrics.page(request.headers.get("accept", ""))
         return Response(page, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from feed import FeedError, Invalid, Malformed
@@ -169,7 +170,7 @@ def _feed(
 # feed serve
 
 
-def serve(**values: str | None) -> None:
+def serve(**values: str | bool | None) -> None:
     """Serve a feed until a signal comes.
 
     Each option is also a setting in the environment; the option wins. Sizes are in bytes, or as 64K, 16M, 1G;
@@ -204,22 +205,24 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _setting_options() -> inspect.Signature:
-    """An option for each setting, but for secrets. All are strings here, so that the settings themselves judge them."""
+    """An option for each setting, but for secrets. All but flags are strings here, so that the settings themselves are
+    what judges them."""
     defaults = Settings.model_construct().model_dump(mode="json")
+
+    def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+        shown = defaults[name]
+        named: Any = typer.Option(option(name), envvar=variable(name), metavar="VALUE", help=field.description)
+        if is_flag := field.annotation is bool:
+            named.metavar = None
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=shown if is_flag else None if shown in (None, "") else str(shown),
+            annotation=Annotated[bool if is_flag else str | None, named],
+        )
+
     return inspect.Signature(
-        [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None if defaults[name] is None else str(defaults[name]),
-                annotation=Annotated[
-                    str | None,
-                    typer.Option(option(name), envvar=variable(name), metavar="VALUE", help=field.description),
-                ],
-            )
-            for name, field in Settings.model_fields.items()
-            if not is_secret(name)
-        ]
+        [parameter(name, field) for name, field in Settings.model_fields.items() if not is_secret(name)]
     )
 
 

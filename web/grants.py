@@ -66,6 +66,9 @@ class Grants(msgspec.Struct, frozen=True):
         return Forbidden(f"this token does not allow to {what}")
 
 
+NOTHING = Grants(anonymous=True)
+"""Nobody has been let in yet."""
+
 EVERYTHING = Grants(publish=("**",), subscribe=("**",), admin=True)
 """Where there is no key, or somebody else decides."""
 

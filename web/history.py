@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,16 +11,20 @@ from starlette.responses import Response
 from feed import Feed, FeedUnavailable, HistoryPage, Subscription
 from feed.feed import MAX_LAST
 from feed.pattern import Selection
+from feed.peer import Peer
+from web.gate import peer
+from web.grants import Grants
+from web.problems import SAFE
 from web.request import Query, last_event_id
 
 _MAX_WAIT = 60  # seconds
 
 
-async def history_page(feed: Feed, request: Request, selection: Selection, query: Query) -> Response:
-    """`GET /events…` with `Accept: application/json`."""
+async def history_page(feed: Feed, request: Request, selection: Selection, query: Query, grants: Grants) -> Response:
+    """`GET /events…` with `Accept: application/json`. Nobody waits longer than `grants` last."""
     last = query.number("last", least=1, most=MAX_LAST)
     limit = query.number("limit", least=1, most=MAX_LAST) or last or 100
-    wait = query.seconds("wait", most=_MAX_WAIT)
+    wait = min(query.seconds("wait", most=_MAX_WAIT), grants.expires - time.time())
     before = query.one("before")
     page = await feed.history(
         selection,
@@ -30,16 +35,18 @@ async def history_page(feed: Feed, request: Request, selection: Selection, query
         since=query.time("since"),
     )
     if not page.events and page.gap is None and wait > 0 and before is None:
-        await _something(feed, request, selection, page.next, wait)
+        await _something(feed, request, selection, page.next, wait, peer(request, "poll", grants))
         page = await feed.history(selection, limit=limit, after=page.next)
-    return Response(_document(page), media_type="application/json", headers={"Cache-Control": "no-store"})
+    response = Response(_document(page), media_type="application/json", headers={"Cache-Control": "no-store"})
+    response.raw_headers += SAFE
+    return response
 
 
-async def _something(feed: Feed, request: Request, selection: Selection, after: str, wait: float) -> None:
+async def _something(feed: Feed, request: Request, selection: Selection, after: str, wait: float, reader: Peer) -> None:
     """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds, and at
     once if the client leaves."""
     try:
-        subscription = await feed.attach(selection, after=after, last=None)
+        subscription = await feed.attach(selection, after=after, last=None, peer=reader)
     except FeedUnavailable:
         return
     tasks = [asyncio.create_task(_next(subscription)), asyncio.create_task(_disconnected(request))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from ipaddress import ip_address
 
 from feed import FeedError
 
@@ -47,6 +48,17 @@ def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ServeError(f"cannot listen on {host}:{port}: {reason}: choose others with --host and --port") from error
+
+
+def check_private(host: str) -> None:
+    """Raises `ServeError` if others than this machine could reach a server that listens on `host`."""
+    with contextlib.suppress(OSError):  # that it cannot be resolved `listen` says better
+        for _, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            if not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+                raise ServeError(
+                    f"there is no key, so everybody who reaches {host} could publish and read: set FEED_JWT_SECRET (or "
+                    "FEED_JWT_PUBLIC_KEY, FEED_JWKS_URL), listen on 127.0.0.1, or say --insecure"
+                )
 
 
 def url_of(listening: socket.socket) -> str:

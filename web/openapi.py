@@ -82,7 +82,43 @@ _KEY = _parameter(
     {"type": "string", "minLength": 1, "maxLength": 255},
 )
 
-_PUBLISH_PROBLEMS = _problems(
+SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"query": []}, {"cookie": []}]
+SECURITY_SCHEMES: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "query": {"type": "apiKey", "in": "query", "name": "token"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": "feed_token"},
+}
+"""Where a token may stand. Without a key none is needed, and with one not for what is public."""
+
+_MAY_NOT = _problems(
+    status_401="A token is needed, or the one that was sent is not valid.",
+    status_403="The token does not allow it, or a page of a foreign origin asks.",
+)
+
+FOR_ADMIN: dict[str, Any] = {
+    "security": SECURITY,
+    "responses": {**_MAY_NOT, **_problems(status_503="The log or another node does not answer now.")},
+}
+
+_COOKIE_SET = {"204": {"description": "Done.", "headers": {"Set-Cookie": {"schema": {"type": "string"}}}}}
+_FOREIGN = _problems(status_403="A page of a foreign origin asks.")
+
+BEGIN_SESSION: dict[str, Any] = {
+    "security": [{}, {"bearer": []}],
+    "responses": {
+        **_COOKIE_SET,
+        **_problems(
+            status_401="There is no token in the header, or one that is not valid.",
+            status_422="The token is longer than a cookie may be.",
+            status_503="It cannot be known now whether the token is valid.",
+        ),
+        **_FOREIGN,
+    },
+}
+
+END_SESSION: dict[str, Any] = {"responses": {**_COOKIE_SET, **_FOREIGN}}
+
+_PUBLISH_PROBLEMS = _MAY_NOT | _problems(
     status_400="Malformed JSON or text.",
     status_413="The data or the body is too large.",
     status_415="A compressed body, a charset other than UTF-8, or a media type that this route does not take.",
@@ -93,6 +129,7 @@ _PUBLISH_PROBLEMS = _problems(
 )
 
 PUBLISH_TO_TOPIC: dict[str, Any] = {
+    "security": SECURITY,
     "parameters": [
         _parameter("topic", "path", "Segments joined by `/`: `orders/42`."),
         _parameter(
@@ -111,6 +148,7 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
 }
 
 PUBLISH_BATCH: dict[str, Any] = {
+    "security": SECURITY,
     "parameters": [_KEY],
     "requestBody": {
         "required": True,
@@ -136,6 +174,7 @@ PUBLISH_BATCH: dict[str, Any] = {
 }
 
 SUBSCRIBE: dict[str, Any] = {
+    "security": SECURITY,
     "parameters": [
         _parameter("topic", "query", "A pattern; may be repeated.", _list("`*` is one segment, a last `**` any.")),
         _parameter("type", "query", "Only events of these types; may be repeated.", _list("")),
@@ -175,6 +214,7 @@ SUBSCRIBE: dict[str, Any] = {
                 },
             },
         },
+        **_MAY_NOT,
         **_problems(
             status_400="A query that is not UTF-8.",
             status_422="An invalid pattern, type or parameter.",

@@ -14,14 +14,16 @@ import asyncio
 import logging
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from starlette.types import Message, Scope, Send
 
-from feed.batch import Item, Wire
+from feed.batch import Chunk, Item, Wire
 from feed.control import Reason
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EXTENSION = "feed.connection"
 """In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
@@ -60,11 +62,13 @@ def _http(format: str) -> Wires:
     def payload(items: Sequence[Item]) -> bytes:
         return b"".join([getattr(item, format) for item in items])
 
-    def framed(items: Sequence[Item]) -> bytes:
-        return chunk(payload(items))
+    def framed(items: Sequence[Item]) -> Chunk:
+        body = payload(items)
+        return Chunk(chunk(body), len(body))
 
-    def messages(items: Sequence[Item]) -> Sequence[Message]:
-        return ({"type": "http.response.body", "body": payload(items), "more_body": True},)
+    def messages(items: Sequence[Item]) -> Chunk:
+        body = payload(items)
+        return Chunk(({"type": "http.response.body", "body": body, "more_body": True},), len(body))
 
     return Wires(framed, messages)
 
@@ -84,22 +88,32 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
 
 
-def _one_a_message_framed(items: Sequence[Item]) -> bytes:
-    return b"".join([text_frame(item.message) for item in items if item.message])
+# The body of a WebSocket is what its text messages hold, without the frames around it.
 
 
-def _one_a_message(items: Sequence[Item]) -> Sequence[Message]:
-    return [{"type": "websocket.send", "text": item.message.decode()} for item in items if item.message]
+def _one_a_message_framed(items: Sequence[Item]) -> Chunk:
+    payloads = [payload for item in items if (payload := item.message)]
+    return Chunk(b"".join(map(text_frame, payloads)), sum(map(len, payloads)))
 
 
-def _batch_framed(items: Sequence[Item]) -> bytes:
-    payload = b"\n".join([item.message for item in items if item.message])
-    return text_frame(payload) if payload else b""
+def _one_a_message(items: Sequence[Item]) -> Chunk:
+    payloads = [payload for item in items if (payload := item.message)]
+    messages = [{"type": "websocket.send", "text": payload.decode()} for payload in payloads]
+    return Chunk(messages, sum(map(len, payloads)))
 
 
-def _batch(items: Sequence[Item]) -> Sequence[Message]:
-    payload = b"\n".join([item.message for item in items if item.message])
-    return ({"type": "websocket.send", "text": payload.decode()},) if payload else ()
+def _joined(items: Sequence[Item]) -> bytes:
+    return b"\n".join([payload for item in items if (payload := item.message)])
+
+
+def _batch_framed(items: Sequence[Item]) -> Chunk:
+    payload = _joined(items)
+    return Chunk(text_frame(payload) if payload else b"", len(payload))
+
+
+def _batch(items: Sequence[Item]) -> Chunk:
+    payload = _joined(items)
+    return Chunk(({"type": "websocket.send", "text": payload.decode()},) if payload else (), len(payload))
 
 
 HTTP = {format: _http(format) for format in ("sse", "envelope", "line")}
@@ -146,7 +160,7 @@ class SteppedOutlet:
 
     async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
         try:
-            await _begun(coroutine, waiting)
+            await begun(coroutine, waiting)
             for message in rest:
                 await self._send(message)
         except OSError:  # as above
@@ -219,7 +233,7 @@ def outlet_for(
 
 
 @types.coroutine
-def _begun(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
+def begun(coroutine: Coroutine[Any, Any, T] | Generator[Any, Any, T], waiting: Any) -> Generator[Any, Any, T]:
     """Await a coroutine that was stepped before, and has yielded `waiting`."""
     resume: Callable[[Any], Any]
     while True:
@@ -231,5 +245,5 @@ def _begun(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any,
             resume = coroutine.send
         try:
             waiting = resume(value)
-        except StopIteration:
-            return
+        except StopIteration as end:
+            return cast("T", end.value)

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from feed import (
     FeedError,
@@ -29,6 +30,10 @@ from feed import (
     TooLarge,
     Unauthenticated,
 )
+
+SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+"""Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
+token."""
 
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 << 20
@@ -48,6 +53,7 @@ class Problem(Response):
             "detail": detail,
         }
         super().__init__(orjson.dumps(document), status, {"Cache-Control": "no-store", **(headers or {})})
+        self.raw_headers += SAFE
 
 
 class UnreadProblem(Problem):
@@ -57,8 +63,8 @@ class UnreadProblem(Problem):
     bytes unread makes the kernel reset it, and a client that is still sending would never see the answer.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(status, detail, {"Connection": "close"})
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, {"Connection": "close", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -74,6 +80,14 @@ class UnreadProblem(Problem):
         except TimeoutError:
             pass
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def deny(websocket: WebSocket, response: Response) -> None:
+    """Answer a handshake with a status, where the server can."""
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(response)
+    else:
+        await websocket.close()
 
 
 class Refused(Exception):

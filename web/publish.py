@@ -10,7 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feed import Feed, Invalid, Malformed
+from feed import Invalid, Malformed
 from feed.event import (
     DEFAULT_TYPE,
     Draft,
@@ -21,8 +21,10 @@ from feed.event import (
     text_draft,
 )
 from feed.feed import MAX_BATCH, idempotency_key
-from web.problems import Refused, UnreadProblem
-from web.request import Query, address, media_type, path_parameter, read_body
+from web.gate import Gate, principal
+from web.grants import Grants
+from web.problems import SAFE, Refused, UnreadProblem
+from web.request import Query, media_type, path_parameter
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -42,26 +44,28 @@ _one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
 _one = msgspec.json.Decoder(Envelope)
 
 
-async def publish_to_topic(feed: Feed, request: Request, max_body: int) -> Response:
+async def publish_to_topic(gate: Gate, request: Request) -> Response:
     """`POST /events/{topic}`: the body is the data."""
-    # The body first: a client that is refused while it still sends may never see why.
-    if media_type(request) == JSON:
-        # A JSON string may be up to six times as long as the text it stands for.
-        body = await read_body(request, "data", min(max_body, 6 * feed.options.max_data + 2))
-        is_json = True
-    else:
-        body = await read_body(request, "data", feed.options.max_data)
-        is_json = False
-    topic = check_topic(path_parameter(request, "topic") or "")
-    type_ = Query(request).one("type")
-    type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
-    draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
-    ids = await _append(feed, request, [draft], "one")
+    grants = await gate.publisher(request)
+    topic = path_parameter(request, "topic") or ""
+    grants.check_publish(topic)
+    max_data = gate.feed.options.max_data
+    is_json = media_type(request) == JSON
+    # A JSON string may be up to six times as long as the text it stands for.
+    limit = min(gate.max_body, 6 * max_data + 2) if is_json else max_data
+    # The body before what else may be wrong: a client that is refused while it still sends may never see why.
+    async with gate.bodies.read(request, "data", limit) as body:
+        check_topic(topic)
+        type_ = Query(request).one("type")
+        type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
+        draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
+        ids = await _append(gate, request, grants, [draft], "one")
     return Created({"id": ids[0], "topic": topic})
 
 
-async def publish_batch(feed: Feed, request: Request, max_body: int) -> Response:
+async def publish_batch(gate: Gate, request: Request) -> Response:
     """`POST /events`: the body holds the topic, for one event or for many."""
+    grants = await gate.publisher(request)
     kind = media_type(request)
     if kind not in {JSON, NDJSON}:
         raise Refused(
@@ -69,21 +73,24 @@ async def publish_batch(feed: Feed, request: Request, max_body: int) -> Response
                 415, f"send {JSON} or {NDJSON} here; to publish the body as it is, name a topic: POST /events/TOPIC"
             )
         )
-    body = await read_body(request, "body", max_body)
-    parse = _lines if kind == NDJSON else _batch
-    # A large body takes its time: the loop turns meanwhile.
-    arguments = (body, feed.options.max_data)
-    drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
-    ids = await _append(feed, request, drafts, "one" if one else "batch")
+    async with gate.bodies.read(request, "body", gate.max_body) as body:
+        parse = _lines if kind == NDJSON else _batch
+        # A large body takes its time: the loop turns meanwhile.
+        arguments = (body, gate.feed.options.max_data)
+        drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
+        for topic in {draft.topic for draft in drafts}:
+            grants.check_publish(topic)
+        gate.count_more(request, grants, len(drafts) - 1)
+        ids = await _append(gate, request, grants, drafts, "one" if one else "batch")
     return Created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
 
 
-async def _append(feed: Feed, request: Request, drafts: Sequence[Draft], form: str) -> list[str]:
+async def _append(gate: Gate, request: Request, grants: Grants, drafts: Sequence[Draft], form: str) -> list[str]:
     headers = request.headers.getlist("idempotency-key")
     if len(headers) > 1:
         raise Invalid("Idempotency-Key", "may be given once")
-    key = idempotency_key(address(request), headers[0].strip(" \t"), drafts, form) if headers else None
-    return (await feed.append(drafts, key)).ids
+    key = idempotency_key(principal(request, grants), headers[0].strip(" \t"), drafts, form) if headers else None
+    return (await gate.feed.append(drafts, key)).ids
 
 
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
@@ -155,4 +162,5 @@ class Created(Response):
         self.raw_headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self.body)),
+            *SAFE,
         ]

@@ -1,4 +1,4 @@
-"""Reading a request: query, path, headers and body, strictly, and never more of it than is allowed."""
+"""Reading a request: query, path and headers, strictly. Its body: see `web.bodies`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.requests import HTTPConnection, Request
 
 from feed import Invalid
 from feed.errors import Malformed
@@ -110,31 +110,6 @@ def media_type(request: Request) -> str:
     if any(value.strip().lower() not in {"", "identity"} for value in request.headers.getlist("content-encoding")):
         raise Refused(UnreadProblem(415, "a compressed body is not accepted: send it as it is"))
     return kind.strip().lower()
-
-
-async def read_body(request: Request, what: str, limit: int) -> bytes:
-    """The whole body. Refused with 413 as soon as it is known to be larger than `limit` bytes."""
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
-        raise _too_large(what, limit)
-    chunks: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(what, limit)
-        chunks.append(chunk)
-        more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _too_large(what: str, limit: int) -> Refused:
-    return Refused(UnreadProblem(413, f"the {what} is larger than {limit:,} bytes, the limit here"))
 
 
 def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:

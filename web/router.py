@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, WebSocket
@@ -11,10 +12,14 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from feed import Feed
-from feed.feed import MAX_LAST, select
+from feed import Feed, FeedUnavailable
+from feed.feed import MAX_LAST
 from web import openapi
+from web.access import Authorize, allow_everything
+from web.gate import Gate, peer
+from web.grants import NOTHING
 from web.history import history_page
+from web.origins import Headers, Origins
 from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import Query, accepted, last_event_id, path_parameter
@@ -39,14 +44,29 @@ class _Whole(Convertor[str]):
         return value
 
 
-def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) -> APIRouter:
+def feed_router(
+    feed: Feed,
+    *,
+    authorize: Authorize = allow_everything,
+    origins: Iterable[str] = (),
+    max_body: int = 16 << 20,
+    farewell: float = 5.0,
+) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
     Errors on these routes are problem documents, whatever the application around them does. Who opens and closes the
     feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
-    `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take to say `feed.closing`
-    when the server around it stops, in seconds.
+
+    `authorize` says what a request may do; unless given, everything. Pages of an origin other than the application's
+    own may not publish nor open a WebSocket, unless it is one of `origins`; what else they may, CORS, is the
+    application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
+    to say `feed.closing` when the server around it stops, in seconds.
     """
+    return gated_router(Gate(feed, authorize, Origins(origins), max_body=max_body, farewell=farewell))
+
+
+def gated_router(gate: Gate) -> APIRouter:
+    """The same behind a gate that is there already."""
     register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"])
 
@@ -63,32 +83,32 @@ def feed_router(feed: Feed, *, max_body: int = 16 << 20, farewell: float = 5.0) 
     @route("/events/{topic:feed_whole}", "POST", openapi.PUBLISH_TO_TOPIC)
     async def publish_one_event(request: Request) -> Response:
         """Publish one event: the body is the data."""
-        return await publish_to_topic(feed, request, max_body)
+        return await publish_to_topic(gate, request)
 
     @route("/events", "POST", openapi.PUBLISH_BATCH)
     async def publish_events(request: Request) -> Response:
         """Publish one event or a batch: the body names the topics. A batch is committed whole, or not at all."""
-        return await publish_batch(feed, request, max_body)
+        return await publish_batch(gate, request)
 
     @route("/events/{pattern:feed_whole}", "HEAD", None)
     @route("/events/{pattern:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
     async def subscribe_to_pattern(request: Request) -> Response:
         """Subscribe, or page through the past with `Accept: application/json`."""
-        return await _subscribe(feed, request, farewell)
+        return await _subscribe(gate, request)
 
     @route("/events", "HEAD", None)
     @route("/events", "GET", openapi.SUBSCRIBE)
     async def subscribe(request: Request) -> Response:
         """The same with the patterns in the query."""
-        return await _subscribe(feed, request, farewell)
+        return await _subscribe(gate, request)
 
     @router.websocket("/ws/{pattern:feed_whole}")
     async def websocket_to_pattern(websocket: WebSocket) -> None:
-        await serve_websocket(feed, websocket)
+        await serve_websocket(gate, websocket)
 
     @router.websocket("/ws")
     async def websocket(websocket: WebSocket) -> None:
-        await serve_websocket(feed, websocket)
+        await serve_websocket(gate, websocket)
 
     return router
 
@@ -100,16 +120,13 @@ class FeedEndpoints:
     the pump needs as it is.
     """
 
-    def __init__(self, feed: Feed, *, max_body: int, farewell: float) -> None:
-        self._feed = feed
-        self._max_body = max_body
-        self._farewell = farewell
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer the request, if it is for one of the routes; else say so by `False`, with nothing done."""
+    async def answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> bool:
+        """Answer the request, with these headers too, if it is for one of the routes; else say so by `False`, with
+        nothing done."""
         kind = scope["type"]
-        if kind == "lifespan":
-            return False
         path: str = scope["path"]
         root = scope.get("root_path", "").rstrip("/")
         if root and path.startswith(f"{root}/"):
@@ -120,52 +137,59 @@ class FeedEndpoints:
             method = scope["method"]
             if method == "POST":
                 scope["path_params"] = {} if name is None else {"topic": name}
-                await self._respond(self._publish if name is None else self._publish_to_topic, scope, receive, send)
+                publish = publish_batch if name is None else publish_to_topic
+                await self._respond(publish, scope, receive, send, headers)
                 return True
             if method in ("GET", "HEAD"):
                 scope["path_params"] = {} if name is None else {"pattern": name}
-                await self._respond(self._subscribe, scope, receive, send)
+                await self._respond(_subscribe, scope, receive, send, headers)
                 return True
         elif base == "ws" and kind == "websocket":
             scope["path_params"] = {} if name is None else {"pattern": name}
-            await serve_websocket(self._feed, WebSocket(scope, receive, send), send)
+            await serve_websocket(self._gate, WebSocket(scope, receive, send), send)
             return True
         return False
 
     async def _respond(
-        self, handle: Callable[[Request], Awaitable[Response]], scope: Scope, receive: Receive, send: Send
+        self,
+        handle: Callable[[Gate, Request], Awaitable[Response]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
     ) -> None:
         try:
-            response = await problems_answered(handle, Request(scope, receive))
+            response = await problems_answered(partial(handle, self._gate), Request(scope, receive))
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %r failed", scope["method"], scope["path"])
             response = Problem(500, "an error of this server, which its log explains")
+        response.raw_headers += headers
         await response(scope, receive, send)
 
-    async def _publish_to_topic(self, request: Request) -> Response:
-        return await publish_to_topic(self._feed, request, self._max_body)
 
-    async def _publish(self, request: Request) -> Response:
-        return await publish_batch(self._feed, request, self._max_body)
-
-    async def _subscribe(self, request: Request) -> Response:
-        return await _subscribe(self._feed, request, self._farewell)
-
-
-async def _subscribe(feed: Feed, request: Request, farewell: float) -> Response:
+async def _subscribe(gate: Gate, request: Request) -> Response:
     query = Query(request)
     pattern = path_parameter(request, "pattern")
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
-    selection = select(patterns, query.all("type"))
+    selection = gate.feed.select(patterns, query.all("type"))
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
+    grants, refused = NOTHING, None
+    try:
+        grants = await gate.subscriber(request, selection.patterns)
+    except FeedUnavailable as error:
+        if kind == JSON:
+            raise
+        refused = error
     if kind == JSON:
-        return await history_page(feed, request, selection, query)
+        return await history_page(gate.feed, request, selection, query, grants)
     return StreamResponse(
-        feed,
+        gate.feed,
         selection,
         after=last_event_id(request, query),
         last=query.number("last", least=1, most=MAX_LAST),
+        peer=peer(request, "ndjson" if kind == NDJSON else "sse", grants),
         media_type=kind,
-        farewell=farewell,
+        farewell=gate.farewell,
+        refused=refused,
         envelope=query.one("envelope") not in (None, "", "0", "false"),
     )

@@ -19,8 +19,9 @@ import uvicorn
 from feed import Feed
 from feed.log import without_password
 from web.app import application
-from web.collector import Collector
-from web.listening import BACKLOG, listen, url_of
+from web.bodies import Bodies
+from web.deadlines import Deadline
+from web.listening import BACKLOG, check_private, listen, url_of
 from web.settings import Settings
 from web.stalled import Connection, Stalled
 from web.websocket import max_message
@@ -39,7 +40,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, on_listening: Callable[[], None]) -> None:
         """`on_listening` is called once it takes connections."""
-        from web.protocol import Handshakes, HttpProtocol, Room, WebSocketProtocol
+        from web.protocol import Common, HttpProtocol, Room, WebSocketProtocol
 
         descriptors = descriptor_limit()
         if settings.max_subscribers is None:
@@ -47,20 +48,28 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._feed = Feed(settings.log, settings.options)
         self._on_listening = on_listening
-        self._watch: asyncio.Task[None]
-        room = Room(max(8, descriptors - _OWN_DESCRIPTORS))
-        protocol = partial(HttpProtocol, room=room, handshakes=Handshakes(), collector=Collector())
+        self._watches: list[asyncio.Task[None]] = []
+        bodies = Bodies(settings.max_bodies, settings.body_timeout)
+        self._deadlines = (Deadline(settings.head_timeout), Deadline(settings.body_timeout))
+        common = Common(
+            Room(max(8, descriptors - _OWN_DESCRIPTORS)),
+            bodies,
+            settings.max_head,
+            *self._deadlines,
+        )
         super().__init__(
             uvicorn.Config(
-                application(settings, self._feed),
+                application(settings, self._feed, bodies=bodies),
                 loop="uvloop",
-                http=cast("type[asyncio.Protocol]", protocol),
-                ws=WebSocketProtocol,
+                http=cast("type[asyncio.Protocol]", partial(HttpProtocol, common=common)),
+                ws=cast("type[asyncio.Protocol]", partial(WebSocketProtocol, common=common)),
                 ws_max_size=max_message(settings.max_data),
                 ws_per_message_deflate=False,  # up to hundreds of KiB a connection
                 access_log=False,  # uvicorn's prints the query, and with it tokens
                 log_config=None,
-                proxy_headers=False,  # anybody could claim any address
+                # Unless they come from a proxy that is known, anybody could claim any address by them.
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=",".join(settings.proxies),
                 server_header=False,
                 backlog=BACKLOG,
                 workers=1,  # else WEB_CONCURRENCY is looked at
@@ -83,12 +92,14 @@ class Server(uvicorn.Server):
         """Start listening."""
         await super().startup(sockets)
         connections = cast("Collection[Connection]", self.server_state.connections)
-        self._watch = asyncio.create_task(Stalled(connections, self._settings.stall).watch(), name="feed-stalled")
+        watches = (Stalled(connections, self._settings.stall), *self._deadlines)
+        self._watches = [asyncio.create_task(each.watch(), name="feed-watch") for each in watches]
         self._on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
-        self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         self._feed.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain
@@ -113,15 +124,17 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
-    prepare()
+    prepare(settings)
     [listening] = listen(settings.host, settings.port)
     with listening:
         url = url_of(listening)
         Server(on_port(settings, listening), lambda: greet(url, settings)).run([listening])
 
 
-def prepare() -> None:
-    """What a process needs before it serves."""
+def prepare(settings: Settings) -> None:
+    """What a process needs before it serves. Raises `ServeError` for a server that would be open to everybody."""
+    if not (settings.has_key or settings.insecure):
+        check_private(settings.host)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()
     _raise_handshake_limits()
@@ -163,5 +176,5 @@ def descriptor_limit() -> int:
 def _raise_handshake_limits() -> None:
     """Let a WebSocket's URL hold a hundred topics, as any request's may. The library reads its limits, the bytes of a
     line and the number of headers, from the environment when it is imported, which uvicorn does later."""
-    os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", str(128 << 10))
+    os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", str(1 << 20))
     os.environ.setdefault("WEBSOCKETS_MAX_NUM_HEADERS", "256")

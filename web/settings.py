@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_network
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -21,10 +22,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from feed import FeedOptions, Limits, LogRefused, Retention
+from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
+from feed.event import check_pattern
+from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
+from web.origins import parse_host, parse_origin
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
@@ -76,6 +80,42 @@ def _checked_log(url: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def parse_list(value: Any) -> Any:
+    """Several values, separated by commas or spaces."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _each(check: Callable[[str], str]) -> Callable[[Sequence[str]], tuple[str, ...]]:
+    return lambda values: tuple(check(value) for value in values)
+
+
+def _checked_pattern(pattern: str) -> str:
+    try:
+        return check_pattern(pattern)
+    except Invalid as error:
+        raise ValueError(f"{pattern!r}: {error.detail}") from None
+
+
+def _checked_host(host: str) -> str:
+    if parse_host(host) is None or "*" in host:
+        raise ValueError(f"{host!r} is not the host of a URL, such as feed.example.org, 192.168.1.5 or [::1]:8000")
+    return host
+
+
+def _checked_origin(origin: str) -> str:
+    if (parsed := parse_origin(origin.removesuffix("/"))) is None:
+        raise ValueError(f"{origin!r} is not an origin, such as https://app.example.org or http://localhost:3000")
+    return str(parsed)
+
+
+def _checked_network(network: str) -> str:
+    try:
+        ip_network(network)
+    except ValueError:
+        raise ValueError(f"{network!r} is not an address or a network, such as 10.0.0.1 or 10.0.0.0/8") from None
+    return network
+
+
 # web.keys is imported where there is a key: PyJWT and cryptography take a tenth of a second.
 
 
@@ -115,6 +155,9 @@ Duration = Annotated[
     Field(gt=0, le=100 * 365 * 86400),
 ]
 Count = Annotated[int, Field(ge=1, le=1 << 62)]
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list), PlainSerializer(" ".join, when_used="json")]
+
+
 Text = Annotated[str, Field(min_length=1)]
 JwksUrl = Annotated[str, AfterValidator(_checked_jwks_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
@@ -161,8 +204,53 @@ class Settings(BaseSettings):
         ),
     ] = None
 
+    hosts: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_host)),
+        Field(description="Names besides localhost under which a server without a key answers: NAME or NAME:PORT."),
+    ] = ()
+    origins: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_origin)),
+        Field(description="Pages of other origins that may use the feed, with cookies: https://app.example.org."),
+    ] = ()
+    public: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_pattern)),
+        Field(description="Patterns that anybody may subscribe to, without a token."),
+    ] = ()
+    metrics_public: Annotated[bool, Field(description="Show /metrics to anybody, where there is a key.")] = False
+    insecure: Annotated[bool, Field(description="Listen on an address that others reach, though there is no key.")] = (
+        False
+    )
+    proxies: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_network)),
+        Field(description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed."),
+    ] = ()
+
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
+    max_bodies: Annotated[
+        Size, Field(description="Request bodies that are read or handled at once, in sum; beyond it they are refused.")
+    ] = 256 << 20
+    max_head: Annotated[Size, Field(le=1 << 20, description="The largest head of a request: its line and headers.")] = (
+        64 << 10
+    )
+    head_timeout: Annotated[
+        Duration, Field(description="How long the head of a request may take to come, from when it is waited for.")
+    ] = 10
+    body_timeout: Annotated[Duration, Field(description="How long the body of a request may take to come.")] = 60
+
+    publish_rate: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1e9,
+            description="How many events a second one token or client address may publish in one process, a second's "
+            "worth at once; unless set, any number.",
+        ),
+    ] = None
 
     retain_events: Annotated[Count, Field(description="How many events are kept.")] = 100_000
     retain_age: Annotated[Duration, Field(description="How long events are kept.")] = 7 * 86400
@@ -216,6 +304,16 @@ class Settings(BaseSettings):
             "descriptors for."
         ),
     ] = None
+    max_subscribers_per_address: Annotated[
+        Count | None,
+        Field(
+            description="How many streams one client address (in IPv6 a network of 64 bits) may have open at once in "
+            "one process; unless set, any number."
+        ),
+    ] = None
+    max_patterns: Annotated[
+        int, Field(ge=1, le=MAX_PATTERNS, description="How many topics and patterns one subscription may ask for.")
+    ] = MAX_PATTERNS
     stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
@@ -257,6 +355,8 @@ class Settings(BaseSettings):
             window_events=self.window_events,
             window_bytes=self.window_bytes,
             max_subscribers=self.max_subscribers,
+            max_subscribers_per_address=self.max_subscribers_per_address,
+            max_patterns=self.max_patterns,
             retention=Retention(events=self.retain_events, age=self.retain_age, bytes=self.retain_bytes),
             limits=Limits(
                 queue_events=self.queue_events,

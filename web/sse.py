@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, cast
+from typing import cast
 
 import anyio
 from sse_starlette import EventSourceResponse
@@ -15,8 +15,9 @@ from feed import Draining, Feed, FeedUnavailable, Subscription
 from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
+from feed.peer import Peer
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
-from web.problems import problem_of
+from web.problems import SAFE, problem_of
 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
@@ -28,6 +29,7 @@ _HEADERS = {
         (b"cache-control", b"no-store"),
         (b"connection", b"keep-alive"),
         (b"x-accel-buffering", b"no"),
+        *SAFE,
     ]
     for media_type in (SSE, NDJSON)
 }
@@ -51,10 +53,13 @@ class StreamResponse(Response):
         *,
         after: str | None,
         last: int | None,
+        peer: Peer,
         media_type: str,
         envelope: bool,
         farewell: float,
+        refused: FeedUnavailable | None = None,
     ) -> None:
+        """`refused` is why there is to be no stream, where that is known already."""
         self.status_code = 200
         self.raw_headers = list(_HEADERS[media_type])  # its own: middleware may append to it
         self.background = None
@@ -62,18 +67,25 @@ class StreamResponse(Response):
         self._selection = selection
         self._after = after
         self._last = last
+        self._peer = peer
         self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
         self._farewell = farewell
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             await self._carry(_Chunks(None, self._format), scope, receive, send)
             return
         try:
-            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last)
+            if self._refused is not None:
+                raise self._refused
+            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
         except FeedUnavailable as error:
             if self._format == "line":
-                await problem_of(error)(scope, receive, send)
+                problem = problem_of(error)
+                # What was added for the page that asks.
+                problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[NDJSON]]
+                await problem(scope, receive, send)
                 return
             retry = self._feed.options.limits.jittered_retry()
             refusal = closing("shutdown" if isinstance(error, Draining) else "busy", retry)
@@ -137,7 +149,8 @@ class _Chunks:
         if self._only is not None:
             item, self._only = self._only, None
             return self._wire(item)
-        items: Any = () if self._subscription is None else await self._subscription.take()
-        if not items:
+        if self._subscription is None or not (items := await self._subscription.take()):
             raise StopAsyncIteration
-        return b"".join(map(self._wire, items))
+        chunk = b"".join(map(self._wire, items))
+        self._subscription.sent += len(chunk)
+        return chunk

@@ -11,20 +11,23 @@ from starlette.responses import JSONResponse, Response
 from feed import Feed
 from feed.survey import Subscriber
 from feed.wire import rfc3339
+from web import openapi
+from web.access import Authorize
 from web.problems import FeedRoute, Problem
 from web.request import Query
 
 _MOST = 1_000
 
 
-def subscriptions_router(feed: Feed) -> APIRouter:
-    """The routes for those who run the feed."""
+def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
+    """The routes for those who run the feed: `admin`."""
     router = APIRouter(route_class=FeedRoute, tags=["operation"])
 
-    @router.get("/subscriptions")
+    @router.get("/subscriptions", openapi_extra=openapi.FOR_ADMIN)
     async def subscriptions(request: Request) -> Response:
         """Who listens now: a page of at most `limit` (100 unless said), in the order of their ids; go on with `after`
         and what `next` says. `silent` are the nodes that did not answer in time: theirs are missing."""
+        (await authorize(request)).check_admin()
         query = Query(request)
         found = await feed.subscribers_everywhere(
             after=query.one("after") or "", limit=query.number("limit", least=1, most=_MOST) or 100
@@ -36,9 +39,10 @@ def subscriptions_router(feed: Feed) -> APIRouter:
         }
         return JSONResponse(document, headers={"Cache-Control": "no-store"})
 
-    @router.delete("/subscriptions/{id}", status_code=204)
-    async def end(id: str) -> Response:
+    @router.delete("/subscriptions/{id}", status_code=204, openapi_extra=openapi.FOR_ADMIN)
+    async def end(request: Request, id: str) -> Response:
         """End a subscription, on whichever node it is: it is told `feed.closing`, reason `kicked`. It may come back."""
+        (await authorize(request)).check_admin()
         if await feed.kick(id):
             return Response(status_code=204)
         return Problem(404, "no such subscription: it has ended, or it never was")

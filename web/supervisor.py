@@ -46,7 +46,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def serve_with_workers(settings: Settings) -> None:
     """Serve by several workers until a signal comes. Raises `ServeError` if they cannot start."""
-    prepare()
+    prepare(settings)
     for name in _PRELOADED:
         importlib.import_module(name)
     sockets = listen(settings.host, settings.port, settings.workers)

@@ -13,15 +13,17 @@ import orjson
 from starlette.types import Message, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from feed import Feed, FeedError, Invalid, Malformed, TooLarge
+from feed import FeedError, Invalid, Malformed, TooLarge
 from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
-from feed.feed import MAX_LAST, idempotency_key, select
+from feed.feed import MAX_LAST, idempotency_key
 from feed.subscription import Subscription
+from web.gate import Gate, peer, principal
+from web.grants import Grants
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
-from web.problems import Problem, problem_of, status_of
-from web.request import Query, address, last_event_id, path_parameter
+from web.problems import deny, problem_of, status_of
+from web.request import Query, last_event_id, path_parameter
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +53,30 @@ def max_message(max_data: int) -> int:
     return 6 * max_data + 4096
 
 
-async def serve_websocket(feed: Feed, websocket: WebSocket, send: Send | None = None) -> None:
+async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = None) -> None:
     """One connection, from before it opens to its end. `send` is the server's own, where nothing wraps it."""
+    feed = gate.feed
     try:
         query = Query(websocket)
         pattern = path_parameter(websocket, "pattern")
         patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
+        selection = feed.select(patterns, query.all("type"))
+        grants = await gate.subscriber(websocket, selection.patterns)
         subscription = await feed.attach(
-            select(patterns, query.all("type")),
+            selection,
             after=last_event_id(websocket, query),
             last=query.number("last", least=1, most=MAX_LAST),
+            peer=peer(websocket, "websocket", grants),
         )
     except FeedError as error:
-        await _deny(websocket, problem_of(error))
+        await deny(websocket, problem_of(error))
         return
     try:
         batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
         await websocket.accept(BATCH_PROTOCOL if batch else None)
         stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
         try:
-            code = await _receive(feed, websocket, pattern)
+            code = await _receive(gate, grants, websocket, subscription, pattern)
         finally:
             stop()
         if code is not None and not subscription.closed:
@@ -95,19 +101,14 @@ def _close(reason: Reason | None) -> Message:
     return {"type": "websocket.close", "code": _CLOSE_CODES.get(reason or "", 1011)}
 
 
-async def _deny(websocket: WebSocket, response: Problem) -> None:
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(response)
-    else:
-        await websocket.close()
-
-
 async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire) -> None:
     """Everything the subscription hands out; then the close that its end calls for."""
     reason = None
     try:
         while items := await subscription.take():
-            for message in messages(items):
+            written, sent = messages(items)
+            subscription.sent += sent
+            for message in written:
                 await websocket.send(message)
         reason = subscription.reason
     except WebSocketDisconnect:
@@ -118,7 +119,9 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire
         await websocket.send(_close(reason))
 
 
-async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int | None:
+async def _receive(
+    gate: Gate, grants: Grants, websocket: WebSocket, subscription: Subscription, topic: str | None
+) -> int | None:
     """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
     it is for us to close."""
     while True:
@@ -128,35 +131,41 @@ async def _receive(feed: Feed, websocket: WebSocket, topic: str | None) -> int |
         text = received.get("text")
         if text is None:
             return 1003
-        if len(text) > max_message(feed.options.max_data):
+        if len(text) > max_message(gate.feed.options.max_data):
             return 1009
         try:
-            answer = await _publish(feed, websocket, text, topic)
+            answer = await _publish(gate, grants, websocket, text, topic)
         except TooLarge:
             return 1009
         try:
             await websocket.send({"type": "websocket.send", "text": answer})
         except RuntimeError:
             return None  # it was closed meanwhile: the stream has ended, or the client broke the rules
+        subscription.sent += len(answer) if answer.isascii() else len(answer.encode())
         await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
 
 
-async def _publish(feed: Feed, websocket: WebSocket, text: str, topic: str | None) -> str:
+async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, topic: str | None) -> str:
     """Publish one message. Gives the answer to its sender, good or bad, but for `TooLarge`, which it raises."""
     ref = b""
     try:
+        grants.check_not_expired()  # the stream is about to end, and may take a moment
+        gate.count(websocket, grants)
         message = _parse(text)
         if message is None:
             draft, key = text_draft(_topic(None, topic), text), None
         else:
             ref = bytes(message.ref)
-            raw = check_json_size(bytes(message.data), feed.options.max_data)
+            raw = check_json_size(bytes(message.data), gate.feed.options.max_data)
             draft = json_draft(_topic(message.topic, topic), raw, message.type)
-            key = None if message.key is None else idempotency_key(address(websocket), message.key, [draft])
-        appended = await feed.append([draft], key)
+            owner = principal(websocket, grants)
+            key = None if message.key is None else idempotency_key(owner, message.key, [draft])
+        grants.check_publish(draft.topic)
+        appended = await gate.feed.append([draft], key)
     except TooLarge:
         raise
     except FeedError as error:
+        ref = ref or _ref(text)  # whoever is refused wants to know for what
         return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), orjson.dumps(str(error))))
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
 
@@ -172,6 +181,13 @@ def _parse(text: str) -> Published | None:
         if _meant_as_message(text):
             raise Malformed(f"message: {error}") from None
     return None
+
+
+def _ref(text: str) -> bytes:
+    try:
+        return bytes(_message.decode(text).ref)
+    except (msgspec.DecodeError, RecursionError):
+        return b""
 
 
 def _has_data(text: str) -> bool:

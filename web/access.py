@@ -1,0 +1,85 @@
+"""Who asks, and what they may: from a request to grants.
+
+The token is looked for in one place after the other, and the first that holds one counts: what is presented must be
+valid, also where nothing would be needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+from starlette.requests import HTTPConnection, cookie_parser
+
+from feed import Unauthenticated
+from web.grants import EVERYTHING, Grants
+from web.request import Query
+
+COOKIE = "feed_token"
+
+Authorize = Callable[[HTTPConnection], Awaitable[Grants]]
+"""Says what a request may do. Raises `Unauthenticated` for a token that is not valid, `FeedUnavailable` where that
+cannot be known now."""
+
+
+class Verifier(Protocol):
+    """What makes grants of a token: `web.tokens.Tokens`."""
+
+    async def grants(self, token: str) -> Grants:
+        """Raises `Unauthenticated` and `FeedUnavailable`."""
+
+
+async def allow_everything(_: HTTPConnection) -> Grants:
+    """Where there is no key, or the application around the feed decides for itself."""
+    return EVERYTHING
+
+
+class Access:
+    """An `Authorize` by tokens. Without a token there is what anybody may read: the patterns of `public`."""
+
+    def __init__(self, tokens: Verifier, public: Sequence[str] = ()) -> None:
+        self._tokens = tokens
+        self._public = tuple(public)
+        self._anybody = Grants(subscribe=self._public, anonymous=True)
+
+    async def __call__(self, connection: HTTPConnection) -> Grants:
+        """See `Authorize`."""
+        token = bearer_token(connection) or _query_token(connection) or _cookie_token(connection)
+        if token is None:
+            return self._anybody
+        grants = await self._tokens.grants(token)
+        if self._public:
+            return msgspec.structs.replace(grants, subscribe=(*grants.subscribe, *self._public))
+        return grants
+
+
+def bearer_token(connection: HTTPConnection) -> str | None:
+    """The token of the header `Authorization` (RFC 6750, 2.1), None if there is none. Another scheme than Bearer is
+    not for us: a proxy's own, for one. Raises `Unauthenticated` for a header that holds none, or for two."""
+    values = [value for name, value in connection.scope["headers"] if name == b"authorization"]
+    tokens = [token for scheme, _, token in (value.partition(b" ") for value in values) if scheme.lower() == b"bearer"]
+    if not tokens:
+        return None
+    token: str = tokens[0].strip(b" \t").decode("latin-1")
+    if len(tokens) > 1 or not token:
+        raise Unauthenticated("the header Authorization has to hold one token", invalid=True)
+    return token
+
+
+def _query_token(connection: HTTPConnection) -> str | None:
+    if b"token" not in connection.scope["query_string"]:
+        return None
+    token = Query(connection).one("token")
+    if token == "":
+        raise Unauthenticated("the parameter token is empty", invalid=True)
+    return token
+
+
+def _cookie_token(connection: HTTPConnection) -> str | None:
+    for name, value in connection.scope["headers"]:
+        if name == b"cookie":
+            cookies: dict[str, str] = cookie_parser(value.decode("latin-1"))
+            if cookies.get(COOKIE):
+                return cookies[COOKIE]
+    return None

@@ -1,0 +1,75 @@
+"""What a request passes on its way to the feed: whether its page may ask, who it is for, and what they may.
+
+One gate stands before all routes of a feed; every handler gets its grants from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+from feed import Feed
+from feed.peer import Peer, counted_as
+from web.access import Authorize, allow_everything
+from web.bodies import Bodies
+from web.grants import Grants
+from web.limits import Rate
+from web.origins import Origins
+from web.request import address
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """A feed, and the rules for getting to it. `max_body` bounds one request's body, in bytes, and `bodies` all of them
+    together; `rate` is how much one client may publish; `farewell`, in seconds, is how long an SSE stream may take to
+    say `feed.closing` when the server around it stops."""
+
+    feed: Feed
+    authorize: Authorize = allow_everything
+    origins: Origins = Origins()
+    bodies: Bodies = msgspec.field(default_factory=Bodies)
+    max_body: int = 16 << 20
+    farewell: float = 5.0
+    rate: Rate | None = None
+
+    async def publisher(self, connection: HTTPConnection) -> Grants:
+        """Who wants to publish, to topics that are not known yet. Raises `Forbidden`, what `Authorize` raises, and
+        `Overloaded` where it is more than one may."""
+        self.origins.check(connection.scope)
+        grants = await self.authorize(connection)
+        grants.check_publishes_at_all()
+        self.count(connection, grants)
+        return grants
+
+    def count(self, connection: HTTPConnection, grants: Grants) -> None:
+        """An event is to be published, whatever comes of it. Raises `Overloaded` if it is one too many."""
+        if self.rate is not None:
+            self.rate.take(_rate_name(connection, grants))
+
+    def count_more(self, connection: HTTPConnection, grants: Grants, events: int) -> None:
+        """The same for the other events of a batch whose first is counted already."""
+        if self.rate is not None:
+            self.rate.take_more(_rate_name(connection, grants), events)
+
+    async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
+        """Who wants to subscribe to these patterns. Raises `Forbidden` and what `Authorize` raises."""
+        self.origins.check(connection.scope)
+        grants = await self.authorize(connection)
+        grants.check_subscribe(patterns)
+        return grants
+
+
+def peer(connection: HTTPConnection, transport: str, grants: Grants) -> Peer:
+    """What the feed has to know of who subscribes."""
+    return Peer(transport, address(connection), grants.expires)
+
+
+def principal(connection: HTTPConnection, grants: Grants) -> str:
+    """Whom idempotency keys belong to: the token's subject, or the client's address. A space stands in no address, so
+    that neither can pass for the other."""
+    return address(connection) if grants.subject is None else f"token {grants.subject}"
+
+
+def _rate_name(connection: HTTPConnection, grants: Grants) -> str:
+    return counted_as(address(connection)) if grants.subject is None else f"token {grants.subject}"
