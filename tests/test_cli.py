@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import pty
@@ -13,7 +14,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import pytest
 
@@ -165,12 +166,21 @@ def test_the_help_of_serve_shows_every_setting_with_its_variable_default_and_des
         assert f"default: {default}]" in text
 
 
+def test_serve_has_no_option_for_a_secret_and_says_where_it_is_read() -> None:
+    text = feed("serve", "--help").stdout.decode()
+    for name in filter(is_secret, Settings.model_fields):
+        assert f"FEED_{name.upper()}" in text
+        assert f"--{name.replace('_', '-')}" not in text
+    assert "No such option: --jwt-secret" in one_line(feed("serve", "--jwt-secret", "x" * 32))
+
+
 @pytest.mark.parametrize("command", ["publish", "tail", "demo"])
 def test_every_command_explains_itself(command: str) -> None:
     result = feed(command, "--help")
     assert result.returncode == 0
     assert "--url" in result.stdout.decode()
     assert "FEED_URL" in result.stdout.decode()
+    assert "FEED_TOKEN" in result.stdout.decode()
 
 
 @pytest.mark.parametrize(
@@ -198,6 +208,7 @@ def test_every_command_explains_itself(command: str) -> None:
         (["publish", "a", "--key", "k"], "--key is for one event"),
         (["publish", "a", "x", "--patience", "long"], "--patience"),
         (["demo", "--every", "0"], "--every"),
+        (["tail", "a", "--token", "a b"], "'--token' (env var: 'FEED_TOKEN'): is none"),
         (["tail", "line\nbreak", "--bogus\nx"], "No such option"),
         (["tail", os.fsdecode(b"\xff")], "argument 2 is not UTF-8"),
     ],
@@ -267,6 +278,57 @@ def test_a_log_that_is_refused_is_one_line_and_exit_code_1(tmp_path: Path) -> No
         result = feed("serve", "--port", "0", "--log", log)
         assert one_line(result).startswith("feed: ")
         assert result.returncode == 1
+
+
+# Tokens.
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Refuses everybody, and remembers their tokens."""
+
+    tokens: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        """A stream."""
+        self.tokens.append(self.headers["Authorization"])
+        self.send_response(403)
+        self.end_headers()
+        self.wfile.write(b'{"detail": "this token does not allow to do that"}')
+
+    def do_POST(self) -> None:
+        """A publish."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The URL of a server that refuses everybody."""
+    Refusing.tokens.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "command", [["publish", "a", "x"], ["publish", "a", "-"], ["tail", "a"], ["demo", "--every", "0.05"]]
+)
+def test_a_token_is_sent_and_not_shown_and_a_refusal_is_final(command: list[str], refusing: str) -> None:
+    results = [
+        feed(*command, "--url", refusing, "--token", "top.secret", stdin=b"line\n"),
+        feed(*command, url=refusing, token="top.secret", stdin=b"line\n"),
+    ]
+    for result in results:
+        assert "refused with 403: this token does not allow to do that" in result.stderr.decode()
+        assert b"top.secret" not in result.stderr + result.stdout
+        assert result.returncode == 1
+    assert Refusing.tokens == ["Bearer top.secret"] * 2
 
 
 # feed publish

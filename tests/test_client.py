@@ -285,6 +285,55 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await writer.drain()
 
 
+# Tokens.
+
+
+async def test_a_token_goes_with_every_request() -> None:
+    async with playing(CREATED, CREATED, stream(OPEN)) as script, Client(script.url, "a.b-c_d~e+/==") as client:
+        await client.publish("a", "x")
+        await client.publish_batch([Outgoing("a", "x")])
+        await collect(client, 1)
+    assert script.header("authorization") == ["Bearer a.b-c_d~e+/=="] * 3
+
+
+async def test_without_a_token_none_is_sent() -> None:
+    async with playing(CREATED) as script, Client(script.url) as client:
+        await client.publish("a", "x")
+    assert script.header("authorization") == [""]
+
+
+@pytest.mark.parametrize("token", ["", " ", "a b", "secret\r\nX: y", "secret\0", "sécret", "=", "a=b"])
+def test_what_no_header_can_carry_is_no_token_and_is_not_repeated(token: str) -> None:
+    with pytest.raises(Invalid, match="token: is none") as raised:
+        Client("http://127.0.0.1:1", token)
+    assert "cret" not in str(raised.value)
+
+
+def test_a_password_and_a_token_cannot_both_be_sent() -> None:
+    with pytest.raises(Invalid, match="only one of them") as raised:
+        Client("http://name:password@127.0.0.1:1", "token")
+    assert "password@" not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+async def test_a_token_that_is_not_enough_is_final(status: str) -> None:
+    refusal = answer(status, '{"detail":"a token is needed to publish"}')
+    async with playing(refusal) as script, Client(script.url, "token") as client:
+        for attempt in (client.publish("a", "x"), anext(client.subscribe("a"))):
+            with pytest.raises(Refused, match=f"refused with {status[:3]}: a token is needed to publish"):
+                await attempt
+    assert len(script.heads) == 2
+
+
+async def test_a_token_does_not_follow_a_redirect() -> None:
+    async with playing(CREATED) as other:
+        moved = answer("307 Temporary Redirect", "", f"Location: {other.url}/events")
+        async with playing(moved) as script, Client(script.url, "token") as client:
+            with pytest.raises(Refused, match="307"):
+                await client.publish("a", "x")
+    assert other.heads == []
+
+
 # Subscribing.
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from feed import FeedUnavailable, Unauthenticated
+from tests.conftest import Serve
 from tests.test_client import accepting
 from tests.test_keys import BAD, EC, ED, RSA, SECRET, public
 from tests.test_tokens import ALLOWED, JSON, LATER, OTHERS, sealed
@@ -497,3 +498,29 @@ def test_odd_keys_are_left_out_or_harmless(members: dict[str, Any], like: Any) -
 def test_odd_answers_hold_no_keys(body: bytes) -> None:
     with pytest.raises(ValueError):
         _keys(_members(body))
+
+
+# Against a real server.
+
+
+async def test_a_server_takes_tokens_of_the_set_and_says_503_where_it_cannot_be_had(
+    server: KeyServer, serve: Serve
+) -> None:
+    server.answer = NONSENSE["an error"]
+    feed = await asyncio.to_thread(serve, "--log", "memory:", jwks_url=server.url)
+    headers = {"Authorization": f"Bearer {signed(EC, 'ES256', 'a')}"}
+
+    async def status() -> int:
+        answer = await asyncio.to_thread(feed.http.post, f"{feed.url}/events/a/b", content="x", headers=headers)
+        assert (answer.status_code == 503) == ("retry-after" in answer.headers)
+        return answer.status_code
+
+    assert await status() == 503
+    server.keys(jwk(EC, kid="a"))
+    await until(lambda: _is(status, 201))
+    headers = {"Authorization": f"Bearer {signed(EC, 'ES256', 'made up')}"}
+    assert await status() == 401
+
+
+async def _is(status: Callable[[], Awaitable[int]], wanted: int) -> bool:
+    return await status() == wanted

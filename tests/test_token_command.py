@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import io
 import json
 import os
 import re
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import jwt
@@ -18,35 +21,45 @@ from pydantic import SecretStr
 from tests.running import FEED
 from tests.test_keys import EC, ED, RSA, SECRET, private, public
 from tests.test_tokens import ALLOWED, LATER, NOW, saying, sealed
+from web.cli import run
 from web.grants import Grants
 from web.settings import Settings
 from web.token_command import _length
 from web.tokens import Tokens
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | {"COLUMNS": "80"}
 KEYS = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
 
 
-def feed_token(
-    *arguments: str, stdin: str | bytes | None = None, **settings: str
-) -> subprocess.CompletedProcess[bytes]:
-    """Run it to its end. `FEED_JWT_SECRET` is set unless a test says otherwise."""
-    environment = {f"FEED_{name.upper()}": value for name, value in {"jwt_secret": SECRET, **settings}.items()}
-    return subprocess.run(
-        [FEED, "token", *arguments],
-        env=ENVIRONMENT | environment,
-        input=(stdin or "").encode(),
-        capture_output=True,
-        timeout=30,
-    )
+@dataclass
+class Done:
+    """What a command has printed, and what it ended with."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def feed_token(*arguments: str, stdin: str | None = None, **settings: str) -> Done:
+    """Run it to its end, in this process. `FEED_JWT_SECRET` is set unless a test says otherwise."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in Settings.model_fields:
+            patch.delenv(f"FEED_{name.upper()}", raising=False)
+        for name, value in {"jwt_secret": SECRET, **settings}.items():
+            patch.setenv(f"FEED_{name.upper()}", value)
+        patch.setenv("COLUMNS", "80")
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((stdin or "").encode())))
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            code = run(["token", *arguments])
+    return Done(code, stdout.getvalue(), stderr.getvalue())
 
 
 def made(*arguments: str, **settings: str) -> str:
     """The token, and nothing else."""
     done = feed_token(*arguments, **settings)
-    assert (done.returncode, done.stderr) == (0, b""), done.stderr
-    assert re.fullmatch(rb"[A-Za-z0-9._-]+\n", done.stdout)
-    return done.stdout.decode().strip()
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert re.fullmatch(r"[A-Za-z0-9._-]+\n", done.stdout)
+    return done.stdout.strip()
 
 
 def granted(token: str, **settings: object) -> Grants:
@@ -59,15 +72,15 @@ def granted(token: str, **settings: object) -> Grants:
 def said(*arguments: str, stdin: str | None = None, **settings: str) -> tuple[int, list[str]]:
     """The exit code, and the lines."""
     done = feed_token("--check", *arguments, stdin=stdin, **settings)
-    assert done.stderr == b""
-    return done.returncode, done.stdout.decode().splitlines()
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()
 
 
 def error(*arguments: str, **settings: str) -> str:
     """The one line that is said of a wrong command line."""
     done = feed_token(*arguments, **settings)
-    assert (done.returncode, done.stdout) == (2, b"")
-    (line,) = done.stderr.decode().splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
     return line
 
 
@@ -117,16 +130,27 @@ def test_a_secret_for_publishers_signs_what_only_publishes() -> None:
         assert "there is no key to sign with" in error("--publish", "a", *more, **settings)
 
 
+def test_a_shell_gets_the_token_and_can_hand_it_back() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
+    script = (
+        "TOKEN=$($FEED token --publish 'a/**') && $FEED token --check $TOKEN && echo $TOKEN | $FEED token --check -"
+    )
+    environment |= {"FEED": FEED, "FEED_JWT_SECRET": SECRET}
+    done = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines().count("the token is valid") == 2
+
+
 def test_a_token_that_the_keys_here_do_not_take_is_made_with_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_text(private(ED))
     done = feed_token("--publish", "a", "--private-key", str(file))
-    assert granted(done.stdout.decode().strip(), jwt_public_key=public(ED)).publish == ("a",)
-    assert b"beware: with the keys in this environment the token is not valid" in done.stderr
+    assert granted(done.stdout.strip(), jwt_public_key=public(ED)).publish == ("a",)
+    assert "beware: with the keys in this environment the token is not valid" in done.stderr
     done = feed_token(
         *("--publish", "a", "--admin", "--private-key", str(file)), jwt_secret="", publisher_jwt_public_key=public(ED)
     )
-    assert b"beware: with the keys in this environment it does not allow all of that" in done.stderr
+    assert "beware: with the keys in this environment it does not allow all of that" in done.stderr
     assert done.returncode == 0
 
 
@@ -166,7 +190,7 @@ def test_a_wrong_setting_is_one_line_that_does_not_show_it() -> None:
 
 
 def test_it_explains_itself() -> None:
-    text = " ".join(feed_token("--help").stdout.decode().split())
+    text = " ".join(feed_token("--help").stdout.split())
     for word in ("--publish PATTERN", "--expires TIME", "--check TOKEN|-", "FEED_JWT_SECRET", "TOKEN=$(feed token"):
         assert word in text
     assert SECRET not in text
@@ -246,18 +270,16 @@ def test_nothing_in_a_token_steers_the_terminal() -> None:
     ):
         done = feed_token("--check", token)
         assert done.returncode in (0, 1)
-        assert done.stderr == b""
-        assert not set(done.stdout.decode()) & set("\x1b\x07\r\u202e")
-        assert all(
-            line.startswith(("the token is", "what it says", "  ")) for line in done.stdout.decode().splitlines()
-        )
+        assert done.stderr == ""
+        assert not set(done.stdout) & set("\x1b\x07\r\u202e")
+        assert all(line.startswith(("the token is", "what it says", "  ")) for line in done.stdout.splitlines())
 
 
 def test_a_set_of_keys_that_cannot_be_had_says_nothing_of_the_token() -> None:
     token = jwt.encode({"exp": LATER}, EC, "ES256")
     done = feed_token("--check", token, jwt_secret="", jwks_url="http://127.0.0.1:1/keys")
     assert done.returncode == 1
-    assert b"feed: the keys that tokens are verified with cannot be had" in done.stderr.splitlines()[-1]
+    assert "feed: the keys that tokens are verified with cannot be had" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -281,4 +303,4 @@ def test_a_token_is_printed_without_its_secret_or_key(tmp_path: Path) -> None:
     pieces = [SECRET, base64.b64encode(SECRET.encode()).decode(), private(EC)[40:80]]
     for arguments in (["--publish", "a"], ["--publish", "a", "--private-key", str(file)], ["--check", saying()]):
         done = feed_token(*arguments)
-        assert not any(piece in (done.stdout + done.stderr).decode() for piece in pieces)
+        assert not any(piece in done.stdout + done.stderr for piece in pieces)

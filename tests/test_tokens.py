@@ -12,8 +12,10 @@ import hmac
 import json
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -22,6 +24,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from feed import Unauthenticated
+from tests.conftest import Serve
+from tests.running import RunningServer, running
 from tests.test_keys import EC, ED, RSA, SECRET, private, public
 from web.grants import Grants
 from web.keys import PrivateKey
@@ -37,6 +41,7 @@ OTHERS: dict[str, PrivateKey] = {
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "EdDSA": ed25519.Ed25519PrivateKey.generate(),
 }
+JWK_OF_OTHER = jwt.algorithms.RSAAlgorithm.to_jwk(OTHERS["RS256"].public_key(), as_dict=True)
 HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
 
 
@@ -537,3 +542,104 @@ def test_what_cannot_be_read_is_refused_in_the_one_way(header: dict[str, Any], c
         assert read_unverified(sealed(header, claims)).grants.expires is not None
     except Unauthenticated as error:
         assert error.invalid
+
+
+# Against a real server.
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[RunningServer]:
+    """A server with a secret and a public key, an audience and an issuer."""
+    settings = {"jwt_secret": SECRET, "jwt_public_key": public(RSA), "jwt_audience": "feed", "jwt_issuer": "us"}
+    with running("--log", "memory:", **settings) as server:
+        yield server
+
+
+def good(**claims: object) -> dict[str, object]:
+    """What a token of the guarded server says."""
+    return {"exp": LATER, "aud": "feed", "iss": "us", "feed": {"publish": ["**"], "subscribe": ["**"]}, **claims}
+
+
+def without(name: str) -> dict[str, object]:
+    """The same, but for one claim."""
+    return {key: value for key, value in good().items() if key != name}
+
+
+def unsigned(name: str) -> str:
+    """A token without a signature."""
+    return ".".join([*(b64(json.dumps(part).encode()) for part in ({"alg": name}, good())), ""])
+
+
+HS256 = {"alg": "HS256"}
+BAD_TOKENS = {
+    "alg none": unsigned("none"),
+    "alg nOnE": unsigned("nOnE"),
+    "alg NONE, signed": sealed({"alg": "NONE"}, good()),
+    "HS256 with the public key as secret": sealed(HS256, good(), public(RSA)),
+    "RS256 that is an HMAC of the public key": sealed({"alg": "RS256"}, good(), public(RSA)),
+    "another secret": sealed(HS256, good(), "another secret of quite some length"),
+    "another key": jwt.encode(good(), OTHERS["RS256"], "RS256"),
+    "unknown kid": jwt.encode(good(), OTHERS["RS256"], "RS256", {"kid": "unknown"}),
+    "jwk in the header": jwt.encode(good(), OTHERS["RS256"], "RS256", {"jwk": JWK_OF_OTHER}),
+    "jku in the header": jwt.encode(good(), OTHERS["RS256"], "RS256", {"jku": "http://127.0.0.1:9/"}),
+    "unknown crit": sealed({**HS256, "crit": ["x"], "x": 1}, good()),
+    "expired": sealed(HS256, good(exp=NOW - 1)),
+    "no exp": sealed(HS256, without("exp")),
+    "endless": sealed(HS256, json.dumps(good()).replace(str(LATER), "1e999").encode()),
+    "not yet valid": sealed(HS256, good(nbf=LATER)),
+    "wrong aud": sealed(HS256, good(aud="other")),
+    "no aud": sealed(HS256, without("aud")),
+    "wrong iss": sealed(HS256, good(iss="other")),
+    "no iss": sealed(HS256, without("iss")),
+    "a claim that is malformed": sealed(HS256, good(feed="**")),
+    "garbage": "garbage",
+    "deep": sealed(b"[" * 5_000, good()),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TOKENS)
+def test_w6_a_bad_token_is_401_everywhere_and_changes_nothing(guarded: RunningServer, kind: str) -> None:
+    token = BAD_TOKENS[kind]
+    answers = [
+        *_asked(guarded, headers={"Authorization": f"Bearer {token}"}),
+        *_asked(guarded, params={"token": token}),
+        *_asked(guarded, headers={"Cookie": f"feed_token={token}"}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+        assert token[-20:] not in answer.text
+    assert _history(guarded) == []
+
+
+def _asked(server: RunningServer, **options: Any) -> list[httpx.Response]:
+    return [
+        server.http.post(f"{server.url}/events/a", content="x", **options),
+        server.http.get(f"{server.url}/events/a", **options),
+    ]
+
+
+def _history(server: RunningServer) -> Any:
+    token = sealed(HS256, good())
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    answer = server.http.get(f"{server.url}/events/**", headers=headers)
+    assert answer.status_code == 200
+    return answer.json()["events"]
+
+
+def test_no_token_is_printed_by_the_server(guarded: RunningServer) -> None:
+    shown = [sealed(HS256, good()), *BAD_TOKENS.values()]
+    for token in shown:
+        answer = guarded.http.get(
+            f"{guarded.url}/events/a", params={"token": token}, headers={"Accept": "application/json"}
+        )
+        assert answer.status_code in (200, 401)
+    assert not any(token[-20:] in guarded.output for token in shown)
+    assert SECRET not in guarded.output
+
+
+def test_a_good_token_of_either_key_publishes(serve: Serve) -> None:
+    server = serve("--log", "memory:", jwt_secret=SECRET, jwt_public_key=public(RSA))
+    for token in (sealed(HS256, good()), jwt.encode(good(), RSA, "RS256")):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert server.http.post(f"{server.url}/events/a", content="x", headers=headers).status_code == 201

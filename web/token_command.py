@@ -36,7 +36,7 @@ def token(
     publish: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="May publish to topics that match. May be repeated, or hold several: 'a/*, b'."
+            metavar="PATTERN", help="May publish to topics that match; may be repeated, or hold several: 'a/*, b'."
         ),
     ] = None,
     subscribe: Annotated[

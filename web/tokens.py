@@ -83,6 +83,8 @@ class Tokens:
 
     async def grants(self, token: str) -> Grants:
         """What this token allows now. Raises `Unauthenticated`, or `FeedUnavailable` where the keys cannot be had."""
+        if len(token) > MAX_TOKEN:  # before any work in proportion
+            raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
         digest = _digest(token)
         known = self._remembered().get(digest)
         if known is not None:
