@@ -326,9 +326,11 @@ class Answer(NamedTuple):
 
 
 class Http:
-    """One keep-alive connection for requests that are answered with a length. It connects when it is needed."""
+    """One keep-alive connection for requests that are answered with a length, within `patience` seconds. It connects
+    when it is needed."""
 
     def __init__(self, port: int) -> None:
+        self.patience = WAIT_SECONDS
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -342,7 +344,7 @@ class Http:
         named = {"Host": "localhost", "Content-Length": str(len(body)), **headers}
         lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in named.items())]
         writer.write("\r\n".join([*lines, "\r\n"]).encode() + body)
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(self.patience):
             status, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
             answered = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
             answer = await reader.readexactly(int(answered["content-length"]))
