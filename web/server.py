@@ -21,6 +21,7 @@ from feed.log import without_password
 from web.app import application
 from web.bodies import Bodies
 from web.deadlines import Deadline
+from web.lines import log_to_stderr
 from web.listening import BACKLOG, listen, url_of
 from web.settings import Settings
 from web.stalled import Connection, Stalled
@@ -131,7 +132,7 @@ def serve(settings: Settings) -> None:
 
 def prepare() -> None:
     """What a process needs before it serves."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()
     _raise_handshake_limits()
 
