@@ -65,6 +65,11 @@ class Raw:
             received += piece
         return received
 
+    def finish(self) -> None:
+        """Say that nothing more comes."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
     def ask(self, request: bytes) -> bytes:
         """What is answered, until the server closes."""
         self.send(request)

@@ -278,7 +278,7 @@ def test_w4_any_frames_are_answered_or_closed_and_never_an_error(
         size = -(-len(data) // pieces) or 1
         for start in range(0, len(data), size):
             client.send(data[start : start + size])
-        client.socket.shutdown(1)
+        client.finish()
         client.rest()
     assert server.alive
     assert server.output.count("\n") == 4, server.output
