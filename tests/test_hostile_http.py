@@ -309,7 +309,8 @@ TOKENS = st.one_of(
     st.sampled_from(
         [
             b"GET ", b"POST ", b"HEAD ", b"/events/hostile ", b"/ws/hostile ", b"/healthz ", b"HTTP/1.1\r\n",
-            b"HTTP/1.0\r\n", HOST, b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Upgrade: websocket\r\n",
+            b"HTTP/1.0\r\n", HOST, b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n",
+            b"Upgrade: websocket\r\n",
             b"Connection: Upgrade\r\n", b"Connection: close\r\n", b"Sec-WebSocket-Version: 13\r\n", b"Upgrade: h2c\r\n",
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"Expect: 100-continue\r\n", b"Last-Event-ID: \xff\r\n",
             b"Content-Type: application/json\r\n", b"Idempotency-Key: k\r\n", b"\r\n", b"\r\n\r\n", b"\n", b"\0", b" ",
