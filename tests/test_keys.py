@@ -141,7 +141,11 @@ def test_a_secret_counts_in_bytes() -> None:
     assert algorithms(jwt_secret="é" * 16)
 
 
-@pytest.mark.parametrize("key", [public(RSA), private(EC), certificate(RSA), public(RSA).replace("\n", "\\n")])
+@pytest.mark.parametrize(
+    "key",
+    [public(RSA), private(EC), certificate(RSA), public(RSA).replace("\n", "\\n")],
+    ids=["public", "private", "certificate", "on one line"],
+)
 def test_a_pem_is_no_secret(key: str) -> None:
     assert "FEED_JWT_SECRET: is a key or certificate" in refusal(jwt_secret=key)
 
@@ -152,6 +156,7 @@ def test_a_pem_is_no_secret(key: str) -> None:
         RSA.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
         '{"kty": "oct", "k": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}',
     ],
+    ids=["of SSH", "of a set"],
 )
 def test_another_form_of_key_is_no_secret(key: str) -> None:
     assert "FEED_JWT_SECRET: is a key or certificate, and no secret" in refusal(jwt_secret=key)
@@ -260,6 +265,7 @@ def test_a_private_key_that_no_server_would_take_is_refused(kind: str) -> None:
         (private(EC, BestAvailableEncryption(b"password")), "is encrypted"),
         ("nonsense", "is no private key"),
     ],
+    ids=["public", "encrypted", "nonsense"],
 )
 def test_what_is_no_private_key_is_refused(pem: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -151,7 +151,7 @@ def test_members_of_the_claim_that_nobody_knows_are_nothing() -> None:
     assert grants(saying(feed={"publish": ["a"], "kick": ["b"]})).publish == ("a",)
 
 
-@pytest.mark.parametrize("iat", [NOW + 10_000, -1, "soon", None, [], {"a": 1}])
+@pytest.mark.parametrize("iat", [9_999_999_999, -1, "soon", None, [], {"a": 1}])
 def test_when_it_was_made_is_not_judged(iat: object) -> None:
     assert grants(saying(iat=iat, feed=ALLOWED)).admin
 
@@ -204,14 +204,14 @@ def test_a_time_in_milliseconds_is_refused_and_the_last_one_in_seconds_is_not() 
         "-1e400",
         "NaN",
         "Infinity",
-        f'"{LATER}"',
+        '"9999999999"',
         '""',
         "true",
         "[1]",
         "{}",
         "9" * 5000,
         "9" * 400,
-        f"[{LATER}]",
+        "[9999999999]",
     ],
 )
 def test_what_is_no_time_is_refused(name: str, value: str) -> None:
