@@ -452,20 +452,23 @@ async def until(condition: Callable[[], object], seconds: float = WAIT_SECONDS, 
 
 
 class Probe(threading.Thread):
-    """Asks `/healthz` again and again over one connection, from a thread of its own, and notes how long it took."""
+    """Asks `/healthz` again and again over one connection, from a thread of its own, and notes how long it took, and
+    for how long the server computed meanwhile, which does not depend on what else the machine does."""
 
     def __init__(self, server: RunningServer) -> None:
         super().__init__(daemon=True)
         self.seconds: list[float] = []
+        self.computed: list[float] = []
         self.failed: Exception | None = None
         self._port = server.port
+        self._watched = Watched(server)
         self._stopping = threading.Event()
 
     def run(self) -> None:
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=WAIT_SECONDS) as connection:
                 while not self._stopping.wait(0.003):
-                    began = time.perf_counter()
+                    began, cpu = time.perf_counter(), self._watched.cpu
                     connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     answer = b""
                     while not answer.endswith(b'{"status":"alive"}'):
@@ -474,6 +477,7 @@ class Probe(threading.Thread):
                         answer += part
                     assert answer.startswith(b"HTTP/1.1 200 ")
                     self.seconds.append(time.perf_counter() - began)
+                    self.computed.append(self._watched.cpu - cpu)
         except Exception as error:  # noqa: BLE001  told to the test
             self.failed = error
 
