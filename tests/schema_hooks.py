@@ -10,12 +10,12 @@ in SCHEMATHESIS_HOOKS.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import schemathesis
 from hypothesis import strategies as st
@@ -70,8 +70,31 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """See above."""
     if case.method.upper() == "GET" and case.path.startswith("/events"):
         case.headers["Accept"] = "application/json"
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            if float(case.query["wait"]) <= 60:
-                case.query["wait"] = str(min(_MOMENT, float(case.query["wait"])))
-    if case.meta is not None and case.meta.generation.mode.is_positive and "Idempotency-Key" in (case.headers or {}):
+        wait = (case.query or {}).get("wait")
+        if isinstance(wait, int | float) and not isinstance(wait, bool) and 0 < wait <= 60:
+            case.query["wait"] = _MOMENT
+    if case.meta is not None and case.meta.generation.mode.is_positive:
+        _mend(case)
+
+
+def _mend(case: Any) -> None:
+    """Make valid what schemathesis takes for valid: it does not keep to a format everywhere, and takes the pattern that
+    reading calls `topic` for a topic to publish to."""
+    publishes = case.method.upper() == "POST"
+    if "Idempotency-Key" in (case.headers or {}):
         case.headers["Idempotency-Key"] = f"{os.getpid()}-{next(_keys)}"
+    _mend_member(case.path_parameters, "topic", check_topic if publishes else check_pattern)
+    _mend_member(case.query, "topic", check_pattern)
+    _mend_member(case.query, "type", check_type)
+    for envelope in case.body if isinstance(case.body, list) else [case.body]:
+        if case.path == "/events" and isinstance(envelope, dict):
+            _mend_member(envelope, "topic", check_topic)
+            _mend_member(envelope, "type", check_type)
+
+
+def _mend_member(values: Any, name: str, check: Callable[[str], str]) -> None:
+    value = (values or {}).get(name)
+    if isinstance(value, list):
+        values[name] = [item if _is_valid(check)(item) else "mended" for item in value]
+    elif value is not None and not _is_valid(check)(unquote(value)):
+        values[name] = "mended"

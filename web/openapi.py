@@ -287,7 +287,12 @@ SUBSCRIBE: dict[str, Any] = {
         _parameter("limit", "query", "History: events on a page.", {**_number(1000), "default": 100}),
         _parameter("before", "query", "History: page backwards from this id."),
         _parameter("since", "query", "History: from this time on.", {"type": "string", "format": "date-time"}),
-        _parameter("wait", "query", "History: seconds an empty page waits for the first event.", _number(60, least=0)),
+        _parameter(
+            "wait",
+            "query",
+            "History: seconds an empty page waits for the first event.",
+            {"type": "number", "minimum": 0, "maximum": 60},
+        ),
     ],
     "responses": {
         "200": {
