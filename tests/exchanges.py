@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import httpx
+
 _HEAD = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|OPTIONS) (\S+) HTTP/1\.1\r\n(.*?)\r\n\r\n", re.DOTALL)
 _STATUS = re.compile(rb"HTTP/1\.1 ([2-5]\d\d|101) ")
 _CHUNK = 65536
@@ -35,6 +37,7 @@ class Exchanges:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(verify=False, timeout=30)  # for the test itself; see `RunningServer.http`
         self._thread = threading.Thread(target=self._accept, name="exchanges", daemon=True)
         self._thread.start()
 
@@ -57,6 +60,7 @@ class Exchanges:
 
     def close(self) -> None:
         """Leave nothing behind."""
+        self.http.close()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()

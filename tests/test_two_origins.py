@@ -7,13 +7,13 @@ answered, which goes through a proxy that keeps it: a page sees of all refusals 
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page, expect
 
@@ -89,6 +89,7 @@ class Pages:
         self.port = self._server.server_port
         self.same_site = f"http://127.0.0.1:{self.port}"
         self.other_site = f"http://localhost:{self.port}"
+        self.framed = f"{self.same_site}/framed"
 
     def close(self) -> None:
         self._server.shutdown()
@@ -114,11 +115,17 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+@contextlib.contextmanager
+def context_of(browser: Browser) -> Iterator[BrowserContext]:
     with browser.new_context() as opened:
         opened.set_default_timeout(15_000)
         opened.add_init_script(SCRIPT)
+        yield opened
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with context_of(browser) as opened:
         yield opened
 
 
@@ -142,7 +149,7 @@ def feed(keyed: RunningServer) -> Iterator[Exchanges]:
         yield proxy
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_feed(server: RunningServer) -> Iterator[Exchanges]:
     """A server on loopback without a key."""
     with exchanges_with(server.port) as proxy:
@@ -168,13 +175,13 @@ def cookies(context: BrowserContext) -> dict[str, str]:
 def stored(feed: Exchanges) -> list[str]:
     """The data of everything that is in the log."""
     headers = {"Accept": "application/json", "Authorization": f"Bearer {token()}"}
-    answer = httpx.get(f"{feed.url}/events/**?limit=1000", headers=headers)
+    answer = feed.http.get(f"{feed.url}/events/**?limit=1000", headers=headers)
     assert answer.status_code == 200, answer.text
     return [event["data"] for event in answer.json()["events"]]
 
 
 def publish(feed: Exchanges, topic: str, data: str) -> None:
-    answer = httpx.post(f"{feed.url}/events/{topic}", content=data, headers={"Authorization": f"Bearer {token()}"})
+    answer = feed.http.post(f"{feed.url}/events/{topic}", content=data, headers={"Authorization": f"Bearer {token()}"})
     assert answer.status_code == 201, answer.text
 
 
@@ -229,83 +236,104 @@ READS = [
 ]
 
 
-@pytest.fixture(params=["same site", "other site", "sandbox"])
-def stranger(request: pytest.FixtureRequest, page: Page, foreign: Pages) -> Frame:
-    """A page that is not listed."""
-    if request.param == "sandbox":
-        page.goto(f"{foreign.same_site}/framed")
-        assert page.frames[1].evaluate("origin") == "null"
-        return page.frames[1]
-    page.goto(foreign.same_site if request.param == "same site" else foreign.other_site)
-    return page.main_frame
+class Attack(NamedTuple):
+    """A foreign page, in the browser of somebody who may use the feed: by a cookie, where there is a key."""
+
+    page: Frame
+    feed: Exchanges
+    context: BrowserContext
 
 
-@pytest.fixture(params=["with a key", "without a key"])
-def victim(request: pytest.FixtureRequest, context: BrowserContext, stranger: Frame) -> Iterator[Exchanges]:
-    """A feed that the user of this browser may use: by a cookie, where there is a key."""
-    if request.param == "without a key":
-        yield request.getfixturevalue("open_feed")
-        return
-    feed: Exchanges = request.getfixturevalue("feed")
-    own = context.new_page()
-    own.goto(f"{feed.url}/healthz")
-    begin_session(own, feed, token())
-    before = cookies(context)
-    assert before.keys() == {"feed_token"}
-    yield feed
-    assert cookies(context) == before
+@pytest.fixture(scope="module", params=["same site", "other site", "sandbox"])
+def asking(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["with a key", "without a key"])
+def attack(
+    request: pytest.FixtureRequest,
+    browser: Browser,
+    foreign: Pages,
+    keyed: RunningServer,
+    open_feed: Exchanges,
+    asking: str,
+) -> Iterator[Attack]:
+    with context_of(browser) as context, exchanges_with(keyed.port) as keyed_feed:
+        page = context.new_page()
+        feed = open_feed
+        if request.param == "with a key":
+            feed = keyed_feed
+            page.goto(f"{feed.url}/healthz")
+            begin_session(page, feed, token())
+            assert cookies(context).keys() == {"feed_token"}
+        page.goto(
+            {"other site": foreign.other_site, "sandbox": f"{foreign.same_site}/framed"}.get(asking, foreign.same_site)
+        )
+        frame = page.frames[-1]
+        assert (frame.evaluate("origin") == "null") is (asking == "sandbox")
+        yield Attack(frame, feed, context)
 
 
 @pytest.mark.parametrize("attempt", PUBLISHES)
-def test_w5_a_foreign_page_cannot_publish(stranger: Frame, victim: Exchanges, attempt: str) -> None:
-    before = stored(victim)
-    asked = len(victim.all)
-    outcome = stranger.evaluate(PUBLISHES[attempt], victim.url)
-    refused = eventually(lambda: [each for each in victim.all[asked:] if each.status])
+def test_w5_a_foreign_page_cannot_publish(attack: Attack, attempt: str) -> None:
+    before = stored(attack.feed)
+    asked = len(attack.feed.all)
+    outcome = attack.page.evaluate(PUBLISHES[attempt], attack.feed.url)
+    refused = eventually(lambda: [each for each in attack.feed.all[asked:] if each.status])
     assert outcome in {"refused", "opaque", "posted", True}
     assert [(each.method, each.status) for each in refused] == [
         ("OPTIONS" if attempt == "json with a preflight" else "POST", 403)
     ]
-    assert stored(victim) == before
+    assert stored(attack.feed) == before
+
+
+def test_the_users_cookie_goes_along_with_what_a_page_of_the_same_site_asks(attack: Attack, asking: str) -> None:
+    # So none of the rest is refused merely as there was no token.
+    attack.page.evaluate(PUBLISHES["no-cors"], attack.feed.url)
+    sent = attack.feed.of("POST")[-1].headers.get("cookie", "")
+    assert ("feed_token" in sent) is (asking == "same site" and bool(cookies(attack.context)))
 
 
 @pytest.mark.parametrize("attempt", CHANGES)
-def test_w5_a_foreign_page_cannot_change_anything(stranger: Frame, victim: Exchanges, attempt: str) -> None:
-    before = stored(victim)
-    asked = len(victim.all)
-    outcome = stranger.evaluate(CHANGES[attempt], victim.url)
-    refused = eventually(lambda: [each for each in victim.all[asked:] if each.status])
+def test_w5_a_foreign_page_cannot_change_anything(attack: Attack, attempt: str) -> None:
+    before = stored(attack.feed), cookies(attack.context)
+    asked = len(attack.feed.all)
+    outcome = attack.page.evaluate(CHANGES[attempt], attack.feed.url)
+    refused = eventually(lambda: [each for each in attack.feed.all[asked:] if each.status])
     assert outcome in {"refused", "opaque", "posted"}
     assert {each.status for each in refused} == {403}
-    assert stored(victim) == before
+    assert (stored(attack.feed), cookies(attack.context)) == before
 
 
-def test_w5_a_foreign_page_can_read_nothing(stranger: Frame, victim: Exchanges) -> None:
-    publish(victim, "a", "secret")
+def test_w5_a_foreign_page_can_read_nothing(attack: Attack) -> None:
+    publish(attack.feed, "a", "secret")
     for path in READS:
         for credentials in ("include", "omit"):
             options = {"credentials": credentials, "headers": {"Accept": "application/json"}}
-            outcome = stranger.evaluate("([url, options]) => asked(url, options)", [victim.url + path, options])
+            outcome = attack.page.evaluate("([url, options]) => asked(url, options)", [attack.feed.url + path, options])
             assert outcome == "refused", (path, credentials)
     for header in ("Authorization", "Last-Event-ID", "Idempotency-Key", "X-Requested-With"):
         options = {"headers": {header: "x"}}
         path = "/events/a"
-        assert stranger.evaluate("([url, options]) => asked(url, options)", [victim.url + path, options]) == "refused"
-    assert set(statuses(victim.of("OPTIONS"))) <= {403}
+        assert (
+            attack.page.evaluate("([url, options]) => asked(url, options)", [attack.feed.url + path, options])
+            == "refused"
+        )
+    assert set(statuses(attack.feed.of("OPTIONS"))) <= {403}
 
 
 @pytest.mark.parametrize("with_credentials", [True, False])
-def test_w5_a_foreign_page_cannot_read_the_stream(stranger: Frame, victim: Exchanges, with_credentials: bool) -> None:
-    publish(victim, "a", "secret")
+def test_w5_a_foreign_page_cannot_read_the_stream(attack: Attack, with_credentials: bool) -> None:
+    publish(attack.feed, "a", "secret")
     for path in ("/events/a?last=10", "/events/**?last_event_id=earliest", "/events/a?envelope=1&token=x"):
-        outcome = stranger.evaluate(
-            "([url, withCredentials]) => streamed(url, {withCredentials})", [victim.url + path, with_credentials]
+        outcome = attack.page.evaluate(
+            "([url, withCredentials]) => streamed(url, {withCredentials})", [attack.feed.url + path, with_credentials]
         )
         assert outcome == "refused", path
 
 
-def test_w5_what_a_foreign_page_loads_as_a_script_is_none(stranger: Frame, victim: Exchanges) -> None:
-    publish(victim, "a", "alert(1)")
+def test_w5_what_a_foreign_page_loads_as_a_script_is_none(attack: Attack) -> None:
+    publish(attack.feed, "a", "alert(1)")
     for path in READS:
         loaded = """(url) => new Promise((resolve) => {
             const script = Object.assign(document.createElement("script"), {src: url});
@@ -313,7 +341,7 @@ def test_w5_what_a_foreign_page_loads_as_a_script_is_none(stranger: Frame, victi
             script.onerror = () => resolve("refused");
             document.head.append(script);
         })"""
-        assert stranger.evaluate(loaded, victim.url + path) == "refused", path
+        assert attack.page.evaluate(loaded, attack.feed.url + path) == "refused", path
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
