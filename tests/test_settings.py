@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from web.settings import Settings, duration_text, parse_duration, parse_size, size_text
+from web.settings import Settings, duration_text, parse_duration, parse_size, size_text, variable
 
 
 @pytest.mark.parametrize(
@@ -100,3 +102,9 @@ def test_what_is_out_of_bounds_is_refused(name: str, value: str) -> None:
 
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_readme_has_every_setting(name: str) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert f"`{variable(name)}`" in readme.partition("## Settings\n")[2].partition("\n## ")[0]

@@ -204,6 +204,36 @@ class Settings(BaseSettings):
         ),
     ] = None
 
+    jwt_secret: Annotated[
+        Secret | None,
+        Field(description="The secret that tokens are signed with (HS256, HS384, HS512): at least 32 bytes."),
+    ] = None
+    jwt_public_key: Annotated[
+        PublicKey | None,
+        Field(
+            description="The public key that tokens are verified with: a file with a PEM, or the PEM. RSA (RS256), EC "
+            "P-256 (ES256) or Ed25519 (EdDSA)."
+        ),
+    ] = None
+    jwks_url: Annotated[
+        JwksUrl | None,
+        Field(description="Where the public keys of whoever makes the tokens are: a JWK Set (RS256, ES256, EdDSA)."),
+    ] = None
+    jwt_audience: Annotated[Text | None, Field(description="Tokens must be for it (`aud`).")] = None
+    jwt_issuer: Annotated[Text | None, Field(description="Tokens must be from it (`iss`).")] = None
+    publisher_jwt_secret: Annotated[
+        Secret | None, Field(description="A secret whose tokens can only grant to publish.")
+    ] = None
+    publisher_jwt_public_key: Annotated[
+        PublicKey | None, Field(description="A public key whose tokens can only grant to publish.")
+    ] = None
+    subscriber_jwt_secret: Annotated[
+        Secret | None, Field(description="A secret whose tokens can only grant to subscribe.")
+    ] = None
+    subscriber_jwt_public_key: Annotated[
+        PublicKey | None, Field(description="A public key whose tokens can only grant to subscribe.")
+    ] = None
+
     hosts: Annotated[
         Listed,
         AfterValidator(_each(_checked_host)),
@@ -266,36 +296,6 @@ class Settings(BaseSettings):
     ] = 1 << 20
     window_events: Annotated[Count, Field(description="Recent events held in memory for those who come back.")] = 10_000
     window_bytes: Annotated[Size, Field(description="Bytes of recent events held in memory.")] = 32 << 20
-
-    jwt_secret: Annotated[
-        Secret | None,
-        Field(description="The secret that tokens are signed with (HS256, HS384, HS512): at least 32 bytes."),
-    ] = None
-    jwt_public_key: Annotated[
-        PublicKey | None,
-        Field(
-            description="The public key that tokens are verified with: a file with a PEM, or the PEM. RSA (RS256), EC "
-            "P-256 (ES256) or Ed25519 (EdDSA)."
-        ),
-    ] = None
-    jwks_url: Annotated[
-        JwksUrl | None,
-        Field(description="Where the public keys of whoever makes the tokens are: a JWK Set (RS256, ES256, EdDSA)."),
-    ] = None
-    jwt_audience: Annotated[Text | None, Field(description="Tokens must be for it (`aud`).")] = None
-    jwt_issuer: Annotated[Text | None, Field(description="Tokens must be from it (`iss`).")] = None
-    publisher_jwt_secret: Annotated[
-        Secret | None, Field(description="A secret whose tokens can only grant to publish.")
-    ] = None
-    publisher_jwt_public_key: Annotated[
-        PublicKey | None, Field(description="A public key whose tokens can only grant to publish.")
-    ] = None
-    subscriber_jwt_secret: Annotated[
-        Secret | None, Field(description="A secret whose tokens can only grant to subscribe.")
-    ] = None
-    subscriber_jwt_public_key: Annotated[
-        PublicKey | None, Field(description="A public key whose tokens can only grant to subscribe.")
-    ] = None
 
     max_subscribers: Annotated[
         Count | None,
