@@ -51,7 +51,8 @@ _MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still 
 _MAX_HELD_BYTES = 64 << 20  # of publishes that wait until others have been passed on
 _ENTER = 50  # subscriptions that begin in one turn of the event loop
 _BEAT = 0.5  # seconds between two looks for streams that are quiet, or whose right to read has ended
-_PAGE_BYTES = 16 << 20  # of a page of history
+_PAGE_BYTES = 1 << 20  # of a page of history
+_LOOKING_BACK = 1_000  # who ask for a page of history, or for the newest events, at once
 
 
 class FeedOptions(msgspec.Struct, frozen=True):
@@ -59,7 +60,8 @@ class FeedOptions(msgspec.Struct, frozen=True):
 
     `node` is what this process is called among those that share the log; unless said, host and process number.
     Subscribers are counted in one process; by address, as `feed.peer.counted_as` says. `max_patterns` is for each
-    subscription, 100 at most.
+    subscription, 100 at most. `max_replays` is how many pages of the log are read at once for those who look back; all
+    others wait for their turn, which comes after each page.
     """
 
     node: str = ""
@@ -70,6 +72,7 @@ class FeedOptions(msgspec.Struct, frozen=True):
     max_subscribers: int | None = None
     max_subscribers_per_address: int | None = None
     max_patterns: int = MAX_PATTERNS
+    max_replays: int = 4
     retention: Retention = Retention()
     limits: Limits = Limits()
 
@@ -308,7 +311,8 @@ class Feed:
             if after is not None:
                 cursor, gap = await running.resume_at(after)
             elif last is not None:
-                cursor = await running.before_last(selection, last)
+                with running.looking_back():
+                    cursor = await running.before_last(selection, last)
         # From here to `register` there is no `await`: what is committed after the position was taken is passed on.
         if self.draining:
             raise Draining("this server is being stopped")
@@ -320,7 +324,16 @@ class Feed:
         limits = self.options.limits
         resumed = after if gap is None and after != EARLIEST else None
         subscription = Subscription(
-            log, window, broadcaster.pump, selection, limits, peer, cursor=cursor, replay=replay, resumed=resumed
+            log,
+            window,
+            broadcaster.pump,
+            selection,
+            limits,
+            peer,
+            running.replays,
+            cursor=cursor,
+            replay=replay,
+            resumed=resumed,
         )
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
@@ -373,12 +386,13 @@ class Feed:
         the id `after`; the newest `last`; what was committed at `since` (milliseconds since 1970) or later; else
         the oldest retained.
 
-        A page may be shorter than `limit` although there is more: it ends at 16 MiB.
+        A page may be shorter than `limit` although there is more: it ends at 1 MiB. Raises `FeedUnavailable`, also
+        when too many ask at once.
         """
         running = await self._running()
         log = running.log
         check_last(last)
-        with running.without_loss():
+        with running.looking_back(), running.without_loss():
             if before is not None:
                 return await running.page_before(selection, before, limit)
             gap = None
@@ -387,7 +401,8 @@ class Feed:
             elif last is not None:
                 cursor = await running.before_last(selection, last)
             elif since is not None:
-                cursor = await log.before_time(since)
+                async with running.replays:
+                    cursor = await log.before_time(since)
             else:
                 cursor = log.oldest - 1
             found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
@@ -402,7 +417,9 @@ class _Running:
         self.log = log
         self.broadcaster = broadcaster
         self.survey = Survey(options.node, log, broadcaster)
+        self.replays = asyncio.Semaphore(options.max_replays)
         self._limits = options.limits
+        self._looking_back = 0
         log.answer_others(self.survey.answer)
         self._tasks = [
             asyncio.create_task(self._relay(), name="feed-relay"),
@@ -476,6 +493,17 @@ class _Running:
                     await asyncio.sleep(0)
 
     @contextlib.contextmanager
+    def looking_back(self) -> Iterator[None]:
+        """Raises `FeedUnavailable` if too many look back already: pages are read in turn, and each would take long."""
+        if self._looking_back >= _LOOKING_BACK:
+            raise FeedUnavailable("too many ask for past events at once")
+        self._looking_back += 1
+        try:
+            yield
+        finally:
+            self._looking_back -= 1
+
+    @contextlib.contextmanager
     def without_loss(self) -> Iterator[None]:
         """Raises `FeedUnavailable` at its end if the log has lost events meanwhile: a position found before that does
         not mean now what it meant."""
@@ -511,24 +539,26 @@ class _Running:
         return position
 
     async def _page(self, after: int, until: int, selection: Selection, limit: int) -> Page:
-        """`Log.read`, from memory where it reaches."""
-        window = self.broadcaster.window
-        window.drop_before(self.log.oldest)
-        page = window.page(after, selection, limit)
-        if page is None or page.end == after or page.end > until:
-            return await self.log.read(after, until, selection, limit)
-        await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
-        return page
+        """`Log.read`, from memory where it reaches, in its turn."""
+        async with self.replays:
+            window = self.broadcaster.window
+            window.drop_before(self.log.oldest)
+            page = window.page(after, selection, limit)
+            if page is None or page.end == after or page.end > until:
+                return await self.log.read(after, until, selection, limit)
+            await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
+            return page
 
     async def _page_backward(self, before: int, selection: Selection, limit: int) -> Page:
-        """`Log.read_backward`, from memory where it reaches."""
-        window = self.broadcaster.window
-        window.drop_before(self.log.oldest)
-        page = window.page_backward(before, selection, limit)
-        if page is None:
-            return await self.log.read_backward(before, selection, limit)
-        await asyncio.sleep(0)
-        return page
+        """`Log.read_backward`, from memory where it reaches, in its turn."""
+        async with self.replays:
+            window = self.broadcaster.window
+            window.drop_before(self.log.oldest)
+            page = window.page_backward(before, selection, limit)
+            if page is None:
+                return await self.log.read_backward(before, selection, limit)
+            await asyncio.sleep(0)
+            return page
 
     async def page_after(
         self, selection: Selection, cursor: int, limit: int, gap: Gap | None, losses: Sequence[Loss]

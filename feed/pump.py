@@ -4,6 +4,9 @@ Whoever has something to be written is *woken*. All that were woken between two 
 what is published while one run goes on is written together in the next, a write a reader. A turn does a few
 milliseconds of work, then gives the loop back, and runs take turns, so that an event for one reader does not wait for
 one for fifteen thousand.
+
+Replays have a line of their own, and a part of each turn: whoever asks for the past is served in turn, however many do,
+and neither readers of the present nor publishers wait for them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.004
+_REPLAY_SECONDS = 0.002  # of a turn in which there is much else to write
 _TURN_WRITES = 500  # uvloop sends only after the callbacks of its turn, some 5 µs a write that the clock does not see
 _TURN_BYTES = 4 << 20
 _MAX_LAG = 0.25  # of a queue: what may have been passed on since the oldest run began, for one more publish
@@ -47,6 +51,7 @@ class Pump:
         self.passed = 0.0
         self._woken: list[Flushed] = []
         self._runs: deque[_Run] = deque()
+        self._replays: deque[Flushed] = deque()
         self._held: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
@@ -54,6 +59,14 @@ class Pump:
     def wake(self, flushed: Flushed) -> None:
         """Let it be flushed in the next run. It is for the woken one to see to it that it is so only once."""
         self._woken.append(flushed)
+        self._schedule()
+
+    def wake_replay(self, flushed: Flushed) -> None:
+        """The same for one that reads the past: it gets in line behind others of its kind."""
+        self._replays.append(flushed)
+        self._schedule()
+
+    def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -86,6 +99,15 @@ class Pump:
             self._woken = []
         end = time.perf_counter() + _TURN_SECONDS
         now = self._loop.time()
+        self._write(now, end)
+        if self._replays:
+            self._replay(now, max(end, time.perf_counter() + _REPLAY_SECONDS))
+        if self._runs or self._woken or self._replays or self._held:
+            self._loop.call_soon(self._turn)
+        else:
+            self._scheduled = False
+
+    def _write(self, now: float, end: float) -> None:
         writes = size = 0
         while self._runs:
             run = self._runs.popleft()
@@ -94,17 +116,28 @@ class Pump:
                     size += flushed.flush(now)
                 except Exception:
                     logger.exception("a stream broke")
-                    with contextlib.suppress(Exception):
-                        flushed.break_off()
+                    _break_off(flushed)
                 writes += 1
                 if writes >= _TURN_WRITES or size >= _TURN_BYTES or time.perf_counter() > end:
                     self._runs.append(run)
-                    self._loop.call_soon(self._turn)
                     return
-        if self._woken or self._held:
-            self._loop.call_soon(self._turn)
-        else:
-            self._scheduled = False
+
+    def _replay(self, now: float, end: float) -> None:
+        size = 0
+        for _ in range(min(len(self._replays), _TURN_WRITES)):
+            flushed = self._replays.popleft()
+            try:
+                size += flushed.flush(now)
+            except Exception:
+                logger.exception("a stream broke")
+                _break_off(flushed)
+            if size >= _TURN_BYTES or time.perf_counter() > end:
+                break
+
+
+def _break_off(flushed: Flushed) -> None:
+    with contextlib.suppress(Exception):
+        flushed.break_off()
 
 
 class _Run:

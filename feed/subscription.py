@@ -121,6 +121,7 @@ class Subscription:
         "_quiet_since",
         "_reading",
         "_replayed",
+        "_replays",
         "_told",
         "_window",
         "_wire",
@@ -143,7 +144,8 @@ class Subscription:
         pump: Pump,
         selection: Selection,
         limits: Limits,
-        peer: Peer = Peer(),  # noqa: B008  immutable
+        peer: Peer,
+        replays: asyncio.Semaphore,
         *,
         cursor: int,
         replay: bool,
@@ -152,6 +154,7 @@ class Subscription:
         self.id = secrets.token_hex(8)
         self.selection = selection
         self.peer = peer
+        self._replays = replays  # whose turn it is to read the log
         self.cursor = cursor  # all up to here was handed out, or was not wanted
         self.behind = cursor < window.position or replay
         self.since = time.time_ns() // 1_000_000
@@ -345,7 +348,10 @@ class Subscription:
         """Let the pump look at it: something waits."""
         if not self._awake:
             self._awake = True
-            self._pump.wake(self)
+            if self._replayed is None:
+                self._pump.wake(self)
+            else:
+                self._pump.wake_replay(self)
 
     def block(self) -> None:
         """Write no more for now: the outlet has taken enough."""
@@ -371,10 +377,9 @@ class Subscription:
             items = self._catch_up()
             if items is None:
                 return 0  # the page wakes it
-            if items:
-                self._write(outlet, items, now)
+            size = self._write(outlet, items, now) if items else 0
             self.wake()
-            return 0
+            return size
         if self.queue.empty():
             return 0
         size = self._queued_bytes
@@ -396,11 +401,12 @@ class Subscription:
         if outlet is not None:
             outlet.finish(None)
 
-    def _write(self, outlet: Outlet, items: Sequence[Item], now: float) -> None:
+    def _write(self, outlet: Outlet, items: Sequence[Item], now: float) -> int:
         self._quiet_since = now
         written, sent = self._wire(items)
         self.sent += sent
         outlet.write(written)
+        return sent
 
     # The road.
 
@@ -467,7 +473,8 @@ class Subscription:
         until = self._losses[0].stop if self._losses else self._window.position
         while True:
             try:
-                return await self._log.read(self.cursor, until, self.selection, _PAGE_EVENTS)
+                async with self._replays:
+                    return await self._log.read(self.cursor, until, self.selection, _PAGE_EVENTS)
             except FeedUnavailable:
                 await asyncio.sleep(random.uniform(*_READ_AGAIN))
 

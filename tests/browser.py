@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,10 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    # Nothing but this machine has an address: a page that needs more fails here, with or without a network.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
+
+# Nothing but this machine has an address: a page that needs more fails here, with or without a network.
+_NAMES = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 
 _REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>
@@ -29,8 +30,9 @@ addEventListener("securitypolicyviolation", (event) =>
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """A Chromium for as long as the block lasts. Skips where there is none, but in CI it fails."""
+def chromium(rebound: Collection[str] = ()) -> Iterator[Browser]:
+    """A Chromium for as long as the block lasts, for which the names in `rebound` are this machine's. Skips where there
+    is none, but in CI it fails."""
     if not CHROMIUM.exists():
         reason = f"needs Chromium at {CHROMIUM}: apt-get install chromium"
         if os.environ.get("CI"):
@@ -38,7 +40,9 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(reason)
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium refuses to root
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS, *sandbox])
+        rules = ", ".join([*(f"MAP {name} 127.0.0.1" for name in rebound), _NAMES])
+        arguments = [*_ARGUMENTS, f"--host-resolver-rules={rules}", *sandbox]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         try:
             yield browser
         finally:

@@ -326,9 +326,11 @@ class Answer(NamedTuple):
 
 
 class Http:
-    """One keep-alive connection for requests that are answered with a length. It connects when it is needed."""
+    """One keep-alive connection for requests that are answered with a length, within `patience` seconds. It connects
+    when it is needed."""
 
     def __init__(self, port: int) -> None:
+        self.patience = WAIT_SECONDS
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -342,7 +344,7 @@ class Http:
         named = {"Host": "localhost", "Content-Length": str(len(body)), **headers}
         lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in named.items())]
         writer.write("\r\n".join([*lines, "\r\n"]).encode() + body)
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(self.patience):
             status, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
             answered = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
             answer = await reader.readexactly(int(answered["content-length"]))
@@ -450,20 +452,23 @@ async def until(condition: Callable[[], object], seconds: float = WAIT_SECONDS, 
 
 
 class Probe(threading.Thread):
-    """Asks `/healthz` again and again over one connection, from a thread of its own, and notes how long it took."""
+    """Asks `/healthz` again and again over one connection, from a thread of its own, and notes how long it took, and
+    for how long the server computed meanwhile, which does not depend on what else the machine does."""
 
     def __init__(self, server: RunningServer) -> None:
         super().__init__(daemon=True)
         self.seconds: list[float] = []
+        self.computed: list[float] = []
         self.failed: Exception | None = None
         self._port = server.port
+        self._watched = Watched(server)
         self._stopping = threading.Event()
 
     def run(self) -> None:
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=WAIT_SECONDS) as connection:
                 while not self._stopping.wait(0.003):
-                    began = time.perf_counter()
+                    began, cpu = time.perf_counter(), self._watched.cpu
                     connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     answer = b""
                     while not answer.endswith(b'{"status":"alive"}'):
@@ -472,6 +477,7 @@ class Probe(threading.Thread):
                         answer += part
                     assert answer.startswith(b"HTTP/1.1 200 ")
                     self.seconds.append(time.perf_counter() - began)
+                    self.computed.append(self._watched.cpu - cpu)
         except Exception as error:  # noqa: BLE001  told to the test
             self.failed = error
 

@@ -58,7 +58,6 @@ def test_every_route_is_documented(server: RunningServer) -> None:
     assert set(document["paths"]) == {
         "/events",
         "/events/{topic}",
-        "/events/{pattern}",
         "/subscriptions",
         "/subscriptions/{id}",
         "/session",
@@ -68,13 +67,49 @@ def test_every_route_is_documented(server: RunningServer) -> None:
     }
     publish = document["paths"]["/events/{topic}"]["post"]
     assert {"201", "400", "413", "415", "422", "429", "503", "504"} <= set(publish["responses"])
-    subscribe = document["paths"]["/events/{pattern}"]["get"]
+    subscribe = document["paths"]["/events/{topic}"]["get"]
     assert set(subscribe["responses"]["200"]["content"]) == {
         "text/event-stream",
         "application/x-ndjson",
         "application/json",
     }
     assert "UserWarning" not in server.output
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/", "GET, HEAD"),
+        ("/assets/app.js", "GET, HEAD"),
+        ("/docs", "GET, HEAD"),
+        ("/events", "GET, HEAD, POST"),
+        ("/events/a/b", "GET, HEAD, POST"),
+        ("/healthz", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/session", "DELETE, POST"),
+        ("/subscriptions", "GET"),
+        ("/subscriptions/a", "DELETE"),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_which_ones_are(server: RunningServer, path: str, allowed: str) -> None:
+    for method in ("OPTIONS", "PUT", "PATCH"):
+        answer = server.http.request(method, f"{server.url}{path}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_the_documentation_says_where_a_token_may_stand_where_one_is_needed(
+    server: RunningServer, serve: Serve
+) -> None:
+    document = server.http.get(f"{server.url}/openapi.json").json()
+    assert "security" not in str(document)
+    guarded = serve("--log", "memory:", jwt_secret="x" * 32, public="news/**")
+    document = guarded.http.get(f"{guarded.url}/openapi.json").json()
+    schemes = [{name: []} for name in document["components"]["securitySchemes"]]
+    assert schemes == [{"bearer": []}, {"query": []}, {"cookie": []}]
+    assert document["paths"]["/events"]["post"]["security"] == schemes
+    assert document["paths"]["/events"]["get"]["security"] == [{}, *schemes]
+    assert document["paths"]["/session"]["post"]["security"] == [{"bearer": []}]
+    assert "security" not in document["paths"]["/healthz"]["get"]
 
 
 def test_an_error_of_ours_tells_no_secrets(serve: Serve) -> None:

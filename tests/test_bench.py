@@ -376,6 +376,14 @@ def redis_here() -> None:
     redis_program()
 
 
+def test_a_feed_is_compared_with_itself_with_a_key(file: Path) -> None:
+    done = bench(*SHORT, "--against", "token", "--readers", "20", "--publishers", "4", "--json", str(file))
+    written = figures(done, file)
+    assert [round["target"] for round in written["rounds"]] == ["feed (memory:)", "feed (memory:, tokens)"]
+    for round in written["rounds"]:
+        assert round["figures"]["deliveries"] > 0
+
+
 @pytest.mark.usefixtures("nchan")
 def test_a_feed_is_compared_with_another_server(file: Path) -> None:
     done = bench(*SHORT, "--against", "nchan", "--readers", "20", "--publishers", "4", "--json", str(file))

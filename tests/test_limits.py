@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 
 import httpx
@@ -316,3 +317,29 @@ async def test_on_a_websocket_the_sender_is_told_and_stays_connected() -> None:
         await asyncio.sleep(1)
         await websocket.send("text")
         assert json.loads(await websocket.recv())["type"] == "feed.ack"
+
+
+async def test_l5_of_a_flood_beyond_the_rate_what_was_acknowledged_is_there_and_nothing_else() -> None:
+    async with serving(publish_rate=40) as inside, Crowd(inside.port) as crowd:
+        got, statuses, acknowledged = list[str | None](), Counter[int](), set[str]()
+        await crowd.reader(Form.SSE, "/flood", lambda item: got.append(item.id) if item.is_event else None)
+        began = time.monotonic()
+
+        async def flood(number: int) -> None:
+            http = crowd.http()
+            for _ in range(30):
+                lines: list[dict[str, object]] = [{"topic": "flood", "data": str(number)}] * random.choice([1, 5])
+                answer = await http.publish_lines(lines)
+                statuses[answer.status] += 1
+                if answer.status == 201:
+                    acknowledged.update(answer.ids)
+                else:
+                    assert int(answer.headers["retry-after"]) >= 1
+
+        await asyncio.gather(*(flood(number) for number in range(20)))
+        seconds = time.monotonic() - began
+        await until(lambda: len(got) >= len(acknowledged))
+        assert set(got) == acknowledged
+        assert len(got) == len(acknowledged)
+        assert statuses.keys() == {201, 429}
+        assert len(acknowledged) <= 40 * (seconds + 1) + 5

@@ -278,7 +278,7 @@ def test_the_batch_protocol_brings_several_events_in_one_message(serve: Any) -> 
 def test_http_1_0_gets_the_stream_too(serve: Any) -> None:
     server = serve("--log", "memory:")
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        client.sendall(b"GET /events/a HTTP/1.0\r\n\r\n")
+        client.sendall(b"GET /events/a HTTP/1.0\r\nHost: localhost\r\n\r\n")
         received = b""
         while b"feed.open" not in received:
             received += client.recv(65536)
@@ -501,8 +501,7 @@ async def start_of(application: ASGIApp, method: str, path: str) -> Message:
         began.set()
 
     scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode()}
+    scope |= {"query_string": b"", "headers": [(b"host", b"localhost")], "root_path": "", "scheme": "http"}
     async with asyncio.timeout(10):
-        await application(
-            {**scope, "query_string": b"", "headers": [], "root_path": "", "scheme": "http"}, receive, send
-        )
+        await application(scope, receive, send)
     return messages[0]

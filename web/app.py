@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,11 @@ _PAGE = {"Cache-Control": "no-store"}
 class _Assets(StaticFiles):
     """Files beside the pages. A browser asks each time whether they have changed, so that an upgrade is seen."""
 
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if scope["method"] not in {"GET", "HEAD"}:
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+        return await super().get_response(path, scope)
+
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
         response.headers["Cache-Control"] = "no-cache"
@@ -64,11 +70,21 @@ class _App(FastAPI):
     that may ask.
     """
 
-    def __init__(self, gate: Gate, hosts: Hosts | None, **options: Any) -> None:
+    def __init__(
+        self, gate: Gate, hosts: Hosts | None, describe: Callable[[dict[str, Any]], dict[str, Any]], **options: Any
+    ) -> None:
+        """`describe` makes the document of this server of the one that FastAPI makes of its routes."""
         super().__init__(**options)
+        self._describe = describe
         self._endpoints = FeedEndpoints(gate)
         self._origins = gate.origins
         self._hosts = hosts
+
+    def openapi(self) -> dict[str, Any]:
+        """See FastAPI's."""
+        if self.openapi_schema is None:
+            self.openapi_schema = self._describe(super().openapi())
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -157,6 +173,12 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
     app = _App(
         gate,
         None if settings.has_key else Hosts(settings.hosts),
+        partial(
+            openapi.of_server,
+            key=settings.has_key,
+            public=bool(settings.public),
+            metrics_public=settings.metrics_public,
+        ),
         title="feed",
         version=version("feed"),
         description="A live-update feed: publish by POST, subscribe over Server-Sent Events or WebSocket.",
@@ -212,13 +234,13 @@ def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRo
         return FileResponse(_DASHBOARD / "docs.html", headers={**_PAGE, "Content-Security-Policy": _POLICY})
 
     @router.head("/healthz", include_in_schema=False)
-    @router.get("/healthz", tags=["health"])
+    @router.get("/healthz", tags=["health"], openapi_extra=openapi.HEALTH)
     async def healthz() -> Response:
         """Whether the process lives."""
         return JSONResponse({"status": "alive"})
 
     @router.head("/readyz", include_in_schema=False)
-    @router.get("/readyz", tags=["health"], responses={503: {"description": "Draining, or the log does not answer."}})
+    @router.get("/readyz", tags=["health"], openapi_extra=openapi.READINESS)
     async def readyz() -> Response:
         """The log takes events, and streams are taken on."""
         if feed.draining:
@@ -231,7 +253,7 @@ def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRo
         return JSONResponse({"status": "ready"})
 
     @router.head("/metrics", include_in_schema=False)
-    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse, openapi_extra=openapi.FOR_ADMIN)
+    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse, openapi_extra=openapi.METRICS)
     async def prometheus(request: Request) -> Response:
         """Figures for Prometheus, each with the `node` that it is of."""
         (await authorize_metrics(request)).check_admin()

@@ -17,16 +17,17 @@ def _parameter(name: str, where: str, description: str, schema: dict[str, Any] |
 
 def _problems(**details: str) -> dict[str, Any]:
     return {
-        name.removeprefix("status_"): {
-            "description": text,
-            "content": {"application/problem+json": {"schema": _PROBLEM}},
-        }
-        for name, text in details.items()
+        name.removeprefix("status_"): _problem(name.removeprefix("status_"), text) for name, text in details.items()
     }
 
 
-def _list(description: str) -> dict[str, Any]:
-    return {"type": "array", "items": {"type": "string"}, "description": description}
+def _problem(status: str, description: str) -> dict[str, Any]:
+    problem = {"description": description, "content": {"application/problem+json": {"schema": _PROBLEM}}}
+    return {**problem, "headers": _PROBLEM_HEADERS[status]} if status in _PROBLEM_HEADERS else problem
+
+
+def _list(items: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, **more}
 
 
 def _number(most: int, least: int = 1) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def _number(most: int, least: int = 1) -> dict[str, Any]:
 _PROBLEM: dict[str, Any] = {
     "type": "object",
     "description": "A problem document, RFC 9457.",
+    "required": ["type", "title", "status", "detail"],
     "properties": {
         "type": {"type": "string"},
         "title": {"type": "string"},
@@ -44,14 +46,33 @@ _PROBLEM: dict[str, Any] = {
     },
 }
 
+_RETRY_AFTER = {
+    "Retry-After": {
+        "required": True,
+        "description": "Seconds.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    }
+}
+_PROBLEM_HEADERS: dict[str, Any] = {
+    "401": {"WWW-Authenticate": {"required": True, "schema": {"type": "string", "pattern": "^Bearer"}}},
+    "429": _RETRY_AFTER,
+    "503": _RETRY_AFTER,
+}
+
+# The rules for these are too long for a regular expression: see `feed.event`. Tools that know no such format take it
+# for any text.
+_TOPIC: dict[str, Any] = {"type": "string", "format": "topic", "example": "orders/42"}
+_PATTERN: dict[str, Any] = {"type": "string", "format": "topic-pattern", "example": "orders/*"}
+_TYPE: dict[str, Any] = {"type": "string", "format": "event-type"}
+
 _ENVELOPE: dict[str, Any] = {
     "type": "object",
     "required": ["topic", "data"],
     "additionalProperties": False,
     "properties": {
-        "topic": {"type": "string", "example": "orders/42"},
+        "topic": _TOPIC,
         "data": {"description": "Any JSON value. A string is published as text."},
-        "type": {"type": "string", "default": "message"},
+        "type": {**_TYPE, "default": "message"},
     },
 }
 
@@ -73,53 +94,132 @@ _ONE: dict[str, Any] = {
     "properties": {"id": {"type": "string"}, "topic": {"type": "string"}},
 }
 
-_MANY: dict[str, Any] = {"type": "object", "required": ["ids"], "properties": {"ids": _list("In the batch's order.")}}
+_MANY: dict[str, Any] = {
+    "type": "object",
+    "required": ["ids"],
+    "properties": {"ids": _list({"type": "string"}, description="In the batch's order.")},
+}
 
 _KEY = _parameter(
     "Idempotency-Key",
     "header",
     "Makes it safe to repeat: for 24 hours the same request gets the first answer again. Visible ASCII.",
-    {"type": "string", "minLength": 1, "maxLength": 255},
+    {"type": "string", "pattern": "^[!-~]{1,255}$"},
 )
 
-SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"query": []}, {"cookie": []}]
 SECURITY_SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     "query": {"type": "apiKey", "in": "query", "name": "token"},
     "cookie": {"type": "apiKey", "in": "cookie", "name": "feed_token"},
 }
-"""Where a token may stand. Without a key none is needed, and with one not for what is public."""
+"""Where a token may stand."""
 
 _MAY_NOT = _problems(
     status_401="A token is needed, or the one that was sent is not valid.",
     status_403="The token does not allow it, or a page of a foreign origin asks.",
 )
+_UNREADABLE = _problems(status_400="A query that is not UTF-8, or what is no HTTP request.")
+_UNKNOWN = _problems(status_503="The log, another node or the keys for tokens cannot be reached now.")
 
-FOR_ADMIN: dict[str, Any] = {
-    "security": SECURITY,
-    "responses": {**_MAY_NOT, **_problems(status_503="The log or another node does not answer now.")},
+_SUBSCRIPTION: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "patterns", "transport", "since", "address"],
+    "properties": {
+        "id": {"type": "string"},
+        "patterns": _list({"type": "string"}),
+        "transport": {"enum": ["sse", "ndjson", "websocket", "poll", "library"]},
+        "since": {"type": "string", "format": "date-time"},
+        "address": {"type": "string"},
+    },
 }
 
-_COOKIE_SET = {"204": {"description": "Done.", "headers": {"Set-Cookie": {"schema": {"type": "string"}}}}}
+LIST_SUBSCRIPTIONS: dict[str, Any] = {
+    "parameters": [
+        _parameter("after", "query", "Go on after this id: what `next` says."),
+        _parameter("limit", "query", "Subscriptions on a page.", {**_number(1000), "default": 100}),
+    ],
+    "responses": {
+        "200": {
+            "description": "A page.",
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["subscriptions", "next", "silent"],
+                        "properties": {
+                            "subscriptions": _list(_SUBSCRIPTION),
+                            "next": {"type": ["string", "null"]},
+                            "silent": _list({"type": "string"}),
+                        },
+                    }
+                }
+            },
+        },
+        **_MAY_NOT,
+        **_UNREADABLE,
+        **_UNKNOWN,
+        **_problems(status_422="An invalid parameter."),
+    },
+}
+
+END_SUBSCRIPTION: dict[str, Any] = {
+    "parameters": [_parameter("id", "path", "As in the list, and in the stream's own `feed.open`.")],
+    "responses": {
+        "204": {"description": "It was told `feed.closing`."},
+        **_MAY_NOT,
+        **_UNREADABLE,
+        **_UNKNOWN,
+        **_problems(status_404="There is no such subscription."),
+    },
+}
+
+METRICS: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "As the header `Accept` asks for.",
+            "content": {
+                "text/plain": {"schema": {"type": "string"}},
+                "application/openmetrics-text": {"schema": {"type": "string"}},
+            },
+        },
+        **_MAY_NOT,
+        **_UNREADABLE,
+        **_UNKNOWN,
+    },
+}
+
+_HEALTH = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+HEALTH: dict[str, Any] = {"responses": {"200": {"content": {"application/json": {"schema": _HEALTH}}}}}
+READINESS: dict[str, Any] = {
+    "responses": {
+        **HEALTH["responses"],
+        **_problems(status_503="This server is being stopped, or the log does not answer."),
+    }
+}
+
+_COOKIE = {"Set-Cookie": {"schema": {"type": "string"}}}
 _FOREIGN = _problems(status_403="A page of a foreign origin asks.")
 
 BEGIN_SESSION: dict[str, Any] = {
-    "security": [{}, {"bearer": []}],
     "responses": {
-        **_COOKIE_SET,
+        "204": {"description": "Done. Without a key there is no cookie.", "headers": _COOKIE},
+        **_FOREIGN,
+        **_UNREADABLE,
         **_problems(
             status_401="There is no token in the header, or one that is not valid.",
             status_422="The token is longer than a cookie may be.",
             status_503="It cannot be known now whether the token is valid.",
         ),
-        **_FOREIGN,
     },
 }
 
-END_SESSION: dict[str, Any] = {"responses": {**_COOKIE_SET, **_FOREIGN}}
+END_SESSION: dict[str, Any] = {
+    "responses": {"204": {"description": "The cookie is cleared.", "headers": _COOKIE}, **_FOREIGN}
+}
 
 _PUBLISH_PROBLEMS = _MAY_NOT | _problems(
-    status_400="Malformed JSON or text.",
+    status_400="Malformed JSON or text, or a query that is not UTF-8.",
+    status_408="The body did not come in time.",
     status_413="The data or the body is too large.",
     status_415="A compressed body, a charset other than UTF-8, or a media type that this route does not take.",
     status_422="An invalid topic, type, key or field, or an empty batch.",
@@ -129,12 +229,9 @@ _PUBLISH_PROBLEMS = _MAY_NOT | _problems(
 )
 
 PUBLISH_TO_TOPIC: dict[str, Any] = {
-    "security": SECURITY,
     "parameters": [
-        _parameter("topic", "path", "Segments joined by `/`: `orders/42`."),
-        _parameter(
-            "type", "query", "The event's name, SSE's `event:` field.", {"type": "string", "default": "message"}
-        ),
+        _parameter("topic", "path", "Segments joined by `/`: `orders/42`.", _TOPIC),
+        _parameter("type", "query", "The event's name, SSE's `event:` field.", {**_TYPE, "default": "message"}),
         _KEY,
     ],
     "requestBody": {
@@ -148,7 +245,6 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
 }
 
 PUBLISH_BATCH: dict[str, Any] = {
-    "security": SECURITY,
     "parameters": [_KEY],
     "requestBody": {
         "required": True,
@@ -173,19 +269,30 @@ PUBLISH_BATCH: dict[str, Any] = {
     },
 }
 
+_TOPICS = _parameter(
+    "topic",
+    "query",
+    "A pattern; may be repeated. `*` is one segment, a last `**` one or more.",
+    _list(_PATTERN, minItems=1, maxItems=100),
+)
+
 SUBSCRIBE: dict[str, Any] = {
-    "security": SECURITY,
     "parameters": [
-        _parameter("topic", "query", "A pattern; may be repeated.", _list("`*` is one segment, a last `**` any.")),
-        _parameter("type", "query", "Only events of these types; may be repeated.", _list("")),
+        {**_TOPICS, "required": True},
+        _parameter("type", "query", "Only events of these types; may be repeated.", _list(_TYPE)),
         _parameter("Last-Event-ID", "header", "Resume after this event; `earliest`: from the oldest retained."),
         _parameter("last_event_id", "query", "The same, for clients that cannot set the header, which wins."),
         _parameter("last", "query", "Where no id is given: begin with the newest N.", _number(1000)),
         _parameter("envelope", "query", "`1`: SSE's `data` is the whole event as JSON.", {"type": "string"}),
         _parameter("limit", "query", "History: events on a page.", {**_number(1000), "default": 100}),
         _parameter("before", "query", "History: page backwards from this id."),
-        _parameter("since", "query", "History: from this time on (RFC 3339)."),
-        _parameter("wait", "query", "History: seconds an empty page waits for the first event.", _number(60, least=0)),
+        _parameter("since", "query", "History: from this time on.", {"type": "string", "format": "date-time"}),
+        _parameter(
+            "wait",
+            "query",
+            "History: seconds an empty page waits for the first event.",
+            {"type": "number", "minimum": 0, "maximum": 60},
+        ),
     ],
     "responses": {
         "200": {
@@ -226,7 +333,38 @@ SUBSCRIBE: dict[str, Any] = {
 SUBSCRIBE_TO_PATTERN: dict[str, Any] = {
     **SUBSCRIBE,
     "parameters": [
-        _parameter("pattern", "path", "A topic in which a segment may be `*`, and the last `**`."),
-        *SUBSCRIBE["parameters"],
+        # As publishing calls it: one path of a document has one name for what stands there (OpenAPI 3.1, 4.8.8).
+        _parameter("topic", "path", "A pattern: a topic in which a segment may be `*`, and the last `**`.", _PATTERN),
+        {**_TOPICS, "schema": _list(_PATTERN, maxItems=99)},
+        *SUBSCRIBE["parameters"][1:],
     ],
 }
+
+_EVERYWHERE = _problems(
+    status_400="This is no HTTP request.",
+    status_403="The request is for a name that is not this server's, or a page of a foreign origin asks.",
+    status_408="The head of the request did not come in time.",
+    status_431="The head of the request is too large.",
+)
+
+
+def of_server(document: dict[str, Any], *, key: bool, public: bool, metrics_public: bool) -> dict[str, Any]:
+    """The document of our own server, with what holds for every request to it. `key`: whether there is one, and so
+    tokens; `public`: whether there are topics that need none, and `metrics_public` whether `/metrics` needs one."""
+    if key:
+        document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status, answer in _EVERYWHERE.items():
+                operation["responses"].setdefault(status, answer)
+            if key and (security := _security(path, method)):
+                subscribes = method == "get" and path.startswith("/events")
+                free = (public and subscribes) or (metrics_public and path == "/metrics")
+                operation["security"] = [{}, *security] if free else security
+    return document
+
+
+def _security(path: str, method: str) -> list[dict[str, list[str]]]:
+    if path in {"/healthz", "/readyz"} or (path, method) == ("/session", "delete"):
+        return []
+    return [{scheme: []} for scheme in (("bearer",) if path == "/session" else SECURITY_SCHEMES)]

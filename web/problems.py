@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -37,6 +38,8 @@ token."""
 
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 << 20
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class Problem(Response):
@@ -163,4 +166,15 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     """For our own application: no such path, no such method."""
     if not isinstance(error, HTTPException):
         return Problem(500, "an error of this server, which its log explains")
-    return Problem(error.status_code, error.detail, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # A path is often several routes, and the one that refuses knows its own methods only (RFC 9110, 15.5.6).
+        allowed = {method for method in _METHODS if _is_routed(request, method)}
+        headers["Allow"] = ", ".join(sorted(allowed.union(headers.get("Allow", "").split(", ")) - {""}))
+    return Problem(error.status_code, error.detail, headers)
+
+
+def _is_routed(request: Request, method: str) -> bool:
+    routes = request.app.router.routes
+    scope = {**request.scope, "method": method}
+    return any(not isinstance(route, Mount) and route.matches(scope)[0] is Match.FULL for route in routes)

@@ -624,6 +624,8 @@ class WebSocketProtocol(_Streaming, WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self._unread.clear()
+        self.frames = []
+        self._account()
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()

@@ -76,15 +76,16 @@ class Query:
         return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
 
 
-def path_parameter(connection: HTTPConnection, name: str) -> str | None:
-    """The topic or pattern in the path, None if the route has none. Raises `Invalid` for what is not UTF-8."""
+def path_parameter(connection: HTTPConnection, name: str, called: str | None = None) -> str | None:
+    """The topic or pattern in the path, None if the route has none. Raises `Invalid` for what is not UTF-8, which it
+    calls `called`, or `name`."""
     value: str | None = connection.path_params.get(name)
     if value is not None and "\ufffd" in value:
         # Servers put this character where bytes were no UTF-8: then it is not what was asked for.
         try:
             unquote_to_bytes(connection.scope.get("raw_path", b"")).decode()
         except UnicodeDecodeError:
-            raise Invalid(name, "is not UTF-8") from None
+            raise Invalid(called or name, "is not UTF-8") from None
     return value
 
 

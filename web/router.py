@@ -74,6 +74,7 @@ def gated_router(gate: Gate) -> APIRouter:
         return router.api_route(
             path,
             methods=[method],
+            status_code=201 if method == "POST" else None,
             response_class=Response,
             response_model=None,
             include_in_schema=documentation is not None,
@@ -90,8 +91,8 @@ def gated_router(gate: Gate) -> APIRouter:
         """Publish one event or a batch: the body names the topics. A batch is committed whole, or not at all."""
         return await publish_batch(gate, request)
 
-    @route("/events/{pattern:feed_whole}", "HEAD", None)
-    @route("/events/{pattern:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
+    @route("/events/{topic:feed_whole}", "HEAD", None)
+    @route("/events/{topic:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
     async def subscribe_to_pattern(request: Request) -> Response:
         """Subscribe, or page through the past with `Accept: application/json`."""
         return await _subscribe(gate, request)
@@ -141,7 +142,7 @@ class FeedEndpoints:
                 await self._respond(publish, scope, receive, send, headers)
                 return True
             if method in ("GET", "HEAD"):
-                scope["path_params"] = {} if name is None else {"pattern": name}
+                scope["path_params"] = {} if name is None else {"topic": name}
                 await self._respond(_subscribe, scope, receive, send, headers)
                 return True
         elif base == "ws" and kind == "websocket":
@@ -169,7 +170,7 @@ class FeedEndpoints:
 
 async def _subscribe(gate: Gate, request: Request) -> Response:
     query = Query(request)
-    pattern = path_parameter(request, "pattern")
+    pattern = path_parameter(request, "topic", "pattern")
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
     selection = gate.feed.select(patterns, query.all("type"))
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE

@@ -21,6 +21,7 @@ from feed.log import without_password
 from web.app import application
 from web.bodies import Bodies
 from web.deadlines import Deadline
+from web.lines import log_to_stderr
 from web.listening import BACKLOG, check_private, listen, url_of
 from web.settings import Settings
 from web.stalled import Connection, Stalled
@@ -135,7 +136,7 @@ def prepare(settings: Settings) -> None:
     """What a process needs before it serves. Raises `ServeError` for a server that would be open to everybody."""
     if not (settings.has_key or settings.insecure):
         check_private(settings.host)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()
     _raise_handshake_limits()
 

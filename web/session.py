@@ -25,10 +25,10 @@ def session_router(authorize: Authorize) -> APIRouter:
         """Put the Bearer token into a cookie that scripts cannot read, until it expires."""
         token = bearer_token(request)
         grants = await authorize(request)
-        if token is None and grants.anonymous:
-            raise Unauthenticated("a session begins with a token in the header Authorization: Bearer")
-        if token is None or grants.expires == math.inf:
+        if grants.expires == math.inf and not grants.anonymous:
             return Response(status_code=204)  # there is no key, and so no need
+        if token is None:
+            raise Unauthenticated("a session begins with a token in the header Authorization: Bearer")
         if len(COOKIE) + len(token) > _MAX_COOKIE:
             raise Invalid("token", f"is longer than a cookie may be, {_MAX_COOKIE:,} bytes: grant less by pattern")
         return _with_cookie(request, token, max(0, int(grants.expires - time.time())))

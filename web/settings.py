@@ -314,6 +314,9 @@ class Settings(BaseSettings):
     max_patterns: Annotated[
         int, Field(ge=1, le=MAX_PATTERNS, description="How many topics and patterns one subscription may ask for.")
     ] = MAX_PATTERNS
+    max_replays: Annotated[
+        Count, Field(description="How many pages of past events are read at once; others wait for their turn.")
+    ] = 4
     stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
@@ -357,6 +360,7 @@ class Settings(BaseSettings):
             max_subscribers=self.max_subscribers,
             max_subscribers_per_address=self.max_subscribers_per_address,
             max_patterns=self.max_patterns,
+            max_replays=self.max_replays,
             retention=Retention(events=self.retain_events, age=self.retain_age, bytes=self.retain_bytes),
             limits=Limits(
                 queue_events=self.queue_events,

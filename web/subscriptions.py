@@ -23,7 +23,7 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
     """The routes for those who run the feed: `admin`."""
     router = APIRouter(route_class=FeedRoute, tags=["operation"])
 
-    @router.get("/subscriptions", openapi_extra=openapi.FOR_ADMIN)
+    @router.get("/subscriptions", openapi_extra=openapi.LIST_SUBSCRIPTIONS)
     async def subscriptions(request: Request) -> Response:
         """Who listens now: a page of at most `limit` (100 unless said), in the order of their ids; go on with `after`
         and what `next` says. `silent` are the nodes that did not answer in time: theirs are missing."""
@@ -39,11 +39,11 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
         }
         return JSONResponse(document, headers={"Cache-Control": "no-store"})
 
-    @router.delete("/subscriptions/{id}", status_code=204, openapi_extra=openapi.FOR_ADMIN)
-    async def end(request: Request, id: str) -> Response:
+    @router.delete("/subscriptions/{id}", status_code=204, openapi_extra=openapi.END_SUBSCRIPTION)
+    async def end(request: Request) -> Response:
         """End a subscription, on whichever node it is: it is told `feed.closing`, reason `kicked`. It may come back."""
         (await authorize(request)).check_admin()
-        if await feed.kick(id):
+        if await feed.kick(request.path_params["id"]):
             return Response(status_code=204)
         return Problem(404, "no such subscription: it has ended, or it never was")
 

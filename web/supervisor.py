@@ -27,6 +27,7 @@ from functools import partial
 from prometheus_client.multiprocess import mark_process_dead
 
 from feed.backoff import Backoff
+from web.lines import log_to_stderr
 from web.listening import ServeError, listen, url_of
 from web.server import FORCED, greet, on_port, prepare
 from web.settings import Settings
@@ -187,8 +188,7 @@ class Supervisor:
             others = {each for each in self._sockets if each is not listening}
             for each in (ours, self._bell, self._ring, *others, *(worker.channel for worker in self._workers)):
                 each.close()
-            form = f"%(asctime)s %(levelname)s worker {number} %(name)s: %(message)s"
-            logging.basicConfig(level=logging.WARNING, format=form, force=True)
+            log_to_stderr(f"%(asctime)s %(levelname)s worker {number} %(name)s: %(message)s")
             node = f"{self._settings.node_name}/{number}"
             return work(self._settings.model_copy(update={"node": node}), listening, channel)
         except BaseException:

@@ -29,6 +29,13 @@ PAGE_BYTES = 1 << 20
 SCAN_EVENTS = 2_000
 """A page ends after so many events were looked at, wanted or not: so no read takes long."""
 
+PAGE_SECONDS = 0.004
+"""A page made in the event loop ends after this time. A hundred patterns with wildcards against long topics take 0.2 ms
+an event: whoever asks for that may not hold up the others."""
+
+LOOK_AT_CLOCK = 16
+"""Events that are looked at between two looks at the clock, however slow."""
+
 KEY_LIFETIME_MS = 24 * 3600 * 1000
 """How long an idempotency key is remembered."""
 

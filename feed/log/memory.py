@@ -108,10 +108,8 @@ class MemoryLog:
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""
-        for event in self._window.after(self.oldest - 1, len(self._window)) or ():
-            if event.time >= time:
-                return event.seq - 1
-        return self.position
+        self.oldest  # noqa: B018  what is too old goes
+        return self._window.before_time(time)
 
     def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
         """See `Log`."""

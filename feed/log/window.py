@@ -6,10 +6,11 @@ does not read the disk.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from feed.event import Event
-from feed.log.contract import PAGE_BYTES, SCAN_EVENTS, Page
+from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, SCAN_EVENTS, Page
 from feed.pattern import Selection
 
 _GONE = Event("", 0, "", "", "", False, 0)
@@ -78,6 +79,18 @@ class Window:
         end = self._left + max(0, min(seq, self.position + 1) - self.first)
         return self._events[max(self._left, end - limit) : end]
 
+    def before_time(self, time: int) -> int:
+        """The position before the first event committed at `time` or later. Found by halving, so exact where the clock
+        did not step back."""
+        low, high = self.first - 1, self.position  # the answer is in low..high
+        while low < high:
+            middle = (low + high) // 2
+            if self._events[self._left + middle + 1 - self.first].time < time:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
     def page(self, after: int, selection: Selection, limit: int) -> Page | None:
         """`Log.read` from memory, up to the newest event; None if the run does not reach back that far."""
         scanned = self.after(after, SCAN_EVENTS)
@@ -85,12 +98,15 @@ class Window:
             return None
         wanted: list[Event] = []
         size = 0
+        until = time.perf_counter() + PAGE_SECONDS
         for event in scanned:
             if selection.wants(event.topic, event.type):
                 wanted.append(event)
                 size += event.size
                 if len(wanted) == limit or size > PAGE_BYTES:
                     return Page(wanted, after, event.seq)
+            if event.seq % LOOK_AT_CLOCK == 0 and time.perf_counter() > until:
+                return Page(wanted, after, event.seq)
         return Page(wanted, after, after + len(scanned))
 
     def page_backward(self, before: int, selection: Selection, limit: int) -> Page | None:
@@ -101,6 +117,7 @@ class Window:
         wanted: list[Event] = []
         size = 0
         start = scanned[0].seq - 1
+        until = time.perf_counter() + PAGE_SECONDS
         for event in reversed(scanned):
             if selection.wants(event.topic, event.type):
                 wanted.append(event)
@@ -108,6 +125,9 @@ class Window:
                 if len(wanted) == limit or size > PAGE_BYTES:
                     start = event.seq - 1
                     break
+            if event.seq % LOOK_AT_CLOCK == 0 and time.perf_counter() > until:
+                start = event.seq - 1
+                break
         wanted.reverse()
         return Page(wanted, start, before - 1)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
+import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -47,6 +48,7 @@ class Peer(enum.StrEnum):
 
     NCHAN = "nchan"
     NAIVE = "naive"
+    TOKEN = "token"  # noqa: S105  it is a name
 
 
 def _rate(text: str) -> float:
@@ -107,9 +109,10 @@ def bench(
     against: Annotated[
         list[Peer] | None,
         typer.Option(
-            metavar="nchan|naive",
+            metavar="nchan|naive|token",
             help="Run the same load on another server too, in turn, and print the ratios; may be repeated. nchan: "
-            "nginx with nchan. naive: FastAPI WebSockets and asyncio.gather.",
+            "nginx with nchan. naive: FastAPI WebSockets and asyncio.gather. token: the same feed with a key, all who "
+            "publish and read bearing a token.",
         ),
     ] = None,
     readers: Annotated[
@@ -204,7 +207,11 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer]) -> list[Target]:
     from web.bench.targets import FeedTarget, FeedUrlTarget, NaiveTarget, NchanTarget
 
-    kinds = {Peer.NCHAN: NchanTarget, Peer.NAIVE: NaiveTarget}
+    kinds: dict[Peer, Callable[[], Target]] = {
+        Peer.NCHAN: NchanTarget,
+        Peer.NAIVE: NaiveTarget,
+        Peer.TOKEN: lambda: FeedTarget(logs[0], key=secrets.token_hex(32)),
+    }
     feeds: list[Target] = []
     if url is not None:
         if nodes > 1:

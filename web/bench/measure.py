@@ -129,6 +129,7 @@ class Load:
                 plan.size,
                 plan.rest,
                 number * _ADDRESSES_PER_PROCESS,
+                running.headers,
             )
             self.readers.append(self.start(job))
 
@@ -158,7 +159,15 @@ class Load:
         path = running.publish_path if plan.batch == 1 else "/events"
         return self.start(
             PublishersJob(
-                running.host, running.ports, path, running.topic, plan.publishers, plan.size, plan.batch, plan.rate
+                running.host,
+                running.ports,
+                path,
+                running.headers,
+                running.topic,
+                plan.publishers,
+                plan.size,
+                plan.batch,
+                plan.rate,
             )
         )
 

@@ -59,6 +59,8 @@ class PublishersJob:
     ports: Sequence[int]
     """Publishers are spread over them in turn."""
     path: str
+    headers: str
+    """In whole lines."""
     topic: str
     publishers: int
     size: int
@@ -100,7 +102,7 @@ class Publishers:
         self._by_descriptor: dict[int, _Publisher] = {}
         kind = "application/json" if job.batch == 1 else "application/x-ndjson"
         self._head = (
-            f"POST {job.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: "
+            f"POST {job.path} HTTP/1.1\r\nHost: localhost\r\n{job.headers}Content-Type: {kind}\r\nContent-Length: "
         ).encode()
         for number in range(job.publishers):
             port = job.ports[number % len(job.ports)]

@@ -100,6 +100,8 @@ class ReadersJob:
     """Seconds between two looks at the sockets, for more to be there at the next."""
     first_address: int
     """Which of the loopback addresses to begin with."""
+    headers: str = ""
+    """In whole lines."""
 
     def run(self, control: Control) -> None:
         """Obey commands until there are no more."""
@@ -196,7 +198,7 @@ class Readers:
 
     def _request(self, after: str | None) -> bytes:
         job = self._job
-        lines = [f"GET {job.path} HTTP/1.1", f"Host: localhost:{job.port}"]
+        lines = [f"GET {job.path} HTTP/1.1", f"Host: localhost:{job.port}", *job.headers.splitlines()]
         if job.form.is_websocket:
             lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
             lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]

@@ -30,6 +30,8 @@ from web.bench.worker import BenchError
 
 FORMS = {form.name: form for form in (FEED_SSE, FEED_WS, FEED_WS_BATCH)}
 
+_DAY = 86400  # seconds
+
 _NCHAN_PLACES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules")
 _NCHAN_MODULE = "ngx_nchan_module.so"
 
@@ -46,6 +48,8 @@ class Running:
     subscribe_path: str
     form: Form
     topic: str = TOPIC
+    headers: str = ""
+    """What each request bears besides, in whole lines."""
     nodes: Sequence[Child] = ()
     """Its processes, if it is the bench that has started them."""
     redis: Child | None = None
@@ -116,10 +120,12 @@ class FeedTarget(Target):
     takes_batches = True
     resumes = True
 
-    def __init__(self, log: str, nodes: int = 1, *, named: bool = False) -> None:
-        """`named` is whether its name says how many nodes it has."""
+    def __init__(self, log: str, nodes: int = 1, *, named: bool = False, key: str | None = None) -> None:
+        """`named` is whether its name says how many nodes it has. With a `key` all who publish and read bear a
+        token."""
         count = f", {nodes} node{'' if nodes == 1 else 's'}" if named else ""
-        self.name = f"feed ({without_password(log)}{count})"
+        self.name = f"feed ({without_password(log)}{count}{'' if key is None else ', tokens'})"
+        self._key = key
         self.nodes = nodes
         self.owns_redis = log == OWN_REDIS
         self._log = log
@@ -147,7 +153,8 @@ class FeedTarget(Target):
             nodes = [stack.enter_context(self._node(number, log.url, folder, cores)) for number in range(self.nodes)]
             ports = [node.announced_port(rb"dashboard +http://\S+:(\d+)/") for node in nodes]
             paths = _paths(TOPIC, form)
-            yield Running(self, "127.0.0.1", ports, *paths, form, nodes=nodes, redis=log.redis)
+            headers = "" if self._key is None else f"Authorization: Bearer {_token(self._key)}\r\n"
+            yield Running(self, "127.0.0.1", ports, *paths, form, headers=headers, nodes=nodes, redis=log.redis)
 
     def _node(self, number: int, log: str, folder: Path, cores: Cores) -> contextlib.AbstractContextManager[Child]:
         place = folder / f"node{number}"
@@ -155,7 +162,16 @@ class FeedTarget(Target):
         name = self.name if self.nodes == 1 else f"node {number + 1} of {self.name}"
         command = [sys.executable, "-c", "from web.cli import main; main()", "serve", "--port", "0", "--log", log]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
+        if self._key is not None:
+            environment["FEED_JWT_SECRET"] = self._key
         return child(name, command, place, cores.nodes[number], environment)
+
+
+def _token(key: str) -> str:
+    from web.grants import Grants
+    from web.tokens import issue
+
+    return issue(Grants(["**"], ["**"], subject="bench", expires=time.time() + _DAY), key, "HS256")
 
 
 def _paths(topic: str, form: Form) -> tuple[str, str]:

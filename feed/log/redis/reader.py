@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import Event
-from feed.log.contract import PAGE_BYTES, Page
+from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, Page
 from feed.log.redis.entries import parse_entries
 from feed.log.redis.link import Argument, Link, Script
 from feed.log.redis.state import State
 from feed.pattern import Selection
 
 _SCAN_EVENTS = 500  # of one page: about as much as may be parsed without holding up the loop
+
+
+class Pace:
+    """Gives the loop back now and then to others, for whoever looks at many events in it."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._until = time.perf_counter() + PAGE_SECONDS
+
+    async def step(self) -> None:
+        """Before each event."""
+        self._steps += 1
+        if self._steps % LOOK_AT_CLOCK == 0 and time.perf_counter() > self._until:
+            await asyncio.sleep(0)
+            self._until = time.perf_counter() + PAGE_SECONDS
 
 
 class Reader:
@@ -37,7 +53,9 @@ class Reader:
             return Page([], until, until)  # retention has just taken them
         wanted: list[Event] = []
         end, size = after, 0
+        pace = Pace()
         for event in events:
+            await pace.step()
             end = event.seq
             if selection.wants(event.topic, event.type):
                 wanted.append(event)
@@ -53,7 +71,9 @@ class Reader:
             return Page([], min(before, oldest) - 1, before - 1)
         wanted: list[Event] = []
         start, size = before, 0
+        pace = Pace()
         for event in events:
+            await pace.step()
             start = event.seq - 1
             if selection.wants(event.topic, event.type):
                 wanted.append(event)

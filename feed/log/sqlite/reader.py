@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import TypeVar
 
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.log.contract import PAGE_BYTES, SCAN_EVENTS, Page
+from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, SCAN_EVENTS, Page
 from feed.log.sqlite import file
 from feed.log.sqlite.file import report, unavailable
 from feed.log.sqlite.writer import READERS, Writer
 from feed.pattern import Selection, literal_prefix
 
 _MAX_TOPICS = 64  # a pattern that matches so many topics is read topic by topic; one that matches more, by scanning
+
+_PAGE_SECONDS = 0.02  # that events are looked at for one page: others wait for their turn
 
 Result = TypeVar("Result")
 
@@ -150,11 +153,13 @@ def _candidates(
     """
     topics = _topics(connection, selection)
     wanted, far = [], start if backward else end
+    until = time.perf_counter() + _PAGE_SECONDS
     walk = _walk(connection, topics, start, end, backward=backward)
     for looked, (seq, topic, type_) in enumerate(walk, 1):
         if selection.wants(topic, type_):
             wanted.append(seq)
-        if len(wanted) == limit or looked == SCAN_EVENTS:
+        late = looked % LOOK_AT_CLOCK == 0 and time.perf_counter() > until
+        if len(wanted) == limit or looked == SCAN_EVENTS or late:
             far = seq - 1 if backward else seq
             break
     return wanted, far

@@ -1,0 +1,225 @@
+"""L8: heads and bodies that come a byte at a time, or never, are cut off; streams and slow readers are not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.hostile import HANDSHAKE, Raw, opened, raw, unharmed
+from tests.running import RunningServer, running
+from tests.streams import subscribed
+from web.deadlines import Deadline
+
+HEAD, BODY = 0.6, 1.0
+PROBLEM = b"content-type: application/problem+json"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running("--log", "memory:", head_timeout=f"{HEAD}s", body_timeout=f"{BODY}s") as shared:
+        yield shared
+
+
+def drip(connection: Raw, data: bytes, every: float = 0.05, seconds: float = 5) -> tuple[bytes, float]:
+    """Send a byte at a time until the server says something or closes; gives what it said, and after how long."""
+    began = time.monotonic()
+    place = 0
+    while time.monotonic() - began < seconds:
+        connection.socket.settimeout(every)
+        try:
+            received = connection.socket.recv(65536)
+        except TimeoutError:
+            connection.send(data[place : place + 1])
+            place = min(place + 1, len(data))
+            continue
+        except ConnectionError:
+            received = b""
+        taken = time.monotonic() - began
+        connection.socket.settimeout(10)
+        return (received + connection.rest() if received else b""), taken
+    raise AssertionError("still open")
+
+
+LONG = b"x" * 1_000
+HEADS = {
+    "a request line": b"GET /events/" + LONG,
+    "headers": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + LONG,
+    "many headers": b"GET /healthz HTTP/1.1\r\n" + b"a: b\r\n" * 200,
+    "a WebSocket's handshake": (HANDSHAKE % b"/ws/a")[:-2] + b"X: " + LONG,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_l8_a_head_that_comes_a_byte_at_a_time_is_408_and_closed(server: RunningServer, name: str) -> None:
+    with unharmed(server), raw(server) as client:
+        answer, taken = drip(client, HEADS[name])
+        assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert PROBLEM in answer
+        assert b"connection: close" in answer.lower()
+        assert HEAD <= taken < HEAD + 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n" * 100], ids=["nothing", "empty lines"])
+def test_l8_a_connection_without_a_request_is_closed_without_a_word(server: RunningServer, sent: bytes) -> None:
+    with raw(server) as client:
+        answer, taken = drip(client, sent)
+        assert answer == b""
+        assert HEAD <= taken < HEAD + 1
+
+
+@pytest.mark.parametrize(
+    ("first", "dripped", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /healthz HTTP/1.1\r\nX: " + LONG, b"408"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n", LONG, b""),
+        (
+            b"DELETE /events/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"1\r\nx\r\n" * 100,
+            b"",
+        ),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n" * 100, b""),
+    ],
+    ids=["the next head", "a body that nobody reads", "chunks that nobody reads", "empty lines"],
+)
+def test_l8_what_trickles_in_after_an_answer_ends_too(
+    server: RunningServer, first: bytes, dripped: bytes, status: bytes
+) -> None:
+    with unharmed(server), raw(server) as client:
+        client.send(first)
+        client.until(b"\r\n\r\n{")
+        answer, taken = drip(client, dripped)
+        assert answer.startswith(b"HTTP/1.1 " + status) if status else answer == b""
+        assert taken < HEAD + 1.5
+
+
+BODIES = {
+    "a length": (b"Content-Length: 1000\r\n\r\n", LONG),
+    "nothing of it": (b"Content-Length: 1000\r\n\r\n", b""),
+    "chunks": (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 200),
+    "a chunk extension": (b"Transfer-Encoding: chunked\r\n\r\n", b"1;" + LONG),
+    "a trailer": (b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: " + LONG),
+    "what was to be continued": (b"Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n", b""),
+}
+
+
+@pytest.mark.parametrize("path", [b"/events/hostile", b"/events"])
+@pytest.mark.parametrize("name", BODIES)
+def test_l8_a_body_that_comes_a_byte_at_a_time_is_408_and_closed(server: RunningServer, path: bytes, name: str) -> None:
+    head, body = BODIES[name]
+    with unharmed(server), raw(server) as client:
+        client.send(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + head)
+        if b"Expect" in head:
+            client.until(b"100 Continue\r\n\r\n")
+        answer, taken = drip(client, body)
+        assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert PROBLEM in answer
+        assert b"connection: close" in answer.lower()
+        assert BODY <= taken < BODY + 2.5, "and it was closed, though the client went on"
+
+
+def test_l8_a_thousand_slow_heads_keep_nobody_out_and_are_gone_in_time(server: RunningServer) -> None:
+    with unharmed(server), ExitStack() as stack:
+        clients = [stack.enter_context(raw(server)) for _ in range(1_000)]
+        for client in clients:
+            client.send(b"GET /healthz HTTP/1.1\r\nX: ")
+        began = time.monotonic()
+        server.http.get(f"{server.url}/healthz").raise_for_status()
+        assert time.monotonic() - began < 1
+        for client in clients:
+            assert client.rest().startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - began < HEAD + 5
+
+
+def test_a_head_and_a_body_that_come_slowly_but_in_time_are_taken(server: RunningServer) -> None:
+    with raw(server) as client:
+        for piece in (
+            b"POST /events/slow HTTP/1.1\r\n",
+            b"Host: localhost\r\nContent-Length: 3\r\n",
+            b"\r\n",
+            b"a",
+            b"bc",
+        ):
+            client.send(piece)
+            time.sleep(0.15)
+        client.until(b"201 Created")
+    assert [event["data"] for event in server.history("slow")["events"]] == ["abc"]
+
+
+def test_streams_and_their_readers_are_not_concerned(server: RunningServer) -> None:
+    with (
+        subscribed(f"{server.url}/events/quiet") as stream,
+        opened(server, "/ws/quiet") as client,
+        raw(server) as waiting,
+    ):
+        waiting.send(
+            b"GET /events/quiet?wait=20 HTTP/1.1\r\nHost: localhost\r\n"
+            b"Accept: application/json\r\nConnection: close\r\n\r\n"
+        )
+        time.sleep(2.5 * BODY)  # longer than anything may take here
+        id = server.publish("quiet")
+        assert stream.frame().id == id
+        client.until(id.encode())
+        assert id.encode() in waiting.rest()
+
+
+def test_a_reader_that_takes_a_long_answer_slowly_gets_all_of_it(server: RunningServer) -> None:
+    for _ in range(8):
+        server.publish("long", b"x" * 200_000)
+    with raw(server, receive_buffer=4096) as client:
+        client.send(b"GET /events/long HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n")
+        head = client.until(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        got = len(head.partition(b"\r\n\r\n")[2])
+        time.sleep(2.5 * HEAD)
+        while got < length:
+            piece = client.receive()
+            assert piece
+            got += len(piece)
+
+
+class Late:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def late(self) -> None:
+        self.count += 1
+
+
+def test_only_what_is_late_is_looked_at_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("web.deadlines.time.monotonic", lambda: now)
+    deadline = Deadline(10)
+    first, again, come, fresh = Late(), Late(), Late(), Late()
+    for each in (again, first, come):
+        deadline.begin(each)
+    now = 105.0
+    deadline.begin(fresh)
+    deadline.begin(again)  # it waits anew
+    deadline.end(come)
+    now = 110.0
+    deadline.look()
+    assert [each.count for each in (first, again, come, fresh)] == [1, 0, 0, 0]
+    now = 115.0
+    deadline.look()
+    deadline.look()
+    assert [each.count for each in (first, again, come, fresh)] == [1, 1, 0, 1]
+    assert len(deadline) == 0
+
+
+def test_one_that_fails_does_not_keep_the_others_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("web.deadlines.time.monotonic", lambda: now)
+
+    class Broken(Late):
+        def late(self) -> None:
+            raise OSError
+
+    deadline, other = Deadline(10), Late()
+    deadline.begin(Broken())
+    deadline.begin(other)
+    now = 111.0
+    deadline.look()
+    assert other.count == 1

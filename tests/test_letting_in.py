@@ -1,0 +1,140 @@
+"""The README's way from nothing to a page with a cookie, walked as it stands there: the commands, the page, a real
+Chromium; and the example for other people's applications."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser import chromium, watch
+from tests.conftest import Serve
+from tests.redis_server import free_port
+from tests.running import FEED, RunningServer
+from tests.streams import eventually
+from tests.test_library import README, example
+from tests.tokens import SECRET, bearer, token
+
+FEED_URL = "http://localhost:8000"  # as the README has it
+
+
+@pytest.fixture
+def shop_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def feed(serve: Serve, shop_port: int) -> RunningServer:
+    """Step 1."""
+    return serve("--log", "memory:", jwt_secret=SECRET, origins=f"http://localhost:{shop_port}")
+
+
+@pytest.fixture
+def shop(feed: RunningServer, shop_port: int, tmp_path: Path) -> Iterator[str]:
+    """Step 3: the README's application, but for the ports."""
+    source = example("Letting people in")
+    assert FEED_URL in source
+    (tmp_path / "shop.py").write_text(source.replace(FEED_URL, f"http://localhost:{feed.port}"))
+    environment = {**os.environ, "FEED_JWT_SECRET": SECRET}
+    command = [sys.executable, "-m", "uvicorn", "shop:app", "--port", str(shop_port)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as application:
+        url = f"http://localhost:{shop_port}"
+        try:
+            eventually(lambda: answers(url))
+            yield url
+        finally:
+            application.terminate()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+def shell(*command: str, **environment: str) -> str:
+    named = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | environment
+    return subprocess.run(command, env=named, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+@pytest.mark.browser
+def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_with_a_token(
+    feed: RunningServer, shop: str
+) -> None:
+    made = shell(
+        *(FEED, "token", "--publish", "orders/**", "--subject", "shop", "--expires", "30d"), FEED_JWT_SECRET=SECRET
+    )
+    client = {"FEED_TOKEN": made, "FEED_URL": f"http://localhost:{feed.port}"}
+    shell(FEED, "publish", "orders/42", "before", **client)
+    with chromium() as browser:
+        page = browser.new_context().new_page()
+        watched = watch(page)
+        page.goto(shop)
+        expect(page.locator("#events li")).to_have_text(["before"])
+        answer = httpx.post(f"{feed.url}/events/orders/42", content="Hello", headers=bearer(made))
+        assert answer.status_code == 201
+        shell(FEED, "publish", "orders/42", "Hello again", **client)
+        shell(FEED, "publish", "orders/43", "not for this page", **client)
+        shell(FEED, "publish", "orders/42", "the last", **client)
+        expect(page.locator("#events li")).to_have_text(["before", "Hello", "Hello again", "the last"])
+        assert "feed_token" not in page.evaluate("document.cookie")
+        assert watched.faults == []
+    assert "valid" in shell(FEED, "token", "--check", made, FEED_JWT_SECRET=SECRET)
+
+
+def test_every_variable_and_option_of_the_section_is_there() -> None:
+    section = README.read_text().partition("## Letting people in\n")[2].partition("\n## ")[0]
+    help = shell(FEED, "serve", "--help", COLUMNS="200")
+    for name in set(re.findall(r"FEED_[A-Z_]+[A-Z]", section)) - {"FEED_TOKEN", "FEED_SUBSCRIBER_JWT"}:
+        assert name in help, name
+    for option in set(re.findall(r"feed token .*?(--\w+)", section)):
+        assert option in shell(FEED, "token", "--help")
+
+
+def test_an_application_decides_for_itself_who_may_do_what(tmp_path: Path) -> None:
+    section = README.read_text().partition("## Inside your FastAPI application\n")[2]
+    host, authorize = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:2]
+    source = host.replace("app = FastAPI(", f"{authorize}\n\napp = FastAPI(").replace(
+        "feed_router(feed)", "feed_router(feed, authorize=authorize)"
+    )
+    (tmp_path / "shop.py").write_text(source)
+    command = [sys.executable, "-m", "uvicorn", "shop:app", "--port", str(port := free_port())]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as application:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            eventually(lambda: answers(f"{url}/docs"))
+            alice = {"X-User": "alice"}
+            with httpx.Client(base_url=f"{url}/live", headers={"Accept": "application/json"}) as client:
+                statuses = [
+                    client.post("/events/users/alice/inbox", content="x").status_code,
+                    client.post("/events/users/alice/inbox", content="x", headers=alice).status_code,
+                    client.post("/events/users/bob/inbox", content="x", headers=alice).status_code,
+                    client.get("/events/news/today").status_code,
+                    client.get("/events/users/alice/**").status_code,
+                    client.get("/events/users/alice/**", headers=alice).status_code,
+                    client.get("/events/**", headers=alice).status_code,
+                    client.post(
+                        "/events/users/alice/x", headers={**alice, "Origin": "https://evil.example"}
+                    ).status_code,
+                ]
+            assert statuses == [401, 201, 403, 200, 401, 200, 403, 403]
+        finally:
+            application.terminate()
+
+
+def test_a_token_as_the_readme_writes_one_is_what_the_server_reads(feed: RunningServer) -> None:
+    section = README.read_text().partition("### Tokens\n")[2]
+    found = re.search(r"\| `feed` \| `(\{.*?\})`", section)
+    assert found
+    claim = json.loads(found[1])
+    headers = bearer(token(claim["publish"], claim["subscribe"], admin=claim["admin"]))
+    assert feed.http.post(f"{feed.url}/events/orders/1/lines", content="x", headers=headers).status_code == 201
