@@ -242,8 +242,6 @@ def _header(token: str) -> tuple[str, str | None]:
     """The algorithm that it asks for, and the name of the key. PyJWT has looked at `kid` and `crit`."""
     if len(token) > MAX_TOKEN:
         raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
-    if not token.isascii():
-        raise _refusal(_UNREADABLE)
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, *_ODD) as error:
