@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from feed import Forbidden, Unauthenticated
-from feed.pattern import covers
+from feed.pattern import Selection, covers
 
 _REPEATED = 128  # characters of a topic or pattern that are said back
 
@@ -38,6 +38,13 @@ class Grants(msgspec.Struct, frozen=True):
         """Raises `Unauthenticated` or `Forbidden` unless events may be published to this topic."""
         if not _covered(self.publish, topic):
             raise self._refusal(f"publish to {topic[:_REPEATED]!r}")
+
+    def check_publish_all(self, topics: Iterable[str]) -> None:
+        """The same for many, as quickly as 10,000 topics and 100 patterns call for."""
+        allowed = Selection(self.publish)
+        for topic in topics:
+            if not allowed.wants_topic(topic):
+                raise self._refusal(f"publish to {topic[:_REPEATED]!r}")
 
     def check_publishes_at_all(self) -> None:
         """The same, before it is known to which topics."""

@@ -78,8 +78,7 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
         # A large body takes its time: the loop turns meanwhile.
         arguments = (body, gate.feed.options.max_data)
         drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
-        for topic in {draft.topic for draft in drafts}:
-            grants.check_publish(topic)
+        grants.check_publish_all({draft.topic: None for draft in drafts})
         gate.count_more(request, grants, len(drafts) - 1)
         ids = await _append(gate, request, grants, drafts, "one" if one else "batch")
     return Created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
