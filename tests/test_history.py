@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.running import RunningServer
-from tests.streams import eventually
+from tests.streams import eventually, subscribed
 
 
 def page(server: RunningServer, path: str, **parameters: Any) -> Any:
@@ -198,3 +198,11 @@ def test_a_long_poll_whose_client_has_left_is_forgotten(serve: Serve) -> None:
 def test_only_rfc_3339_is_a_time(server: RunningServer, since: str) -> None:
     answer = server.http.get(f"{server.url}/events/a", params={"since": since}, headers={"Accept": "application/json"})
     assert answer.status_code == 422
+
+
+def test_a_long_poll_for_which_there_is_no_room_is_503_and_not_an_empty_page_at_once(serve: Serve) -> None:
+    server = serve("--log", "memory:", max_subscribers=1)
+    with subscribed(f"{server.url}/events/a"):
+        answer = server.http.get(f"{server.url}/events/a?wait=5", headers={"Accept": "application/json"})
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1

@@ -8,7 +8,7 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feed import Feed, FeedUnavailable, HistoryPage, Subscription
+from feed import Feed, HistoryPage, Subscription
 from feed.feed import MAX_LAST
 from feed.pattern import Selection
 from feed.peer import Peer
@@ -44,11 +44,9 @@ async def history_page(feed: Feed, request: Request, selection: Selection, query
 
 async def _something(feed: Feed, request: Request, selection: Selection, after: str, wait: float, reader: Peer) -> None:
     """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds, and at
-    once if the client leaves."""
-    try:
-        subscription = await feed.attach(selection, after=after, last=None, peer=reader)
-    except FeedUnavailable:
-        return
+    once if the client leaves. Raises `FeedUnavailable` where there is no room to wait: an empty page at once would make
+    the client ask again and again."""
+    subscription = await feed.attach(selection, after=after, last=None, peer=reader)
     tasks = [asyncio.create_task(_next(subscription)), asyncio.create_task(_disconnected(request))]
     try:
         await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
