@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.hostile import HANDSHAKE, Raw, opened, raw, unharmed
+from tests.hostile import HANDSHAKE, Raw, opened, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
 from tests.streams import subscribed
 from web.deadlines import Deadline
