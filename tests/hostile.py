@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
 
@@ -160,6 +162,14 @@ def opened(server: RunningServer, path: str = "/ws/hostile", *, receive_buffer: 
     connection = Socket(server, path, receive_buffer=receive_buffer)
     with connection.socket:
         yield connection
+
+
+def without_keep_alive(server: RunningServer) -> RunningServer:
+    """Where the server closes idle connections soon, the tests' own client must not find one closed just as it uses
+    it."""
+    server.http.close()
+    server.http = httpx.Client(verify=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+    return server
 
 
 def memory(server: RunningServer) -> int:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Serve
-from tests.hostile import MEGABYTE, Raw, memory, raw, unharmed
+from tests.hostile import MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
 from tests.streams import subscribed
 from web.lines import OneLine, one_line
@@ -33,7 +33,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     with running("--log", "memory:", head_timeout="1s") as shared:
-        yield shared
+        yield without_keep_alive(shared)
 
 
 NO_REQUESTS = {
@@ -218,7 +218,7 @@ def test_how_large_a_head_may_be_is_a_setting(serve: Serve) -> None:
 
 
 def test_heads_in_sum_take_what_is_allowed_to_each_and_only_for_their_time(serve: Serve) -> None:
-    server = serve("--log", "memory:", head_timeout="2s")
+    server = without_keep_alive(serve("--log", "memory:", head_timeout="2s"))
     with unharmed(server, growth=30 * MEGABYTE), ExitStack() as stack:
         size = memory(server)
         clients = [stack.enter_context(raw(server)) for _ in range(300)]
