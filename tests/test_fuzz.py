@@ -8,22 +8,28 @@ NDJSON, WebSocket and history. FEED_SOAK tries more, and each time other nonsens
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from feed.event import check_pattern, check_topic, check_type
-from tests.nonsense import Answer, Audience, Data, ask, encoded, is_valid, json_data, parsed
-from tests.running import running
+from feed.pattern import covers, matches
+from tests.nonsense import GREETING, Answer, Audience, Data, ask, encoded, is_valid, json_data, parsed
+from tests.running import RunningServer, running
 from tests.streams import WAIT_SECONDS, subscribed
+from web.grants import Grants
+from web.tokens import issue
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
 EXAMPLES = 1000 if SOAK else 40
@@ -579,3 +585,169 @@ def test_a_websocket_opens_just_for_a_pattern(audience: Audience) -> None:
 
     attempt()
     audience.settle()
+
+
+# Tokens.
+
+SECRET = "a secret that is long enough for HS256"
+LATER = time.time() + 3600
+
+
+def token(**grants: Any) -> str:
+    return issue(Grants(subject="s", expires=LATER, **grants), SECRET, "HS256")
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[RunningServer]:
+    """A server with a key, and a few events in it."""
+    with running("--log", "memory:", jwt_secret=SECRET) as server:
+        yield server
+
+
+def position(server: RunningServer) -> object:
+    head = [(b"Authorization", f"Bearer {ADMIN}".encode()), *HISTORY]
+    return ask(server, b"GET", b"/events/**?last=1", head).json["next"]
+
+
+ADMIN = token(publish=["**"], subscribe=["**"], admin=True)
+
+
+@st.composite
+def almost_tokens(draw: st.DrawFn) -> bytes:
+    """A token with a byte or a part of it changed."""
+    good = ADMIN.encode()
+    place, length = draw(st.integers(0, len(good) - 1)), draw(st.sampled_from([0, 1, 1, 40]))
+    changed = good[:place] + draw(st.sampled_from([b"", b".", b"A", b"=", b"\xff", b"e30"])) + good[place + length :]
+    assume(_signed(changed) != _signed(good))
+    return changed
+
+
+def _signed(text: bytes) -> tuple[bytes, bytes]:
+    """What is signed, and the signature: base64 has several ways to write one."""
+    claims, _, signature = text.rpartition(b".")
+    return claims, base64.urlsafe_b64decode(signature.rstrip(b"=") + b"==") if len(signature) > 4 else signature
+
+
+def test_no_token_is_too_odd_and_none_but_the_right_one_gets_in(guarded: RunningServer) -> None:
+    before = position(guarded)
+
+    @TRY
+    @given(almost_tokens() | fields | huge_fields, st.sampled_from(["bearer", "cookie", "query", "twice"]))
+    def attempt(text: bytes, place: str) -> None:
+        target, head = b"/events/a", []
+        if place == "query":
+            target += b"?token=" + encoded(text)
+        elif place == "cookie":
+            head = [(b"Cookie", b"a=b; feed_token=" + text)]
+        else:
+            head = [(b"Authorization", b"Bearer " + text)] * (2 if place == "twice" else 1)
+        for method, path in ((b"POST", target), (b"GET", target), (b"POST", target.replace(b"/events/a", b"/session"))):
+            answer = ask(guarded, method, path, [*HISTORY, *head], b"x" if method == b"POST" else None).checked()
+            assert answer.status in {400, 401, 431}, answer
+
+    attempt()
+    assert position(guarded) == before
+    assert guarded.output.count("\n") == GREETING, guarded.output
+
+
+# Grants. Few names, so that patterns often have to do with each other.
+
+few = st.lists(st.sampled_from(["a", "b", "*"]), max_size=2)
+patterns = st.builds(lambda first, last: "/".join([*first, last]), few, st.sampled_from(["a", "b", "*", "**"]))
+grant_lists = st.lists(patterns, max_size=3)
+TOPICS = [f"{first}{rest}" for first in "ab" for rest in ("", "/a", "/b", "/a/a", "/a/b", "/b/a", "/a/b/a")]
+
+
+@pytest.fixture(scope="module")
+def peopled(guarded: RunningServer) -> RunningServer:
+    """The same with an event of each topic, whose data is its topic."""
+    batch = "\n".join(json.dumps({"topic": topic, "data": topic}) for topic in TOPICS)
+    head = [(b"Authorization", f"Bearer {ADMIN}".encode()), *NDJSON]
+    assert ask(guarded, b"POST", b"/events", head, batch.encode()).status == 201
+    return guarded
+
+
+def test_who_may_subscribe_is_who_has_a_grant_that_covers_it_and_hears_nothing_else(peopled: RunningServer) -> None:
+    @settings(TRY, max_examples=2 * EXAMPLES)
+    @given(grant_lists, st.lists(patterns, min_size=1, max_size=3), st.booleans())
+    def attempt(grants: list[str], asked: list[str], over_websocket: bool) -> None:
+        bearer = f"Bearer {token(subscribe=grants, publish=['**'])}"
+        query = "&".join(f"topic={pattern}" for pattern in asked) + "&last_event_id=earliest"
+        is_allowed = all(any(covers(grant, pattern) for grant in grants) for pattern in asked)
+        answer = ask(peopled, b"GET", f"/events?{query}".encode(), [(b"Authorization", bearer.encode()), *HISTORY])
+        assert answer.checked().status == (200 if is_allowed else 403), (grants, asked)
+        expected = [topic for topic in TOPICS if any(matches(pattern, topic) for pattern in asked)]
+        if is_allowed:
+            assert all(any(matches(grant, topic) for grant in grants) for topic in expected)
+            assert [event["topic"] for event in answer.json["events"] if event["data"] == event["topic"]] == expected
+        assert _heard(peopled, query, bearer, over_websocket=over_websocket) == (expected if is_allowed else None)
+
+    attempt()
+
+
+def _heard(server: RunningServer, query: str, bearer: str, *, over_websocket: bool) -> list[str] | None:
+    """The topics of which a stream tells, None if it is refused."""
+    if over_websocket:
+        url = f"ws://127.0.0.1:{server.port}/ws?{query}"
+        try:
+            with connect(url, additional_headers={"Authorization": bearer}) as websocket:
+                return _topics(lambda: json.loads(websocket.recv(WAIT_SECONDS)))
+        except InvalidStatus as refused:
+            assert refused.response.status_code == 403
+            return None
+    accept = "application/x-ndjson"
+    with subscribed(f"{server.url}/events?{query}", opened=False, Authorization=bearer, Accept=accept) as stream:
+        if stream.response.status_code == 403:
+            return None
+        return _topics(stream.object)
+
+
+def _topics(next_object: Callable[[], Any]) -> list[str]:
+    found = []
+    while (message := next_object())["type"] != "feed.live":
+        if not message["type"].startswith("feed.") and message["data"] == message["topic"]:
+            found.append(message["topic"])
+    return found
+
+
+def test_a_live_stream_hears_nothing_but_what_its_grant_matches(peopled: RunningServer) -> None:
+    admin = f"Bearer {ADMIN}"
+
+    @settings(TRY, max_examples=EXAMPLES // 2)
+    @given(grant_lists.filter(bool), st.lists(st.sampled_from(TOPICS), min_size=1, max_size=10), st.data())
+    def attempt(grants: list[str], published: list[str], data: st.DataObject) -> None:
+        pattern = data.draw(patterns.filter(lambda wanted: any(covers(grant, wanted) for grant in grants)))
+        headers = {"Authorization": f"Bearer {token(subscribe=grants)}", "Accept": "application/x-ndjson"}
+        end = pattern.replace("**", "b").replace("*", "b")
+        with subscribed(f"{peopled.url}/events/{pattern}", **headers) as stream:
+            for topic in published:
+                peopled.publish(topic, "live", Authorization=admin)
+            peopled.publish(end, "end", Authorization=admin)
+            heard = []
+            while (event := stream.object())["data"] != "end":
+                heard.append(event["topic"])
+        assert heard == [topic for topic in published if matches(pattern, topic)]
+        assert all(any(matches(grant, topic) for grant in grants) for topic in heard)
+
+    attempt()
+
+
+def test_who_may_publish_is_who_has_a_grant_that_matches(peopled: RunningServer) -> None:
+    @settings(TRY, max_examples=2 * EXAMPLES)
+    @given(grant_lists, st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3))
+    def attempt(grants: list[str], topics: list[str]) -> None:
+        head = [(b"Authorization", f"Bearer {token(publish=grants, subscribe=['**'])}".encode())]
+        before = position(peopled)
+        is_allowed = [any(matches(grant, topic) for grant in grants) for topic in topics]
+        for topic, allowed in zip(topics, is_allowed, strict=True):
+            answer = ask(peopled, b"POST", f"/events/{topic}".encode(), head, b"x").checked()
+            assert answer.status == (201 if allowed else 403)
+        if not any(is_allowed):
+            assert position(peopled) == before
+        batch = json.dumps([{"topic": topic, "data": "x"} for topic in topics])
+        before = position(peopled)
+        answer = ask(peopled, b"POST", b"/events", [*head, *JSON], batch.encode()).checked()
+        assert answer.status == (201 if all(is_allowed) else 403)
+        assert (position(peopled) == before) == (not all(is_allowed))
+
+    attempt()
