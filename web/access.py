@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
-from starlette.requests import HTTPConnection, cookie_parser
+from starlette.requests import HTTPConnection
 
 from feed import Unauthenticated
 from web.grants import EVERYTHING, Grants
 from web.request import Query
 
 COOKIE = "feed_token"
+_COOKIE = COOKIE.encode()
 
 Authorize = Callable[[HTTPConnection], Awaitable[Grants]]
 """Says what a request may do. Raises `Unauthenticated` for a token that is not valid, `FeedUnavailable` where that
@@ -68,18 +69,27 @@ def bearer_token(connection: HTTPConnection) -> str | None:
 
 
 def _query_token(connection: HTTPConnection) -> str | None:
-    if b"token" not in connection.scope["query_string"]:
+    if not connection.scope["query_string"]:
         return None
-    token = Query(connection).one("token")
-    if token == "":
-        raise Unauthenticated("the parameter token is empty", invalid=True)
-    return token
+    tokens = Query(connection).all("token")
+    if not tokens:
+        return None
+    if len(tokens) > 1 or not tokens[0]:
+        raise Unauthenticated("the parameter token has to hold one token", invalid=True)
+    return tokens[0]
 
 
 def _cookie_token(connection: HTTPConnection) -> str | None:
+    """The token of the cookie. A neighbour, another subdomain or a page on another path, can put a cookie of the same
+    name beside ours (RFC 6265, 8.6), and nothing tells which of them is whose: then neither counts."""
+    tokens = set()
     for name, value in connection.scope["headers"]:
         if name == b"cookie":
-            cookies: dict[str, str] = cookie_parser(value.decode("latin-1"))
-            if cookies.get(COOKIE):
-                return cookies[COOKIE]
-    return None
+            for pair in value.split(b";"):
+                key, _, token = pair.partition(b"=")
+                if key.strip(b" \t") == _COOKIE:
+                    tokens.add(token.strip(b' \t"').decode("latin-1"))
+    tokens.discard("")
+    if len(tokens) > 1:
+        raise Unauthenticated(f"there are different cookies {COOKIE}: clear those of this site", invalid=True)
+    return tokens.pop() if tokens else None
