@@ -139,9 +139,9 @@ class Origins:
         origin = parse_origin(text)
         hosts = _values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
-        if origin is None or host is None:
-            return False
-        port = _DEFAULT_PORTS.get(origin.scheme)
+        if origin is None or host is None or origin.scheme not in _DEFAULT_PORTS:
+            return False  # no page that we serve has another scheme: an app on this machine may (capacitor://localhost)
+        port = _DEFAULT_PORTS[origin.scheme]
         return (origin.name, origin.port or port) == (host.name, host.port or port)
 
 
