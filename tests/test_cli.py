@@ -123,8 +123,12 @@ def one_line(result: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def events(server: RunningServer, pattern: str, **parameters: object) -> Any:
-    """What the server keeps, oldest first."""
-    return server.history(pattern, **parameters)["events"]
+    """What the server keeps, oldest first, page by page."""
+    found: list[Any] = []
+    while (page := server.history(pattern, **parameters))["events"]:
+        found += page["events"]
+        parameters = {"last_event_id": page["next"]}
+    return found
 
 
 def free_port() -> int:

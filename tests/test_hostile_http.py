@@ -382,7 +382,7 @@ FAILING = """
 import asyncio, sys
 from web.lines import log_to_stderr
 from web.router import FeedEndpoints
-from web.bodies import Bodies
+from web.gate import Gate
 
 class Broken:
     def __getattr__(self, name):
@@ -397,7 +397,7 @@ async def main():
         return {"type": "http.request", "body": b"x"}
     scope = {"type": "http", "method": "POST", "path": "/events/a\\r\\nERROR forged\\x1b[31m", "headers": [],
              "query_string": b"", "raw_path": b"", "client": None}
-    await FeedEndpoints(Broken(), max_body=10, farewell=1, bodies=Bodies()).answer(scope, receive, send)
+    await FeedEndpoints(Gate(Broken())).answer(scope, receive, send, [])
     assert sent[0]["status"] == 500, sent
     assert b"broken" not in sent[1]["body"] and b"forged" not in sent[1]["body"], sent
 

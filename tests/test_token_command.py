@@ -200,7 +200,7 @@ def test_it_explains_itself() -> None:
 
 
 def test_a_valid_token_is_explained() -> None:
-    code, lines = said(saying(sub="alice", feed=ALLOWED, exp=NOW + 3 * 86400 + 60))
+    code, lines = said(saying(sub="alice", feed=ALLOWED, exp=NOW + 3 * 86400 + 3600))
     assert code == 0
     assert lines[0] == "the token is valid"
     assert lines[1:5] == ["  whose      alice", "  publish    a/**", "  subscribe  b/*", "  admin      yes"]
