@@ -1,0 +1,142 @@
+"""What connections have in common: how a stream writes to them, how many there may be, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from web.bodies import Bodies
+from web.collector import Collector
+from web.deadlines import Deadline
+from web.outlet import EXTENSION, Stream
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope, WebSocketScope
+
+    from web.protocol.http import HttpProtocol
+
+logger = logging.getLogger(__name__)
+
+LINGER = 2.0
+"""Seconds for which what still comes is read after a refusal, so that the client sees it."""
+
+_LOOK_AT = 100  # idle connections, for one that may go
+_TURN_SECONDS = 0.004
+
+
+class Streaming(asyncio.Protocol):
+    """What both protocols offer a stream: see `web.outlet.Connection`."""
+
+    # Slots: with so many attributes the instance's dictionary would no more be shared, a kilobyte each.
+    __slots__ = ("stream", "write_paused")
+
+    transport: asyncio.Transport
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.stream: Stream | None = None
+        self.write_paused = False
+
+    def cut_off(self) -> None:
+        """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
+        empties."""
+        if self.stream is not None:
+            self.stream.end("slow")
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        super().pause_writing()
+        if self.stream is not None:
+            self.stream.block()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        super().resume_writing()
+        if self.stream is not None:
+            self.stream.unblock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.stream is not None:
+            self.stream.block()
+            self.stream = None  # the protocol below resumes writing
+        super().connection_lost(exc)
+
+
+class Room:
+    """How many connections there may be, and which of them nobody would miss.
+
+    When one more comes than `most`, the one that has been without a whole request for longest makes room for it: so
+    there are descriptors left for publishers and health checks, whoever opens connections and leaves them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.idle: dict[HttpProtocol, None] = {}  # the longest idle first
+
+    def make(self, connections: int) -> None:
+        """Let one go if there are too many."""
+        if connections > self.most and len(self.idle) > 1:
+            for oldest in islice(self.idle, _LOOK_AT):
+                if oldest.transport.get_write_buffer_size() == 0:  # else it is still taking an answer
+                    del self.idle[oldest]
+                    oldest.transport.abort()
+                    break
+
+
+class Turns:
+    """Work that a crowd or a flood asks for, for a few milliseconds in a turn of the loop, so that it does not hold up
+    everybody else: the handshakes of WebSockets, half a millisecond each when all come back at once, and frames beyond
+    the first few thousand bytes of them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._running = False
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Call it, in its turn."""
+        self._waiting.append(work)
+        if not self._running:
+            self._running = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        end = time.perf_counter() + _TURN_SECONDS
+        while self._waiting and time.perf_counter() < end:
+            work = self._waiting.popleft()
+            try:
+                work()
+            except Exception:
+                logger.exception("a connection broke")
+        self._running = bool(self._waiting)
+        if self._running:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all connections of a server have in common: how much they may, and for how long.
+
+    `max_head` is in bytes, of a request's line and headers. `heads` is the time that each head has, `messages` the time
+    for a WebSocket's message once it has begun, and `bodies` the room for what has come and is not handled yet.
+    """
+
+    room: Room
+    bodies: Bodies
+    max_head: int
+    heads: Deadline
+    messages: Deadline
+    turns: Turns = field(default_factory=Turns)
+    collector: Collector = field(default_factory=Collector)
+
+
+def part(scope: HTTPScope | WebSocketScope) -> None:
+    """Let the scope know its connection no more: in a circle they would be left to the garbage collector."""
+    if scope["extensions"] is not None:
+        scope["extensions"].pop(EXTENSION, None)

@@ -1,0 +1,317 @@
+"""An HTTP connection."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from web.outlet import EXTENSION
+from web.problems import Problem
+from web.protocol.common import LINGER, Common, Streaming, part
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+    from web.protocol.websocket import WebSocketProtocol
+
+MAX_HEADERS = 256
+"""Headers of a request; each costs some hundred bytes of memory, however small it is."""
+
+_PIPELINED = 16  # requests that may wait for the one before them
+_PIPELINED_BYTES = 64 << 10  # of their bodies
+
+
+class _Unacceptable(Exception):
+    """A request that is refused while it is read."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class HttpProtocol(Streaming, HttpToolsProtocol):
+    """An HTTP connection. What no request may be is refused while it streams in, a head has to come in time, and when
+    the connection is lost, every request on it is told, also those that wait for the one before.
+
+    Of what comes, the connection itself keeps at most: a head of `max_head` bytes and what one read brings beyond it,
+    256 KiB, as it keeps of a body that nobody takes; and while one request is being answered, the next 16.
+    """
+
+    __slots__ = ("_common", "_early", "_head", "_idle_bytes", "_piped", "_refused", "_reread", "_running", "_steps")
+
+    def __init__(self, *arguments: Any, common: Common, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._common = common
+        self._running: RequestResponseCycle | None = None
+        self._head = False  # whether one has begun and not ended
+        self._steps = 0  # how often the parser got on: a head, a body's bytes, an end
+        self._idle_bytes = 0  # that came since it did
+        self._piped = 0  # bytes of the bodies that wait for the request before them
+        self._refused = False
+        self._reread = False  # whether the request is to be read again
+        self._early = b""  # what came behind a WebSocket's handshake, before that was answered
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        common = self._common
+        common.collector.connected(len(self.connections))
+        common.heads.begin(self)
+        common.room.idle[self] = None
+        common.room.make(len(self.connections))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        common = self._common
+        common.collector.disconnected(len(self.connections))
+        common.heads.end(self)
+        common.room.idle.pop(self, None)
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle, *waiting):
+            if cycle is not None:
+                part(cycle.scope)
+                _give_up(cycle)
+        self._running = None
+
+    def late(self) -> None:
+        """No head came in time. What was begun is answered, so that the client knows why it is closed."""
+        if self._refused or self.transport.is_closing():
+            return
+        if self._head:
+            self._refuse(408, "the head of the request did not come in time")
+        else:
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_message_complete(self) -> None:
+        self._steps += 1
+        if self._reread:
+            return
+        super().on_message_complete()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._common.room.idle.pop(self, None)
+
+    def on_response_complete(self) -> None:
+        self._common.room.idle[self] = None
+        if not self.pipeline:
+            self._common.heads.begin(self)
+        super().on_response_complete()
+        self._piped = sum(len(cycle.body) for cycle, _ in self.pipeline)
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.pipeline or (self._running is not None and not self._running.response_complete):
+            # Its stream would hear nothing more of the connection.
+            self.transport.abort()
+            return
+        self.transport.pause_reading()
+        self._common.turns.later(self._upgrade)
+
+    def _upgrade(self) -> None:
+        if self.transport.is_closing():
+            return  # the client has left meanwhile
+        self._common.room.idle.pop(self, None)
+        super().handle_websocket_upgrade()  # reading goes on once the handshake is answered
+        if self._early:
+            cast("WebSocketProtocol", self.transport.get_protocol()).data_received(self._early)
+        part(self.scope)
+        self.parser = None  # type: ignore[assignment]  # it would keep this protocol, as this one keeps it
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        steps = self._steps
+        self._read(data)
+        passed = self._steps - steps
+        if passed == 0:
+            self._idle_bytes += len(data)
+        else:
+            # Where a head begins there may be the end of a body before it: then only what follows is counted.
+            self._idle_bytes = len(data) if passed == 1 and self._head else 0
+        if self._idle_bytes > self._common.max_head and not self._refused and not self.transport.is_closing():
+            self._unacceptable(
+                _head_too_large(self._common.max_head)
+                if self._head
+                else _Unacceptable(400, "too many bytes between a body's own, or before a request")
+            )
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            why = error.__context__
+            self._unacceptable(why if isinstance(why, _Unacceptable) else _Unacceptable(400, "this is no HTTP request"))
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if self._should_upgrade():
+                self._early = rest
+                self.handle_websocket_upgrade()
+            else:
+                self._read_without_upgrade(rest)
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """An upgrade that is not for us, such as curl's to HTTP/2, may be passed over (RFC 9110, 7.8). The parser takes
+        what follows for the other protocol, though, a body included: so the request is read again, without it."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._reread = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._read(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._steps += 1
+        self._head = True
+        self.scope["extensions"] = {EXTENSION: {"connection": self}}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head:
+            return  # a trailer: as a header it could pretend to be what a proxy has checked (RFC 9110, 6.5.1)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_HEADERS:
+            raise _Unacceptable(431, f"a request may have {MAX_HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        self._steps += 1
+        self._check_head()
+        self._head = False
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            self._reread = True
+            return
+        if len(self.pipeline) >= _PIPELINED:
+            raise _Unacceptable(400, "too many requests wait for the one before them")
+        self._common.heads.end(self)
+        super().on_headers_complete()
+        self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
+        if self.scope["method"] == "POST" and not self.parser.should_upgrade():
+            self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
+
+    def _check_head(self) -> None:
+        """What the parser lets through, and proxies read in other ways than we would (RFC 9112, 2.3, 3.2, 6.1)."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise _Unacceptable(400, "send HTTP/1.1")
+        if self.parser.get_method() == b"CONNECT":
+            raise _Unacceptable(400, "this is no proxy")
+        size = len(self.url) + 16
+        hosts = 0
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
+                raise _Unacceptable(400, "Transfer-Encoding may be chunked, and in HTTP/1.1 only")
+        if size > self._common.max_head:
+            raise _head_too_large(self._common.max_head)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise _Unacceptable(400, "a request has one Host header")
+
+    def on_body(self, body: bytes) -> None:
+        self._steps += 1
+        if self.cycle is not self._running:
+            self._piped += len(body)
+            if self._piped > _PIPELINED_BYTES:
+                raise _Unacceptable(400, "too large a body waits for the request before it")
+        super().on_body(body)
+
+    def _unacceptable(self, why: _Unacceptable) -> None:
+        """Refuse, without getting in the way of what is being answered."""
+        running = self._running
+        if self.stream is not None:
+            self._refused = True
+            self.transport.abort()
+            return
+        if running is not None and not running.response_complete:
+            if running.more_body and running.response_started:
+                self._refused = True
+                self.transport.close()  # its own body is broken, and it is being answered already
+                return
+            if not running.more_body:
+                # Its answer must not be lost, nor have another one in its midst.
+                self._refused = True
+                running.keep_alive = False
+                self.pipeline.clear()
+                return
+            _give_up(running)
+        self._refuse(why.status, why.detail)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._refused = True
+        self.transport.write(_refusal(status, detail))
+        # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
+        self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
+
+
+def _head_too_large(most: int) -> _Unacceptable:
+    return _Unacceptable(431, f"the head of the request is larger than {most:,} bytes, the limit here")
+
+
+def _refusal(status: int, detail: str) -> bytes:
+    """A problem document as a whole answer, for what never was a request."""
+    problem = Problem(status, detail, {"Connection": "close"})
+    lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
+    lines += [b"%b: %b" % header for header in problem.raw_headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(problem.body)
+
+
+def _give_up(cycle: RequestResponseCycle) -> None:
+    """Tell a request that its client is gone."""
+    if not cycle.response_complete:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+
+class _HeadWithBody:
+    """A transport that keeps a response's head back until its body comes, at most to the next turn of the loop. uvicorn
+    writes them one after the other, and a system call costs as much as all the rest of a publish."""
+
+    __slots__ = ("_flushing", "_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self._flushing: asyncio.Handle | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep if it is the first."""
+        if self._flushing is None:
+            self._head = data
+            self._flushing = self._loop.call_soon(self._flush)
+        elif self._head:
+            self._flushing.cancel()
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if not self._transport.is_closing():
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Close after what was written."""
+        if self._head:
+            self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or being closed."""
+        return self._transport.is_closing()
