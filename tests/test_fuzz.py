@@ -262,7 +262,7 @@ def test_an_id_is_valid_or_a_gap_and_never_an_error(audience: Audience) -> None:
     server = audience.server
 
     @TRY
-    @given(nearly_ids() | fields | huge_fields.filter(lambda value: len(value) < 20_000))
+    @given(nearly_ids() | fields | huge_fields.filter(lambda value: len(value) < 60_000))
     def attempt(given: tuple[str, str] | bytes) -> None:
         epoch, newest = audience.newest
         if isinstance(given, bytes):
@@ -281,6 +281,8 @@ def test_an_id_is_valid_or_a_gap_and_never_an_error(audience: Audience) -> None:
         expects_gap = bool(text) and text != "earliest" and not is_known
         assert ("gap" in answer.json) == expects_gap, (value, answer)
         assert len(answer.json.get("gap", {}).get("requested", "").encode()) <= 128
+        if len(text) > 5_000:
+            return  # encoded it might be longer than a head may be
         with subscribed(f"{server.url}/events/nobody?last_event_id=" + encoded(text.encode()).decode()) as stream:
             if text:
                 events = [frame.event for frame in stream.until("feed.live")]
@@ -449,7 +451,9 @@ def envelope_event(envelope: Members, allowed: set[str], topic: str | None = Non
     except ValueError:
         return None
     data = json_data(found.get("data", "").encode())
-    topic, type = said.get("topic", topic), said.get("type", "message")
+    if topic is not None and said.get("topic") is None:
+        said["topic"] = topic  # a WebSocket takes null for left out
+    topic, type = said.get("topic"), said.get("type", "message")
     if not (found.keys() <= allowed and isinstance(topic, str) and isinstance(type, str)) or data is None:
         return None
     return (topic, type, data) if is_valid(check_topic, topic) and is_valid(check_type, type) else None
@@ -539,6 +543,7 @@ def test_an_envelope_on_a_websocket_is_taken_just_if_it_is_one(audience: Audienc
     @example([("data", "1"), ("topic", "5")])
     @example([("data", '"\\ud800"')])
     @example([("ref", "1")])
+    @example([("topic", "null"), ("data", "null")])
     def attempt(envelope: Members) -> None:
         text = written(envelope)
         answer = answer_to(websocket, text)
@@ -637,7 +642,10 @@ def almost_tokens(draw: st.DrawFn) -> bytes:
 def _signed(text: bytes) -> tuple[bytes, bytes]:
     """What is signed, and the signature: base64 has several ways to write one."""
     claims, _, signature = text.rpartition(b".")
-    return claims, base64.urlsafe_b64decode(signature.rstrip(b"=") + b"==") if len(signature) > 4 else signature
+    try:
+        return claims, base64.urlsafe_b64decode(signature.rstrip(b"=") + b"==")
+    except ValueError:
+        return claims, signature
 
 
 def test_no_token_is_too_odd_and_none_but_the_right_one_gets_in(guarded: RunningServer) -> None:
