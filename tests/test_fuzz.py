@@ -25,7 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from feed.event import check_pattern, check_topic, check_type
 from feed.pattern import covers, matches
-from tests.nonsense import GREETING, Answer, Audience, Data, ask, encoded, is_valid, json_data, parsed
+from tests.nonsense import GREETING, Answer, Audience, Data, ask, encoded, is_valid, json_data, no_constant, parsed
 from tests.running import RunningServer, running
 from tests.streams import WAIT_SECONDS, subscribed
 from web.grants import Grants
@@ -566,7 +566,7 @@ def test_an_envelope_on_a_websocket_is_taken_just_if_it_is_one(audience: Audienc
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, parse_int=str)
+        json.loads(text, parse_int=str, parse_constant=no_constant)
     except (ValueError, RecursionError):
         return False
     return True
