@@ -543,6 +543,7 @@ def test_an_envelope_on_a_websocket_is_taken_just_if_it_is_one(audience: Audienc
     @example([("data", "1"), ("topic", "5")])
     @example([("data", '"\\ud800"')])
     @example([("ref", "1")])
+    @example([("topic", "true"), ("data", '"\\ud800"')])
     @example([("topic", "null"), ("data", "null")])
     def attempt(envelope: Members) -> None:
         text = written(envelope)
