@@ -111,7 +111,8 @@ def _finite(number: str) -> float:
     return value
 
 
-def _constant(name: str) -> float:
+def no_constant(name: str) -> float:
+    """Raises `ValueError`: Python's parser takes NaN and Infinity, unless it is told."""
     raise ValueError(f"{name} is no JSON")
 
 
@@ -127,7 +128,7 @@ def parsed(text: str) -> Any:
     """What may be published as JSON, by Python's parser. Raises `ValueError` for the rest."""
     try:
         value = json.loads(
-            text, parse_int=_finite, parse_float=_finite, parse_constant=_constant, object_pairs_hook=_Object
+            text, parse_int=_finite, parse_float=_finite, parse_constant=no_constant, object_pairs_hook=_Object
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -59,11 +59,10 @@ _PROBLEM_HEADERS: dict[str, Any] = {
     "503": _RETRY_AFTER,
 }
 
-# The rules for these are too long for a regular expression: see `feed.event`. Tools that know no such format take it
-# for any text.
-_TOPIC: dict[str, Any] = {"type": "string", "format": "topic", "example": "orders/42"}
-_PATTERN: dict[str, Any] = {"type": "string", "format": "topic-pattern", "example": "orders/*"}
-_TYPE: dict[str, Any] = {"type": "string", "format": "event-type"}
+# The rules for these are too long for a regular expression: see `feed.event`.
+_TOPIC: dict[str, Any] = {"type": "string", "example": "orders/42"}
+_PATTERN: dict[str, Any] = {"type": "string", "example": "orders/*"}
+_TYPE: dict[str, Any] = {"type": "string"}
 
 _ENVELOPE: dict[str, Any] = {
     "type": "object",

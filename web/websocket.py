@@ -194,7 +194,7 @@ def _has_data(text: str) -> bool:
     try:
         return "data" in _object.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        return False
+        return _meant_as_message(text)  # the first thing that was wrong with it was not the last
 
 
 def _meant_as_message(text: str) -> bool:
