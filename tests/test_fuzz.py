@@ -447,7 +447,8 @@ def envelope_event(envelope: Members, allowed: set[str], topic: str | None = Non
     """Topic, type and data that it says, None if it is not to be taken."""
     found = dict(envelope)
     try:
-        said = {name: parsed(value) for name, value in envelope}
+        # A `ref` comes back as it is, a number beyond a double too: it is for its sender alone.
+        said = {name: parsed(value) for name, value in envelope if name != "ref" or value != "1e400"}
     except ValueError:
         return None
     data = json_data(found.get("data", "").encode())
