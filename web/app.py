@@ -71,13 +71,18 @@ class _App(FastAPI):
     """
 
     def __init__(
-        self, gate: Gate, hosts: Hosts | None, describe: Callable[[dict[str, Any]], dict[str, Any]], **options: Any
+        self,
+        gate: Gate,
+        origins: Origins,
+        hosts: Hosts | None,
+        describe: Callable[[dict[str, Any]], dict[str, Any]],
+        **options: Any,
     ) -> None:
         """`describe` makes the document of this server of the one that FastAPI makes of its routes."""
         super().__init__(**options)
         self._describe = describe
         self._endpoints = FeedEndpoints(gate)
-        self._origins = gate.origins
+        self._origins = origins
         self._hosts = hosts
 
     def openapi(self) -> dict[str, Any]:
@@ -164,7 +169,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
     gate = Gate(
         feed,
         authorize,
-        Origins(settings.origins),
+        None,
         bodies=bodies,
         max_body=settings.max_body,
         farewell=farewell,
@@ -172,6 +177,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
     )
     app = _App(
         gate,
+        Origins(settings.origins),
         None if settings.has_key else Hosts(settings.hosts),
         partial(
             openapi.of_server,

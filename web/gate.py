@@ -21,13 +21,16 @@ from web.request import address
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """A feed, and the rules for getting to it. `max_body` bounds one request's body, in bytes, and `bodies` all of them
-    together; `rate` is how much one client may publish; `farewell`, in seconds, is how long an SSE stream may take to
-    say `feed.closing` when the server around it stops."""
+    """A feed, and the rules for getting to it.
+
+    `origins` is None where the application judges every request by them. `max_body` bounds one request's body, in
+    bytes, and `bodies` all of them together; `rate` is how much one client may publish; `farewell`, in seconds, is how
+    long an SSE stream may take to say `feed.closing` when the server around it stops.
+    """
 
     feed: Feed
     authorize: Authorize = allow_everything
-    origins: Origins = Origins()
+    origins: Origins | None = Origins()
     bodies: Bodies = msgspec.field(default_factory=Bodies)
     max_body: int = 16 << 20
     farewell: float = 5.0
@@ -36,7 +39,7 @@ class Gate(msgspec.Struct, frozen=True):
     async def publisher(self, connection: HTTPConnection) -> Grants:
         """Who wants to publish, to topics that are not known yet. Raises `Forbidden`, what `Authorize` raises, and
         `Overloaded` where it is more than one may."""
-        self.origins.check(connection.scope)
+        self._check_origin(connection)
         grants = await self.authorize(connection)
         grants.check_publishes_at_all()
         self.count(connection, grants)
@@ -54,10 +57,14 @@ class Gate(msgspec.Struct, frozen=True):
 
     async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
         """Who wants to subscribe to these patterns. Raises `Forbidden` and what `Authorize` raises."""
-        self.origins.check(connection.scope)
+        self._check_origin(connection)
         grants = await self.authorize(connection)
         grants.check_subscribe(patterns)
         return grants
+
+    def _check_origin(self, connection: HTTPConnection) -> None:
+        if self.origins is not None:
+            self.origins.check(connection.scope)
 
 
 def peer(connection: HTTPConnection, transport: str, grants: Grants) -> Peer:

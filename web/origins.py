@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from starlette.types import Scope
@@ -46,6 +47,7 @@ class _Origin(NamedTuple):
         return f"{self.scheme}://{self.name}{port}"
 
 
+@lru_cache(maxsize=1024)
 def parse_host(text: str) -> _Host | None:
     """`localhost:8000` in its parts, in lower case; None if it is not a host."""
     found = _HOST.fullmatch(text)
