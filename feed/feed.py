@@ -44,6 +44,9 @@ EARLIEST = "earliest"
 MAX_PATTERNS = 100
 """What may be asked for in one subscription, unless the options say less."""
 
+MAX_SEGMENTS = 1_000
+"""Of all patterns with wildcards of one subscription: each is a node to be looked at for topics that begin like it."""
+
 MAX_LAST = 1_000
 MAX_BATCH = 10_000
 
@@ -640,6 +643,8 @@ def select(patterns: Sequence[str], types: Iterable[str] = (), most: int = MAX_P
         types = [types]
     if len(patterns) > most:
         raise Invalid("pattern", f"at most {most} may be given, not {len(patterns)}")
+    if sum(pattern.count("/") + 1 for pattern in patterns if "*" in pattern) > MAX_SEGMENTS:
+        raise Invalid("pattern", f"those with * or ** may have {MAX_SEGMENTS:,} segments in sum")
     return _selection(tuple(patterns), tuple(types))
 
 

@@ -88,3 +88,9 @@ def test_a_batch_of_ten_thousand_topics_is_judged_in_milliseconds() -> None:
     begun = time.process_time()
     grants.check_publish_all(topics)
     assert time.process_time() - begun < 0.2
+
+
+@pytest.mark.parametrize("rights", [{"publish": "orders/**"}, {"subscribe": "**"}])
+def test_one_string_is_no_list_of_patterns(rights: dict[str, str]) -> None:
+    with pytest.raises(TypeError, match="lists of patterns"):
+        Grants(**rights)  # type: ignore[arg-type]

@@ -524,3 +524,12 @@ async def test_a_server_takes_tokens_of_the_set_and_says_503_where_it_cannot_be_
 
 async def _is(status: Callable[[], Awaitable[int]], wanted: int) -> bool:
     return await status() == wanted
+
+
+async def test_after_it_was_closed_the_set_is_fetched_again_for_who_needs_it(server: KeyServer) -> None:
+    async with verifying(server, Pace(renew=1000, again=0, first=0, timeout=SECONDS)) as tokens:
+        server.keys(jwk(RSA, kid="1"))
+        assert await tokens.grants(signed(RSA, "RS256", "1"))
+        await tokens.aclose()
+        server.keys(jwk(EC, kid="2"))
+        assert await tokens.grants(signed(EC, "ES256", "2"))

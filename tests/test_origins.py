@@ -338,3 +338,22 @@ def test_the_dashboard_has_the_strict_policy(server: RunningServer) -> None:
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
     }
+
+
+@pytest.mark.parametrize("listed", [["*"], "https://app.example.org", ["app.example.org"]])
+def test_what_is_no_list_of_origins_is_refused_when_it_is_given(listed: list[str]) -> None:
+    with pytest.raises(ValueError, match="is not an origin"):
+        Origins(listed)
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"), [("127.0.0.1", True), ("::1", True), ("192.0.2.1", False), ("0.0.0.0", False)]
+)
+def test_without_a_key_only_loopback_is_answered_whoever_serves_the_application(address: str, allowed: bool) -> None:
+    asked = {**scope(host="localhost"), "server": (address, 8000)}
+    Hosts(exposed=True).check(asked)
+    if allowed:
+        Hosts().check(asked)
+    else:
+        with pytest.raises(Forbidden, match="loopback only"):
+            Hosts().check(asked)

@@ -512,3 +512,15 @@ def test_one_failing_or_stuck_reader_among_ten_delays_and_breaks_nobody(
         ids: list[Any] = [server.publish("ten/1", "x" * 100_000) for _ in range(80)]
         for stream in nine:
             assert [frame.id for frame in stream.frames(80)] == ids
+
+
+def test_patterns_with_wildcards_have_a_thousand_segments_in_sum(server: RunningServer) -> None:
+    deep = "/".join(["*"] * 100)
+
+    def status(count: int) -> int:
+        topics = [("topic", f"{deep[:-1]}{number}") for number in range(count)]
+        return server.http.get(
+            f"{server.url}/events", params=topics, headers={"Accept": "application/json"}
+        ).status_code
+
+    assert [status(10), status(11)] == [200, 422]

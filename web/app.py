@@ -178,7 +178,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
     app = _App(
         gate,
         Origins(settings.origins),
-        None if settings.has_key else Hosts(settings.hosts),
+        None if settings.has_key else Hosts(settings.hosts, exposed=settings.insecure),
         partial(
             openapi.of_server,
             key=settings.has_key,

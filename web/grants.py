@@ -34,6 +34,11 @@ class Grants(msgspec.Struct, frozen=True):
     expires: float = math.inf
     anonymous: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises `TypeError` for one string instead of several: its letters would be patterns, and `*` is one."""
+        if isinstance(self.publish, str) or isinstance(self.subscribe, str):
+            raise TypeError("publish and subscribe are lists of patterns, not one string")
+
     def check_publish(self, topic: str) -> None:
         """Raises `Unauthenticated` or `Forbidden` unless events may be published to this topic."""
         if not _covered(self.publish, topic):

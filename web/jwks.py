@@ -59,7 +59,7 @@ class RemoteKeys:
         self._url = url
         self._shown = f"{parsed.scheme}://{parsed.netloc.decode()}{parsed.path}"  # no password, no query
         self._pace = pace or Pace()
-        self._http = httpx.AsyncClient(follow_redirects=False, timeout=self._pace.timeout)
+        self._http: httpx.AsyncClient | None = None
         self._keys: tuple[Key, ...] = ()
         self._members: list[Any] = []
         self._tried = -float("inf")
@@ -69,12 +69,15 @@ class RemoteKeys:
         self.version = 0
 
     async def aclose(self) -> None:
-        """Stop renewing them."""
+        """Stop renewing them, until they are needed again."""
         tasks = [task for task in (self._renewing, self._fetching) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._http.aclose()
+        self._renewing = None
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
 
     async def need(self) -> None:
         """Wait until there are keys. Raises `FeedUnavailable` where there never were any, and none can be had."""
@@ -128,6 +131,8 @@ class RemoteKeys:
 
     async def _body(self) -> bytes:
         # Not compressed, so that what is read is no more than what came.
+        if self._http is None:
+            self._http = httpx.AsyncClient(follow_redirects=False, timeout=self._pace.timeout)
         headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
         body = b""
         async with (

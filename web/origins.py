@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from starlette.types import Scope
@@ -66,13 +67,21 @@ def parse_origin(text: str) -> _Origin | None:
 
 class Hosts:
     """The names under which a server without a key answers: those that mean this machine on this machine, on any port,
-    and those that are listed."""
+    and those that are listed. Unless it is `exposed`, it answers only what comes over loopback, too: whoever serves the
+    application may have it listen anywhere."""
 
-    def __init__(self, listed: Iterable[str] = ()) -> None:
+    def __init__(self, listed: Iterable[str] = (), *, exposed: bool = False) -> None:
         self._known = {parse_host(host) for host in (*_LOOPBACK, *listed)}
+        self._exposed = exposed
 
     def check(self, scope: Scope) -> None:
-        """Raises `Forbidden` for a request to another name."""
+        """Raises `Forbidden` for a request to another name, or from elsewhere."""
+        server = scope.get("server")
+        if not self._exposed and server is not None and not _is_loopback(server[0]):
+            raise Forbidden(
+                "this server has no key, so it answers on loopback only: configure one (FEED_JWT_SECRET), or say so "
+                "(FEED_INSECURE)"
+            )
         hosts = _values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if host is None or (host not in self._known and _Host(host.name, None) not in self._known):
@@ -86,7 +95,12 @@ class Origins:
     """Which pages besides the server's own may use it."""
 
     def __init__(self, listed: Iterable[str] = ()) -> None:
-        self._listed = {str(parse_origin(origin)) for origin in listed}
+        """Raises `ValueError` for what is not an origin."""
+        self._listed = set()
+        for origin in listed:
+            if (parsed := parse_origin(origin)) is None:
+                raise ValueError(f"{origin!r} is not an origin, such as https://app.example.org")
+            self._listed.add(str(parsed))
 
     def check(self, scope: Scope) -> None:
         """Raises `Forbidden` for a request that changes something, or opens a WebSocket, for a foreign page."""
@@ -145,6 +159,14 @@ class Origins:
             return False  # no page that we serve has another scheme: an app on this machine may (capacitor://localhost)
         port = _DEFAULT_PORTS[origin.scheme]
         return (origin.name, origin.port or port) == (host.name, host.port or port)
+
+
+@lru_cache(maxsize=64)
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:  # the path of a Unix socket
+        return True
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

@@ -62,6 +62,8 @@ def feed_router(
     application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
     to say `feed.closing` when the server around it stops, in seconds.
     """
+    if not callable(authorize):
+        raise TypeError("authorize is a function that gives the grants of a request")
     return gated_router(Gate(feed, authorize, Origins(origins), max_body=max_body, farewell=farewell))
 
 
