@@ -132,6 +132,8 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             else:
                 self._common.messages.end(self)
         held = partial + self._handled
+        if self._broken:
+            held = min(held, self._held)  # closing it for want of room must not ask for room again
         if held <= self._held:
             self._common.bodies.release(self._held - held)
         elif not self._common.bodies.take(held - self._held, piece=begun):
