@@ -158,6 +158,9 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         data, self.frames = self.frames[0], []
+        if self._begun:  # what there may be of the next one has a time of its own
+            self._begun = False
+            self._common.messages.end(self)
         if self.close_sent:
             return
         if self.curr_msg_data_type == "bytes":
