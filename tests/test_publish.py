@@ -338,6 +338,18 @@ def test_l6_data_one_byte_over_the_limit_is_413(server: RunningServer, unchanged
     assert_problem(post(server, "/events", batch, **NDJSON), 413, "262,144")
 
 
+@pytest.mark.parametrize("body", [b"[" + b"{}," * 500_000, b" [" + b"x" * 262_144])
+def test_l6_json_over_the_limit_is_not_even_looked_at(server: RunningServer, unchanged: None, body: bytes) -> None:
+    assert_problem(post(server, "/events/bad", body, **JSON), 413, "262,144")  # else 400: it is no JSON
+
+
+def test_l6_space_around_json_does_not_count(server: RunningServer) -> None:
+    space = b" \t\r\n" * 70_000
+    assert post(server, "/events/spaced", space + b"[1]" + space, **JSON).status_code == 201
+    assert post(server, "/events/spaced", space + json.dumps("é" * 131_072).encode(), **JSON).status_code == 201
+    assert_problem(post(server, "/events/bad", b"[" + space + b"]", **JSON), 413, "262,144")
+
+
 def test_l6_json_at_the_limit_is_taken_though_its_escapes_are_longer(server: RunningServer) -> None:
     assert post(server, "/events/full", json.dumps("é" * 131_072), **JSON).status_code == 201
 

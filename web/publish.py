@@ -39,6 +39,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _LARGE = 256 << 10  # bytes of a body
+_SPACE = b" \t\r\n"  # of JSON
 
 _one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
 _one = msgspec.json.Decoder(Envelope)
@@ -58,7 +59,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
         check_topic(topic)
         type_ = Query(request).one("type")
         type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
-        draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
+        draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, _text(body), type_)
         ids = await _append(gate, request, grants, [draft], "one")
     return Created({"id": ids[0], "topic": topic})
 
@@ -132,6 +133,11 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
 
 def _draft(envelope: Envelope, max_data: int) -> Draft:
     return json_draft(envelope.topic, check_json_size(bytes(envelope.data), max_data), envelope.type)
+
+
+def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:
+    # Space around the value is no part of it, nor is it published.
+    return json_draft(topic, check_json_size(body.strip(_SPACE), max_data), type)
 
 
 def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:
