@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
+from tests.hostile import MEGABYTE, peak_memory
 from tests.running import RunningServer
 
 JSON = {"Content-Type": "application/json"}
@@ -348,6 +349,24 @@ def test_l6_space_around_json_does_not_count(server: RunningServer) -> None:
     assert post(server, "/events/spaced", space + b"[1]" + space, **JSON).status_code == 201
     assert post(server, "/events/spaced", space + json.dumps("é" * 131_072).encode(), **JSON).status_code == 201
     assert_problem(post(server, "/events/bad", b"[" + space + b"]", **JSON), 413, "262,144")
+
+
+EVENT = b'{"topic":"bad","data":0}'
+DENSE = {
+    "empty lines": (NDJSON, b"\n" * (16 * MEGABYTE), "no event"),
+    "blank lines": (NDJSON, b" \r\n\t" * (4 * MEGABYTE), "no event"),
+    "something after them": (NDJSON, b"\n" * (16 * MEGABYTE - 1) + b"5", "line 16777216"),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_l6_a_large_body_of_next_to_nothing_takes_no_more_memory_than_another(serve: Serve, name: str) -> None:
+    server = serve("--log", "memory:")
+    headers, body, says = DENSE[name]
+    assert_problem(post(server, "/events", b"x" * len(body), **headers), 400)
+    peak = peak_memory(server)
+    assert_problem(post(server, "/events", body, **headers), 422, says)
+    assert peak_memory(server) - peak < 24 * MEGABYTE
 
 
 def test_l6_json_at_the_limit_is_taken_though_its_escapes_are_longer(server: RunningServer) -> None:
