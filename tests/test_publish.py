@@ -166,6 +166,18 @@ def test_a_batch_may_hold_ten_thousand_events_and_not_one_more(server: RunningSe
     assert position(server) == before
 
 
+@pytest.mark.parametrize("size", [5_000, 250_000])
+def test_a_large_body_is_as_good_as_a_small_one(server: RunningServer, size: int) -> None:
+    many = {"brackets": "[" * 200 + "," * 200, "padding": "x" * size}
+    batch = [{"topic": "sizes", "data": {**many, "place": place}, "type": "t"} for place in range(800_000 // size)]
+    ids = post(server, "/events", json.dumps(batch), **JSON).json()["ids"]
+    events = server.history("sizes", last=len(batch))["events"]
+    assert [event["id"] for event in events] == ids
+    assert [(event["data"], event["type"]) for event in events] == [(event["data"], "t") for event in batch]
+    one = post(server, "/events", json.dumps(batch[0]) + " " * 300_000, **JSON)
+    assert list(one.json()) == ["id", "topic"]
+
+
 # What is refused.
 
 
@@ -305,6 +317,27 @@ def test_a_bad_line_of_ndjson_refuses_the_whole_batch_and_is_named(
     assert_problem(post(server, "/events", lines, **NDJSON), status, says)
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ("[]", 422, "no event"),
+        ("5", 422, "body"),
+        ("[null]", 422, "$[0]"),
+        ('[{"topic":"bad","data":1},1]', 422, "$[1]"),
+        ('[{"topic":"bad","data":1},{"topic":"bad","data":1,"id":"x"}]', 422, "$[1]"),
+        ('[{"topic":"bad","data":1},{"topic":"bad"', 400, "body"),
+        ('[{"topic":"bad","data":1},{"topic":"b*","data":1}]', 422, "event 1"),
+    ],
+)
+def test_a_large_body_that_is_wrong_is_told_the_same_as_a_small_one(
+    server: RunningServer, unchanged: None, body: str, status: int, says: str
+) -> None:
+    small, large = (post(server, "/events", body + space, **JSON) for space in ("", " " * 300_000))
+    assert_problem(small, status, says)
+    assert status == 400 or small.text == large.text
+    assert_problem(large, status, says)
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
 def test_a_batch_in_another_media_type_is_415(server: RunningServer, unchanged: None, content_type: str) -> None:
     assert_problem(post(server, "/events", '{"topic":"bad","data":1}', content_type=content_type), 415, "POST /events/")
@@ -355,6 +388,8 @@ EVENT = b'{"topic":"bad","data":0}'
 DENSE = {
     "empty lines": (NDJSON, b"\n" * (16 * MEGABYTE), "no event"),
     "blank lines": (NDJSON, b" \r\n\t" * (4 * MEGABYTE), "no event"),
+    "events": (JSON, b"[" + b",".join([EVENT] * 650_000) + b"]", "10,000"),
+    "events after space": (JSON, b" " * 300_000 + b"[" + b",".join([EVENT] * 600_000) + b"]", "10,000"),
     "something after them": (NDJSON, b"\n" * (16 * MEGABYTE - 1) + b"5", "line 16777216"),
 }
 

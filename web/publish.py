@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import msgspec
 import orjson
@@ -46,6 +48,18 @@ _STEP = 64 << 10  # bytes
 
 _one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
 _one = msgspec.json.Decoder(Envelope)
+
+
+@cache
+def _many_bounded() -> msgspec.json.Decoder[Any]:
+    """A list of envelopes that ends at the first that is one too many. Else there would be hundreds of thousands of a
+    large body, and all other threads held up while they are made. Only a struct has a bound that is kept while it is
+    read."""
+    places = [(f"event_{place}", Envelope, None) for place in range(MAX_BATCH)]
+    return msgspec.json.Decoder(msgspec.defstruct("Batch", places, array_like=True, forbid_unknown_fields=True))
+
+
+_TOO_MANY = "Expected `array` of at most length"
 
 
 async def publish_to_topic(gate: Gate, request: Request) -> Response:
@@ -99,8 +113,10 @@ async def _append(gate: Gate, request: Request, grants: Grants, drafts: Sequence
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of a JSON body, and whether it was one event rather than a list."""
     try:
-        envelopes = _one_or_many.decode(body)
+        envelopes = _envelopes(body)
     except msgspec.ValidationError as error:
+        if str(error).startswith(_TOO_MANY):
+            _check_count(MAX_BATCH + 1)
         raise Invalid("body", str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"body: {error}") from None
@@ -114,6 +130,14 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
         except (Invalid, Malformed) as error:
             raise _placed(error, f"event {place}") from None
     return drafts, False
+
+
+def _envelopes(body: bytes) -> Envelope | list[Envelope]:
+    if len(body) <= _LARGE or not body.startswith(b"[", _after_blanks(body, 0)):
+        one_or_many: Envelope | list[Envelope] = _one_or_many.decode(body)
+        return one_or_many
+    batch = msgspec.structs.astuple(_many_bounded().decode(body))
+    return [envelope for envelope in batch if envelope is not None]
 
 
 def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
