@@ -27,7 +27,7 @@ from feed.feed import MAX_BATCH, idempotency_key
 from web.gate import Gate, principal
 from web.grants import Grants
 from web.problems import SAFE, Refused, UnreadProblem
-from web.request import Query, media_type, path_parameter
+from web.request import media_type, path_parameter, query_of
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -74,7 +74,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     # The body before what else may be wrong: a client that is refused while it still sends may never see why.
     async with gate.bodies.read(request, "data", limit) as body:
         check_topic(topic)
-        type_ = Query(request).one("type")
+        type_ = query_of(request).one("type")
         type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
         draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, _text(body), type_)
         ids = await _append(gate, request, grants, [draft], "one")
