@@ -174,7 +174,16 @@ def without_keep_alive(server: RunningServer) -> RunningServer:
 
 def memory(server: RunningServer) -> int:
     """Bytes of the server that are in memory."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
+    return _status(server, "VmRSS")
+
+
+def peak_memory(server: RunningServer) -> int:
+    """The most that there ever were."""
+    return _status(server, "VmHWM")
+
+
+def _status(server: RunningServer, name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
     assert found
     return int(found[1]) << 10
 

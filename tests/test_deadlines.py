@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.hostile import HANDSHAKE, Raw, opened, raw, unharmed, without_keep_alive
+from tests.hostile import HANDSHAKE, TEXT, Raw, frame, opened, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
 from tests.streams import subscribed
 from web.deadlines import Deadline
@@ -147,6 +147,17 @@ def test_a_head_and_a_body_that_come_slowly_but_in_time_are_taken(server: Runnin
             time.sleep(0.15)
         client.until(b"201 Created")
     assert [event["data"] for event in server.history("slow")["events"]] == ["abc"]
+
+
+def test_messages_of_which_each_ends_in_time_go_on_for_ever(server: RunningServer) -> None:
+    message = frame(TEXT, b"in time")
+    with opened(server, "/ws/steady") as client:
+        client.send(message[:3])
+        began = time.monotonic()
+        while time.monotonic() - began < BODY + 2:  # no read ends where a message does
+            client.send(message[3:] + message[:3])
+            client.until(b"feed.ack")
+            time.sleep(0.1)
 
 
 def test_streams_and_their_readers_are_not_concerned(server: RunningServer) -> None:

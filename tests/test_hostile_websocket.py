@@ -214,6 +214,23 @@ def test_half_frames_left_hanging_are_bounded_in_sum_and_in_time(serve: Serve) -
             client.until(b"feed.error")  # no topic; but it was read
 
 
+@pytest.mark.parametrize(
+    "sent", [frame(TEXT, b"x" * 2_000), frame(TEXT, b"x" * 2_000) + frame(TEXT, b"x")[:3]], ids=["alone", "and a part"]
+)
+def test_a_whole_message_for_which_there_is_no_room_is_closed_once_and_leaves_nothing_held(
+    serve: Serve, sent: bytes
+) -> None:
+    server = serve("--log", "memory:", max_bodies="1000")
+    said = len(server.output)
+    for _ in range(3):
+        with opened(server, "/ws/hostile") as client:
+            client.send(sent)
+            assert client.close_code() == 1013
+    eventually(lambda: server.http.get(f"{server.url}/subscriptions").json()["subscriptions"] == [])
+    server.publish("fits", b"x" * 1_000)
+    assert server.output[said:] == ""
+
+
 def test_a_message_that_comes_slowly_but_in_time_is_taken(serve: Serve) -> None:
     server = serve("--log", "memory:", body_timeout="3s")
     with opened(server, "/ws/slow") as client:

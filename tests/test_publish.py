@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
+from tests.hostile import MEGABYTE, peak_memory
 from tests.running import RunningServer
 
 JSON = {"Content-Type": "application/json"}
@@ -165,6 +166,18 @@ def test_a_batch_may_hold_ten_thousand_events_and_not_one_more(server: RunningSe
     assert position(server) == before
 
 
+@pytest.mark.parametrize("size", [5_000, 250_000])
+def test_a_large_body_is_as_good_as_a_small_one(server: RunningServer, size: int) -> None:
+    many = {"brackets": "[" * 200 + "," * 200, "padding": "x" * size}
+    batch = [{"topic": "sizes", "data": {**many, "place": place}, "type": "t"} for place in range(800_000 // size)]
+    ids = post(server, "/events", json.dumps(batch), **JSON).json()["ids"]
+    events = server.history("sizes", last=len(batch))["events"]
+    assert [event["id"] for event in events] == ids
+    assert [(event["data"], event["type"]) for event in events] == [(event["data"], "t") for event in batch]
+    one = post(server, "/events", json.dumps(batch[0]) + " " * 300_000, **JSON)
+    assert list(one.json()) == ["id", "topic"]
+
+
 # What is refused.
 
 
@@ -304,6 +317,27 @@ def test_a_bad_line_of_ndjson_refuses_the_whole_batch_and_is_named(
     assert_problem(post(server, "/events", lines, **NDJSON), status, says)
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ("[]", 422, "no event"),
+        ("5", 422, "body"),
+        ("[null]", 422, "$[0]"),
+        ('[{"topic":"bad","data":1},1]', 422, "$[1]"),
+        ('[{"topic":"bad","data":1},{"topic":"bad","data":1,"id":"x"}]', 422, "$[1]"),
+        ('[{"topic":"bad","data":1},{"topic":"bad"', 400, "body"),
+        ('[{"topic":"bad","data":1},{"topic":"b*","data":1}]', 422, "event 1"),
+    ],
+)
+def test_a_large_body_that_is_wrong_is_told_the_same_as_a_small_one(
+    server: RunningServer, unchanged: None, body: str, status: int, says: str
+) -> None:
+    small, large = (post(server, "/events", body + space, **JSON) for space in ("", " " * 300_000))
+    assert_problem(small, status, says)
+    assert status == 400 or small.text == large.text
+    assert_problem(large, status, says)
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
 def test_a_batch_in_another_media_type_is_415(server: RunningServer, unchanged: None, content_type: str) -> None:
     assert_problem(post(server, "/events", '{"topic":"bad","data":1}', content_type=content_type), 415, "POST /events/")
@@ -336,6 +370,38 @@ def test_l6_data_one_byte_over_the_limit_is_413(server: RunningServer, unchanged
     assert_problem(post(server, "/events", json.dumps({"topic": "bad", "data": over}), **JSON), 413, "262,144")
     batch = "\n".join(json.dumps({"topic": "bad", "data": data}) for data in ("fine", over))
     assert_problem(post(server, "/events", batch, **NDJSON), 413, "262,144")
+
+
+@pytest.mark.parametrize("body", [b"[" + b"{}," * 500_000, b" [" + b"x" * 262_144])
+def test_l6_json_over_the_limit_is_not_even_looked_at(server: RunningServer, unchanged: None, body: bytes) -> None:
+    assert_problem(post(server, "/events/bad", body, **JSON), 413, "262,144")  # else 400: it is no JSON
+
+
+def test_l6_space_around_json_does_not_count(server: RunningServer) -> None:
+    space = b" \t\r\n" * 70_000
+    assert post(server, "/events/spaced", space + b"[1]" + space, **JSON).status_code == 201
+    assert post(server, "/events/spaced", space + json.dumps("é" * 131_072).encode(), **JSON).status_code == 201
+    assert_problem(post(server, "/events/bad", b"[" + space + b"]", **JSON), 413, "262,144")
+
+
+EVENT = b'{"topic":"bad","data":0}'
+DENSE = {
+    "empty lines": (NDJSON, b"\n" * (16 * MEGABYTE), "no event"),
+    "blank lines": (NDJSON, b" \r\n\t" * (4 * MEGABYTE), "no event"),
+    "events": (JSON, b"[" + b",".join([EVENT] * 650_000) + b"]", "10,000"),
+    "events after space": (JSON, b" " * 300_000 + b"[" + b",".join([EVENT] * 600_000) + b"]", "10,000"),
+    "something after them": (NDJSON, b"\n" * (16 * MEGABYTE - 1) + b"5", "line 16777216"),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_l6_a_large_body_of_next_to_nothing_takes_no_more_memory_than_another(serve: Serve, name: str) -> None:
+    server = serve("--log", "memory:")
+    headers, body, says = DENSE[name]
+    assert_problem(post(server, "/events", b"x" * len(body), **headers), 400)
+    peak = peak_memory(server)
+    assert_problem(post(server, "/events", body, **headers), 422, says)
+    assert peak_memory(server) - peak < 24 * MEGABYTE
 
 
 def test_l6_json_at_the_limit_is_taken_though_its_escapes_are_longer(server: RunningServer) -> None:

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 
 from feed import Unauthenticated
 from web.grants import EVERYTHING, Grants
-from web.request import Query
+from web.request import query_of
 
 COOKIE = "feed_token"
 _COOKIE = COOKIE.encode()
@@ -71,7 +71,7 @@ def bearer_token(connection: HTTPConnection) -> str | None:
 def _query_token(connection: HTTPConnection) -> str | None:
     if not connection.scope["query_string"]:
         return None
-    tokens = Query(connection).all("token")
+    tokens = query_of(connection).all("token")
     if not tokens:
         return None
     if len(tokens) > 1 or not tokens[0]:

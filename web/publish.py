@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import msgspec
 import orjson
@@ -24,7 +27,7 @@ from feed.feed import MAX_BATCH, idempotency_key
 from web.gate import Gate, principal
 from web.grants import Grants
 from web.problems import SAFE, Refused, UnreadProblem
-from web.request import Query, media_type, path_parameter
+from web.request import media_type, path_parameter, query_of
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -39,9 +42,24 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _LARGE = 256 << 10  # bytes of a body
+_SPACE = b" \t\r\n"  # of JSON
+_BLANKS = re.compile(rb"[ \t\r\n]*")
+_STEP = 64 << 10  # bytes
 
 _one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
 _one = msgspec.json.Decoder(Envelope)
+
+
+@cache
+def _many_bounded() -> msgspec.json.Decoder[Any]:
+    """A list of envelopes that ends at the first that is one too many. Else there would be hundreds of thousands of a
+    large body, and all other threads held up while they are made. Only a struct has a bound that is kept while it is
+    read."""
+    places = [(f"event_{place}", Envelope, None) for place in range(MAX_BATCH)]
+    return msgspec.json.Decoder(msgspec.defstruct("Batch", places, array_like=True, forbid_unknown_fields=True))
+
+
+_TOO_MANY = "Expected `array` of at most length"
 
 
 async def publish_to_topic(gate: Gate, request: Request) -> Response:
@@ -56,9 +74,9 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     # The body before what else may be wrong: a client that is refused while it still sends may never see why.
     async with gate.bodies.read(request, "data", limit) as body:
         check_topic(topic)
-        type_ = Query(request).one("type")
+        type_ = query_of(request).one("type")
         type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
-        draft = json_draft(topic, body, type_) if is_json else text_draft(topic, _text(body), type_)
+        draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, _text(body), type_)
         ids = await _append(gate, request, grants, [draft], "one")
     return Created({"id": ids[0], "topic": topic})
 
@@ -95,8 +113,10 @@ async def _append(gate: Gate, request: Request, grants: Grants, drafts: Sequence
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of a JSON body, and whether it was one event rather than a list."""
     try:
-        envelopes = _one_or_many.decode(body)
+        envelopes = _envelopes(body)
     except msgspec.ValidationError as error:
+        if str(error).startswith(_TOO_MANY):
+            _check_count(MAX_BATCH + 1)
         raise Invalid("body", str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"body: {error}") from None
@@ -112,26 +132,54 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     return drafts, False
 
 
+def _envelopes(body: bytes) -> Envelope | list[Envelope]:
+    if len(body) <= _LARGE or not body.startswith(b"[", _after_blanks(body, 0)):
+        one_or_many: Envelope | list[Envelope] = _one_or_many.decode(body)
+        return one_or_many
+    batch = msgspec.structs.astuple(_many_bounded().decode(body))
+    return [envelope for envelope in batch if envelope is not None]
+
+
 def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of an NDJSON body, an event a line. Empty lines are passed over."""
     drafts: list[Draft] = []
-    for number, line in enumerate(body.split(b"\n"), 1):
-        if not line or line.isspace():
-            continue
+    start = 0
+    while (start := _after_blanks(body, start)) < len(body):
+        end = body.find(b"\n", start)
+        end = len(body) if end < 0 else end
         _check_count(len(drafts) + 1)
         try:
-            drafts.append(_draft(_one.decode(line), max_data))
+            drafts.append(_draft(_one.decode(body[start:end]), max_data))
         except (Invalid, Malformed) as error:
-            raise _placed(error, f"line {number}") from None
+            raise _placed(error, _line(body, start)) from None
         except msgspec.ValidationError as error:
-            raise Invalid(f"line {number}", str(error)) from None
+            raise Invalid(_line(body, start), str(error)) from None
         except (msgspec.DecodeError, RecursionError) as error:
-            raise Malformed(f"line {number}: {error}") from None
+            raise Malformed(f"{_line(body, start)}: {error}") from None
+        start = end
     return drafts, False
+
+
+def _after_blanks(body: bytes, start: int) -> int:
+    """Where the next line begins that is not empty, or the space before it ends. In steps, as millions of empty lines
+    take a while, and another thread may run only between two calls."""
+    while (end := _BLANKS.match(body, start, start + _STEP).end()) == start + _STEP:  # type: ignore[union-attr]
+        start = end
+    return end
+
+
+def _line(body: bytes, place: int) -> str:
+    count = body.count(b"\n", 0, place)
+    return f"line {count + 1}"
 
 
 def _draft(envelope: Envelope, max_data: int) -> Draft:
     return json_draft(envelope.topic, check_json_size(bytes(envelope.data), max_data), envelope.type)
+
+
+def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:
+    # Space around the value is no part of it, nor is it published.
+    return json_draft(topic, check_json_size(body.strip(_SPACE), max_data), type)
 
 
 def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:

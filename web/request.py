@@ -18,14 +18,34 @@ _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-
 
 _DECIMAL = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
+# What is looked at before it is known who asks must cost next to nothing, and a head holds tens of thousands of these.
+_MAX_PARAMETERS = 1_000
+_MAX_ACCEPT = 4_096  # characters
+
+_QUERY = "feed.query"  # in the scope
+
+
+def query_of(connection: HTTPConnection) -> Query:
+    """The parameters of its URL, which are read once in a request. Raises `Malformed` as `Query` does."""
+    query: Query | None = connection.scope.get(_QUERY)
+    if query is None:
+        query = connection.scope[_QUERY] = Query(connection.scope["query_string"])
+    return query
+
+
+def forget_query(connection: HTTPConnection) -> None:
+    """A stream may live for days and has no more use for it."""
+    connection.scope.pop(_QUERY, None)
+
 
 class Query:
-    """The parameters of a URL. Raises `Malformed` for what is not UTF-8."""
+    """The parameters of a URL. Raises `Malformed` for what is not UTF-8, and for more than a thousand."""
 
-    def __init__(self, connection: HTTPConnection) -> None:
-        raw: bytes = connection.scope["query_string"]
+    def __init__(self, raw: bytes) -> None:
+        if raw.count(b"&") >= _MAX_PARAMETERS:
+            raise Malformed(f"query: more than {_MAX_PARAMETERS:,} parameters")
         try:
-            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict")
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict") if raw else ()
         except (UnicodeDecodeError, ValueError):
             raise Malformed("query: not UTF-8, or not percent-encoded") from None
         self._values: dict[str, list[str]] = {}
@@ -114,10 +134,14 @@ def media_type(request: Request) -> str:
 
 
 def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:
-    """Which of the offered media types the client asked for by name and likes best; None if none."""
+    """Which of the offered media types the client asked for by name and likes best; None if none. Raises `Malformed`
+    for a header that is longer than any that is meant."""
     best, found = 0.0, None
     offered = frozenset(offered)
-    for header in connection.headers.getlist("accept"):
+    headers = connection.headers.getlist("accept")
+    if sum(map(len, headers)) > _MAX_ACCEPT:
+        raise Malformed(f"Accept: longer than {_MAX_ACCEPT:,} characters")
+    for header in headers:
         for entry in header.split(","):
             kind, *parameters = (part.strip().lower() for part in entry.split(";"))
             quality = 1.0

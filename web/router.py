@@ -22,7 +22,7 @@ from web.history import history_page
 from web.origins import Headers, Origins
 from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
-from web.request import Query, accepted, last_event_id, path_parameter
+from web.request import accepted, forget_query, last_event_id, path_parameter, query_of
 from web.sse import NDJSON, SSE, StreamResponse
 from web.websocket import serve_websocket
 
@@ -171,7 +171,7 @@ class FeedEndpoints:
 
 
 async def _subscribe(gate: Gate, request: Request) -> Response:
-    query = Query(request)
+    query = query_of(request)
     pattern = path_parameter(request, "topic", "pattern")
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
     selection = gate.feed.select(patterns, query.all("type"))
@@ -185,6 +185,7 @@ async def _subscribe(gate: Gate, request: Request) -> Response:
         refused = error
     if kind == JSON:
         return await history_page(gate.feed, request, selection, query, grants)
+    forget_query(request)
     return StreamResponse(
         gate.feed,
         selection,

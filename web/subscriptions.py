@@ -14,7 +14,7 @@ from feed.wire import rfc3339
 from web import openapi
 from web.access import Authorize
 from web.problems import FeedRoute, Problem
-from web.request import Query
+from web.request import query_of
 
 _MOST = 1_000
 
@@ -28,7 +28,7 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
         """Who listens now: a page of at most `limit` (100 unless said), in the order of their ids; go on with `after`
         and what `next` says. `silent` are the nodes that did not answer in time: theirs are missing."""
         (await authorize(request)).check_admin()
-        query = Query(request)
+        query = query_of(request)
         found = await feed.subscribers_everywhere(
             after=query.one("after") or "", limit=query.number("limit", least=1, most=_MOST) or 100
         )

@@ -23,7 +23,7 @@ from web.gate import Gate, peer, principal
 from web.grants import Grants
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from web.problems import deny, problem_of, status_of
-from web.request import Query, last_event_id, path_parameter
+from web.request import last_event_id, path_parameter, query_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
     """One connection, from before it opens to its end. `send` is the server's own, where nothing wraps it."""
     feed = gate.feed
     try:
-        query = Query(websocket)
+        query = query_of(websocket)
         pattern = path_parameter(websocket, "pattern")
         patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
         selection = feed.select(patterns, query.all("type"))

@@ -132,6 +132,8 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             else:
                 self._common.messages.end(self)
         held = partial + self._handled
+        if self._broken:
+            held = min(held, self._held)  # closing it for want of room must not ask for room again
         if held <= self._held:
             self._common.bodies.release(self._held - held)
         elif not self._common.bodies.take(held - self._held, piece=begun):
@@ -156,6 +158,9 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         data, self.frames = self.frames[0], []
+        if self._begun:  # what there may be of the next one has a time of its own
+            self._begun = False
+            self._common.messages.end(self)
         if self.close_sent:
             return
         if self.curr_msg_data_type == "bytes":
