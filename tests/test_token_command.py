@@ -40,13 +40,15 @@ class Done:
 
 
 def feed_token(*arguments: str, stdin: str | None = None, **settings: str) -> Done:
-    """Run it to its end, in this process. `FEED_JWT_SECRET` is set unless a test says otherwise."""
+    """Run it to its end, in this process. `FEED_JWT_SECRET` is set unless a test says otherwise; what is "" is
+    not set."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         for name in Settings.model_fields:
             patch.delenv(f"FEED_{name.upper()}", raising=False)
         for name, value in {"jwt_secret": SECRET, **settings}.items():
-            patch.setenv(f"FEED_{name.upper()}", value)
+            if value:
+                patch.setenv(f"FEED_{name.upper()}", value)
         patch.setenv("COLUMNS", "80")
         patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((stdin or "").encode())))
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):

@@ -22,7 +22,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
 from feed.event import check_pattern
@@ -175,13 +181,19 @@ _KEYS = (
 )
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, in which an empty value is as good as none, but for keys: whoever set one wants a server that is
+    not open, and must not get an open one because a file was empty."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if value != "" or name in _KEYS}
+
+
 class Settings(BaseSettings):
     """Everything that can be set. The descriptions are what `feed serve --help` and the README say."""
 
     # Inputs are hidden as a secret that is refused would else stand in the traceback of whoever makes the application.
-    model_config = SettingsConfigDict(
-        env_prefix="FEED_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="FEED_", extra="ignore", hide_input_in_errors=True)
 
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
@@ -321,6 +333,25 @@ class Settings(BaseSettings):
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
     drain: Annotated[Duration, Field(description="How long a stopping server waits for its streams to end.")] = 10
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then the environment; see pydantic-settings."""
+        return init_settings, _Environment(settings_cls)
+
+    @field_validator(*_KEYS, mode="before")
+    @classmethod
+    def _not_blank(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("is empty: give a key, or do not set it")
+        return value
 
     @field_validator("workers")
     @classmethod
