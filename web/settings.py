@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -418,12 +419,41 @@ def variable(name: str) -> str:
     return f"{Settings.model_config['env_prefix']}{name}".upper()
 
 
+def option_and_variable(name: str) -> str:
+    """Where a setting is set, as errors name it."""
+    return variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"
+
+
 def problems(error: ValidationError) -> Iterator[str]:
     """What is wrong with the settings, each in a line that names the setting and holds nothing of its value."""
     for problem in error.errors(include_url=False, include_input=False):
-        text = problem["msg"].removeprefix("Value error, ")
+        text = _problem(problem)
         if problem["loc"]:
-            name = str(problem["loc"][0])
-            names = variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"
-            text = f"{names}: {text}"
+            text = f"{option_and_variable(str(problem['loc'][0]))}: {text}"
         yield text
+
+
+NO_FLAG = "is true or false: 1 or 0"
+
+
+def _problem(problem: ErrorDetails) -> str:
+    """What is wrong, in words that are not pydantic's."""
+    bounds = problem.get("ctx", {})
+    match problem["type"]:
+        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
+            return "is a whole number, such as 10"
+        case "float_parsing" | "float_type" | "finite_number":
+            return "is a number, such as 10"
+        case "greater_than_equal":
+            return f"is {bounds['ge']:,} at least"
+        case "greater_than":
+            return f"is more than {bounds['gt']:,}"
+        case "less_than_equal":
+            return f"is {bounds['le']:,} at most"
+        case "bool_parsing" | "bool_type":
+            return NO_FLAG
+        case "string_too_short":
+            return "is empty"
+        case "string_too_long":
+            return f"is {bounds['max_length']:,} characters long at most"
+    return problem["msg"].removeprefix("Value error, ")
