@@ -45,6 +45,7 @@ from web.settings import (
     NO_FLAG,
     Settings,
     is_secret,
+    no_settings,
     option,
     option_and_variable,
     problems,
@@ -201,6 +202,8 @@ def serve(**values: str | bool | None) -> None:
     Secrets are settings in the environment only, as everybody on a machine can read its command lines: FEED_JWT_SECRET,
     FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET.
     """
+    for line in no_settings(os.environ):
+        say(f"feed serve: {line}")
     try:
         settings = Settings.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:

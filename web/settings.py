@@ -5,9 +5,10 @@ This is the one list of them: `feed serve` makes its options from it, and shows 
 
 from __future__ import annotations
 
+import difflib
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_network
 from typing import Annotated, Any, Self
 
@@ -372,9 +373,14 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def keys(self) -> list[str]:
+        """The names of the settings that hold a key, or lead to some."""
+        return [name for name in _KEYS if getattr(self, name) is not None]
+
+    @property
     def has_key(self) -> bool:
         """Whether there is any key. Where there is none, tokens are not asked for."""
-        return any(getattr(self, name) is not None for name in _KEYS)
+        return bool(self.keys)
 
     @property
     def node_name(self) -> str:
@@ -417,6 +423,20 @@ def option(name: str) -> str:
 def variable(name: str) -> str:
     """A setting's name in the environment."""
     return f"{Settings.model_config['env_prefix']}{name}".upper()
+
+
+_LONGEST_NAME = 100  # characters that are said back, and compared
+_OTHERS = ("FEED_URL", "FEED_TOKEN", "FEED_SOAK")  # of the other commands, and of the tests
+
+
+def no_settings(environment: Iterable[str]) -> Iterator[str]:
+    """A line for each of these variables that looks like a setting and is none: a key whose name is mistyped leaves a
+    server open."""
+    known = {*map(variable, Settings.model_fields), *_OTHERS}
+    # Names are taken in any case, as pydantic-settings takes them.
+    for name in sorted(name for name in environment if name.upper().startswith("FEED_") and name.upper() not in known):
+        alike = difflib.get_close_matches(name.upper()[:_LONGEST_NAME], known, 1)
+        yield f"{name[:_LONGEST_NAME]} is no setting" + (f": did you mean {alike[0]}?" if alike else "")
 
 
 def option_and_variable(name: str) -> str:
