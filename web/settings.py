@@ -435,8 +435,9 @@ def no_settings(environment: Iterable[str]) -> Iterator[str]:
     known = {*map(variable, Settings.model_fields), *_OTHERS}
     # Names are taken in any case, as pydantic-settings takes them.
     for name in sorted(name for name in environment if name.upper().startswith("FEED_") and name.upper() not in known):
-        alike = difflib.get_close_matches(name.upper()[:_LONGEST_NAME], known, 1)
-        yield f"{name[:_LONGEST_NAME]} is no setting" + (f": did you mean {alike[0]}?" if alike else "")
+        # Without the prefix, in which all of them are alike.
+        alike = difflib.get_close_matches(name.upper()[5:_LONGEST_NAME], [each[5:] for each in known], 1)
+        yield f"{name[:_LONGEST_NAME]} is no setting" + (f": did you mean FEED_{alike[0]}?" if alike else "")
 
 
 def option_and_variable(name: str) -> str:
