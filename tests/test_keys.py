@@ -181,11 +181,17 @@ def test_a_weak_or_unusual_key_is_refused(kind: str) -> None:
     ("value", "said"),
     [
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "holds no public key"),
-        ("/nowhere/key.pem", "is no PEM, and as a file cannot be read: No such file or directory"),
+        ("/nowhere/key.pem", "is no PEM, and as a file '/nowhere/key.pem' cannot be read: No such file"),
+        ("key.pem", "is no PEM, and as a file 'key.pem' cannot be read: No such file"),
+        (
+            "/nowhere/" + "x" * 5000,
+            f"is no PEM, and as a file '/nowhere/{'x' * 191}' cannot be read: File name too long",
+        ),
+        ("secret+/in/the=wrong+place", "is no PEM, and as a file cannot be read: No such file"),
         ("/", "is no PEM, and as a file cannot be read: Is a directory"),
         ("a\0b", "is no PEM, and as a file cannot be read: it is no name of one"),
         ("x" * 5000, "is no PEM, and as a file cannot be read: File name too long"),
-        ("/dev/zero", "is no PEM, and as a file is too large"),
+        ("/dev/zero", "is no PEM, and as a file '/dev/zero' is too large"),
         ("/dev/null", "holds no public key"),
     ],
 )
