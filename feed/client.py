@@ -276,14 +276,23 @@ def checked_url(url: str) -> str:
     except (httpx.InvalidURL, UnicodeError):
         parsed = httpx.URL("")
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise Invalid("url", f"{url!r} is none: give one such as http://127.0.0.1:8000")
+        if "://" not in url and _leads_somewhere(f"http://{url}"):
+            raise Invalid("url", f"{url!r} is not a URL: http:// is missing")
+        raise Invalid("url", f"{url!r} is not a URL such as http://127.0.0.1:8000")
     return f"{parsed.scheme}://{parsed.netloc.decode()}{parsed.path}".rstrip("/")
+
+
+def _leads_somewhere(url: str) -> bool:
+    try:
+        return bool(httpx.URL(url).host)
+    except (httpx.InvalidURL, UnicodeError):
+        return False
 
 
 def checked_token(token: str | None) -> str | None:
     """The token itself. Raises `Invalid`, without repeating it, for one that no header can carry."""
     if token is not None and _TOKEN.fullmatch(token) is None:
-        raise Invalid("token", "is none: it is letters, digits and -._~+/ without spaces, and perhaps = at the end")
+        raise Invalid("token", "is not a token: give it alone, without Bearer or line breaks")
     return token
 
 

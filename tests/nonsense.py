@@ -21,10 +21,8 @@ from websockets.sync.client import connect
 
 from feed import Invalid
 from feed.event import MAX_DEPTH
-from tests.running import RunningServer
+from tests.running import GREETING, RunningServer
 from tests.streams import WAIT_SECONDS, Frame, eventually, subscribed
-
-GREETING = 4  # lines
 
 Head = Iterable[tuple[bytes, bytes]]
 

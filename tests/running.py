@@ -18,6 +18,8 @@ import httpx
 FEED = str(Path(sys.executable).parent / "feed")
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+GREETING = 5
+"""Lines that a server without a key says at its start; with one it is another, which says how to make a token."""
 
 
 class RunningServer:

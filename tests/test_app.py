@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.conftest import Serve
-from tests.running import RunningServer
+from tests.running import FEED, GREETING, RunningServer
+from tests.tokens import SECRET
 
 
 def test_a_living_and_ready_server_says_so(server: RunningServer) -> None:
@@ -20,6 +26,51 @@ def test_the_greeting_names_the_dashboard_and_two_curl_lines_to_try(server: Runn
     assert f"dashboard   {server.url}/" in server.output
     assert f"curl -N {server.url}/events/hello" in server.output
     assert f"curl -d 'Hello' {server.url}/events/hello" in server.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({}, ["  access      everybody on this machine (no key)"]),
+        ({"insecure": 1}, ["  access      EVERYBODY who reaches it (no key, --insecure)"]),
+        (
+            {"jwt_secret": SECRET, "public": "news/**"},
+            [
+                "  access      tokens (FEED_JWT_SECRET); everybody subscribes to news/**",
+                "  token       export TOKEN=$(feed token --publish '**' --subscribe '**')",
+            ],
+        ),
+        (
+            {"publisher_jwt_secret": SECRET, "subscriber_jwt_secret": SECRET + "s"},
+            [
+                "  access      tokens (FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET)",
+                "  token       TOKEN is one to publish or one to subscribe: see feed token --help",
+            ],
+        ),
+    ],
+)
+def test_the_greeting_says_who_may_do_what(serve: Serve, settings: dict[str, object], lines: list[str]) -> None:
+    said = serve("--log", "memory:", **settings).output.splitlines()
+    assert said[2:-2] == lines
+    assert ("$TOKEN" in said[-1]) == ("$TOKEN" in said[-2]) == ("jwt" in "".join(settings))
+
+
+def test_the_curl_lines_of_a_server_with_a_key_work_with_the_token_it_names(serve: Serve) -> None:
+    server = serve("--log", "memory:", jwt_secret=SECRET)
+    *_, token, _, publish = server.output.splitlines()
+    script = f"{token.split(None, 1)[1]}; {publish.split(None, 1)[1]} -sS"
+    environment = {"PATH": f"{Path(FEED).parent}:{os.environ['PATH']}", "FEED_JWT_SECRET": SECRET}
+    done = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True, timeout=30)
+    assert done.stderr == ""
+    assert set(json.loads(done.stdout)) == {"id", "topic"}
+
+
+def test_a_variable_that_is_no_setting_is_warned_of_and_its_value_not_shown(serve: Serve) -> None:
+    server = serve("--log", "memory:", jwt_secrt=SECRET, url="http://localhost", zzz="x")
+    first, second, *rest = server.output.splitlines()
+    assert first == "feed serve: FEED_JWT_SECRT is no setting: did you mean FEED_JWT_SECRET?"
+    assert second == "feed serve: FEED_ZZZ is no setting"
+    assert len(rest) == GREETING
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/assets/app.js", "/assets/style.css"])
@@ -117,4 +168,4 @@ def test_an_error_of_ours_tells_no_secrets(serve: Serve) -> None:
     answer = server.http.post(f"{server.url}/events/a", content=b"\xff")
     assert set(answer.json()) == {"type", "title", "status", "detail"}
     assert "web/" not in answer.text
-    assert server.output.count("\n") == 4, "a bad request is nothing for the log"
+    assert server.output.count("\n") == GREETING, "a bad request is nothing for the log"

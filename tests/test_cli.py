@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer
-from web.settings import Settings, is_secret
+from web.settings import Settings, is_secret, option, variable
 from web.terminal import escaped, escaped_json
 
 SECONDS = 30.0
@@ -175,7 +175,13 @@ def test_serve_has_no_option_for_a_secret_and_says_where_it_is_read() -> None:
     for name in filter(is_secret, Settings.model_fields):
         assert f"FEED_{name.upper()}" in text
         assert f"--{name.replace('_', '-')}" not in text
-    assert "No such option: --jwt-secret" in one_line(feed("serve", "--jwt-secret", "x" * 32))
+
+
+@pytest.mark.parametrize("secret", [name for name in Settings.model_fields if is_secret(name)])
+def test_a_secret_on_the_command_line_is_sent_to_the_environment_and_not_shown(secret: str) -> None:
+    for arguments in ([option(secret), "x" * 32], [f"{option(secret)}={'x' * 32}"]):
+        line = one_line(feed("serve", *arguments))
+        assert line.endswith(f"{option(secret)}: secrets are read from the environment only: {variable(secret)}")
 
 
 @pytest.mark.parametrize("command", ["publish", "tail", "demo"])
@@ -196,23 +202,31 @@ def test_every_command_explains_itself(command: str) -> None:
         (["serve", "--bogus", "1"], "No such option: --bogus"),
         (["serve", "extra"], "unexpected extra argument"),
         (["serve", "--port"], "'--port' requires an argument"),
-        (["serve", "--port", "x"], "--port (FEED_PORT): Input should be a valid integer"),
+        (["serve", "--port", "x"], "--port (FEED_PORT): is a whole number, such as 10"),
         (
             ["serve", "--log", "nonsense"],
             "--log (FEED_LOG): 'nonsense' names no log: use memory:, sqlite:PATH or redis://",
         ),
-        (["serve", "--port", "70000"], "--port (FEED_PORT): Input should be less than or equal to 65535"),
+        (["serve", "--port", "70000"], "--port (FEED_PORT): is 65,535 at most"),
+        (["serve", "--publish-rate", "10/s"], "--publish-rate (FEED_PUBLISH_RATE): is a number, such as 10"),
+        (["serve", "--publish-rate", "0"], "--publish-rate (FEED_PUBLISH_RATE): is more than 0"),
+        (["serve", "--max-patterns", "0"], "--max-patterns (FEED_MAX_PATTERNS): is 1 at least"),
+        (["serve", "--node", ""], "--node (FEED_NODE): is empty"),
+        (["serve", "--node", "x" * 129], "--node (FEED_NODE): is 128 characters long at most"),
         (["serve", "--max-data", "big"], "--max-data (FEED_MAX_DATA): a size is a number of bytes"),
         (["serve", "--retain-age", "soon"], "--retain-age (FEED_RETAIN_AGE): a duration is a number of seconds"),
         (["tail"], "Missing argument 'PATTERN'"),
         (["tail", "a", "--last", "0"], "--last"),
         (["tail", "a", "--last", "1", "--after", "earliest"], "--last and --after"),
-        (["tail", "a", "--url", "nowhere"], "--url"),
+        (["tail", "a", "--url", "localhost:8081"], "'localhost:8081' is not a URL: http:// is missing"),
+        (["tail", "a", "--url", "nowhere"], "'nowhere' is not a URL: http:// is missing"),
+        (["tail", "a", "--url", "ftp://nowhere"], "'ftp://nowhere' is not a URL such as http://127.0.0.1:8000"),
+        (["tail", "a", "--token", "Bearer secret"], "is not a token: give it alone, without Bearer or line breaks"),
         (["publish"], "Missing argument 'TOPIC'"),
         (["publish", "a", "--key", "k"], "--key is for one event"),
         (["publish", "a", "x", "--patience", "long"], "--patience"),
         (["demo", "--every", "0"], "--every"),
-        (["tail", "a", "--token", "a b"], "'--token' (env var: 'FEED_TOKEN'): is none"),
+        (["tail", "a", "--token", "a b"], "'--token' (env var: 'FEED_TOKEN'): is not a token: give it alone"),
         (["tail", "line\nbreak", "--bogus\nx"], "No such option"),
         (["tail", os.fsdecode(b"\xff")], "argument 2 is not UTF-8"),
     ],
@@ -226,7 +240,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: list[str], 
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("port", "x", "feed serve: --port (FEED_PORT): Input should be a valid integer"),
+        ("port", "x", "feed serve: --port (FEED_PORT): is a whole number, such as 10"),
+        ("metrics_public", "maybe", "feed serve: --metrics-public (FEED_METRICS_PUBLIC): is true or false: 1 or 0"),
         ("drain", "x", "feed serve: --drain (FEED_DRAIN): a duration is"),
         ("retain_bytes", "-1", "feed serve: --retain-bytes (FEED_RETAIN_BYTES): a size is"),
     ],

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.running import START_SECONDS
+from tests.running import GREETING, START_SECONDS
 from web.collector import Collector
 
 
@@ -88,7 +88,7 @@ def test_a_connection_that_has_ended_leaves_no_garbage(request_: str) -> None:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
-            greeting = [server.stdout.readline() for _ in range(4)]
+            greeting = [server.stdout.readline() for _ in range(GREETING)]
             port = greeting[1].rpartition(":")[2].strip().rstrip("/")
             client = [sys.executable, "-c", CLIENT, port, request_]
             subprocess.run(client, check=True, timeout=START_SECONDS)

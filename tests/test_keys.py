@@ -130,7 +130,7 @@ def test_tokens_of_separate_keys_reach_no_further_than_they_are_for() -> None:
     assert [key.reach for key in keys_of(settings)] == 3 * [Reach.ALL] + 4 * [Reach.PUBLISH] + 4 * [Reach.SUBSCRIBE]
 
 
-@pytest.mark.parametrize("secret", ["x" * 31, "é" * 15, " "])
+@pytest.mark.parametrize("secret", ["x" * 31, "é" * 15, "x"])
 def test_a_secret_that_is_too_short_is_refused(secret: str) -> None:
     assert refusal(jwt_secret=secret) == (
         "FEED_JWT_SECRET: is too short: a secret has at least 32 bytes; make one with: openssl rand -hex 32"
@@ -181,11 +181,17 @@ def test_a_weak_or_unusual_key_is_refused(kind: str) -> None:
     ("value", "said"),
     [
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "holds no public key"),
-        ("/nowhere/key.pem", "is no PEM, and as a file cannot be read: No such file or directory"),
+        ("/nowhere/key.pem", "is no PEM, and as a file '/nowhere/key.pem' cannot be read: No such file"),
+        ("key.pem", "is no PEM, and as a file 'key.pem' cannot be read: No such file"),
+        (
+            "/nowhere/" + "x" * 5000,
+            f"is no PEM, and as a file '/nowhere/{'x' * 191}' cannot be read: File name too long",
+        ),
+        ("secret+/in/the=wrong+place", "is no PEM, and as a file cannot be read: No such file"),
         ("/", "is no PEM, and as a file cannot be read: Is a directory"),
         ("a\0b", "is no PEM, and as a file cannot be read: it is no name of one"),
         ("x" * 5000, "is no PEM, and as a file cannot be read: File name too long"),
-        ("/dev/zero", "is no PEM, and as a file is too large"),
+        ("/dev/zero", "is no PEM, and as a file '/dev/zero' is too large"),
         ("/dev/null", "holds no public key"),
     ],
 )
@@ -194,7 +200,7 @@ def test_what_is_no_public_key_is_refused(value: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "issuer.example/keys", "ftp://issuer.example", "file:///etc/passwd", "http://", "x:"]
+    "url", ["x", "issuer.example/keys", "ftp://issuer.example", "file:///etc/passwd", "http://", "x:"]
 )
 def test_keys_are_fetched_over_http_only(url: str) -> None:
     assert "FEED_JWKS_URL): is no http:// or https:// URL" in refusal(jwks_url=url)

@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Serve
-from tests.running import RunningServer
+from tests.running import GREETING, RunningServer
 from web.grants import Grants
 from web.tokens import issue
 
 PROJECT = Path(__file__).parents[1]
 PROGRAM = str(Path(sys.executable).parent / "schemathesis")
-GREETING = 4  # lines
 SECRET = "a secret that is long enough for HS256"
 SOAK = bool(os.environ.get("FEED_SOAK"))
 SEED = random.randrange(1 << 32) if SOAK else 5

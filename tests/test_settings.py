@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from web.settings import Settings, duration_text, parse_duration, parse_size, size_text, variable
+from web.settings import Settings, duration_text, parse_duration, parse_size, problems, size_text, variable
+
+KEYS = [name for name in Settings.model_fields if name.endswith(("jwt_secret", "jwt_public_key", "jwks_url"))]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,18 @@ def test_what_is_empty_in_the_environment_is_not_set(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FEED_PORT", "")
     monkeypatch.setenv("FEED_RETAIN_BYTES", "")
     assert Settings() == Settings.model_construct()
+
+
+@pytest.mark.usefixtures("_nothing_set")
+@pytest.mark.parametrize("value", ["", " ", "\n"])
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_that_is_set_and_empty_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable(name), value)
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    (line,) = problems(raised.value)
+    assert variable(name) in line
+    assert line.endswith("is empty: give a key, or do not set it")
 
 
 def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

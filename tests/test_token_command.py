@@ -40,13 +40,15 @@ class Done:
 
 
 def feed_token(*arguments: str, stdin: str | None = None, **settings: str) -> Done:
-    """Run it to its end, in this process. `FEED_JWT_SECRET` is set unless a test says otherwise."""
+    """Run it to its end, in this process. `FEED_JWT_SECRET` is set unless a test says otherwise; what is "" is
+    not set."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         for name in Settings.model_fields:
             patch.delenv(f"FEED_{name.upper()}", raising=False)
         for name, value in {"jwt_secret": SECRET, **settings}.items():
-            patch.setenv(f"FEED_{name.upper()}", value)
+            if value:
+                patch.setenv(f"FEED_{name.upper()}", value)
         patch.setenv("COLUMNS", "80")
         patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((stdin or "").encode())))
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -126,8 +128,19 @@ def test_a_secret_for_publishers_signs_what_only_publishes() -> None:
     assert granted(made("--publish", "a", **settings), publisher_jwt_secret=SecretStr(SECRET)).publish == ("a",)
     found = granted(made("--subscribe", "a", **settings), subscriber_jwt_secret=SecretStr(SECRET + "s"))
     assert found.subscribe == ("a",)
-    for more in (["--subscribe", "a"], ["--admin"]):
-        assert "there is no key to sign with" in error("--publish", "a", *more, **settings)
+    both = (
+        "FEED_PUBLISHER_JWT_SECRET can only grant publishing and FEED_SUBSCRIBER_JWT_SECRET can only grant subscribing"
+    )
+    line = error("--publish", "a", "--subscribe", "a", **settings)
+    assert line.endswith(f"{both}: make two tokens, or set FEED_JWT_SECRET")
+    assert error("--publish", "a", "--admin", **settings).endswith(f"{both}: set FEED_JWT_SECRET")
+    line = error("--subscribe", "a", jwt_secret="", publisher_jwt_secret=SECRET)
+    assert line.endswith("FEED_PUBLISHER_JWT_SECRET can only grant publishing: set FEED_JWT_SECRET")
+
+
+def test_a_key_that_only_verifies_is_told_from_none() -> None:
+    line = error("--publish", "a", jwt_secret="", jwt_public_key=public(ED))
+    assert line.endswith("FEED_JWT_PUBLIC_KEY verifies tokens and cannot sign them: give --private-key FILE")
 
 
 def test_a_shell_gets_the_token_and_can_hand_it_back() -> None:
@@ -225,12 +238,30 @@ def test_a_token_that_is_not_valid_is_explained_with_what_it_says() -> None:
 def test_a_token_of_another_key_is_not_valid() -> None:
     token = sealed({"alg": "HS256"}, {"exp": LATER, "feed": ALLOWED}, "another secret of quite some length")
     code, lines = said(token)
-    assert (code, lines[0]) == (1, "the token is not valid: its signature is of no key that is known here")
+    assert (code, lines[0]) == (
+        1,
+        "the token is not valid: its signature is of no key that is known here (made with another secret or key?)",
+    )
 
 
 def test_what_a_separate_key_does_not_reach_is_not_shown_as_granted() -> None:
     _, lines = said(saying(feed=ALLOWED), jwt_secret="", publisher_jwt_secret=SECRET)
     assert lines[2:5] == ["  publish    a/**", "  subscribe  nothing", "  admin      no"]
+    assert lines[-1] == "its key grants publishing only"
+    _, lines = said(saying(feed=ALLOWED), jwt_secret="", subscriber_jwt_secret=SECRET)
+    assert lines[-1] == "its key grants subscribing only"
+
+
+def test_a_token_that_grants_nothing_by_mistake_is_told() -> None:
+    _, lines = said(saying())
+    assert lines[-1] == "there is no claim `feed`, so it allows nothing"
+    _, lines = said(saying(feed={"publsh": ["a"], "\x1b": 1, "subscribe": ["a"]}))
+    assert lines[-2:] == [
+        "`feed` has 'publsh', which means nothing: there are publish, subscribe, admin",
+        "`feed` has '\\x1b', which means nothing: there are publish, subscribe, admin",
+    ]
+    _, lines = said(saying(feed=ALLOWED))
+    assert "means nothing" not in lines[-1]
 
 
 def test_without_a_key_nothing_is_verified_and_it_says_so() -> None:
@@ -272,7 +303,10 @@ def test_nothing_in_a_token_steers_the_terminal() -> None:
         assert done.returncode in (0, 1)
         assert done.stderr == ""
         assert not set(done.stdout) & set("\x1b\x07\r\u202e")
-        assert all(line.startswith(("the token is", "what it says", "  ")) for line in done.stdout.splitlines())
+        assert all(
+            line.startswith(("the token is", "what it says", "  ", "there is no claim"))
+            for line in done.stdout.splitlines()
+        )
 
 
 def test_a_set_of_keys_that_cannot_be_had_says_nothing_of_the_token() -> None:
@@ -286,11 +320,12 @@ def test_a_set_of_keys_that_cannot_be_had_says_nothing_of_the_token() -> None:
     ("seconds", "text"),
     [
         (0, "0 seconds"),
-        (1.5, "1 second"),
+        (1.4, "1 second"),
         (119, "119 seconds"),
         (120, "2 minutes"),
         (7200, "2 hours"),
         (172800, "2 days"),
+        (30 * 86400 - 5, "30 days"),
     ],
 )
 def test_how_long_is_said_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:

@@ -40,7 +40,17 @@ from feed.client import (
     checked_url,
 )
 from web.bench.command import bench
-from web.settings import METRICS_FOLDER, Settings, is_secret, option, problems, variable
+from web.settings import (
+    METRICS_FOLDER,
+    NO_FLAG,
+    Settings,
+    is_secret,
+    no_settings,
+    option,
+    option_and_variable,
+    problems,
+    variable,
+)
 from web.terminal import WrongUse, escaped, escaped_json, say
 from web.token_command import token
 
@@ -75,13 +85,26 @@ def run(arguments: list[str]) -> int:
         return app(arguments, prog_name="feed", standalone_mode=False) or 0
     except TyperException as error:
         context = getattr(error, "ctx", None)
-        say(f"{context.command_path if context else 'feed'}: {error.format_message()}")
+        say(f"{context.command_path if context else 'feed'}: {_message(error)}")
         return error.exit_code
     except FeedError as error:
         say(f"feed: {error}")
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _message(error: TyperException) -> str:
+    """What typer says, but where it would send somebody the wrong way, or speak of its own insides."""
+    # A secret's option is not there. What typer finds alike is --insecure.
+    for name in filter(is_secret, Settings.model_fields):
+        if getattr(error, "option_name", None) == option(name):
+            return f"{option(name)}: secrets are read from the environment only: {variable(name)}"
+    # A flag has no value on the command line: this one is from the environment.
+    parameter = getattr(error, "param", None)
+    if isinstance(error, typer.BadParameter) and parameter is not None and getattr(parameter, "is_bool_flag", False):
+        return f"{option_and_variable(str(parameter.name))}: {NO_FLAG}"
+    return error.format_message()
 
 
 def _check_encoding(arguments: list[str]) -> None:
@@ -179,6 +202,8 @@ def serve(**values: str | bool | None) -> None:
     Secrets are settings in the environment only, as everybody on a machine can read its command lines: FEED_JWT_SECRET,
     FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET.
     """
+    for line in no_settings(os.environ):
+        say(f"feed serve: {line}")
     try:
         settings = Settings.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:

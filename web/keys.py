@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import enum
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ MIN_SECRET = 32  # bytes: as long as what HS256 makes of it (RFC 7518, 3.2)
 MIN_RSA = 2048  # bits (RFC 7518, 3.3)
 _MAX_RSA = 16384  # bits: OpenSSL verifies nothing with a larger one
 _MAX_FILE = 64 << 10  # bytes: a PEM of the largest RSA key has 3 KB
+_REPEATED = 200  # characters of a path that are said back
+_PATH = re.compile(r"(?:~|\.{1,2})/.*|/[a-z]+/.*|.*\.[a-z]{2,4}", re.DOTALL)
 
 _HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
 
@@ -159,7 +162,9 @@ def _pem(value: str) -> str:
     try:
         return read_pem(Path(value))
     except ValueError as error:
-        raise ValueError(f"is no PEM, and as a file {error}") from None
+        # Quoted where it can hardly be a secret that somebody has put in the wrong place.
+        named = f" {value[:_REPEATED]!r}" if _PATH.fullmatch(value) else ""
+        raise ValueError(f"is no PEM, and as a file{named} {error}") from None
 
 
 def read_pem(file: Path) -> str:

@@ -23,7 +23,7 @@ from web.bodies import Bodies
 from web.deadlines import Deadline
 from web.lines import log_to_stderr
 from web.listening import BACKLOG, check_private, listen, url_of
-from web.settings import Settings
+from web.settings import Settings, variable
 from web.stalled import Connection, Stalled
 from web.websocket import max_message
 
@@ -148,17 +148,41 @@ def on_port(settings: Settings, listening: socket.socket) -> Settings:
 
 def greet(url: str, settings: Settings) -> None:
     """Say that the server is there."""
-    print(greeting(url, without_password(settings.log)), flush=True)
+    print(greeting(url, settings), flush=True)
 
 
-def greeting(url: str, log: str) -> str:
-    """What a newcomer needs to see first."""
-    return (
-        f"feed is listening, events are kept in {log}\n"
-        f"  dashboard   {url}/\n"
-        f"  subscribe   curl -N {url}/events/hello\n"
-        f"  publish     curl -d 'Hello' {url}/events/hello"
-    )
+def greeting(url: str, settings: Settings) -> str:
+    """What a newcomer needs to see first, and an operator too: who may do what."""
+    bearing = '-H "Authorization: Bearer $TOKEN" ' if settings.has_key else ""
+    lines = [
+        f"feed is listening, events are kept in {without_password(settings.log)}",
+        f"  dashboard   {url}/",
+        f"  access      {_access(settings)}",
+        *([f"  token       {_token(settings)}"] if settings.has_key else []),
+        f"  subscribe   curl -N {bearing}{url}/events/hello",
+        f"  publish     curl {bearing}-d 'Hello' {url}/events/hello",
+    ]
+    return "\n".join(lines)
+
+
+def _access(settings: Settings) -> str:
+    if settings.has_key:
+        public = f"; everybody subscribes to {', '.join(settings.public)}" if settings.public else ""
+        return f"tokens ({', '.join(map(variable, settings.keys))}){public}"
+    if settings.insecure:
+        return "EVERYBODY who reaches it (no key, --insecure)"
+    return "everybody on this machine (no key)"
+
+
+def _token(settings: Settings) -> str:
+    """How to come by $TOKEN."""
+    if settings.jwt_secret is not None:
+        return "export TOKEN=$(feed token --publish '**' --subscribe '**')"
+    if settings.jwt_public_key is not None:
+        return "export TOKEN=$(feed token --publish '**' --subscribe '**' --private-key FILE)"
+    if settings.jwks_url is not None:
+        return "TOKEN is from whoever keeps the private keys"
+    return "TOKEN is one to publish or one to subscribe: see feed token --help"
 
 
 def raise_descriptor_limit() -> None:

@@ -5,9 +5,10 @@ This is the one list of them: `feed serve` makes its options from it, and shows 
 
 from __future__ import annotations
 
+import difflib
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_network
 from typing import Annotated, Any, Self
 
@@ -22,7 +23,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
 from feed.event import check_pattern
@@ -175,13 +183,19 @@ _KEYS = (
 )
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, in which an empty value is as good as none, but for keys: whoever set one wants a server that is
+    not open, and must not get an open one because a file was empty."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if value != "" or name in _KEYS}
+
+
 class Settings(BaseSettings):
     """Everything that can be set. The descriptions are what `feed serve --help` and the README say."""
 
     # Inputs are hidden as a secret that is refused would else stand in the traceback of whoever makes the application.
-    model_config = SettingsConfigDict(
-        env_prefix="FEED_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="FEED_", extra="ignore", hide_input_in_errors=True)
 
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
@@ -322,6 +336,25 @@ class Settings(BaseSettings):
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
     drain: Annotated[Duration, Field(description="How long a stopping server waits for its streams to end.")] = 10
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then the environment; see pydantic-settings."""
+        return init_settings, _Environment(settings_cls)
+
+    @field_validator(*_KEYS, mode="before")
+    @classmethod
+    def _not_blank(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("is empty: give a key, or do not set it")
+        return value
+
     @field_validator("workers")
     @classmethod
     def _of_one_log(cls, workers: int, info: ValidationInfo) -> int:
@@ -340,9 +373,14 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def keys(self) -> list[str]:
+        """The names of the settings that hold a key, or lead to some."""
+        return [name for name in _KEYS if getattr(self, name) is not None]
+
+    @property
     def has_key(self) -> bool:
         """Whether there is any key. Where there is none, tokens are not asked for."""
-        return any(getattr(self, name) is not None for name in _KEYS)
+        return bool(self.keys)
 
     @property
     def node_name(self) -> str:
@@ -387,12 +425,56 @@ def variable(name: str) -> str:
     return f"{Settings.model_config['env_prefix']}{name}".upper()
 
 
+_LONGEST_NAME = 100  # characters that are said back, and compared
+_OTHERS = ("FEED_URL", "FEED_TOKEN", "FEED_SOAK")  # of the other commands, and of the tests
+
+
+def no_settings(environment: Iterable[str]) -> Iterator[str]:
+    """A line for each of these variables that looks like a setting and is none: a key whose name is mistyped leaves a
+    server open."""
+    known = {*map(variable, Settings.model_fields), *_OTHERS}
+    # Names are taken in any case, as pydantic-settings takes them.
+    for name in sorted(name for name in environment if name.upper().startswith("FEED_") and name.upper() not in known):
+        # Without the prefix, in which all of them are alike.
+        alike = difflib.get_close_matches(name.upper()[5:_LONGEST_NAME], [each[5:] for each in known], 1)
+        yield f"{name[:_LONGEST_NAME]} is no setting" + (f": did you mean FEED_{alike[0]}?" if alike else "")
+
+
+def option_and_variable(name: str) -> str:
+    """Where a setting is set, as errors name it."""
+    return variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"
+
+
 def problems(error: ValidationError) -> Iterator[str]:
     """What is wrong with the settings, each in a line that names the setting and holds nothing of its value."""
     for problem in error.errors(include_url=False, include_input=False):
-        text = problem["msg"].removeprefix("Value error, ")
+        text = _problem(problem)
         if problem["loc"]:
-            name = str(problem["loc"][0])
-            names = variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"
-            text = f"{names}: {text}"
+            text = f"{option_and_variable(str(problem['loc'][0]))}: {text}"
         yield text
+
+
+NO_FLAG = "is true or false: 1 or 0"
+
+
+def _problem(problem: ErrorDetails) -> str:
+    """What is wrong, in words that are not pydantic's."""
+    bounds = problem.get("ctx", {})
+    match problem["type"]:
+        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
+            return "is a whole number, such as 10"
+        case "float_parsing" | "float_type" | "finite_number":
+            return "is a number, such as 10"
+        case "greater_than_equal":
+            return f"is {bounds['ge']:,} at least"
+        case "greater_than":
+            return f"is more than {bounds['gt']:,}"
+        case "less_than_equal":
+            return f"is {bounds['le']:,} at most"
+        case "bool_parsing" | "bool_type":
+            return NO_FLAG
+        case "string_too_short":
+            return "is empty"
+        case "string_too_long":
+            return f"is {bounds['max_length']:,} characters long at most"
+    return problem["msg"].removeprefix("Value error, ")

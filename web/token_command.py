@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from web.grants import Grants
-from web.settings import Settings, parse_duration, problems
+from web.settings import Settings, parse_duration, problems, variable
 from web.terminal import WrongUse, escaped, say
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _NO_KEY = (
     "there is no key to sign with: set FEED_JWT_SECRET to the server's own secret, or give --private-key FILE; "
     "a new secret is made with: openssl rand -hex 32"
 )
+_HALVES = {"publisher_jwt_secret": "publishing", "subscriber_jwt_secret": "subscribing"}
 _LONGEST = 100 * 365 * 86400  # seconds
 _MOST_INPUT = 1 << 20  # bytes: a token of that length is refused, and is told so
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
@@ -149,8 +151,19 @@ def _secret(settings: Settings, grants: Grants) -> tuple[str, str]:
         elif not grants.publish:
             secret = settings.subscriber_jwt_secret
     if secret is None:
-        raise WrongUse(_NO_KEY)
+        raise WrongUse(_why_no_secret(settings, grants))
     return secret.get_secret_value(), "HS256"
+
+
+def _why_no_secret(settings: Settings, grants: Grants) -> str:
+    halves = [f"{variable(name)} can only grant {what}" for name, what in _HALVES.items() if name in settings.keys]
+    if halves:
+        two = "make two tokens, or " if len(halves) == 2 and not grants.admin else ""
+        return f"{' and '.join(halves)}: {two}set FEED_JWT_SECRET"
+    if settings.keys:
+        verify = "verifies tokens and cannot sign them" if len(settings.keys) == 1 else "verify tokens and cannot sign"
+        return f"{', '.join(map(variable, settings.keys))} {verify}: give --private-key FILE"
+    return _NO_KEY
 
 
 def _private_key(file: Path) -> tuple[PrivateKey, str]:
@@ -194,6 +207,7 @@ async def _explain(settings: Settings, text: str) -> bool:
         return False
     try:
         grants = await tokens.grants(text)
+        half = await _half(settings, text)
     except Unauthenticated as error:
         print(error)
         print("what it says, whoever has written it:")
@@ -203,7 +217,24 @@ async def _explain(settings: Settings, text: str) -> bool:
         await tokens.aclose()
     print("the token is valid")
     _show(said, grants)
+    if half:
+        print(f"its key grants {half} only")
+    for line in said.unclear:
+        print(escaped(line))
     return True
+
+
+async def _half(settings: Settings, text: str) -> str | None:
+    """What alone the key of a valid token can grant, None if that is everything."""
+    from web.keys import Reach, keys_of
+    from web.tokens import Tokens
+
+    for reach, what in ((Reach.PUBLISH, "publishing"), (Reach.SUBSCRIBE, "subscribing")):
+        keys = [key for key in keys_of(settings) if key.reach is reach]
+        with contextlib.suppress(Unauthenticated):
+            await Tokens(keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer).grants(text)
+            return what
+    return None
 
 
 def _claimed(said: Said) -> Grants | None:
@@ -241,7 +272,8 @@ def _moment(seconds: float) -> str:
 
 def _length(seconds: float) -> str:
     """In the largest unit of which there are two."""
+    seconds = round(seconds)
     for unit, length in _UNITS:
         if seconds >= 2 * length:
-            return f"{int(seconds / length)} {unit}s"
-    return f"{int(seconds)} second{'' if int(seconds) == 1 else 's'}"
+            return f"{round(seconds / length)} {unit}s"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"

@@ -2,7 +2,8 @@
 
 PyJWT judges signatures and times. Nothing in a token's header is believed but which of the keys here to try: the
 algorithm is the key's own, and keys or their addresses in a header (`jwk`, `jku`, `x5u`) are not looked at. Whatever is
-wrong with a token, the answer is `Unauthenticated` with a short reason of our own words, which never repeats any of it.
+wrong with a token, the answer is `Unauthenticated` with a short reason of our own words, which never repeats any of it,
+but for the start of what should be a pattern: patterns are no secret.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import base64
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -32,6 +33,8 @@ MAX_SUBJECT = 255  # characters
 MAX_PATTERNS = 100  # of each kind: each publish is held against all of them
 LAST_TIME = 253402300799  # the end of the year 9999; beyond it somebody has counted milliseconds
 
+_REPEATED = 64  # characters of a pattern or a member that are said back
+_NAMED = 3  # members that are said back
 _REMEMBERED = 10_000  # tokens
 _REMEMBERED_BYTES = 8 << 20  # of tokens; what is remembered of one is no larger than it is
 _OVERHEAD = 512  # bytes that even the smallest counts for
@@ -118,7 +121,7 @@ class Tokens:
             if grants is None and await remote.look_again(kid):
                 grants = self._try(token, remote.fitting(algorithm, kid))
         if grants is None:
-            raise _refusal("its signature is of no key that is known here")
+            raise _refusal("its signature is of no key that is known here (made with another secret or key?)")
         return grants
 
     def _try(self, token: str, keys: Sequence[Key]) -> Grants | None:
@@ -213,6 +216,16 @@ class Said(msgspec.Struct, frozen=True):
     claims: dict[str, Any]
 
     @property
+    def unclear(self) -> Iterator[str]:
+        """What of it may not be what its maker meant, though nothing is wrong with it."""
+        if "feed" not in self.claims:
+            yield "there is no claim `feed`, so it allows nothing"
+        elif isinstance(claim := self.claims["feed"], dict):
+            known = _Claim.__struct_fields__
+            for name in [name for name in claim if name not in known][:_NAMED]:
+                yield f"`feed` has {name[:_REPEATED]!a}, which means nothing: there are {', '.join(known)}"
+
+    @property
     def grants(self) -> Grants:
         """What it would allow. Raises `Unauthenticated` where it says so in a way that is not understood."""
         return _grants(self.claims, Reach.ALL)
@@ -305,10 +318,14 @@ def _claim(claims: dict[str, Any]) -> _Claim:
 def _patterns(patterns: list[str], what: str) -> tuple[str, ...]:
     if len(patterns) > MAX_PATTERNS:
         raise _refusal(f"`feed.{what}` has more than {MAX_PATTERNS} patterns")
+    return tuple(dict.fromkeys(_pattern(pattern, what) for pattern in patterns))
+
+
+def _pattern(pattern: str, what: str) -> str:
     try:
-        return tuple(dict.fromkeys(map(check_pattern, patterns)))
+        return check_pattern(pattern)
     except Invalid:
-        raise _refusal(f"`feed.{what}` holds what is no pattern") from None
+        raise _refusal(f"`feed.{what}` holds {pattern[:_REPEATED]!a}, which is no pattern") from None
 
 
 def _subject(claims: dict[str, Any]) -> str | None:
