@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Serve
-from tests.hostile import MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
+from tests.hostile import HANDSHAKE, MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
 from tests.running import GREETING, RunningServer, running
 from tests.streams import subscribed
 from web.lines import OneLine, one_line
@@ -229,6 +229,47 @@ def test_heads_in_sum_take_what_is_allowed_to_each_and_only_for_their_time(serve
         assert memory(server) - size < 300 * (64 << 10) * 2.5
         for client in clients:
             assert client.rest().startswith(b"HTTP/1.1 408 ")
+
+
+def test_heads_in_sum_are_503_beyond_the_room_for_bodies_and_small_ones_still_come_through(serve: Serve) -> None:
+    server = without_keep_alive(serve("--log", "memory:", head_timeout="2s", max_bodies="2M", max_data="2M"))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(raw(server)) for _ in range(60)]
+        for client in clients[:10]:
+            client.send(GET + b"X: ")
+            client.send(b"x" * 60_000)
+            client.socket.close()  # gives back its room
+        for client in clients[10:]:
+            client.send(GET + b"X: ")
+            client.send(b"x" * 60_000)
+        for header in (b"", b"X: " + b"x" * 2_000 + b"\r\n"):
+            with raw(server) as client:
+                client.send(GET + header)
+                assert client.ask(b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        answers = [client.rest() for client in clients[10:]]
+    refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
+    assert len(refused) == 50 - 26, "three quarters of 2 MiB hold 26 of these"
+    assert all(b"retry-after: 1\r\n" in answer.lower() and b"problem+json" in answer for answer in refused)
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers if answer not in refused)
+    server.publish("large", b"x" * 1_500_000)  # all have been let go
+
+
+def test_a_large_head_in_pieces_is_taken_and_then_holds_nothing(serve: Serve) -> None:
+    server = serve("--log", "memory:", max_bodies="80K")
+    with ExitStack() as stack:
+        for _ in range(3):
+            client = stack.enter_context(raw(server))
+            client.send((HANDSHAKE % b"/ws/a")[:-2] + b"X: ")
+            client.send(b"x" * 50_000)
+            client.send(b"\r\n\r\n")
+            client.until(b"feed.open")
+        client = stack.enter_context(raw(server))
+        for _ in range(5):
+            client.send(GET + b"X: ")
+            client.send(b"x" * 50_000)
+            client.send(b"\r\n\r\n")
+            client.until(b"\r\n\r\n{")
+        server.publish("large", b"x" * 60_000)
 
 
 # Floods.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_HEADERS = 256
 """Headers of a request; each costs some hundred bytes of memory, however small it is."""
 
+_SMALL_HEAD = 4 << 10  # bytes for which every connection has room of its own
 _PIPELINED = 16  # requests that may wait for the one before them
 _PIPELINED_BYTES = 64 << 10  # of their bodies
 
@@ -39,10 +40,22 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     the connection is lost, every request on it is told, also those that wait for the one before.
 
     Of what comes, the connection itself keeps at most: a head of `max_head` bytes and what one read brings beyond it,
-    256 KiB, as it keeps of a body that nobody takes; and while one request is being answered, the next 16.
+    256 KiB, as it keeps of a body that nobody takes; and while one request is being answered, the next 16. A head that
+    is not whole and larger than most counts among the bodies: there are more connections than room for all of them.
     """
 
-    __slots__ = ("_common", "_early", "_head", "_idle_bytes", "_piped", "_refused", "_reread", "_running", "_steps")
+    __slots__ = (
+        "_common",
+        "_early",
+        "_head",
+        "_held",
+        "_idle_bytes",
+        "_piped",
+        "_refused",
+        "_reread",
+        "_running",
+        "_steps",
+    )
 
     def __init__(self, *arguments: Any, common: Common, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -51,6 +64,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         self._head = False  # whether one has begun and not ended
         self._steps = 0  # how often the parser got on: a head, a body's bytes, an end
         self._idle_bytes = 0  # that came since it did
+        self._held = 0  # of these, bytes that count among the bodies
         self._piped = 0  # bytes of the bodies that wait for the request before them
         self._refused = False
         self._reread = False  # whether the request is to be read again
@@ -70,6 +84,8 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         common.collector.disconnected(len(self.connections))
         common.heads.end(self)
         common.room.idle.pop(self, None)
+        common.bodies.release(self._held)
+        self._held = 0
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         for cycle in (self._running, self.cycle, *waiting):
@@ -145,6 +161,19 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
                 if self._head
                 else _Unacceptable(400, "too many bytes between a body's own, or before a request")
             )
+        elif self._idle_bytes > _SMALL_HEAD or self._held:
+            self._hold(self._idle_bytes if self._idle_bytes > _SMALL_HEAD else 0)
+
+    def _hold(self, size: int) -> None:
+        """Count this much among the bodies, or refuse it."""
+        if size <= self._held:
+            self._common.bodies.release(self._held - size)
+        elif self._refused or self.transport.is_closing():
+            return
+        elif not self._common.bodies.take(size - self._held, piece=True):
+            self._unacceptable(_Unacceptable(503, "this server is reading as many bytes at once as it may"))
+            return
+        self._held = size
 
     def _read(self, data: bytes) -> None:
         try:
@@ -264,7 +293,10 @@ def _head_too_large(most: int) -> _Unacceptable:
 
 def _refusal(status: int, detail: str) -> bytes:
     """A problem document as a whole answer, for what never was a request."""
-    problem = Problem(status, detail, {"Connection": "close"})
+    headers = {"Connection": "close"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    problem = Problem(status, detail, headers)
     lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%b: %b" % header for header in problem.raw_headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(problem.body)
