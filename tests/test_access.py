@@ -427,3 +427,27 @@ def test_an_admin_sees_who_listens_and_may_end_them(guarded: RunningServer) -> N
         assert guarded.http.delete(f"{guarded.url}/subscriptions/{found['id']}", headers=admin).status_code == 204
         assert stream.rest()[-1].json["reason"] == "kicked"
     assert eventually(lambda: not mine())
+
+
+@pytest.mark.parametrize("header", ["Token abc", "bearer:abc", "abc.def.ghi", "Bearer\tabc"])
+def test_a_header_that_was_meant_to_bear_a_token_is_told_how(guarded: RunningServer, header: str) -> None:
+    said = "the header Authorization has to be `Bearer TOKEN`"
+    answer = guarded.http.post(f"{guarded.url}/events/{TOPIC}", content=b"x", headers={"Authorization": header})
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert answer.json()["detail"] == f"a token is needed to publish: {said}"
+    answer = guarded.http.get(f"{guarded.url}/metrics", headers={"Authorization": header})
+    assert answer.json()["detail"] == f"a token with `admin` is needed: {said}"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic YTpi"}, {"Authorization": "negotiate x"}])
+def test_a_proxys_own_header_is_no_mistake(guarded: RunningServer, headers: dict[str, str]) -> None:
+    answer = guarded.http.post(f"{guarded.url}/events/{TOPIC}", content=b"x", headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (401, "a token is needed to publish")
+    answer = guarded.http.get(f"{guarded.url}/subscriptions", headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (401, "a token with `admin` is needed")
+
+
+def test_a_strange_header_beside_a_token_elsewhere_is_nothing(guarded: RunningServer) -> None:
+    headers = {"Authorization": "Token abc", "Cookie": f"feed_token={token([TOPIC])}"}
+    answer = guarded.http.post(f"{guarded.url}/events/{TOPIC}", content=b"x", headers=headers)
+    assert answer.status_code == 201

@@ -169,3 +169,16 @@ def test_an_error_of_ours_tells_no_secrets(serve: Serve) -> None:
     assert set(answer.json()) == {"type", "title", "status", "detail"}
     assert "web/" not in answer.text
     assert server.output.count("\n") == GREETING, "a bad request is nothing for the log"
+
+
+def test_an_error_says_what_would_be_right(server: RunningServer) -> None:
+    for method, path, detail in (
+        ("GET", "/nowhere", "there is nothing at this path: see /docs"),
+        ("PUT", "/events", "this path takes: GET, HEAD, POST"),
+        (
+            "GET",
+            "/events?pattern=a",
+            "pattern: is missing: name a topic, or ** for everything, in the path or with ?topic=",
+        ),
+    ):
+        assert server.http.request(method, f"{server.url}{path}").json()["detail"] == detail

@@ -531,14 +531,14 @@ def test_an_event_is_one_line_of_time_topic_type_and_data(server: RunningServer)
 
 
 def test_no_control_character_reaches_the_terminal(server: RunningServer) -> None:
-    server.publish("cli/escapes", "\x1b[31mred\r\nnext\ttab \x9b2J \u2028 \u202e \x00 é".encode())
+    server.publish("cli/escapes", "\x1b[31mred\r\nnext\ttab \x9b2J \u2028 \u202e \u061c\u200e\u200f \x00 é".encode())
     line = start_and_take(server, "cli/escapes")
-    assert line.endswith(r"\u001b[31mred\r\nnext\ttab \u009b2J \u2028 \u202e \u0000 é")
+    assert line.endswith(r"\u001b[31mred\r\nnext\ttab \u009b2J \u2028 \u202e \u061c\u200e\u200f \u0000 é")
     assert line.isprintable()
 
 
 def test_what_is_escaped_in_json_is_still_the_same_json(server: RunningServer) -> None:
-    text = "\x1b[31m \x9b2J \u2028 \u202e \x7f é"
+    text = "\x1b[31m \x9b2J \u2028 \u202e \u061c\u200e\u200f \x7f é"
     server.publish("cli/escapes/json", text.encode())
     line = start_and_take(server, "cli/escapes/json", "--json")
     assert line.isprintable()

@@ -18,6 +18,7 @@ from web.request import query_of
 
 COOKIE = "feed_token"
 _COOKIE = COOKIE.encode()
+_NOT_FOR_US = {b"basic", b"digest", b"negotiate", b"ntlm"}  # schemes that are a proxy's
 
 Authorize = Callable[[HTTPConnection], Awaitable[Grants]]
 """Says what a request may do. Raises `Unauthenticated` for a token that is not valid, `FeedUnavailable` where that
@@ -43,12 +44,15 @@ class Access:
         self._tokens = tokens
         self._public = tuple(public)
         self._anybody = Grants(subscribe=self._public, anonymous=True)
+        self._mistaken = msgspec.structs.replace(
+            self._anybody, hint="the header Authorization has to be `Bearer TOKEN`"
+        )
 
     async def __call__(self, connection: HTTPConnection) -> Grants:
         """See `Authorize`."""
         token = bearer_token(connection) or _query_token(connection) or _cookie_token(connection)
         if token is None:
-            return self._anybody
+            return self._mistaken if _has_strange_authorization(connection) else self._anybody
         grants = await self._tokens.grants(token)
         if self._public:
             return msgspec.structs.replace(grants, subscribe=(*grants.subscribe, *self._public))
@@ -66,6 +70,14 @@ def bearer_token(connection: HTTPConnection) -> str | None:
     if len(tokens) > 1 or not token:
         raise Unauthenticated("the header Authorization has to hold one token", invalid=True)
     return token
+
+
+def _has_strange_authorization(connection: HTTPConnection) -> bool:
+    """Whether there is a header that may have been meant to bear a token: `Token …`, or the token alone."""
+    return any(
+        name == b"authorization" and value.partition(b" ")[0].lower() not in _NOT_FOR_US
+        for name, value in connection.scope["headers"]
+    )
 
 
 def _query_token(connection: HTTPConnection) -> str | None:

@@ -21,7 +21,8 @@ class Grants(msgspec.Struct, frozen=True):
     """What is allowed, and to whom.
 
     `subject` is who it is, for idempotency keys and rates; None where nobody has said so. `expires` is in seconds since
-    1970. `anonymous` tells a request without a token from one whose token does not go far enough.
+    1970. `anonymous` tells a request without a token from one whose token does not go far enough; `hint` is then why
+    none may have been found.
 
     A pattern may be subscribed to if **one** grant covers it whole (`feed.pattern.covers`): two grants that only
     together match all of its topics, `a/*` and `a/*/**` for `a/**`, do not.
@@ -33,6 +34,7 @@ class Grants(msgspec.Struct, frozen=True):
     subject: str | None = None
     expires: float = math.inf
     anonymous: bool = False
+    hint: str = ""
 
     def __post_init__(self) -> None:
         """Raises `TypeError` for one string instead of several: its letters would be patterns, and `*` is one."""
@@ -65,6 +67,8 @@ class Grants(msgspec.Struct, frozen=True):
     def check_admin(self) -> None:
         """Raises `Unauthenticated` or `Forbidden` unless it is somebody who looks after the feed."""
         if not self.admin:
+            if self.anonymous:
+                raise Unauthenticated(self._hinted("a token with `admin` is needed"))
             raise self._refusal("do this: it is for those with `admin`")
 
     def check_not_expired(self) -> None:
@@ -74,8 +78,11 @@ class Grants(msgspec.Struct, frozen=True):
 
     def _refusal(self, what: str) -> Unauthenticated | Forbidden:
         if self.anonymous:
-            return Unauthenticated(f"a token is needed to {what}")
+            return Unauthenticated(self._hinted(f"a token is needed to {what}"))
         return Forbidden(f"this token does not allow to {what}")
+
+    def _hinted(self, detail: str) -> str:
+        return f"{detail}: {self.hint}" if self.hint else detail
 
 
 NOTHING = Grants(anonymous=True)

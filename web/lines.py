@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 
-# C0 and C1 controls, the line ends that only Unicode knows, and what turns a terminal's text around.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 and C1 controls, the line ends that only Unicode knows, what turns a terminal's text around, and what no encoding
+takes."""
 
 
 def one_line(text: str) -> str:
     """The text with everything escaped that could end the line, or be more than text to a terminal."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class OneLine(logging.Formatter):

@@ -166,12 +166,15 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     """For our own application: no such path, no such method."""
     if not isinstance(error, HTTPException):
         return Problem(500, "an error of this server, which its log explains")
-    headers = dict(error.headers or {})
+    headers, detail = dict(error.headers or {}), error.detail
+    if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = "there is nothing at this path: see /docs"
     if error.status_code == 405:
         # A path is often several routes, and the one that refuses knows its own methods only (RFC 9110, 15.5.6).
         allowed = {method for method in _METHODS if _is_routed(request, method)}
         headers["Allow"] = ", ".join(sorted(allowed.union(headers.get("Allow", "").split(", ")) - {""}))
-    return Problem(error.status_code, error.detail, headers)
+        detail = f"this path takes: {headers['Allow']}"
+    return Problem(error.status_code, detail, headers)
 
 
 def _is_routed(request: Request, method: str) -> bool:

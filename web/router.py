@@ -12,7 +12,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from feed import Feed, FeedUnavailable
+from feed import Feed, FeedUnavailable, Invalid
 from feed.feed import MAX_LAST
 from web import openapi
 from web.access import Authorize, allow_everything
@@ -174,6 +174,8 @@ async def _subscribe(gate: Gate, request: Request) -> Response:
     query = query_of(request)
     pattern = path_parameter(request, "topic", "pattern")
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
+    if not patterns:
+        raise Invalid("pattern", "is missing: name a topic, or ** for everything, in the path or with ?topic=")
     selection = gate.feed.select(patterns, query.all("type"))
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
     grants, refused = NOTHING, None

@@ -3,13 +3,12 @@ can steer the terminal."""
 
 from __future__ import annotations
 
-import re
 import sys
 
 import typer
 
-# Besides control characters: what ends a line for some programs, and what turns the direction of text around.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+from web.lines import UNSAFE
+
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -28,7 +27,7 @@ def say(text: str) -> None:
 
 def escaped(text: str) -> str:
     """`text` on one line, without what a terminal would obey."""
-    return _UNPRINTABLE.sub(lambda found: _ESCAPES.get(found[0]) or _escape(found[0]), text)
+    return UNSAFE.sub(lambda found: _ESCAPES.get(found[0]) or _escape(found[0]), text)
 
 
 def _escape(character: str) -> str:
@@ -37,4 +36,4 @@ def _escape(character: str) -> str:
 
 def escaped_json(line: str) -> str:
     """The same for a JSON text, which stays the same JSON: what is escaped can stand in it only inside strings."""
-    return _UNPRINTABLE.sub(lambda found: _escape(found[0]), line)
+    return UNSAFE.sub(lambda found: _escape(found[0]), line)
