@@ -184,7 +184,7 @@ def test_a_websocket_is_not_opened_in_http_1_0(server: RunningServer) -> None:
             b"GET /ws/a HTTP/1.0\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert answer.startswith(b"HTTP/1.1 426 ")
 
 
 # Heads.

@@ -458,3 +458,10 @@ def test_a_number_longer_than_python_reads_is_never_published_as_text(server: Ru
         for message in ('{"data":' + "9" * 5_000 + "}", '{"data":"\\ud800","n":' + "9" * 5_000 + "}"):
             client.send(message)
             assert answers(client)["data"]["status"] == 400
+
+
+@pytest.mark.parametrize("path", ["/ws", "/ws/a", "/ws/a/*"])
+def test_a_request_that_is_no_handshake_is_told_what_a_proxy_has_to_pass_on(server: RunningServer, path: str) -> None:
+    answer = server.http.get(f"{server.url}{path}")
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert "proxy" in answer.json()["detail"]

@@ -105,6 +105,13 @@ def gated_router(gate: Gate) -> APIRouter:
         """The same with the patterns in the query."""
         return await _subscribe(gate, request)
 
+    @route("/ws/{pattern:feed_whole}", "GET", None)
+    @route("/ws", "GET", None)
+    async def no_websocket(request: Request) -> Response:
+        """What a proxy makes of a WebSocket if it is not told to pass it on."""
+        detail = "this is a WebSocket: a proxy in front has to pass Upgrade and Connection on, over HTTP/1.1"
+        return Problem(426, detail, {"Upgrade": "websocket"})
+
     @router.websocket("/ws/{pattern:feed_whole}")
     async def websocket_to_pattern(websocket: WebSocket) -> None:
         await serve_websocket(gate, websocket)
