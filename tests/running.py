@@ -48,6 +48,12 @@ class RunningServer:
         """What it has printed so far, its errors too."""
         return "".join(self._lines)
 
+    @property
+    def remarks(self) -> str:
+        """What it has printed besides its greeting."""
+        greeting = re.compile(r"feed is listening|  (dashboard|access|token|subscribe|publish) ")
+        return "".join(line for line in list(self._lines) if not greeting.match(line))
+
     def start(self) -> RunningServer:
         """Start it, and wait until it listens."""
         self._lines = []
