@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import Serve, StartRedis
 from tests.judge import judge
 from tests.redis_server import RedisServer
-from tests.running import FEED, RunningServer
+from tests.running import FEED, GREETING, RunningServer
 from tests.scraping import client_of_each, scrape, workers
 from tests.streams import Stream, eventually, subscribed
 from tests.test_faults import Follower, Publisher, threads_stopped
@@ -469,7 +469,7 @@ def test_a_terminal_that_is_closed_ends_it(url: str) -> None:
     ended = False
     try:
         said = b""
-        while said.count(b"\n") < 4:
+        while said.count(b"\n") < GREETING:
             said += os.read(terminal, 4096)
         pids = [child.pid for child in psutil.Process(pid).children()]
         assert len(pids) == 2
