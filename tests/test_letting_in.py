@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import expect
+from websockets.sync.client import connect
 
 from tests.browser import chromium, watch
 from tests.conftest import Serve
@@ -89,6 +90,52 @@ def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_wit
         assert "feed_token" not in page.evaluate("document.cookie")
         assert watched.faults == []
     assert "valid" in shell(FEED, "token", "--check", made, FEED_JWT_SECRET=SECRET)
+
+
+@pytest.fixture
+def proxy(serve: Serve, nginx_program: str, tmp_path: Path) -> Iterator[tuple[RunningServer, str]]:
+    """Step 4: a feed that believes its proxy, and nginx as the README configures it."""
+    server = serve("--log", "memory:", jwt_secret=SECRET, proxies="127.0.0.0/8")
+    section = README.read_text().partition("## Letting people in\n")[2]
+    found = re.search(r"```nginx\n(location .*?)^(map .*?)```", section, re.DOTALL | re.MULTILINE)
+    assert found
+    location, map = found[1].replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), found[2]
+    port = free_port()
+    places = " ".join(
+        f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(f"""
+{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+pid {tmp_path}/nginx.pid;
+error_log stderr error;
+events {{ }}
+http {{ access_log off; {places} {map}
+    server {{ listen 127.0.0.1:{port}; {location} }} }}
+""")
+    command = [nginx_program, "-p", str(tmp_path), "-c", "nginx.conf"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            eventually(lambda: answers(f"http://127.0.0.1:{port}/healthz"))
+            yield server, f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def test_behind_the_readmes_nginx_pages_are_its_own_and_addresses_the_clients(proxy: tuple[RunningServer, str]) -> None:
+    server, host = proxy
+    everything = token(["**"], ["**"], admin=True)
+    own = {**bearer(everything), "Origin": f"http://{host}"}
+    assert httpx.post(f"http://{host}/events/a", content="x", headers=own).status_code == 201
+    foreign = {**own, "Origin": "http://evil.example"}
+    assert httpx.post(f"http://{host}/events/a", content="x", headers=foreign).status_code == 403
+    forged = {"X-Forwarded-For": "203.0.113.7", **own}
+    with connect(f"ws://{host}/ws/a", additional_headers=forged) as socket:
+        assert json.loads(socket.recv(10))["type"] == "feed.open"
+        page = httpx.get(f"http://{host}/subscriptions", headers=own).json()
+    # Of what the client claims and the proxy adds the last that is no proxy counts; here the client is one itself.
+    assert [each["address"] for each in page["subscriptions"]] == ["203.0.113.7"]
+    assert server.remarks == ""
 
 
 def test_every_variable_and_option_of_the_section_is_there() -> None:

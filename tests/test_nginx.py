@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,17 +22,6 @@ from tests.streams import eventually, subscribed
 from tests.traffic import Follower, Publisher, data_of, threads_stopped, wait_for_more
 
 READERS = 8
-
-
-@pytest.fixture(scope="module")
-def nginx_program() -> str:
-    """Debian's nginx; where it is missing its tests are skipped, and fail in CI."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    if program is None and os.environ.get("CI"):
-        pytest.fail("nginx is missing: apt-get install nginx-light")
-    if program is None:
-        pytest.skip("nginx is missing: apt-get install nginx-light")
-    return program
 
 
 @dataclass(frozen=True)
