@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from tests.browser import chromium, watch
 from tests.conftest import Serve
+from tests.nginx import running_nginx
 from tests.redis_server import free_port
 from tests.running import FEED, RunningServer
 from tests.streams import eventually
@@ -100,26 +101,8 @@ def proxy(serve: Serve, nginx_program: str, tmp_path: Path) -> Iterator[tuple[Ru
     found = re.search(r"```nginx\n(location .*?)^(map .*?)```", section, re.DOTALL | re.MULTILINE)
     assert found
     location, map = found[1].replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), found[2]
-    port = free_port()
-    places = " ".join(
-        f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (tmp_path / "nginx.conf").write_text(f"""
-{"user root;" if os.geteuid() == 0 else ""}
-daemon off;
-pid {tmp_path}/nginx.pid;
-error_log stderr error;
-events {{ }}
-http {{ access_log off; {places} {map}
-    server {{ listen 127.0.0.1:{port}; {location} }} }}
-""")
-    command = [nginx_program, "-p", str(tmp_path), "-c", "nginx.conf"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            eventually(lambda: answers(f"http://127.0.0.1:{port}/healthz"))
-            yield server, f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
+    with running_nginx(nginx_program, tmp_path, location, map) as url:
+        yield server, url.removeprefix("http://")
 
 
 def test_behind_the_readmes_nginx_pages_are_its_own_and_addresses_the_clients(proxy: tuple[RunningServer, str]) -> None:

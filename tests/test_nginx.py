@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.conftest import Serve
 from tests.judge import Got, judge
-from tests.redis_server import RedisServer, free_port
+from tests.nginx import running_nginx
+from tests.redis_server import RedisServer
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
 from tests.traffic import Follower, Publisher, data_of, threads_stopped, wait_for_more
@@ -44,42 +42,9 @@ def nodes(shared_redis: RedisServer, serve: Serve, request: pytest.FixtureReques
 @pytest.fixture
 def nginx(nginx_program: str, nodes: list[RunningServer], tmp_path: Path) -> Iterator[Nginx]:
     """It is told of the nodes, and nothing else about how to pass anything to them."""
-    port = free_port()
-    places = " ".join(
-        f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (tmp_path / "nginx.conf").write_text(f"""
-{"user root;" if os.geteuid() == 0 else ""}
-daemon off;
-pid {tmp_path}/nginx.pid;
-error_log stderr error;
-events {{ }}
-http {{
-    access_log off;
-    {places}
-    upstream feed {{ {" ".join(f"server 127.0.0.1:{node.port};" for node in nodes)} }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{ proxy_pass http://feed; }}
-    }}
-}}
-""")
-    with (tmp_path / "output").open("wb") as output:
-        process = subprocess.Popen([nginx_program, "-p", str(tmp_path), "-c", "nginx.conf"], stderr=output)
-    try:
-        there = Nginx(f"http://127.0.0.1:{port}")
-        eventually(lambda: answers(there.url))
-        yield there
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").status_code == 200
-    except httpx.ConnectError:
-        return False
+    upstream = f"upstream feed {{ {' '.join(f'server 127.0.0.1:{node.port};' for node in nodes)} }}"
+    with running_nginx(nginx_program, tmp_path, "location / { proxy_pass http://feed; }", upstream) as url:
+        yield Nginx(url)
 
 
 def streams(node: RunningServer) -> int:

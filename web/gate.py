@@ -48,12 +48,12 @@ class Gate(msgspec.Struct, frozen=True):
     def count(self, connection: HTTPConnection, grants: Grants) -> None:
         """An event is to be published, whatever comes of it. Raises `Overloaded` if it is one too many."""
         if self.rate is not None:
-            self.rate.take(_rate_name(connection, grants))
+            self.rate.take(_named(grants, counted_as(address(connection))))
 
     def count_more(self, connection: HTTPConnection, grants: Grants, events: int) -> None:
         """The same for the other events of a batch whose first is counted already."""
         if self.rate is not None:
-            self.rate.take_more(_rate_name(connection, grants), events)
+            self.rate.take_more(_named(grants, counted_as(address(connection))), events)
 
     async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
         """Who wants to subscribe to these patterns. Raises `Forbidden` and what `Authorize` raises."""
@@ -73,10 +73,10 @@ def peer(connection: HTTPConnection, transport: str, grants: Grants) -> Peer:
 
 
 def principal(connection: HTTPConnection, grants: Grants) -> str:
-    """Whom idempotency keys belong to: the token's subject, or the client's address. A space stands in no address, so
-    that neither can pass for the other."""
-    return address(connection) if grants.subject is None else f"token {grants.subject}"
+    """Whom idempotency keys belong to: the token's subject, or the client's address."""
+    return _named(grants, address(connection))
 
 
-def _rate_name(connection: HTTPConnection, grants: Grants) -> str:
-    return counted_as(address(connection)) if grants.subject is None else f"token {grants.subject}"
+def _named(grants: Grants, address: str) -> str:
+    # A space stands in no address: neither can pass for the other.
+    return address if grants.subject is None else f"token {grants.subject}"

@@ -157,5 +157,5 @@ def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:
 
 
 def address(connection: HTTPConnection) -> str:
-    """Whom idempotency keys belong to when nobody has a token: the client's address."""
+    """The client's, as the server sees it or a known proxy says; "" if there is none."""
     return connection.client.host if connection.client is not None else ""
