@@ -330,6 +330,7 @@ def test_the_dashboard_has_the_strict_policy(server: RunningServer) -> None:
     assert set(policy.split("; ")) == {
         "default-src 'none'",
         "script-src 'self'",
+        "worker-src 'self'",
         "style-src 'self'",
         "connect-src 'self'",
         "img-src 'self' data:",
@@ -337,6 +338,7 @@ def test_the_dashboard_has_the_strict_policy(server: RunningServer) -> None:
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
+        "trusted-types lit-html feed",
     }
 
 
