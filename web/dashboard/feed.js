@@ -1,0 +1,139 @@
+// A feed's events in a page, from one connection for all tabs of the browser. For any page: it imports nothing but its
+// own parts in `feed/`, and needs no build step.
+//
+//     import { connect } from "https://feed.example.org/assets/feed.js";
+//
+//     const feed = connect({ topics: ["orders/*"], last: 50 });
+//     feed.addEventListener("event", ({ detail: event }) => console.log(event.id, event.topic, event.data));
+//     feed.addEventListener("state", () => console.log(feed.state.name));
+//     feed.addEventListener("gap", ({ detail: gap }) => console.warn("events may be missing after", gap.requested));
+
+import { Connection } from "./feed/connection.js";
+import { eventOf } from "./feed/event.js";
+import { Membership } from "./feed/membership.js";
+import { TRANSPORT_NAMES } from "./feed/transports.js";
+
+export { FeedEvent } from "./feed/event.js";
+
+/**
+ * Connect to a feed.
+ * @param {object} [options]
+ * @param {string[]} [options.topics] patterns; all topics unless given
+ * @param {string[]} [options.types] only these
+ * @param {string | URL} [options.base] where the feed is: the directory that holds `events` and `ws`
+ * @param {string} [options.after] resume after this id; `earliest`: with the oldest retained event
+ * @param {number} [options.last] else begin with the newest so many, at most 1,000; neither: begin now
+ * @param {"eventsource" | "websocket" | "fetch"} [options.transport]
+ * @param {boolean} [options.shared] one connection for all tabs that ask for the same
+ * @param {RequestCredentials} [options.credentials] `include` for a feed of another origin that needs a cookie
+ * @param {number} [options.quiet] seconds of silence after which the connection is checked
+ * @returns {Feed}
+ * @throws {TypeError} for options that mean nothing
+ */
+export function connect(options = {}) {
+  return new Feed(options);
+}
+
+/** A feed as a page sees it. Dispatches `event`, `events`, `state`, `gap`, `closing` and `position`. */
+export class Feed extends EventTarget {
+  #source;
+  #state = Object.freeze({ name: "connecting" });
+  #lastEventId = "";
+  #single = false;
+  #unlisten = new AbortController();
+
+  /** See `connect`. */
+  constructor({
+    topics = ["**"],
+    types = [],
+    base = new URL("../", import.meta.url),
+    after = "",
+    last = 0,
+    transport = "eventsource",
+    shared = true,
+    credentials = "same-origin",
+    quiet = 30,
+  } = {}) {
+    super();
+    if (!TRANSPORT_NAMES.includes(transport)) throw new TypeError(`transport: one of ${TRANSPORT_NAMES.join(", ")}`);
+    const asked = { topics: [...topics], types: [...types], base: new URL(base, globalThis.location?.href).href };
+    const options = { ...asked, transport, credentials, quiet };
+    this.#lastEventId = after === "earliest" ? "" : after;
+    this.#source = new (shared ? Membership : Connection)(options, { after, last }, (entries) => this.#take(entries));
+    this.#listen();
+    this.#source.start();
+  }
+
+  /** What the connection is doing, with the facts. Frozen; a new one with each `state` event. */
+  get state() {
+    return this.#state;
+  }
+
+  /** After which event to resume: `connect({ after: feed.lastEventId })`. "" before there is one. */
+  get lastEventId() {
+    return this.#lastEventId;
+  }
+
+  /** Try now: from waiting, offline and refused. A connection that is there stays as it is. */
+  retry() {
+    this.#source.retry();
+  }
+
+  /** End it. The connection ends with the last one that shares it. */
+  close() {
+    if (this.#state.name === "closed") return;
+    this.#unlisten.abort();
+    this.#source.close();
+  }
+
+  addEventListener(type, ...rest) {
+    this.#single ||= type === "event"; // else they need not even be made into events of the DOM
+    super.addEventListener(type, ...rest);
+  }
+
+  #listen() {
+    const { signal } = this.#unlisten;
+    const source = this.#source;
+    const on = (target, type, then) => target?.addEventListener?.(type, then, { signal });
+    on(globalThis, "online", () => source.hurry());
+    on(globalThis, "offline", () => source.check(true));
+    on(globalThis, "pagehide", () => source.suspend());
+    on(globalThis, "pageshow", ({ persisted }) => persisted && source.resume());
+    const page = globalThis.document;
+    on(page, "freeze", () => source.suspend());
+    on(page, "resume", () => source.resume());
+    on(page, "visibilitychange", () => {
+      if (page.visibilityState !== "visible") return;
+      source.hurry();
+      source.check(false);
+    });
+  }
+
+  #take(entries) {
+    for (const entry of entries) {
+      if (this.#state.name === "closed") return;
+      if (entry.position) this.#lastEventId = entry.position;
+      if (entry.kind === "events") this.#events(entry);
+      else if (entry.kind === "state") this.#become(entry.state);
+      else if (entry.kind === "position") this.#dispatch("position", { id: entry.position });
+      else this.#dispatch(entry.kind, entry[entry.kind]);
+    }
+  }
+
+  #events({ envelopes, live }) {
+    const events = envelopes.map((envelope) => eventOf(envelope, live));
+    this.#dispatch("events", events);
+    if (this.#single) for (const event of events) this.#dispatch("event", event);
+  }
+
+  #become(state) {
+    if (JSON.stringify(state) === JSON.stringify(this.#state)) return;
+    if (state.resumed) Object.freeze(state.resumed);
+    this.#state = Object.freeze(state);
+    this.#dispatch("state", this.#state);
+  }
+
+  #dispatch(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

@@ -1,0 +1,352 @@
+// One connection to a feed, over whatever transport, for as long as it is wanted: the one place that decides when it
+// is tried again, from where, and what state it is in.
+//
+// The browser's own reconnecting is not used: an `EventSource` tells nobody when it will try again, and any status but
+// 200 ends it for ever. Each try is a transport of its own; what an earlier one still says is not listened to.
+
+import { idOf } from "./event.js";
+import { readPage, wordsOf } from "./history.js";
+import { openTransport } from "./transports.js";
+
+// In milliseconds.
+const FIRST_WAIT = 1_000;
+const LONGEST_WAIT = 30_000; // of our own choice
+const SHORTEST_WAIT = 100;
+const LONGEST_TOLD = 300_000; // that a server can have us wait
+const OPENING = 15_000; // until the stream says its first word
+const ASKING = 10_000; // for a page that shows how things stand
+const ARRIVING = 2_000; // for an event that the log has, to come over the stream
+const STEADY = 5_000; // what was live for less is no reason to begin with short waits again
+const TURN = 16; // what arrives within it is handed on together
+
+const MOST_TOGETHER = 1_000; // events
+
+const BUSY = new Set([429, 503]);
+const AGAIN = new Set([408, 425, ...BUSY]); // of 4xx: may be another answer the next time
+
+/**
+ * What is handed on, in order. `after` and `position` are ids: what came before this, and what to resume after behind
+ * it. In `events` the envelopes are JSON texts.
+ * @typedef {{kind: "events", after: string, position: string, live: boolean, envelopes: string[]}
+ *   | {kind: "position", after: string, position: string}
+ *   | {kind: "gap", after: string, position: string, gap: {requested: string, resumedFrom: string, reason: string}}
+ *   | {kind: "closing", closing: {reason: string, retry: number}}
+ *   | {kind: "state", state: object}} Entry
+ */
+
+/** @typedef {import("./history.js").Asked & {transport: string, quiet: number}} Options `quiet` in seconds */
+
+export class Connection {
+  #options;
+  #deliver;
+  #position;
+  #last;
+  #resumes; // whether it began, or begins, after an id that somebody named
+  #state = { name: "connecting" };
+  #attempt = null;
+  #timer; // until the next try
+  #failures = 0;
+  #expired = false; // the last stream ended because the token did
+  #turn;
+
+  /**
+   * @param {Options} options
+   * @param {{after?: string, last?: number}} begin where; neither: now
+   * @param {(entries: Entry[]) => void} deliver
+   */
+  constructor(options, { after = "", last = 0 }, deliver) {
+    this.#options = options;
+    this.#position = after;
+    this.#resumes = after !== "";
+    this.#last = last;
+    this.#deliver = deliver;
+    this.#turn = new Turn((entries) => this.#deliver(entries));
+  }
+
+  /** Begin. */
+  start() {
+    this.#open();
+  }
+
+  /** Somebody wants it now: from waiting, offline and refused. Else it stays as it is. */
+  retry() {
+    if (["waiting", "offline", "refused"].includes(this.#state.name)) this.#open();
+  }
+
+  /** There is reason to hope: the network is back, or somebody looks. */
+  hurry() {
+    if (["waiting", "offline"].includes(this.#state.name) && this.#timer !== undefined) this.#open();
+  }
+
+  /** There is reason to doubt: `offline` if the network is said to be gone, else a long silence is to be looked into. */
+  check(offline) {
+    const attempt = this.#attempt;
+    if (offline && this.#state.name === "waiting") this.#say({ name: "offline" });
+    else if (attempt?.opened && (offline || attempt.silence >= this.#options.quiet * 1000)) this.#ask(attempt);
+  }
+
+  /** Let go of the stream, as the page is put aside. `resume` goes on where it was. */
+  suspend() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#attempt?.drop();
+    this.#attempt = null;
+    this.#turn.flush();
+  }
+
+  /** After `suspend`. A refusal stays one. */
+  resume() {
+    if (!["closed", "refused"].includes(this.#state.name)) this.#open();
+  }
+
+  close() {
+    if (this.#state.name === "closed") return;
+    this.suspend();
+    this.#say({ name: "closed" });
+    this.#turn.close();
+  }
+
+  #open() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#attempt?.drop();
+    const attempt = (this.#attempt = new Attempt());
+    // Offline it is tried all the same, now and then: this machine may have no network, and the feed be on it.
+    if (this.#state.name !== "offline" || navigator.onLine !== false) this.#say({ name: "connecting" });
+    attempt.watch(OPENING, () => this.#ended(attempt, null, `No answer within ${OPENING / 1000} s.`));
+    const begin = this.#position ? { last_event_id: this.#position } : { last: this.#last };
+    attempt.replays = Boolean(this.#position || this.#last);
+    const current = (report) => (...facts) => {
+      if (attempt !== this.#attempt || attempt.over) return;
+      attempt.heard = performance.now();
+      report(...facts);
+    };
+    try {
+      attempt.transport = openTransport(this.#options, begin, {
+        events: current((envelopes, last) => this.#events(attempt, envelopes, last || idOf(envelopes.at(-1)))),
+        control: current((type, id, data) => this.#control(attempt, type, id, data)),
+        retry: current((milliseconds) => (attempt.retry = milliseconds)),
+        alive: current(() => {}),
+        ended: current((answer, detail) => this.#ended(attempt, answer, detail)),
+      });
+    } catch (error) {
+      this.#ended(attempt, null, wordsOf(error));
+    }
+  }
+
+  #events(attempt, envelopes, position) {
+    const after = this.#position;
+    this.#position = position;
+    this.#turn.add({ kind: "events", after, position, live: attempt.liveSince !== undefined, envelopes });
+  }
+
+  #control(attempt, type, id, data) {
+    const after = this.#position;
+    if (id) this.#position = id;
+    const position = this.#position;
+    switch (type) {
+      case "feed.open":
+        attempt.opened = true;
+        this.#expired = false;
+        this.#turn.add({ kind: "position", after, position });
+        attempt.after = position;
+        if (attempt.replays) this.#say({ name: "replaying", after: position });
+        else this.#live(attempt, 0);
+        attempt.watch(this.#options.quiet * 1000, () => this.#quiet(attempt));
+        break;
+      case "feed.live":
+        this.#live(attempt, data.replayed);
+        break;
+      case "feed.gap":
+        attempt.after = position;
+        this.#turn.add({
+          kind: "gap",
+          after,
+          position,
+          gap: { requested: data.requested, resumedFrom: data.resumed_from, reason: data.reason },
+        });
+        break;
+      case "feed.closing":
+        attempt.closing = data;
+        this.#turn.add({ kind: "closing", closing: { reason: data.reason, retry: data.retry } });
+        this.#ended(attempt, null, "");
+        break;
+      default:
+        if (position !== after) this.#turn.add({ kind: "position", after, position });
+    }
+  }
+
+  #live(attempt, replayed) {
+    attempt.liveSince = performance.now();
+    this.#say({ name: "live", resumed: this.#resumes ? { after: attempt.after, replayed } : null });
+    this.#resumes = true; // the next time it will be so
+  }
+
+  /** The attempt is over. `answer` says why, if it could be seen. */
+  async #ended(attempt, answer, detail) {
+    attempt.end();
+    if (attempt.liveSince !== undefined && performance.now() - attempt.liveSince > STEADY) this.#failures = 0;
+    const { closing } = attempt;
+    if (closing?.reason === "token-expired") this.#expired = true;
+    if (attempt.opened || closing) return this.#wait(closing?.reason ?? "ended", detail, closing?.retry ?? attempt.retry);
+    if (navigator.onLine === false) return this.#wait("unreachable", detail);
+    // EventSource and WebSocket see no status. A page of history is judged as they are.
+    const seen = answer ?? (await readPage(this.#options, { limit: 1 }, attempt.left.signal, ASKING));
+    if (attempt !== this.#attempt) return;
+    if (seen.status === 200) detail ||= "The feed answers, but no stream of it opens: something in between may hold it up.";
+    this.#judge(seen, detail || seen.detail);
+  }
+
+  #judge({ status, retry, detail }, words) {
+    if (status < 400 || status >= 500 || AGAIN.has(status)) return this.#wait("unreachable", words, retry);
+    const reason =
+      status === 401 ? (this.#expired ? "expired" : "unauthenticated") : status === 403 ? "forbidden" : "invalid";
+    this.#say({ name: "refused", status, reason, detail });
+  }
+
+  /** Try again, when the server said, or after a wait that grows. Full jitter: a crowd must not come back at once. */
+  #wait(reason, detail, told) {
+    const most = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** Math.min(this.#failures++, 10));
+    const wait = Number.isFinite(told ?? NaN) ? Math.min(told, LONGEST_TOLD) : Math.random() * most;
+    const delay = Math.max(SHORTEST_WAIT, Math.round(wait));
+    this.#timer = setTimeout(() => this.#open(), delay);
+    if (navigator.onLine === false) this.#say({ name: "offline" });
+    else this.#say({ name: "waiting", retryAt: Date.now() + delay, reason, detail });
+  }
+
+  #quiet(attempt) {
+    const left = this.#options.quiet * 1000 - attempt.silence;
+    if (left <= 0) this.#ask(attempt);
+    else attempt.watch(left, () => this.#quiet(attempt));
+  }
+
+  /** A silent stream may be a quiet feed, or dead: a proxy buffers it, a NAT has forgotten it. Ask for what it must
+   * have brought. */
+  async #ask(attempt) {
+    if (attempt.asking) return;
+    attempt.asking = true;
+    const { heard } = attempt;
+    const asked = this.#position;
+    const begin = { limit: 1, last_event_id: asked };
+    const { status, page, ours, detail } = await readPage(this.#options, begin, attempt.left.signal, ASKING);
+    if (attempt !== this.#attempt || attempt.over) return;
+    if (status === 200 && (page.envelopes.length > 0 || page.gap)) await attempt.pause(ARRIVING);
+    if (attempt !== this.#attempt || attempt.over) return;
+    attempt.asking = false;
+    const alive =
+      attempt.heard !== heard ||
+      (status === 200 && page.envelopes.length === 0 && !page.gap) ||
+      (BUSY.has(status) && ours); // it has no time for pages, which says nothing of the stream
+    if (alive) {
+      attempt.heard = performance.now();
+      attempt.watch(this.#options.quiet * 1000, () => this.#quiet(attempt));
+    } else if (status === 200) {
+      this.#open();
+    } else {
+      attempt.end();
+      this.#wait("unreachable", detail);
+    }
+  }
+
+  #say(state) {
+    this.#state = state;
+    this.#turn.add({ kind: "state", state });
+    this.#turn.flush();
+  }
+}
+
+/** One try: its transport, what has been seen of it, and its timer. */
+class Attempt {
+  transport = null;
+  opened = false;
+  replays = false;
+  after = "";
+  liveSince;
+  closing = null;
+  retry;
+  heard = performance.now();
+  asking = false;
+  over = false;
+  /** Ends what is being asked on its behalf. */
+  left = new AbortController();
+  #timer;
+
+  /** Milliseconds since anything was heard. */
+  get silence() {
+    return performance.now() - this.heard;
+  }
+
+  /** One timer at a time. */
+  watch(delay, then) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(then, delay);
+  }
+
+  pause(delay) {
+    return new Promise((resolve) => {
+      this.watch(delay, resolve);
+    });
+  }
+
+  /** The stream is over; why may still be asked. */
+  end() {
+    this.over = true;
+    clearTimeout(this.#timer);
+    this.transport?.close();
+  }
+
+  /** Nobody wants to know anything of it any more. */
+  drop() {
+    this.end();
+    this.left.abort();
+  }
+}
+
+/** Collects what arrives in one turn of the event loop, and under load in one moment, into one list. */
+class Turn {
+  #deliver;
+  #entries = [];
+  #together = 0;
+  #due = false;
+  #flushed = -Infinity;
+  #channel = new MessageChannel(); // a hidden page's timers are held back by a second and more, and this is not
+
+  constructor(deliver) {
+    this.#deliver = deliver;
+    this.#channel.port1.onmessage = () => this.flush();
+  }
+
+  add(entry) {
+    const before = this.#entries.at(-1);
+    if (entry.kind === "events" && before?.kind === "events" && before.live === entry.live) {
+      for (const envelope of entry.envelopes) before.envelopes.push(envelope);
+      before.position = entry.position;
+    } else {
+      this.#entries.push(entry);
+    }
+    this.#together += entry.envelopes?.length ?? 1;
+    if (this.#together >= MOST_TOGETHER) this.flush();
+    else if (!this.#due) this.#schedule();
+  }
+
+  #schedule() {
+    this.#due = true;
+    const since = performance.now() - this.#flushed;
+    if (since > TURN || globalThis.document?.hidden) this.#channel.port2.postMessage(null);
+    else setTimeout(() => this.flush(), TURN - since);
+  }
+
+  flush() {
+    this.#due = false;
+    if (this.#entries.length === 0) return;
+    const entries = this.#entries;
+    this.#entries = [];
+    this.#together = 0;
+    this.#flushed = performance.now();
+    this.#deliver(entries);
+  }
+
+  close() {
+    this.#channel.port1.close();
+  }
+}

@@ -1,0 +1,113 @@
+// An event out of its text. Pure: text in, values out.
+//
+// Data that was published as JSON is cut out of the text as it came. Parsed and written again, a 30-digit number would
+// be another one, and of duplicate keys one would be left.
+
+const STRING = String.raw`"([^"\\]*(?:\\.[^"\\]*)*)"`;
+const ENVELOPE = new RegExp(
+  String.raw`^\{"id":${STRING},"topic":${STRING},"type":${STRING},"data":(.*),"time":"([^"]*)"\}$`,
+  "s",
+);
+const ID = /^\{"id":"([^"\\]*)"/;
+const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|[[\]{}]/g;
+const PAGE = '{"events":[';
+
+/** One event, as it was published. What is in it is text from anybody: show it as text, never as markup. */
+export class FeedEvent {
+  #data;
+  #parsed = false;
+
+  /**
+   * @param {{id: string, topic: string, type: string, time: string, json: boolean, text: string}} parts
+   * @param {boolean} live
+   */
+  constructor({ id, topic, type, time, json, text }, live) {
+    /** Where it is in the feed: opaque, to resume after it. */
+    this.id = id;
+    this.topic = topic;
+    this.type = type;
+    /** When it was committed: RFC 3339, UTC, to the millisecond. */
+    this.time = time;
+    /** Whether it was published as JSON, and not as text. */
+    this.json = json;
+    /** The data as it was published, JSON included. */
+    this.text = text;
+    /** False if it was replayed, or loaded from history while catching up. */
+    this.live = live;
+  }
+
+  /** The data as a value: parsed at the first use if it is JSON, else the text. */
+  get data() {
+    if (!this.json) return this.text;
+    if (!this.#parsed) {
+      this.#data = JSON.parse(this.text);
+      this.#parsed = true;
+    }
+    return this.#data;
+  }
+}
+
+/**
+ * The event in an envelope: the JSON object of a WebSocket message, an NDJSON line, a piece of a history page.
+ * @param {string} envelope
+ * @param {boolean} live
+ * @returns {FeedEvent}
+ * @throws {SyntaxError} for what is no JSON
+ */
+export function eventOf(envelope, live) {
+  const found = ENVELOPE.exec(envelope);
+  if (found === null) return rewritten(JSON.parse(envelope), live);
+  const [, id, topic, type, raw, time] = found;
+  const json = !raw.startsWith('"'); // a JSON string is text
+  const text = json ? raw : unescaped(raw.slice(1, -1));
+  return new FeedEvent({ id: unescaped(id), topic: unescaped(topic), type: unescaped(type), time, json, text }, live);
+}
+
+/** The same from a server that orders its fields in another way: the data is what is left of it after parsing. */
+function rewritten({ id, topic, type, time, data }, live) {
+  const json = typeof data !== "string";
+  return new FeedEvent({ id, topic, type, time, json, text: json ? JSON.stringify(data) : data }, live);
+}
+
+function unescaped(text) {
+  return text.includes("\\") ? JSON.parse(`"${text}"`) : text;
+}
+
+/**
+ * The id in an envelope.
+ * @param {string} envelope
+ * @returns {string}
+ */
+export function idOf(envelope) {
+  return ID.exec(envelope)?.[1] ?? JSON.parse(envelope).id;
+}
+
+/**
+ * A page of history: its events as envelopes, each as it is in the page.
+ * @param {string} text
+ * @returns {{envelopes: string[], next: string, gap?: {requested: string, resumed_from: string, reason: string}}}
+ * @throws {SyntaxError} for what is no such page
+ */
+export function pageOf(text) {
+  if (!text.startsWith(PAGE)) {
+    const { events, ...rest } = JSON.parse(text);
+    if (!Array.isArray(events)) throw new SyntaxError("not a page of history");
+    return { envelopes: events.map((event) => JSON.stringify(event)), ...rest };
+  }
+  const envelopes = [];
+  let depth = 0;
+  let start = 0;
+  TOKEN.lastIndex = PAGE.length;
+  for (let token = TOKEN.exec(text); token !== null; token = TOKEN.exec(text)) {
+    const [mark] = token[0];
+    if (mark === '"') continue;
+    if (mark === "{" || mark === "[") {
+      if (depth++ === 0) start = token.index;
+    } else if (depth === 0) {
+      return { envelopes, ...JSON.parse(`{${text.slice(token.index + 2)}`) };
+    } else if (--depth === 0) {
+      envelopes.push(text.slice(start, TOKEN.lastIndex));
+    }
+  }
+  throw new SyntaxError("a page of history that is cut off");
+}

@@ -1,0 +1,143 @@
+// One connection for several tabs: it passes on what comes to all that have joined, and ends when the last one leaves.
+//
+// It lives in a SharedWorker, or in the tab that was elected. It keeps no events: a tab that needs earlier ones reads
+// pages of history. What a tab has not yet confirmed is bounded: beyond that it is sent no events until it has caught
+// up with what it was sent, and finds by `after` that it has missed some. So one stuck tab costs nobody else anything.
+
+import { Connection } from "./connection.js";
+
+/** In every name that tabs share: tabs with another protocol are among themselves. */
+export const PROTOCOL = 1;
+
+// What one tab may have under way.
+const MOST_EVENTS = 20_000;
+const MOST_CHARACTERS = 16 << 20;
+
+/**
+ * Tab to hub: `{join}` first, and then `{ack}`, `{retry}`, `{hurry}`, `{check}`, `{ping}`, `{leave}`.
+ * Hub to tab: `{joined: {state, position}}`, `{entries, cost}`, `{pong}`.
+ */
+export class Hub {
+  #members = new Set();
+  #connection;
+  #empty;
+  #state = { name: "connecting" };
+  #position;
+
+  /**
+   * @param {import("./connection.js").Options} options
+   * @param {string} after where to go on, if somebody had a connection before; "": now
+   * @param {() => void} empty called when the last one has left
+   */
+  constructor(options, after, empty) {
+    this.#position = after;
+    this.#empty = empty;
+    this.#connection = new Connection(options, { after }, (entries) => this.#pass(entries));
+    this.#connection.start();
+  }
+
+  /**
+   * Take a tab on.
+   * @param {MessagePort | BroadcastChannel} port
+   * @param {() => void} left called when it has left
+   * @returns {() => void} lets go of it
+   */
+  add(port, left = () => {}) {
+    const member = new Member(port, left, (message) => this.#heard(member, message));
+    const leave = () => this.#remove(member);
+    this.#members.add(member);
+    port.addEventListener("close", leave); // of a port whose tab is gone, where the browser says so
+    member.send({ joined: { state: this.#state, position: this.#position } });
+    return leave;
+  }
+
+  close() {
+    this.#connection.close();
+    for (const member of this.#members) member.close();
+    this.#members.clear();
+  }
+
+  #remove(member) {
+    if (!this.#members.delete(member)) return;
+    member.close();
+    if (this.#members.size > 0) return;
+    this.#connection.close();
+    this.#empty();
+  }
+
+  #pass(entries) {
+    for (const entry of entries) {
+      if (entry.kind === "state") this.#state = entry.state;
+      this.#position = entry.position ?? this.#position;
+    }
+    const cost = costOf(entries);
+    for (const member of this.#members) member.pass(entries, cost);
+  }
+
+  #heard(member, message) {
+    if (message.ack) member.acknowledge(message.ack, this.#position);
+    else if (message.ping) member.send({ pong: true });
+    else if (message.leave) this.#remove(member);
+    else if (message.retry) this.#connection.retry();
+    else if (message.hurry) this.#connection.hurry();
+    else if (message.check) this.#connection.check(message.check === "offline");
+  }
+}
+
+function costOf(entries) {
+  let events = 0;
+  let characters = 0;
+  for (const { envelopes = [] } of entries) {
+    events += envelopes.length;
+    for (const envelope of envelopes) characters += envelope.length;
+  }
+  return { events, characters };
+}
+
+/** A tab, as the hub sees it. */
+class Member {
+  #port;
+  #events = 0;
+  #characters = 0;
+  #behind = false;
+  #left;
+
+  constructor(port, left, heard) {
+    this.#port = port;
+    this.#left = left;
+    port.onmessage = ({ data }) => heard(data);
+  }
+
+  send(message) {
+    this.#port.postMessage(message);
+  }
+
+  pass(entries, cost) {
+    if (this.#events + cost.events > MOST_EVENTS || this.#characters + cost.characters > MOST_CHARACTERS) {
+      // A single one that is larger than the bound has to get through all the same.
+      this.#behind ||= this.#events > 0;
+    }
+    if (this.#behind) {
+      entries = entries.filter(({ after }) => after === undefined);
+      if (entries.length > 0) this.send({ entries });
+      return;
+    }
+    this.#events += cost.events;
+    this.#characters += cost.characters;
+    this.send(cost.events > 0 ? { entries, cost } : { entries });
+  }
+
+  acknowledge({ events, characters }, position) {
+    this.#events -= events;
+    this.#characters -= characters;
+    if (!this.#behind || this.#events > 0) return;
+    this.#behind = false;
+    this.send({ entries: [{ kind: "position", after: position, position }] });
+  }
+
+  close() {
+    this.#port.onmessage = null;
+    this.#port.close();
+    this.#left();
+  }
+}

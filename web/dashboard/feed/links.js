@@ -1,0 +1,161 @@
+// The ways from a tab to the hub that it shares with the other tabs. Both carry the same messages; see the hub.
+
+import { Hub, PROTOCOL } from "./hub.js";
+import { aborted, hold, whenGone } from "./locks.js";
+
+const STOLEN_AFTER = 4_000; // milliseconds without an answer from who holds the lock: a tab that the browser has stopped
+
+/**
+ * @typedef {object} Link
+ * @property {(message: object) => void} post
+ * @property {() => void} close
+ */
+
+/**
+ * @typedef {object} Joining what a tab joins with
+ * @property {string} key the same for those who share
+ * @property {import("./connection.js").Options} options
+ * @property {() => string} position where a new hub of this tab goes on; "": now
+ * @property {(message: object) => void} receive
+ * @property {() => void} lost there is another hub: it will say that one has joined
+ * @property {(again: boolean) => void} failed this way leads nowhere, or not any more; `again` if it did
+ */
+
+let policy; // a second one of its name would be refused
+
+/** The address of a script that a worker runs, as a page with Trusted Types has to have it. */
+function scriptUrl(url) {
+  const types = globalThis.trustedTypes;
+  if (!types) return url.href;
+  try {
+    policy ??= types.createPolicy("feed", { createScriptURL: (address) => (address === url.href ? address : null) });
+    return policy.createScriptURL(url.href);
+  } catch {
+    return url.href; // not allowed, or there is one of another copy of this module: it may not even be asked for
+  }
+}
+
+/**
+ * By a SharedWorker.
+ * @param {Joining} joining
+ * @returns {Link}
+ * @throws where there is none, or it may not be
+ */
+export function workerLink({ key, options, receive, failed }) {
+  const url = new URL("./worker.js", import.meta.url);
+  const worker = new SharedWorker(scriptUrl(url), { type: "module", name: `feed/${PROTOCOL}` });
+  const closing = new AbortController();
+  const { port } = worker;
+  const life = `feed/${PROTOCOL}/tab/${random()}`;
+  worker.onerror = (event) => {
+    event.preventDefault();
+    failed(false);
+  };
+  port.onmessage = ({ data }) => {
+    if (data.life) whenGone(data.life, closing.signal, () => failed(true));
+    else receive(data);
+  };
+  const join = (held) => port.postMessage({ join: { key, options, life: held ? life : "" } });
+  hold(life, (held) => closing.signal.aborted || join(held), closing.signal);
+  return {
+    post: (message) => port.postMessage(message),
+    close() {
+      port.postMessage({ leave: true });
+      port.onmessage = worker.onerror = null;
+      port.close();
+      closing.abort();
+    },
+  };
+}
+
+/**
+ * By election: whose tab holds the lock runs the hub, and all speak with it over channels, each tab over its own.
+ * @param {Joining} joining
+ * @returns {Link}
+ * @throws where there are no such locks or channels
+ */
+export function electedLink({ key, options, position, receive, lost }) {
+  if (!navigator.locks) throw new TypeError("no Web Locks");
+  const name = `feed/${PROTOCOL}/${key}`;
+  const tab = random();
+  const hall = new BroadcastChannel(name);
+  const own = new BroadcastChannel(`${name}/${tab}`);
+  const closing = new AbortController();
+  const { signal } = closing;
+  const admitted = new Map(); // how to let go of each tab, while this one leads
+  let hub = null;
+  let queued = false;
+  let stealing;
+
+  const admit = (member) => {
+    const before = admitted.get(member);
+    admitted.set(
+      member,
+      hub.add(new BroadcastChannel(`${name}/${member}`), () => {}),
+    );
+    before?.(); // it has asked twice, as it did not know yet who leads
+  };
+  const join = () => {
+    hall.postMessage({ join: tab });
+    clearTimeout(stealing);
+    stealing = setTimeout(() => stand({ steal: true }), STOLEN_AFTER * (1 + Math.random()));
+  };
+  const lead = async () => {
+    if (signal.aborted) return;
+    hub = new Hub(options, position(), () => {});
+    hall.postMessage({ leader: tab });
+    lost();
+    admit(tab);
+    await aborted(signal);
+  };
+  const stand = async (how) => {
+    try {
+      await navigator.locks.request(name, how, lead);
+    } catch {
+      // Given up; or another tab has taken the lock, as this one did not answer for long.
+    }
+    if (hub === null) return;
+    hub.close();
+    hub = null;
+    admitted.clear();
+    if (signal.aborted) return;
+    lost();
+    queue();
+    join();
+  };
+  const queue = async () => {
+    if (queued) return;
+    queued = true;
+    await stand({ signal });
+    queued = false;
+  };
+
+  hall.onmessage = ({ data }) => {
+    if (data.join && hub) admit(data.join);
+    else if (data.leader && !hub) {
+      lost();
+      join();
+    }
+  };
+  own.onmessage = ({ data }) => {
+    clearTimeout(stealing);
+    receive(data);
+  };
+  queue();
+  join();
+  return {
+    post: (message) => own.postMessage(message),
+    close() {
+      own.postMessage({ leave: true });
+      clearTimeout(stealing);
+      own.onmessage = hall.onmessage = null;
+      own.close();
+      hall.close();
+      closing.abort();
+    },
+  };
+}
+
+function random() {
+  return Math.random().toString(36).slice(2);
+}

@@ -1,0 +1,363 @@
+// A tab's part in a connection that it shares: the same to its owner as a connection of its own.
+//
+// A tab begins where it wants to, and the hub is somewhere else in the feed: what is between, the tab reads from pages
+// of history, while what comes from the hub waits. The two are joined where they meet: at an event or a position that
+// both know, or when a page that was asked for after the hub's first word holds nothing more. Each entry says after
+// which id it comes, so a tab notices when it has missed one, and does the same again.
+
+import { Connection } from "./connection.js";
+import { idOf } from "./event.js";
+import { readPage } from "./history.js";
+import { electedLink, workerLink } from "./links.js";
+import { Recent } from "./recent.js";
+
+// In milliseconds.
+const ANSWERING = 5_000; // until the hub has taken this tab on; an elected one may have to be elected first
+const READING = 30_000; // one page
+const FIRST_WAIT = 500;
+const LONGEST_WAIT = 30_000;
+
+const PAGE = 1_000; // events
+const MOST_WAITING = 20_000; // events of the hub's, while pages are read
+const MOST_CHARACTERS = 16 << 20; // of them
+const MOST_WORKERS = 3; // that die before another way is tried
+
+export class Membership {
+  #options;
+  #deliver;
+  #key;
+  #last;
+  #link = null;
+  #ways = [workerLink, electedLink];
+  #deaths = 0;
+  #answering;
+  #own = null; // a connection, where there is no way to share one
+
+  #state = { name: "connecting" }; // the hub's
+  #said = "connecting"; // the name of the one that was told
+  #refused = null; // what a page was refused with
+  #joined = false;
+  #hub = ""; // up to where the hub has told
+  #position; // up to where this tab has handed on
+  #began = false;
+  #resumed = null; // how this tab came to where it is, until the hub's own story matters
+  #resumesOwn = true;
+
+  #waiting = null; // entries that have come while pages are read
+  #waitingCost = 0;
+  #holes = 0; // how often what had waited was thrown away
+  #catching = null; // an AbortController while pages are read
+  #replayed = 0;
+  #from = "";
+  #failures = 0;
+  #timer;
+  #recent = new Recent();
+  #overlaps = false; // what comes may have been handed on already
+
+  /**
+   * @param {import("./connection.js").Options} options
+   * @param {{after?: string, last?: number}} begin
+   * @param {(entries: import("./connection.js").Entry[]) => void} deliver
+   */
+  constructor(options, { after = "", last = 0 }, deliver) {
+    this.#options = options;
+    this.#position = after;
+    this.#last = last;
+    this.#deliver = deliver;
+    const { base, topics, types, transport, credentials } = options;
+    this.#key = JSON.stringify([base, [...topics].sort(), [...types].sort(), transport, credentials]);
+  }
+
+  start() {
+    this.#connect();
+  }
+
+  retry() {
+    if (this.#own) return this.#own.retry();
+    this.#link?.post({ retry: true });
+    if (this.#refused || this.#timer !== undefined) {
+      this.#refused = null;
+      this.#catchUp();
+    }
+  }
+
+  hurry() {
+    if (this.#own) this.#own.hurry();
+    else this.#link?.post({ hurry: true });
+  }
+
+  check(offline) {
+    if (this.#own) this.#own.check(offline);
+    else this.#link?.post({ check: offline ? "offline" : "silence" });
+  }
+
+  suspend() {
+    this.#own?.suspend();
+    this.#leave();
+  }
+
+  resume() {
+    if (this.#own) this.#own.resume();
+    else this.#connect();
+  }
+
+  close() {
+    this.#own?.close();
+    this.#leave();
+    if (!this.#own) this.#say({ name: "closed" });
+  }
+
+  /** Find a hub, by the first way that is there. */
+  #connect() {
+    this.#leave();
+    const way = this.#ways[0];
+    if (!way) return this.#connectAlone();
+    let link = null;
+    const current = (then) => (fact) => {
+      if (link !== null && link === this.#link) then(fact);
+    };
+    try {
+      link = this.#link = way({
+        key: this.#key,
+        options: this.#options,
+        position: () => (this.#began && !this.#catching && this.#waiting === null ? this.#position : ""),
+        receive: current((message) => this.#receive(message)),
+        lost: current(() => this.#lost()),
+        failed: current((again) => this.#failed(again)),
+      });
+      this.#await();
+    } catch {
+      this.#failed(false);
+    }
+  }
+
+  #connectAlone() {
+    const begin = this.#began || this.#position ? { after: this.#position } : { last: this.#last };
+    this.#own = new Connection(this.#options, begin, this.#deliver);
+    this.#own.start();
+  }
+
+  #leave() {
+    clearTimeout(this.#answering);
+    this.#link?.close();
+    this.#link = null;
+    this.#lost();
+  }
+
+  /** What the hub said is of no use for what another one will say. */
+  #lost() {
+    this.#joined = false;
+    this.#stop();
+    this.#waiting = null;
+    if (this.#link) this.#await();
+  }
+
+  #await() {
+    clearTimeout(this.#answering);
+    if (this.#ways[0] === workerLink) this.#answering = setTimeout(() => this.#failed(false), ANSWERING);
+  }
+
+  #failed(again) {
+    if (!again || ++this.#deaths >= MOST_WORKERS) this.#ways.shift();
+    this.#connect();
+  }
+
+  #receive({ joined, entries, cost }) {
+    if (joined) this.#join(joined);
+    if (!entries || !this.#joined) return;
+    this.#take(entries);
+    if (cost) this.#link?.post({ ack: cost });
+  }
+
+  #join({ state, position }) {
+    clearTimeout(this.#answering);
+    this.#stop();
+    this.#waiting = null;
+    this.#joined = true;
+    this.#hub = position;
+    this.#state = state;
+    const wants = this.#position !== "" || (!this.#began && this.#last > 0);
+    this.#overlaps = false;
+    if (!wants) {
+      this.#began = true;
+      this.#resumed = null;
+      if (position) this.#deliver([{ kind: "position", after: "", position }]);
+      this.#position = position;
+    } else if (this.#position !== position || !this.#began) {
+      this.#miss();
+      this.#catchUp();
+    }
+    this.#tell();
+  }
+
+  /** Hand on what is next, and keep what is not. */
+  #take(entries) {
+    const out = [];
+    for (const entry of entries) {
+      if (entry.kind === "state") {
+        if (entry.state.name === "live" && this.#state.name !== "live") this.#resumesOwn = false;
+        this.#state = entry.state;
+        this.#hand(out);
+        this.#tell();
+        if (this.#waiting !== null) this.#catchUp();
+        continue;
+      }
+      if (entry.kind === "closing") {
+        out.push(entry);
+        continue;
+      }
+      if (entry.after !== this.#hub) this.#miss();
+      this.#hub = entry.position;
+      if (this.#waiting === null) this.#next(entry, out);
+      else this.#keep(entry);
+    }
+    this.#hand(out);
+    if (this.#waiting !== null) this.#catchUp();
+  }
+
+  #hand(out) {
+    if (out.length > 0) this.#deliver(out.splice(0));
+  }
+
+  /** Hand on an entry, without what was handed on already. */
+  #next(entry, out) {
+    if (entry.kind === "events") {
+      let { envelopes } = entry;
+      if (this.#overlaps) envelopes = envelopes.slice(this.#recent.lastOf(envelopes) + 1);
+      if (envelopes.length === 0) return;
+      for (const envelope of envelopes) this.#recent.add(idOf(envelope));
+      out.push({ ...entry, envelopes });
+      this.#overlaps = false;
+    } else if (entry.kind === "gap") {
+      out.push(entry);
+      this.#overlaps = false;
+    } else if (!this.#overlaps) {
+      out.push(entry);
+    }
+    if (!this.#overlaps) {
+      this.#position = entry.position;
+      this.#began = true;
+    } else if (entry.position === this.#position) {
+      this.#overlaps = false;
+    }
+  }
+
+  #keep(entry) {
+    const { envelopes = [] } = entry;
+    this.#waiting.push(entry);
+    this.#waitingCost += envelopes.length;
+    if (this.#waitingCost > MOST_WAITING) this.#discard();
+  }
+
+  /** There is a hole between this tab and what the hub says: pages from here on. */
+  #miss() {
+    if (this.#waiting === null) {
+      this.#from = this.#position;
+      this.#replayed = 0;
+    }
+    this.#discard();
+  }
+
+  #discard() {
+    this.#waiting = [];
+    this.#waitingCost = 0;
+    this.#holes += 1;
+  }
+
+  /** Read pages until they meet what waits. */
+  async #catchUp() {
+    if (this.#catching || this.#refused || this.#timer !== undefined || !this.#joined) return;
+    if (!["live", "replaying"].includes(this.#state.name)) return; // when it is, we are called again
+    const catching = (this.#catching = new AbortController());
+    while (this.#waiting !== null) {
+      const holes = this.#holes;
+      const begin = this.#position ? { last_event_id: this.#position, limit: PAGE } : { last: this.#last };
+      const answer = await readPage(this.#options, begin, catching.signal, READING);
+      if (catching !== this.#catching) return;
+      if (answer.status !== 200) return this.#troubled(answer);
+      this.#failures = 0;
+      this.#turn(answer.page);
+      if (this.#meets() || (this.#began && answer.page.envelopes.length === 0 && holes === this.#holes)) this.#met();
+      this.#began = true;
+    }
+    if (catching === this.#catching) this.#catching = null;
+  }
+
+  /** Hand on a page. */
+  #turn({ envelopes, next, gap }) {
+    const out = [];
+    let after = this.#position;
+    if (gap) {
+      const { requested, resumed_from: resumedFrom, reason } = gap;
+      out.push({ kind: "gap", after, position: resumedFrom, gap: { requested, resumedFrom, reason } });
+      after = resumedFrom;
+    }
+    for (const envelope of envelopes) this.#recent.add(idOf(envelope));
+    if (envelopes.length > 0) out.push({ kind: "events", after, position: next, live: false, envelopes });
+    else if (next !== after) out.push({ kind: "position", after, position: next });
+    this.#position = next;
+    this.#replayed += envelopes.length;
+    this.#hand(out);
+  }
+
+  /** Whether what waits begins where the pages have come to, or before. */
+  #meets() {
+    if (this.#position === this.#hub) return true;
+    return this.#waiting.some(
+      ({ after, position, envelopes = [] }) =>
+        after === this.#position || position === this.#position || this.#recent.lastOf(envelopes) >= 0,
+    );
+  }
+
+  #met() {
+    const waiting = this.#waiting;
+    this.#waiting = null;
+    this.#resumed = this.#from ? { after: this.#from, replayed: this.#replayed } : null;
+    this.#resumesOwn = true;
+    // Up to the last thing that both know, all of it was handed on.
+    let known = waiting.findLastIndex(({ position }) => position === this.#position);
+    if (known < 0) known = waiting.findLastIndex(({ envelopes = [] }) => this.#recent.lastOf(envelopes) >= 0) - 1;
+    this.#overlaps = this.#position !== this.#hub;
+    const out = [];
+    for (const entry of waiting.slice(known + 1)) this.#next(entry, out);
+    this.#hand(out);
+    this.#tell();
+  }
+
+  #troubled({ status, detail, retry }) {
+    this.#catching = null;
+    if ([401, 403, 422].includes(status)) {
+      const reason = { 401: "unauthenticated", 403: "forbidden", 422: "invalid" }[status];
+      this.#refused = { name: "refused", status, reason, detail };
+      return this.#tell();
+    }
+    const most = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** Math.min(this.#failures++, 10));
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#catchUp();
+    }, retry ?? Math.random() * most);
+  }
+
+  #stop() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#catching?.abort();
+    this.#catching = null;
+  }
+
+  /** Say what state this tab is in: the hub's, but that it may have something to do itself. */
+  #tell() {
+    const { name } = this.#state;
+    if (this.#waiting !== null && (name === "live" || name === "replaying")) {
+      this.#say(this.#refused ?? { name: "replaying", after: this.#from });
+    } else if (name === "live" && this.#resumesOwn) {
+      this.#say({ name: "live", resumed: this.#resumed });
+    } else {
+      this.#say(this.#state);
+    }
+  }
+
+  #say(state) {
+    this.#deliver([{ kind: "state", state }]);
+  }
+}
