@@ -52,9 +52,10 @@ export class Hub {
   }
 
   close() {
+    const members = [...this.#members];
+    this.#members.clear(); // who looks for another hub now need not hear that this connection is closed
+    for (const member of members) member.close();
     this.#connection.close();
-    for (const member of this.#members) member.close();
-    this.#members.clear();
   }
 
   #remove(member) {
