@@ -46,6 +46,7 @@ export class Hub {
     const member = new Member(port, left, (message) => this.#heard(member, message));
     const leave = () => this.#remove(member);
     this.#members.add(member);
+    if (this.#state.name === "refused") this.#connection.retry(); // it may bring a new token
     port.addEventListener("close", leave); // of a port whose tab is gone, where the browser says so
     member.send({ joined: { state: this.#state, position: this.#position } });
     return leave;
