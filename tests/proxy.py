@@ -21,12 +21,13 @@ _PURPOSE = re.compile(rb"SETNAME\r\n\$\d+\r\nfeed-(\w+)-")
 class Proxy:
     """Listens on `port` and passes to `target`, both on this machine. To be used from the thread of the test.
 
-    A connection has a purpose, which is in the name that the node gives itself at Redis: `ask`, `read`, `append`,
-    `follow`.
+    A connection has a purpose: what the first group of `purpose` finds in its requests. Unless given that is in the
+    name that the node gives itself at Redis: `ask`, `read`, `append`, `follow`.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, purpose: re.Pattern[bytes] = _PURPOSE) -> None:
         self.target = target
+        self._purpose = purpose
         self.delay = 0.0
         """Seconds by which each chunk is passed later."""
         self.lost_answers = 0
@@ -142,7 +143,7 @@ class Proxy:
             writers.append(server_writer)
 
             def watch_request(chunk: bytes) -> None:
-                if (found := _PURPOSE.search(chunk)) is not None:
+                if (found := self._purpose.search(chunk)) is not None:
                     connection.purpose = found[1]
                 if self._losing is not None and self._losing in chunk:
                     self._losing = None
@@ -205,9 +206,9 @@ async def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.contextmanager
-def proxy_to(port: int) -> Iterator[Proxy]:
+def proxy_to(port: int, purpose: re.Pattern[bytes] = _PURPOSE) -> Iterator[Proxy]:
     """A proxy for as long as the block lasts."""
-    proxy = Proxy(port)
+    proxy = Proxy(port, purpose)
     try:
         yield proxy
     finally:

@@ -34,6 +34,10 @@ export function connect(options = {}) {
   return new Feed(options);
 }
 
+function check(right, words) {
+  if (!right) throw new TypeError(words);
+}
+
 /** A feed as a page sees it. Dispatches `event`, `events`, `state`, `gap`, `closing` and `position`. */
 export class Feed extends EventTarget {
   #source;
@@ -55,7 +59,12 @@ export class Feed extends EventTarget {
     quiet = 30,
   } = {}) {
     super();
-    if (!TRANSPORT_NAMES.includes(transport)) throw new TypeError(`transport: one of ${TRANSPORT_NAMES.join(", ")}`);
+    check(Array.isArray(topics) && topics.length > 0, "topics: an array of patterns");
+    check(Array.isArray(types), "types: an array of names");
+    check(typeof after === "string", "after: an event's id");
+    check(Number.isInteger(last) && last >= 0 && last <= 1_000, "last: a whole number up to 1,000");
+    check(TRANSPORT_NAMES.includes(transport), `transport: one of ${TRANSPORT_NAMES.join(", ")}`);
+    check(quiet > 0 && quiet <= 86_400, "quiet: a number of seconds");
     const asked = { topics: [...topics], types: [...types], base: new URL(base, globalThis.location?.href).href };
     const options = { ...asked, transport, credentials, quiet };
     this.#lastEventId = after === "earliest" ? "" : after;
@@ -84,6 +93,7 @@ export class Feed extends EventTarget {
     if (this.#state.name === "closed") return;
     this.#unlisten.abort();
     this.#source.close();
+    this.#become({ name: "closed" });
   }
 
   addEventListener(type, ...rest) {

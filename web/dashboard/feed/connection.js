@@ -102,7 +102,7 @@ export class Connection {
   close() {
     if (this.#state.name === "closed") return;
     this.suspend();
-    this.#say({ name: "closed" });
+    this.#state = { name: "closed" };
     this.#turn.close();
   }
 
@@ -309,6 +309,7 @@ class Turn {
   #together = 0;
   #due = false;
   #flushed = -Infinity;
+  #delivering = false;
   #channel = new MessageChannel(); // a hidden page's timers are held back by a second and more, and this is not
 
   constructor(deliver) {
@@ -336,14 +337,22 @@ class Turn {
     else setTimeout(() => this.flush(), TURN - since);
   }
 
+  /** In order, also where somebody who is told something does something about it at once. */
   flush() {
     this.#due = false;
-    if (this.#entries.length === 0) return;
-    const entries = this.#entries;
-    this.#entries = [];
-    this.#together = 0;
-    this.#flushed = performance.now();
-    this.#deliver(entries);
+    if (this.#delivering) return;
+    this.#delivering = true;
+    try {
+      while (this.#entries.length > 0) {
+        const entries = this.#entries;
+        this.#entries = [];
+        this.#together = 0;
+        this.#flushed = performance.now();
+        this.#deliver(entries);
+      }
+    } finally {
+      this.#delivering = false;
+    }
   }
 
   close() {

@@ -76,10 +76,16 @@ function unescaped(text) {
 /**
  * The id in an envelope.
  * @param {string} envelope
- * @returns {string}
+ * @returns {string} "" if there is none
  */
 export function idOf(envelope) {
-  return ID.exec(envelope)?.[1] ?? JSON.parse(envelope).id;
+  const found = ID.exec(envelope);
+  if (found !== null) return found[1];
+  try {
+    return String(JSON.parse(envelope).id ?? "");
+  } catch {
+    return "";
+  }
 }
 
 /**

@@ -46,15 +46,17 @@ export class Hub {
     const member = new Member(port, left, (message) => this.#heard(member, message));
     const leave = () => this.#remove(member);
     this.#members.add(member);
+    if (this.#state.name === "refused") this.#connection.retry(); // it may bring a new token
     port.addEventListener("close", leave); // of a port whose tab is gone, where the browser says so
     member.send({ joined: { state: this.#state, position: this.#position } });
     return leave;
   }
 
   close() {
+    const members = [...this.#members];
+    this.#members.clear(); // who looks for another hub now need not hear that this connection is closed
+    for (const member of members) member.close();
     this.#connection.close();
-    for (const member of this.#members) member.close();
-    this.#members.clear();
   }
 
   #remove(member) {

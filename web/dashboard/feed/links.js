@@ -74,7 +74,7 @@ export function workerLink({ key, options, receive, failed }) {
  * @returns {Link}
  * @throws where there are no such locks or channels
  */
-export function electedLink({ key, options, position, receive, lost }) {
+export function electedLink({ key, options, position, receive, lost, failed }) {
   if (!navigator.locks) throw new TypeError("no Web Locks");
   const name = `feed/${PROTOCOL}/${key}`;
   const tab = random();
@@ -112,9 +112,12 @@ export function electedLink({ key, options, position, receive, lost }) {
     try {
       await navigator.locks.request(name, how, lead);
     } catch {
-      // Given up; or another tab has taken the lock, as this one did not answer for long.
+      // Given up; or another tab has taken the lock, as this one did not answer for long; or there may be no locks here.
     }
-    if (hub === null) return;
+    if (hub === null) {
+      if (!signal.aborted) failed(false);
+      return;
+    }
     hub.close();
     hub = null;
     admitted.clear();

@@ -34,7 +34,6 @@ export class Membership {
   #own = null; // a connection, where there is no way to share one
 
   #state = { name: "connecting" }; // the hub's
-  #said = "connecting"; // the name of the one that was told
   #refused = null; // what a page was refused with
   #joined = false;
   #hub = ""; // up to where the hub has told
@@ -44,7 +43,8 @@ export class Membership {
   #resumesOwn = true;
 
   #waiting = null; // entries that have come while pages are read
-  #waitingCost = 0;
+  #waitingEvents = 0;
+  #waitingCharacters = 0;
   #holes = 0; // how often what had waited was thrown away
   #catching = null; // an AbortController while pages are read
   #replayed = 0;
@@ -104,7 +104,6 @@ export class Membership {
   close() {
     this.#own?.close();
     this.#leave();
-    if (!this.#own) this.#say({ name: "closed" });
   }
 
   /** Find a hub, by the first way that is there. */
@@ -243,10 +242,10 @@ export class Membership {
   }
 
   #keep(entry) {
-    const { envelopes = [] } = entry;
     this.#waiting.push(entry);
-    this.#waitingCost += envelopes.length;
-    if (this.#waitingCost > MOST_WAITING) this.#discard();
+    this.#waitingEvents += entry.envelopes?.length ?? 1;
+    for (const envelope of entry.envelopes ?? []) this.#waitingCharacters += envelope.length;
+    if (this.#waitingEvents > MOST_WAITING || this.#waitingCharacters > MOST_CHARACTERS) this.#discard();
   }
 
   /** There is a hole between this tab and what the hub says: pages from here on. */
@@ -260,7 +259,7 @@ export class Membership {
 
   #discard() {
     this.#waiting = [];
-    this.#waitingCost = 0;
+    this.#waitingEvents = this.#waitingCharacters = 0;
     this.#holes += 1;
   }
 

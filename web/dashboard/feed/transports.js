@@ -29,7 +29,7 @@ class EventSourceTransport {
     this.#source.onmessage = ({ data, lastEventId }) => reports.events([data], lastEventId);
     for (const type of CONTROLS) {
       this.#source.addEventListener(type, ({ data, lastEventId }) =>
-        reports.control(type, lastEventId, JSON.parse(data)),
+        reports.control(type, lastEventId, valueOf(data)),
       );
     }
     this.#source.onerror = () => {
@@ -98,7 +98,7 @@ class FetchTransport {
         last = id;
       } else if (event !== undefined) {
         flush();
-        reports.control(event, id, JSON.parse(data));
+        reports.control(event, id, valueOf(data));
       } else if (retry !== undefined) {
         reports.retry(retry);
       }
@@ -138,8 +138,8 @@ class WebSocketTransport {
       if (this.#closed) return;
       if (line.startsWith('{"type":"feed.')) {
         flush();
-        const { type, id, data } = JSON.parse(line);
-        reports.control(type, id ?? "", data);
+        const { type, id, data } = valueOf(line);
+        reports.control(type, id ?? "", data ?? {});
       } else {
         envelopes.push(line);
       }
@@ -151,6 +151,15 @@ class WebSocketTransport {
     this.#closed = true;
     this.#socket.onmessage = null;
     this.#socket.close();
+  }
+}
+
+/** What a server says of the stream; nothing, if it cannot be read. */
+function valueOf(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
   }
 }
 

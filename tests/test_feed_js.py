@@ -1,0 +1,424 @@
+"""`feed.js` in a real Chromium against a real server: what a page is told, over each transport, by each way to share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext
+
+from tests.browser import chromium
+from tests.conftest import Serve
+from tests.proxy import proxy_to
+from tests.running import RunningServer
+from tests.streams import eventually, subscribed
+from tests.tabs import WAYS, OpenTab, subscriptions, tabs_of
+from tests.test_page import AWKWARD
+from tests.test_wire import parse_event_stream
+from tests.tokens import SECRET, bearer, token
+
+pytestmark = pytest.mark.browser
+
+TRANSPORTS = ["eventsource", "websocket", "fetch"]
+
+NUMBER = '{"n": 123456789012345678901234567890, "n": 1.0, "}": "},{", "time": "\\"}"}'
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
+    """A browser of its own. A test with the parameter `way` has one in which tabs share by that way."""
+    with browser.new_context() as opened:
+        opened.set_default_timeout(15_000)
+        way = getattr(request.node, "callspec", None)
+        if missing := WAYS[way.params.get("way", "worker")] if way is not None else "":
+            opened.add_init_script(missing)
+        yield opened
+
+
+@pytest.fixture
+def open_tab(context: BrowserContext) -> Iterator[OpenTab]:
+    yield from tabs_of(context)
+
+
+@pytest.fixture
+def keyed(serve: Serve) -> RunningServer:
+    return serve("--log", "memory:", jwt_secret=SECRET, retry=0.2)
+
+
+over_each = pytest.mark.parametrize("transport", TRANSPORTS)
+by_each = pytest.mark.parametrize("way", list(WAYS))
+
+
+def published(server: RunningServer, topic: str, texts: list[str]) -> list[str]:
+    batch = [{"topic": topic, "data": text} for text in texts]
+    answer = server.http.post(f"{server.url}/events", json=batch)
+    assert answer.status_code == 201, answer.text
+    ids: list[str] = answer.json()["ids"]
+    return ids
+
+
+# The pure parts.
+
+STREAMS = [
+    "data: a\n\n",
+    "data: a\r\rdata: b\r\r",
+    "data: a\r\n\r\ndata: b\r\n\r\n",
+    "data: a\rdata: b\r\n\n",
+    "\ufeffdata: after a BOM\n\n",
+    "data: \ufeffa BOM inside\n\n\ufeffdata: a field of another name\n\n",
+    "id: 1\ndata: a\n\ndata: the id stays\n\nid\ndata: until it is taken back\n\n",
+    "id: 1\ndata: a\n\nid: with \0 in it\ndata: b\n\n",
+    "event: named\ndata: a\n\ndata: b\n\n",
+    "event: without data\n\ndata: a\n\n",
+    "data\n\ndata:\ndata:\n\n",
+    "data:no space\ndata:  two\n\n",
+    ": a comment\n:\ndata: a\n\n",
+    "unknown: x\nunknown\ndata: a\n\n",
+    "data: line\u2028separator\u2029and\u0085next\n\n",
+    "data: \U0001f600 é\n\n",
+    "data: never ends",
+    "data: never dispatched\n",
+    "\n\n\ndata: a\n\n",
+]
+
+
+def test_the_parser_reads_what_the_standard_says_wherever_the_bytes_are_split(
+    server: RunningServer, open_tab: OpenTab
+) -> None:
+    page = open_tab(server).page
+    read = """async (streams) => {
+        const { EventStreamParser } = await import("/assets/feed/sse.js");
+        const read = (chunks) => {
+            const parser = new EventStreamParser();
+            return chunks.flatMap((bytes) => parser.push(bytes))
+                .filter(({ event }) => event !== undefined).map(({ id, event, data }) => [id, event, data]);
+        };
+        return streams.map((stream) => {
+            const bytes = new TextEncoder().encode(stream);
+            const splits = [...bytes.keys()].map((at) => [bytes.slice(0, at), bytes.slice(at)]);
+            const all = [...splits, Array.from(bytes, (byte) => Uint8Array.of(byte)), [bytes]].map(read);
+            return [...new Set(all.map((events) => JSON.stringify(events)))].map((events) => JSON.parse(events));
+        });
+    }"""
+    expected = [[list(event) for event in _as_javascript(stream)] for stream in STREAMS]
+    assert page.evaluate(read, STREAMS) == [[events] for events in expected]
+
+
+def _as_javascript(stream: str) -> list[tuple[str, str, str]]:
+    # `data` alone is an event with empty data, which the oracle takes for none.
+    if stream.startswith("data\n\n"):
+        return [("", "message", ""), ("", "message", "\n")]
+    return parse_event_stream(stream.encode())
+
+
+def test_the_parser_tells_comments_and_the_reconnection_time(server: RunningServer, open_tab: OpenTab) -> None:
+    page = open_tab(server).page
+    frames = page.evaluate(
+        """async (stream) => {
+            const { EventStreamParser } = await import("/assets/feed/sse.js");
+            return new EventStreamParser().push(new TextEncoder().encode(stream));
+        }""",
+        "retry: 250\nretry: 1s\nretry:\n: alive\ndata: a\n\n",
+    )
+    assert frames == [{"retry": 250}, {"comment": "alive"}, {"event": "message", "data": "a", "id": ""}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        NUMBER,
+        "[]",
+        "1",
+        "null",
+        '[{"id":"x","topic":"y","type":"z","data":1,"time":"t"},{"id":"]"}]',
+        '"te\\"xt\\u0041"',
+    ],
+)
+def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(
+    server: RunningServer, open_tab: OpenTab, data: str
+) -> None:
+    envelope = f'{{"id":"e-1","topic":"a/\\"b","type":"t\\\\","data":{data},"time":"2026-11-21T03:05:00.123Z"}}'
+    other = '{"time":"t","type":"t","topic":"t","id":"e-2","data":{"a":1}}'
+    found = open_tab(server).page.evaluate(
+        """async ([envelope, other]) => {
+            const { eventOf, idOf, pageOf } = await import("/assets/feed/event.js");
+            const { id, topic, type, json, text, time } = eventOf(envelope, true);
+            const page = pageOf(`{"events":[${envelope},${envelope},${other}],"next":"e-3","gap":{"reason":"x"}}`);
+            return { id, topic, type, json, text, time, page, empty: pageOf('{"events":[],"next":"e-0"}'),
+                ids: [envelope, other, "nonsense"].map(idOf), other: eventOf(other, false).text };
+        }""",
+        [envelope, other],
+    )
+    is_text = data.startswith('"')
+    assert (found["id"], found["topic"], found["type"]) == ("e-1", 'a/"b', "t\\")
+    assert (found["json"], found["text"]) == (not is_text, json.loads(data) if is_text else data)
+    assert found["page"] == {"envelopes": [envelope, envelope, other], "next": "e-3", "gap": {"reason": "x"}}
+    assert found["empty"] == {"envelopes": [], "next": "e-0"}
+    assert found["ids"] == ["e-1", "e-2", ""]
+    assert found["other"] == '{"a":1}'
+
+
+# What is the same over every transport, shared or not.
+
+
+@over_each
+@by_each
+def test_the_same_events_come_over_every_transport_by_every_way(
+    server: RunningServer, open_tab: OpenTab, transport: str, way: str
+) -> None:
+    topic = f"same/{transport}/{way}"
+    texts = [*AWKWARD, "plain"]
+    before = published(server, topic, texts)
+    tab = open_tab(server).connect(topics=[topic], transport=transport, last=len(texts)).live()
+    tab.wait_for(*texts)
+    after = published(server, topic, texts)
+    json_id = server.publish(f"{topic}?type=typed", NUMBER, **{"Content-Type": "application/json"})
+    tab.wait_for(*texts, *texts, NUMBER)
+    events = tab.events
+    assert [event["id"] for event in events] == [*before, *after, json_id]
+    assert [event["live"] for event in events] == [False] * len(before) + [True] * (len(after) + 1)
+    assert {(event["topic"], event["json"]) for event in events[:-1]} == {(topic, False)}
+    assert (events[-1]["type"], events[-1]["json"]) == ("typed", True)
+    history = {event["id"]: event["time"] for event in server.history(topic)["events"]}
+    assert [event["time"] for event in events] == [history[event["id"]] for event in events]
+    assert tab.page.evaluate("[feed.lastEventId, feed.state]") == [json_id, {"name": "live", "resumed": None}]
+
+
+@over_each
+@by_each
+def test_nothing_is_missed_or_doubled_when_the_server_is_killed_and_comes_back(
+    serve: Serve, open_tab: OpenTab, transport: str, way: str, tmp_path: Path
+) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2)
+    with proxy_to(server.port) as proxy:
+        tab = open_tab(f"http://127.0.0.1:{proxy.port}/healthz").connect(transport=transport).live()
+        last = server.publish("kill", "0")
+        tab.wait_for("0")
+        server.kill()
+        tab.until("waiting")
+        state = next(state for state in tab.all("state") if state["name"] == "waiting")
+        assert state["reason"] == "ended"
+        proxy.cut()  # it must not come back before there is something that it has missed
+        eventually(lambda: "unreachable" in [state.get("reason") for state in tab.all("state")])
+        now = tab.page.evaluate("Date.now()")
+        waits = [state["retryAt"] for state in tab.all("state") if state["name"] == "waiting"]
+        assert all(now - 15_000 < retry_at < now + 30_000 for retry_at in waits)
+        server.start()
+        published(server, "kill", [str(number) for number in range(1, 21)])
+        proxy.heal()
+        tab.page.evaluate("feed.retry()")
+        tab.live()
+        server.publish("kill", "21")
+        tab.wait_for(*[str(number) for number in range(22)])
+    assert [state["resumed"] for state in tab.all("state") if state["name"] == "live"][1] == {
+        "after": last,
+        "replayed": 20,
+    }
+    assert [event["live"] for event in tab.events] == [True] + [False] * 20 + [True]
+    assert tab.all("gap") == []
+
+
+@over_each
+@by_each
+def test_a_log_that_is_gone_is_told_as_a_gap_before_what_it_holds_now(
+    serve: Serve, open_tab: OpenTab, transport: str, way: str
+) -> None:
+    server = serve("--log", "memory:", retry=0.2)
+    tab = open_tab(server).connect(transport=transport).live()
+    last = server.publish("gap", "before")
+    tab.wait_for("before")
+    server.kill()
+    server.start()
+    server.publish("gap", "after")
+    tab.page.evaluate("feed.retry()")
+    tab.wait_for("before", "after")
+    assert [(name, count) for name, _, count in tab.told if name == "gap"] == [("gap", 1)]
+    [gap] = tab.all("gap")
+    assert gap == {"requested": last, "resumedFrom": gap["resumedFrom"], "reason": "unknown"}
+
+
+@by_each
+def test_beginning_after_an_id_and_with_the_oldest_and_with_nothing(
+    server: RunningServer, open_tab: OpenTab, way: str
+) -> None:
+    topic = f"begin/{way}"
+    ids = published(server, topic, ["1", "2", "3"])
+    after = open_tab(server).connect(topics=[topic], after=ids[0]).live()
+    after.wait_for("2", "3")
+    assert after.state["resumed"] == {"after": ids[0], "replayed": 2}
+    oldest = open_tab(server).connect(topics=[topic], after="earliest").live()
+    oldest.wait_for("1", "2", "3")
+    now = open_tab(server).connect(topics=[topic]).live()
+    assert now.last_event_id != ""
+    server.publish(topic, "4")
+    now.wait_for("4")
+    after.wait_for("2", "3", "4")
+    oldest.wait_for("1", "2", "3", "4")
+    assert now.states == ["live"] or now.states == ["connecting", "live"]
+
+
+def test_only_the_types_and_topics_that_were_asked_for_come(server: RunningServer, open_tab: OpenTab) -> None:
+    tab = open_tab(server).connect(topics=["asked/a", "asked/b/*"], types=["x", "message"]).live()
+    for path in ("asked/a", "asked/c", "asked/b/1?type=x", "asked/b/1?type=y", "asked/b/1"):
+        server.publish(path, path)
+    tab.wait_for("asked/a", "asked/b/1?type=x", "asked/b/1")
+
+
+def test_single_events_come_after_their_batch_with_their_data_as_a_value(
+    server: RunningServer, open_tab: OpenTab
+) -> None:
+    tab = open_tab(server).connect(topics=["single"]).live()
+    tab.page.evaluate(
+        """() => {
+            window.order = [];
+            feed.addEventListener("events", ({ detail }) => order.push(detail.length));
+            feed.addEventListener("event", ({ detail }) => order.push([detail.data, detail.data === detail.data]));
+        }"""
+    )
+    server.publish("single", '{"a": [1]}', **{"Content-Type": "application/json"})
+    server.publish("single", "text")
+    eventually(lambda: len(tab.page.evaluate("order.flat(2)")) >= 5)
+    order = tab.page.evaluate("order.filter((one) => typeof one !== 'number')")
+    assert order == [[{"a": [1]}, True], ["text", True]]
+    assert isinstance(tab.page.evaluate("order[0]"), int)
+
+
+@pytest.mark.parametrize(
+    "options", [{"transport": "pigeon"}, {"topics": "orders/*"}, {"topics": []}, {"last": 1001}, {"quiet": 0}]
+)
+def test_options_that_mean_nothing_are_a_type_error(
+    server: RunningServer, open_tab: OpenTab, options: dict[str, Any]
+) -> None:
+    tab = open_tab(server)
+    said = tab.page.evaluate(
+        """async (options) => {
+            const { connect } = await import("/assets/feed.js");
+            try { connect(options); return "nothing"; } catch (error) { return error.name; }
+        }""",
+        options,
+    )
+    assert said == "TypeError"
+
+
+# What the server says, and what it refuses.
+
+
+@over_each
+@pytest.mark.parametrize("way", ["worker", "alone"])
+def test_a_kicked_stream_says_so_and_comes_back(serve: Serve, open_tab: OpenTab, transport: str, way: str) -> None:
+    server = serve("--log", "memory:", retry=0.5)
+    tab = open_tab(server).connect(transport=transport).live()
+    [subscription] = server.http.get(f"{server.url}/subscriptions").json()["subscriptions"]
+    assert server.http.delete(f"{server.url}/subscriptions/{subscription['id']}").status_code == 204
+    eventually(lambda: "waiting" in tab.states)
+    tab.live()
+    server.publish("kicked", "after")
+    tab.wait_for("after")
+    [closing] = tab.all("closing")
+    assert closing["reason"] == "kicked"
+    assert 250 <= closing["retry"] <= 750
+    assert [state["reason"] for state in tab.all("state") if state["name"] == "waiting"] == ["kicked"]
+
+
+@over_each
+def test_a_server_that_stops_is_named_as_the_reason(serve: Serve, open_tab: OpenTab, transport: str) -> None:
+    server = serve("--log", "memory:", retry=30)
+    tab = open_tab(server).connect(transport=transport).live()
+    server.stop()
+    tab.until("waiting")
+    state = tab.state
+    assert state["reason"] == "shutdown"
+    assert 10_000 < state["retryAt"] - tab.page.evaluate("Date.now()") < 46_000
+    server.start()
+    tab.page.evaluate("feed.retry()")
+    tab.live()
+
+
+@over_each
+def test_a_server_without_room_is_waited_for(serve: Serve, open_tab: OpenTab, transport: str) -> None:
+    server = serve("--log", "memory:", retry=0.5, max_subscribers=1)
+    with subscribed(f"{server.url}/events/other"):
+        tab = open_tab(server).connect(transport=transport)
+        tab.until("waiting")
+        busy = [state for state in tab.all("state") if state["name"] == "waiting"]
+        assert busy[0]["reason"] == ("unreachable" if transport == "websocket" else "busy")
+    tab.live()
+
+
+@over_each
+@by_each
+def test_without_a_right_it_is_refused_until_there_is_one(
+    keyed: RunningServer, open_tab: OpenTab, transport: str, way: str
+) -> None:
+    tab = open_tab(keyed).connect(transport=transport, topics=["mine/*"]).until("refused")
+    assert tab.state == {"name": "refused", "status": 401, "reason": "unauthenticated", "detail": tab.state["detail"]}
+    assert "token" in tab.state["detail"]
+    log_in(tab.page, token(subscribe=["other/*"]))
+    tab.page.evaluate("feed.retry()")
+    eventually(lambda: tab.state.get("status") == 403)
+    assert tab.state["reason"] == "forbidden"
+    log_in(tab.page, token(subscribe=["mine/*"]))
+    tab.page.evaluate("feed.retry()")
+    tab.live()
+    answer = httpx.post(f"{keyed.url}/events/mine/1", content="x", headers=bearer(token(publish=["**"])))
+    assert answer.status_code == 201
+    tab.wait_for("x")
+
+
+@over_each
+def test_a_token_that_expires_is_told_as_such_and_a_new_one_misses_nothing(
+    keyed: RunningServer, open_tab: OpenTab, transport: str
+) -> None:
+    publisher = bearer(token(publish=["**"]))
+    tab = open_tab(keyed)
+    log_in(tab.page, token(subscribe=["**"], seconds=3))
+    tab.connect(transport=transport).live().until("refused")
+    assert (tab.state["status"], tab.state["reason"]) == (401, "expired")
+    assert [closing["reason"] for closing in tab.all("closing")] == ["token-expired"]
+    assert httpx.post(f"{keyed.url}/events/a", content="meanwhile", headers=publisher).status_code == 201
+    log_in(tab.page, token(subscribe=["**"]))
+    tab.page.evaluate("feed.retry()")
+    tab.wait_for("meanwhile")
+
+
+@over_each
+def test_a_pattern_that_is_none_is_refused_with_the_servers_words(
+    server: RunningServer, open_tab: OpenTab, transport: str
+) -> None:
+    said = server.http.get(f"{server.url}/events", params={"topic": "a//b"}).json()["detail"]
+    tab = open_tab(server).connect(transport=transport, topics=["a//b"]).until("refused")
+    assert tab.state == {"name": "refused", "status": 422, "reason": "invalid", "detail": said}
+
+
+def log_in(page: Any, token: str) -> None:
+    status = page.evaluate(
+        """(token) => fetch("/session", { method: "POST", headers: { Authorization: `Bearer ${token}` } })
+            .then(({ status }) => status)""",
+        token,
+    )
+    assert status == 204
+
+
+# The end.
+
+
+@by_each
+def test_closed_it_says_so_and_nothing_more(server: RunningServer, open_tab: OpenTab, way: str) -> None:
+    tab = open_tab(server).connect(topics=[f"closed/{way}"]).live()
+    tab.page.evaluate("feed.close()")
+    assert tab.state == {"name": "closed"}
+    count = len(tab.told)
+    server.publish(f"closed/{way}", "x")
+    eventually(lambda: subscriptions(server) == 0)
+    tab.page.evaluate("feed.retry(); feed.close()")
+    assert (tab.texts, len(tab.told)) == ([], count)
