@@ -60,6 +60,11 @@ STAGE = """async ({ times, size = 500, gaps = {}, onBatch = '', options = {} }) 
         clear: (timer) => timers.delete(timer),
     };
     const stop = new AbortController();
+    const channel = new MessageChannel();
+    const turn = () => new Promise((resolve) => {
+        channel.port1.onmessage = resolve;
+        channel.port2.postMessage(null);
+    });
     const stage = window.stage = {
         start, pages, stop, batches: [], told: [], gaps: [], done: 0, over: '',
         work: (ms) => (now += ms), // what the page does with a batch
@@ -68,7 +73,7 @@ STAGE = """async ({ times, size = 500, gaps = {}, onBatch = '', options = {} }) 
         // Let the time go on, to each moment that is waited for, until this one.
         until: async (moment) => {
             for (;;) {
-                await new Promise((resolve) => setTimeout(resolve));
+                await turn();
                 const [timer, next] = [...timers].sort(([, one], [, other]) => one.at - other.at)[0] ?? [];
                 if (!next || next.at > moment) break;
                 timers.delete(timer);
@@ -98,14 +103,20 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture
-def page(browser: Browser, server: RunningServer) -> Iterator[Page]:
-    """At an address without a content security policy, so that a test can run what it likes."""
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
     with browser.new_context() as context:
         opened = context.new_page()
         opened.set_default_timeout(15_000)
-        opened.goto(f"{server.url}/healthz")
         yield opened
+
+
+@pytest.fixture
+def page(tab: Page, server: RunningServer) -> Iterator[Page]:
+    """At an address without a content security policy, so that a test can run what it likes."""
+    tab.goto(f"{server.url}/healthz")
+    yield tab
+    tab.unroute_all()
 
 
 def ask(page: Page, *topics: str, types: tuple[str, ...] = ()) -> None:

@@ -5,7 +5,9 @@
 const HEIGHT = 120;
 const FONT = 12;
 const CHARACTER = 6.7; // px of an axis label at that size, at most
+const SHORTEST = 6; // characters, so that charts below each other begin at one line
 const DASHES = [4, 3];
+const FEW = 30; // values are dots too, as one alone makes no line
 
 /**
  * The page's colours as they are now, by the names of its custom properties without the dashes.
@@ -28,7 +30,7 @@ export class Chart {
   /**
    * @param {HTMLElement} place
    * @param {object} options
-   * @param {{colour: string, dashed?: boolean, filled?: boolean, stepped?: boolean}[]} options.lines colours by name
+   * @param {{colour: string, dashed?: boolean, filled?: boolean, stepped?: boolean, dots?: boolean}[]} options.lines colours by name
    * @param {object} options.x uPlot's axis: how times are written
    * @param {(value: number, step: number) => string} options.write how values are written
    * @param {(min: number, max: number) => [number, number]} [options.range] of the values
@@ -52,7 +54,7 @@ export class Chart {
             ...axis,
             grid,
             space: 30,
-            size: (_, texts) => 8 + CHARACTER * Math.max(1, ...(texts ?? []).map((text) => text.length)),
+            size: (_, texts) => 8 + CHARACTER * Math.max(SHORTEST, ...(texts ?? []).map((text) => text.length)),
             values: (_, splits, __, ___, step) => splits.map((value) => write(value, step)),
           },
         ],
@@ -64,7 +66,7 @@ export class Chart {
             dash: line.dashed ? DASHES : undefined,
             fill: line.filled ? () => faint(this.#colours[line.colour]) : undefined,
             paths: line.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
-            points: { show: false },
+            points: { size: 5, show: (plot) => line.dots === true && plot.data[0].length <= FEW },
           })),
         ],
       },

@@ -36,7 +36,7 @@ export function max(figures, name) {
 }
 
 /**
- * How far this machine's clock is ahead of the server's. The server's time was read somewhere between asking and
+ * What this machine's clock lacks to the server's. The server's time was read somewhere between asking and
  * answering: so half a round trip is what each sample can be wrong by, and the shortest one is believed.
  */
 export class Clock {
@@ -45,7 +45,7 @@ export class Clock {
   /** All in milliseconds; the first two on this machine, the last one on the server. Whether the clock was set. */
   add(asked, answered, server) {
     const uncertainty = Math.max(0, answered - asked) / 2 + 1; // times are whole milliseconds here
-    const sample = { offset: (asked + answered) / 2 - server, uncertainty };
+    const sample = { offset: server - (asked + answered) / 2, uncertainty };
     const { best } = this;
     const moved = best !== null && Math.abs(best.offset - sample.offset) > best.uncertainty + uncertainty;
     if (moved) this.#samples = []; // one of the two clocks was set: what was measured before it means nothing now
@@ -54,7 +54,8 @@ export class Clock {
     return moved;
   }
 
-  /** @returns {{offset: number, uncertainty: number} | null} in milliseconds; null before there is a sample */
+  /** What to add to the time here, in milliseconds; null before there is a sample.
+   * @returns {{offset: number, uncertainty: number} | null} */
   get best() {
     if (this.#samples.length === 0) return null;
     return this.#samples.reduce((best, sample) => (sample.uncertainty < best.uncertainty ? sample : best));
@@ -89,7 +90,8 @@ export async function ask(url, signal) {
 function onTheWire(url, since) {
   const { requestStart, responseStart } = performance.getEntriesByName(url.href, "resource").at(-1) ?? {};
   performance.clearResourceTimings(); // a full buffer takes no more, and nobody else here reads it
-  const origin = Date.now() - performance.now(); // not `timeOrigin`: the clock may have been set since
+  // Not `timeOrigin`, as the clock may have been set since; and `now` is a whole millisecond, half of one too early.
+  const origin = Date.now() + 0.5 - performance.now();
   if (!requestStart || !responseStart || origin + requestStart < since - 1) return {};
   return { asked: origin + requestStart, answered: origin + responseStart };
 }

@@ -3,7 +3,8 @@
 const MAX_TOPICS = 200;
 const MAX_FIELDS = 30; // of one topic
 const MAX_CHARACTERS = 65_536; // longer data is not looked into: parsing it each second would be felt
-const LOOK_MS = 1_000; // between two looks at one topic
+const MAX_LOOKS = 50; // a second, each at another topic
+const AGAIN_MS = 10_000; // after which a topic is looked at again: it may have other fields now
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
@@ -60,38 +61,53 @@ export function parsed(text) {
   }
 }
 
-/** Which topics have numbers to draw: found by looking at one event of each topic a second. */
+/** Which topics have numbers to draw, found by looking into some of their events. */
 export class Fields {
-  #topics = new Map(); // topic -> {at, names}; also of topics without numbers, so that they are looked at as seldom
-  /** Whether there was more than is offered. */
+  #topics = new Map(); // topic -> {at, names}
+  #second = 0;
+  #looked = new Set(); // topics, in this second
+  /** Whether there was more than is offered: 200 topics, 30 fields of each. */
   more = false;
 
   /**
-   * Look at an event, if its topic has not been looked at within a second.
+   * Look into an event, unless enough is known of its topic, or enough was looked at in this second.
    * @param {{topic: string, json: boolean, text: string}} event
    * @param {number} now milliseconds since 1970
    */
-  look(event, now) {
-    if (!event.json || event.text.length > MAX_CHARACTERS) return;
-    let known = this.#topics.get(event.topic);
-    if (known && Math.abs(now - known.at) < LOOK_MS) return;
-    if (!known) {
+  look({ topic, json, text }, now) {
+    if (!json || text.length > MAX_CHARACTERS) return;
+    const second = Math.floor(now / 1000);
+    if (second !== this.#second) {
+      this.#second = second;
+      this.#looked.clear();
+    }
+    const known = this.#topics.get(topic);
+    if (known && Math.abs(now - known.at) < AGAIN_MS) return;
+    if (this.#looked.size >= MAX_LOOKS || this.#looked.has(topic)) return;
+    this.#looked.add(topic);
+    const names = fieldsOf(parsed(text), MAX_FIELDS + 1);
+    if (known) known.at = now;
+    if (names.length > 0) this.#remember(topic, names, now);
+  }
+
+  #remember(topic, names, now) {
+    if (!this.#topics.has(topic)) {
       if (this.#topics.size >= MAX_TOPICS) {
         this.more = true;
         return;
       }
-      this.#topics.set(event.topic, (known = { at: now, names: new Set() }));
+      this.#topics.set(topic, { at: now, names: new Set() });
     }
-    known.at = now;
-    for (const name of fieldsOf(parsed(event.text), MAX_FIELDS + 1)) {
-      if (known.names.size < MAX_FIELDS) known.names.add(name);
-      else if (!known.names.has(name)) this.more = true;
+    const known = this.#topics.get(topic).names;
+    for (const name of names) {
+      if (known.size < MAX_FIELDS) known.add(name);
+      else if (!known.has(name)) this.more = true;
     }
   }
 
   /** The topics that have numbers, in the order in which they were seen. */
   topics() {
-    return [...this.#topics].filter(([, { names }]) => names.size > 0).map(([topic]) => topic);
+    return [...this.#topics.keys()];
   }
 
   /** The names of a topic's numbers. */
@@ -129,7 +145,7 @@ export function bytes(value) {
 export function span(ms) {
   if (ms < 9.5) return `${Number(ms.toFixed(1))} ms`;
   if (ms < 999.5) return `${Math.round(ms)} ms`;
-  return `${short(ms / 1000)} s`;
+  return `${short(ms / 1000, ms / 10_000)} s`;
 }
 
 /**

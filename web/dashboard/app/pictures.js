@@ -4,6 +4,7 @@
 
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { Chart } from "./chart.js";
+import { History } from "./history.js";
 import { ask, Clock, max, sum } from "./metrics.js";
 import { bytes, delayText, Fields, numberAt, parsed, short, span } from "./numbers.js";
 import { Counts, Delays, Points } from "./series.js";
@@ -13,6 +14,7 @@ const SMOOTH = 10; // seconds that each point of the delays' chart is of
 const SUMMARY = 60; // seconds that the delays' numbers are of
 const NOW = 5; // seconds that are called now
 const MAX_POINTS = 600;
+const POINT_MS = 100; // between two points at least: at 1,000 events a second the chart still shows a minute
 const MAX_CHIPS = 6;
 const ASK_MS = 5_000;
 const ASK_REFUSED_MS = 30_000; // until a token may have come
@@ -54,11 +56,14 @@ export class Pictures {
   #delays = new Delays(WINDOW);
   #fields = new Fields();
   #points = new Points(MAX_POINTS);
+  #pointAt = -Infinity;
+  #passedOver = null; // the newest event that came too soon after a point
+  #thinned = false;
   #clock = new Clock();
   #server = { status: -1, figures: new Map(), at: 0 };
   #asking = false;
   #askAt = 0;
-  #labelAt = 0;
+  #labelAt = -Infinity;
   #labels = {};
   #charts = {};
   #end = new AbortController();
@@ -81,10 +86,11 @@ export class Pictures {
     this.#chart = null;
     this.#render();
     this.#build();
-    this.choose(chart);
+    if (chart) this.choose(chart);
+    else this.#show(Date.now());
   }
 
-  /** How far this machine's clock is ahead of the server's, in milliseconds; null while nobody knows. */
+  /** `offset` is what to add to this machine's clock for the server's, in milliseconds; null while nobody knows. */
   get clock() {
     return this.#clock.best;
   }
@@ -102,8 +108,11 @@ export class Pictures {
     if (sameChoice(chart, this.#chart)) return;
     this.#chart = chart;
     this.#points = new Points(MAX_POINTS);
+    this.#pointAt = -Infinity;
+    this.#passedOver = null;
+    this.#thinned = false;
     this.#filling?.abort();
-    this.#labelAt = 0;
+    this.#labelAt = -Infinity;
     if (chart) this.#fill(chart);
     this.#show(Date.now());
   }
@@ -121,7 +130,7 @@ export class Pictures {
       if (event.topic === this.#chart?.topic) this.#point(event);
       if (!event.live) continue;
       live += 1;
-      this.#delays.add(now, now - offset - Date.parse(event.time));
+      this.#delays.add(now, now + offset - Date.parse(event.time));
     }
     if (live > 0) this.#counts.add(now, live);
   }
@@ -132,6 +141,7 @@ export class Pictures {
     const [p50, p99] = this.#delays.quantiles(now, SUMMARY, [0.5, 0.99]);
     this.delay = { p50, p99, now: this.#delays.quantiles(now, NOW, [0.5])[0] };
     if (document.hidden) return;
+    this.#takePassedOver();
     if (!this.#asking && now >= this.#askAt) this.#ask(now);
     if (this.#root.checkVisibility()) this.#show(now);
   }
@@ -154,24 +164,33 @@ export class Pictures {
   }
 
   #point(event) {
+    const time = Date.parse(event.time);
+    this.#thinned ||= this.#passedOver !== null;
+    this.#passedOver = null;
+    if (Math.abs(time - this.#pointAt) < POINT_MS) this.#passedOver = event;
+    else this.#take(event, time);
+  }
+
+  #take(event, time) {
+    this.#pointAt = time;
     const value = event.json ? numberAt(parsed(event.text), this.#chart.field) : undefined;
-    if (value !== undefined) this.#points.add(Date.parse(event.time), value, event.id);
+    if (value !== undefined) this.#points.add(time, value, event.id);
+  }
+
+  /* The last one always counts: what follows it may be nothing. */
+  #takePassedOver() {
+    if (this.#passedOver) this.#take(this.#passedOver, Date.parse(this.#passedOver.time));
+    this.#passedOver = null;
   }
 
   /* What was before the choice, so that a chart is not empty at the first click. */
   async #fill({ topic }) {
     const stop = (this.#filling = new AbortController());
-    const url = new URL("events", this.#base);
-    url.searchParams.set("topic", topic);
-    url.searchParams.set("last", MAX_POINTS);
     try {
-      const response = await fetch(url, { headers: { Accept: "application/json" }, signal: stop.signal });
-      const page = response.ok ? await response.json() : { events: [] };
-      if (stop.signal.aborted) return;
-      for (const { id, time, data } of page.events) {
-        const value = numberAt(data, this.#chart.field);
-        if (value !== undefined) this.#points.add(Date.parse(time), value, id);
-      }
+      const { events } = await new History({ base: this.#base, topics: [topic] }).newest(MAX_POINTS, stop.signal);
+      for (const event of events) this.#point(event);
+      this.#takePassedOver();
+      this.#labelAt = -Infinity;
       this.#show(Date.now());
     } catch {
       // Without its past a chart begins with what comes.
@@ -225,7 +244,7 @@ export class Pictures {
         range: fromZero,
       }),
       field: new Chart(place("field"), {
-        lines: [{ colour: "accent" }],
+        lines: [{ colour: "accent", dots: true }],
         x: { space: 70, values: (_, splits, __, ___, step) => splits.map((time) => timeText(time, step)) },
         write: short,
       }),
@@ -247,7 +266,6 @@ export class Pictures {
     if (Math.abs(now - this.#labelAt) < LABEL_MS) return;
     this.#labelAt = now;
     const { p50, p99 } = this.delay;
-    const last = this.#points.values.at(-1);
     this.#labels = {
       rate: `Events per second over the last 5 minutes. ${this.#rateText(now)}.`,
       delay:
@@ -256,8 +274,7 @@ export class Pictures {
           : `Delay over the last 5 minutes. In the last minute: median ${this.#delayText(p50)}, ` +
             `99th percentile ${this.#delayText(p99)}.`,
       field: this.#chart
-        ? `${this.#chart.topic}, ${words(this.#chart.field)}, over time. ` +
-          (last === undefined ? "No values yet." : `${this.#points.values.length} values, the last is ${last}.`)
+        ? `${this.#chart.topic}, ${words(this.#chart.field)}. Values: ${this.#points.values.length}. ${this.#fieldText()}.`
         : "",
     };
   }
@@ -268,8 +285,14 @@ export class Pictures {
 
   #rateText(now) {
     const rate = this.#counts.rate(now, NOW);
-    if (rate === null) return "–";
+    if (rate === null) return "Nothing counted yet";
     return `${short(rate)} a second now, ${short(Math.max(...this.#counts.read(now)))} at most`;
+  }
+
+  #fieldText() {
+    const { values } = this.#points;
+    if (values.length === 0) return "No values yet";
+    return `${values.at(-1)} now, ${short(Math.min(...values))} to ${short(Math.max(...values))} here`;
   }
 
   #render(now = Date.now()) {
@@ -310,19 +333,21 @@ export class Pictures {
     const offered = chart && !topics.includes(chart.topic) ? [chart.topic, ...topics] : topics;
     const names = chart ? this.#fields.of(chart.topic) : [];
     const fields = chart && !names.includes(chart.field) ? [chart.field, ...names] : names;
-    const last = this.#points.values.at(-1);
     return html`<section class="picture" aria-labelledby="picture-field" data-testid="picture-field">
-      <h3 id="picture-field">A field</h3>
+      <h3 id="picture-field">Chart a field</h3>
       <p class="hint" ?hidden=${offered.length > 0}>Events whose data is JSON with numbers in it can be charted here.</p>
       <div class="picture-chips" ?hidden=${offered.length === 0}>${this.#chips(topics)}</div>
       <div class="picture-choice" ?hidden=${offered.length === 0}>
-        <label>Topic ${options("chart-topic", offered, chart?.topic, (topic) => this.#topicChosen(topic))}</label>
-        <label>Field ${options("chart-field", fields, chart?.field, (field) => this.#choose({ ...chart, field }))}</label>
+        <label for="chart-topic">Topic</label>
+        <label for="chart-field">Field</label>
+        ${options("chart-topic", offered, chart?.topic, (topic) => this.#topicChosen(topic))}
+        ${options("chart-field", fields, chart?.field, (field) => this.#choose({ ...chart, field }))}
       </div>
       <p class="hint" ?hidden=${!this.#fields.more}>There are more than are offered: 200 topics, 30 fields of each.</p>
       <div ?hidden=${!chart}>
-        <p class="picture-numbers" data-testid="field-numbers">${last === undefined ? "No values yet" : `${last} now`}</p>
+        <p class="picture-numbers" data-testid="field-numbers">${this.#fieldText()}</p>
         <div class="plot" data-plot="field" role="img" aria-label=${this.#labels.field || "A field"}></div>
+        <p class="hint" ?hidden=${!this.#thinned}>Of more than ten values a second, ten are drawn.</p>
       </div>
     </section>`;
   }
@@ -375,8 +400,8 @@ export class Pictures {
 
 const telling = (names) => TELLING.find((name) => names.includes(name)) ?? names[0];
 
-function options(testid, values, chosen, choose) {
-  return html`<select data-testid=${testid} @change=${(event) => choose(event.target.value)}>
+function options(id, values, chosen, choose) {
+  return html`<select id=${id} data-testid=${id} @change=${(event) => choose(event.target.value)}>
     <option value="" .selected=${chosen === undefined} ?hidden=${chosen !== undefined}>–</option>
     ${values.map((value) => html`<option .value=${value} .selected=${value === chosen}>${value || words(value)}</option>`)}
   </select>`;

@@ -43,6 +43,7 @@ export class Counts {
   #length;
   #seconds;
   #began = Infinity; // the first second that was watched whole
+  #last = -Infinity;
 
   /** @param {number} length how many full seconds are kept */
   constructor(length) {
@@ -52,8 +53,10 @@ export class Counts {
 
   /** Also with 0: from the first time on, a second in which nothing came is a second without events. */
   add(now, count) {
-    this.#began = Math.min(this.#began, secondOf(now) + 1);
-    this.#seconds.open(secondOf(now))[0] += count;
+    const second = secondOf(now);
+    if (this.#began === Infinity || second < this.#last) this.#began = second + 1;
+    this.#last = second;
+    this.#seconds.open(second)[0] += count;
   }
 
   /**
