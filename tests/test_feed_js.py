@@ -1,4 +1,4 @@
-"""`feed.js` in a real Chromium against a real server: what a page is told, over each transport, by each way to share."""
+"""`feed.js` in a real Chromium against a real server: what a page is told over each transport, however it is shared."""
 
 from __future__ import annotations
 
