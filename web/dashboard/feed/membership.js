@@ -211,7 +211,9 @@ export class Membership {
       else this.#keep(entry);
     }
     this.#hand(out);
-    if (this.#waiting !== null) this.#catchUp();
+    if (this.#waiting === null) return;
+    this.#tell();
+    this.#catchUp();
   }
 
   #hand(out) {
