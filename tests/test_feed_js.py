@@ -1,4 +1,4 @@
-"""`feed.js` in a real Chromium against a real server: what a page is told over each transport, however it is shared."""
+"""`feed.js` in a real Chromium: what a page is told, over each transport and by each way to share."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ def keyed(serve: Serve) -> RunningServer:
 
 over_each = pytest.mark.parametrize("transport", TRANSPORTS)
 by_each = pytest.mark.parametrize("way", list(WAYS))
+over_or_by_each = pytest.mark.parametrize(
+    ("transport", "way"),
+    [*((transport, "worker") for transport in TRANSPORTS), ("eventsource", "elected"), ("eventsource", "alone")],
+)
 
 
 def published(server: RunningServer, topic: str, texts: list[str]) -> list[str]:
@@ -194,8 +198,7 @@ def test_the_same_events_come_over_every_transport_by_every_way(
     assert tab.page.evaluate("[feed.lastEventId, feed.state]") == [json_id, {"name": "live", "resumed": None}]
 
 
-@over_each
-@by_each
+@over_or_by_each
 def test_nothing_is_missed_or_doubled_when_the_server_is_killed_and_comes_back(
     serve: Serve, open_tab: OpenTab, transport: str, way: str, tmp_path: Path
 ) -> None:
@@ -228,8 +231,7 @@ def test_nothing_is_missed_or_doubled_when_the_server_is_killed_and_comes_back(
     assert tab.all("gap") == []
 
 
-@over_each
-@by_each
+@over_or_by_each
 def test_a_log_that_is_gone_is_told_as_a_gap_before_what_it_holds_now(
     serve: Serve, open_tab: OpenTab, transport: str, way: str
 ) -> None:
@@ -355,8 +357,7 @@ def test_a_server_without_room_is_waited_for(serve: Serve, open_tab: OpenTab, tr
     tab.live()
 
 
-@over_each
-@by_each
+@over_or_by_each
 def test_without_a_right_it_is_refused_until_there_is_one(
     keyed: RunningServer, open_tab: OpenTab, transport: str, way: str
 ) -> None:

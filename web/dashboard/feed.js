@@ -1,12 +1,60 @@
-// A feed's events in a page, from one connection for all tabs of the browser. For any page: it imports nothing but its
+// A feed's events in a page, over one connection for all tabs of the browser. For any page: it imports nothing but its
 // own parts in `feed/`, and needs no build step.
 //
 //     import { connect } from "https://feed.example.org/assets/feed.js";
 //
 //     const feed = connect({ topics: ["orders/*"], last: 50 });
-//     feed.addEventListener("event", ({ detail: event }) => console.log(event.id, event.topic, event.data));
-//     feed.addEventListener("state", () => console.log(feed.state.name));
-//     feed.addEventListener("gap", ({ detail: gap }) => console.warn("events may be missing after", gap.requested));
+//     feed.addEventListener("event", ({ detail: event }) => show(event.topic, event.data));
+//     feed.addEventListener("state", () => status(feed.state.name));
+//     feed.addEventListener("gap", () => reload());
+//
+//     connect({ after: "k3f9a2-184467" }); // go on where an earlier page was: its `feed.lastEventId`
+//
+// **Events.** Each once and in order, over every broken connection. They are dispatched as CustomEvents, with `detail`:
+//
+//     event      a FeedEvent: `id`, `topic`, `type`, `time`, `data`, and `text`, the data as it was published
+//     events     the same as an array, once for each batch, before the single ones: for pages that show many
+//     state      `feed.state`, see below
+//     gap        `{requested, resumedFrom, reason}`: events between the two may be gone, from the log itself
+//     closing    `{reason, retry}`: the server ends the stream; it is opened again
+//     position   `{id}`: nothing for this page, but the feed has moved on
+//
+// **States.** `feed.state` has a `name`, and facts:
+//
+//     connecting  {}
+//     replaying   {after}: what came after that id
+//     live        {resumed: null | {after, replayed}}
+//     waiting     {retryAt, reason, detail}: tried again at `retryAt`, in milliseconds since 1970. `reason` is
+//                 "unreachable", "ended", or the server's own: "shutdown", "busy", "slow", "kicked", "token-expired"
+//     offline     {}: the browser has no network. Tried again when it has, and now and then
+//     refused     {status, reason, detail}, until `feed.retry()`: "unauthenticated", "expired" (the token),
+//                 "forbidden", "invalid" (topics or types)
+//     closed      {}: by `feed.close()`
+//
+// It waits as long as the server says, else a random time up to 1, 2, 4 … 30 s; not at all once the network is back or
+// the page is looked at. After `quiet` seconds without a word it asks for a page of history, and opens a stream that has
+// not brought what is there anew: what a proxy holds back or a router has forgotten is not taken for live.
+//
+// **Transports.** `eventsource`, `websocket` and `fetch` bring the same. `fetch` sees heartbeats and statuses itself; for
+// the others a page of history is asked for now and then.
+//
+// **Sharing.** Tabs of one origin that ask for the same base, topics, types, transport and credentials share one
+// connection: browsers allow six for each host over HTTP/1.1. It lives in a SharedWorker; where there is none, or its
+// script may not be loaded, in one of the tabs, elected with Web Locks and heard over a BroadcastChannel; where these
+// are missing too (a page without TLS), in each tab. What a tab wants from before, it reads from pages of history. A
+// tab that cannot keep up with 20,000 events or 16 Mi characters under way reads on from these pages too, and holds up
+// nobody. `shared: false` gives a page a connection of its own.
+//
+// **What a page has to allow.** With a Content-Security-Policy: `script-src` and `connect-src` the feed's origin (and
+// `wss:` of it for the WebSocket), `worker-src` the page's own. With Trusted Types: the policy `feed`, for the worker's
+// address. Without any of it for workers the tabs elect one.
+//
+// **From another origin.** List the page's origin in FEED_ORIGINS. The worker's script would be of another origin, so
+// the tabs elect one. A feed that needs a token takes it from the cookie that `POST /session` sets, with
+// `credentials: "include"` in both places; that works between ports and subdomains of one site. After a new session
+// call `retry()`: a connection that is there stays as it is.
+//
+// What comes from a feed is text by anybody: show it with `textContent`, never as markup.
 
 import { Connection } from "./feed/connection.js";
 import { eventOf } from "./feed/event.js";

@@ -188,12 +188,13 @@ export class Connection {
     if (attempt.liveSince !== undefined && performance.now() - attempt.liveSince > STEADY) this.#failures = 0;
     const { closing } = attempt;
     if (closing?.reason === "token-expired") this.#expired = true;
-    if (attempt.opened || closing) return this.#wait(closing?.reason ?? "ended", detail, closing?.retry ?? attempt.retry);
+    if (closing) return this.#wait(closing.reason, detail, closing.retry);
+    if (attempt.opened) return this.#wait("ended", detail, attempt.retry);
     if (navigator.onLine === false) return this.#wait("unreachable", detail);
     // EventSource and WebSocket see no status. A page of history is judged as they are.
     const seen = answer ?? (await readPage(this.#options, { limit: 1 }, attempt.left.signal, ASKING));
     if (attempt !== this.#attempt) return;
-    if (seen.status === 200) detail ||= "The feed answers, but no stream of it opens: something in between may hold it up.";
+    if (seen.status === 200) detail ||= "The feed answers, but its stream does not open: what is in between may hold it.";
     this.#judge(seen, detail || seen.detail);
   }
 

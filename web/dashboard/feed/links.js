@@ -112,7 +112,7 @@ export function electedLink({ key, options, position, receive, lost, failed }) {
     try {
       await navigator.locks.request(name, how, lead);
     } catch {
-      // Given up; or another tab has taken the lock, as this one did not answer for long; or there may be no locks here.
+      // Given up; or another tab has taken the lock, as this one did not answer; or there may be no locks here.
     }
     if (hub === null) {
       if (!signal.aborted) failed(false);

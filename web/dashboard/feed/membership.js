@@ -12,7 +12,7 @@ import { electedLink, workerLink } from "./links.js";
 import { Recent } from "./recent.js";
 
 // In milliseconds.
-const ANSWERING = 5_000; // until the hub has taken this tab on; an elected one may have to be elected first
+const ANSWERING = 8_000; // until the hub has taken this tab on; an elected one may have to be elected first
 const READING = 30_000; // one page
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 30_000;
@@ -185,6 +185,9 @@ export class Membership {
     } else if (this.#position !== position || !this.#began) {
       this.#miss();
       this.#catchUp();
+    } else {
+      this.#resumed = { after: position, replayed: 0 };
+      this.#resumesOwn = true;
     }
     this.#tell();
   }
@@ -211,7 +214,9 @@ export class Membership {
       else this.#keep(entry);
     }
     this.#hand(out);
-    if (this.#waiting !== null) this.#catchUp();
+    if (this.#waiting === null) return;
+    this.#tell();
+    this.#catchUp();
   }
 
   #hand(out) {

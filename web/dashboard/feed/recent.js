@@ -11,7 +11,8 @@ export class Recent {
 
   /** @param {string} id */
   add(id) {
-    this.#newer.add(id);
+    // A copy: a piece of a text keeps all of that text in memory.
+    this.#newer.add(` ${id}`.slice(1));
     if (this.#newer.size < MOST) return;
     this.#older = this.#newer;
     this.#newer = new Set();

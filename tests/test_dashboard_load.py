@@ -1,0 +1,107 @@
+"""The dashboard under load: 20,000 events at 1,000 a second, and whoever uses it meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import Watched
+from tests.conftest import Serve
+from tests.dashboard import Dashboard
+
+pytestmark = pytest.mark.browser
+
+EVENTS = 20_000
+PER_SECOND = 1_000
+BATCH = 20
+
+LONGEST_TASK = 200.0  # milliseconds
+LONGEST_KEY = 100.0
+HEAP = 30e6  # bytes more than before
+
+_OBSERVE = """
+() => {
+    window.tasks = [];
+    window.keys = [];
+    new PerformanceObserver((list) => tasks.push(...list.getEntries().map((entry) => entry.duration)))
+        .observe({type: "longtask"});
+    new PerformanceObserver((list) => {
+        keys.push(...list.getEntries().filter(({name}) => name === "keydown").map(({duration}) => duration));
+    }).observe({type: "event", durationThreshold: 16});
+}
+"""
+
+
+@pytest.fixture
+def flood() -> Iterator[Callable[[str], threading.Thread]]:
+    """Publishes so many events to a server, at that rate, in a thread."""
+    over = threading.Event()
+    threads = []
+
+    def publish(url: str) -> None:
+        began = time.monotonic()
+        with httpx.Client(verify=False) as http:
+            for first in range(0, EVENTS, BATCH):
+                wait = began + first / PER_SECOND - time.monotonic()
+                if over.wait(max(0.0, wait)):
+                    return
+                batch = [
+                    {
+                        "topic": f"burst/{number % 20}",
+                        "type": ("created", "paid")[number % 2],
+                        "data": {"number": number, "value": number % 97, "text": "so and so many characters" * 4},
+                    }
+                    for number in range(first, first + BATCH)
+                ]
+                assert http.post(f"{url}/events", json=batch).status_code == 201
+
+    def start(url: str) -> threading.Thread:
+        thread = threading.Thread(target=publish, args=(url,))
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    yield start
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+def heap(page: Page) -> float:
+    """Bytes that live in the page's JavaScript heap."""
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    return float(session.send("Runtime.getHeapUsage")["usedSize"])
+
+
+def test_at_a_thousand_events_a_second_the_page_answers_at_once_and_stays_small(
+    page: Page, serve: Serve, watched: Watched, flood: Callable[[str], threading.Thread]
+) -> None:
+    dashboard = Dashboard(page, serve("--log", "memory:")).open("?chart=burst/1&field=value")
+    before = heap(page)
+    page.evaluate(_OBSERVE)
+    thread = flood(dashboard.server.url)
+    pressed = 0
+    while thread.is_alive():
+        for key in ("Space", "j", "j", "Enter", "Escape", "g"):
+            page.keyboard.press(key)
+            page.wait_for_timeout(150)
+            pressed += 1
+    page.keyboard.press("g")
+    expect(dashboard.part("event-data").first).to_contain_text(f'"number":{EVENTS - 1},', timeout=10_000)
+    expect(dashboard.part("count")).to_have_text("the newest 5,000 kept")
+    tasks, keys = page.evaluate("[tasks, keys]")
+    grown = heap(page) - before
+    print(
+        f"\n{pressed} keys, slowest {max(keys, default=0)} ms; {len(tasks)} long tasks, longest "
+        f"{max(tasks, default=0)} ms; heap {before / 1e6:.1f} MB and {grown / 1e6:+.1f} MB"
+    )
+    assert pressed > 60
+    assert max(tasks, default=0) <= LONGEST_TASK
+    assert max(keys, default=0) <= LONGEST_KEY
+    assert grown <= HEAP
