@@ -151,6 +151,20 @@ def test_going_back_page_by_page_meets_every_event_once_down_to_the_first(server
     assert got == ids
 
 
+def test_the_newest_are_the_newest_also_when_they_are_too_large_for_a_page(server: RunningServer, page: Page) -> None:
+    ids = [server.publish("large", "x" * 250_000) for _ in range(8)]
+    ask(page, "large")
+    got = ids_of(read(page, "newest", 8))
+    assert 2 <= len(got) < 8
+    assert got == ids[-len(got) :]
+
+
+def test_of_one_event_there_is_nothing_older(server: RunningServer, page: Page) -> None:
+    id = server.publish("single")
+    ask(page, "single")
+    assert (ids_of(read(page, "newest", 5)), read(page, "newest", 5)["end"]) == ([id], True)
+
+
 def test_going_on_page_by_page_meets_every_event_once_up_to_the_last(server: RunningServer, page: Page) -> None:
     ids = publish_many(server, "on", 25)
     ask(page, "on")

@@ -2,7 +2,7 @@
 
 /* global uPlot */
 
-const HEIGHT = 120;
+const HEIGHT = 100; // as in pictures.css
 const FONT = 12;
 const CHARACTER = 6.7; // px of an axis label at that size, at most
 const SHORTEST = 6; // characters, so that charts below each other begin at one line
@@ -66,7 +66,7 @@ export class Chart {
             dash: line.dashed ? DASHES : undefined,
             fill: line.filled ? () => faint(this.#colours[line.colour]) : undefined,
             paths: line.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
-            points: { size: 5, show: (plot) => line.dots === true && plot.data[0].length <= FEW },
+            points: { size: 4, fill: colour(line.colour), show: (plot) => line.dots === true && plot.data[0].length <= FEW },
           })),
         ],
       },

@@ -38,9 +38,13 @@ export class History {
     this.#asked = { base: String(base), topics, types, credentials };
   }
 
-  /** The newest. @returns {Promise<Page>} */
-  newest(limit, signal) {
-    return this.#page({ last: limit }, signal);
+  /** The newest. @returns {Promise<Page>} `next` and `end` are of going back from there */
+  async newest(limit, signal) {
+    // `last` alone begins with the oldest of them, and ends at 1 MiB: before the newest, if they are large.
+    const newest = await this.#page({ last: 1 }, signal);
+    if (newest.events.length === 0 || limit === 1) return newest;
+    const page = await this.older(newest.events[0].id, limit - 1, signal);
+    return { ...page, events: [...page.events, ...newest.events] };
   }
 
   /** What came before an id. @returns {Promise<Page>} */

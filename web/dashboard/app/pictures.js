@@ -245,7 +245,7 @@ export class Pictures {
       }),
       field: new Chart(place("field"), {
         lines: [{ colour: "accent", dots: true }],
-        x: { space: 70, values: (_, splits, __, ___, step) => splits.map((time) => timeText(time, step)) },
+        x: { space: 70, incrs: STEPS, values: (_, splits, __, ___, step) => splits.map((time) => timeText(time, step)) },
         write: short,
       }),
     };
@@ -256,7 +256,8 @@ export class Pictures {
     this.#render(now);
     const end = Math.floor(now / 1000);
     const times = Array.from({ length: WINDOW }, (_, place) => end - WINDOW + place);
-    this.#charts.rate.draw([times, this.#counts.read(now)]);
+    const counts = this.#counts.read(now);
+    this.#charts.rate.draw([[...times, end], [...counts, counts.at(-1)]]); // a step is as wide as its second
     this.#charts.delay.draw([times, ...this.#delays.over(now, SMOOTH, [0.5, 0.99])]);
     if (this.#chart) this.#charts.field.draw([this.#points.times, this.#points.values]);
   }
@@ -320,9 +321,8 @@ export class Pictures {
       </p>
       <div class="plot" data-plot="delay" role="img" aria-label=${this.#labels.delay ?? "Delay"}></div>
       <p class="hint" data-testid="delay-note">
-        From its commit to this page, in the last minute${this.clock
-          ? html`; the clocks agree to ${span(this.clock.uncertainty)}`
-          : ", if the clocks agree"}.
+        From the commit to this page, in the last minute,
+        ${this.clock ? `with clocks compared to ${span(this.clock.uncertainty)}` : "if the clocks agree"}.
       </p>
     </section>`;
   }
@@ -406,6 +406,9 @@ function options(id, values, chosen, choose) {
     ${values.map((value) => html`<option .value=${value} .selected=${value === chosen}>${value || words(value)}</option>`)}
   </select>`;
 }
+
+/* Between two times on an axis, in seconds: none that would be written alike. */
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400, 604_800];
 
 const clockText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const minuteText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
