@@ -23,7 +23,7 @@ render(page(dashboard, Date.now()), root);
 list = new List(root.querySelector("[data-part=list]"), {
   open: (row) => dashboard.openRow(row),
   scrolled: (top) => dashboard.scrolled(top),
-  end: () => dashboard.loadOlder(),
+  end: () => dashboard.timeline.loadOlder(),
 });
 const pictures = new Pictures(root.querySelector("[data-part=pictures]"), {
   base,
@@ -34,7 +34,7 @@ dashboard.begin(list, pictures);
 
 function paint() {
   render(page(dashboard, Date.now()), root);
-  list.show(dashboard.rows.shown, dashboard.selected);
+  list.show(dashboard.timeline.rows.shown, dashboard.selected);
   document.title = `${dashboard.word} · feed`;
 }
 

@@ -2,120 +2,106 @@
 
 import { connect } from "../feed.js";
 import { copied } from "./copying.js";
-import { History } from "./history.js";
 import { passOf } from "./filter.js";
 import { Publisher } from "./publish.js";
-import { replay } from "./replay.js";
-import { KEPT, Rows } from "./rows.js";
-import { signIn, signOut } from "./session.js";
+import { Session } from "./session.js";
 import { described } from "./status.js";
 import { nextTheme } from "./theme.js";
+import { Timeline } from "./timeline.js";
 import { Topics } from "./topics.js";
-import { placeOf } from "./travel.js";
 import { EVERYTHING, writeView } from "./view.js";
 
 const BEGIN_WITH = 200; // events shown at first
-const PAGE = 200; // events of one page of the past
+const MOST_PATTERNS = 100; // that the server takes
 const MOST_TYPES = 200; // told apart
-const SEARCHED = 10; // pages that one wish for older events may read where none of them passes the filter
+const SMOOTHING = 0.3; // of the rate, for a second
 
 /** Everything the page shows, and its actions. */
 export class Dashboard {
   /** @type {import("./view.js").View} */
   view;
   base;
-  feed;
-  /** What came, and comes. */
-  live;
-  /** What is shown instead: null while the list follows the feed, else `{ rows, reason, fresh, newest, oldest }`. */
-  frozen = null;
+  timeline;
+  /** @type {?import("./rows.js").Row} */
   selected = null;
-  tab = "data"; // of the inspector
   inspecting = false;
+  tab = "data"; // of the inspector
   topics = new Topics();
   /** @type {Map<string, number>} */
   types = new Map();
   search = "";
-  /** @type {Map<string, boolean>} folded or not, by path; by depth where nobody has said */
+  /** @type {Map<string, boolean>} branches that somebody has folded or unfolded */
   open = new Map();
-  patternError = "";
   filterError = "";
   gap = null;
   publisher;
   publishing = false;
-  travel = { open: false, place: "", from: "", to: "", speed: 1, error: "", busy: false, replay: null };
-  session = { open: false, error: "", busy: false, expires: null, used: false };
-  pane = "events";
-  single = true; // keys of one character
-  loadingOlder = false;
-  noOlder = false;
+  session;
+  pane = "events"; // the one that is seen where there is room for one
+  single = true; // keys of one character do something
   said = ""; // the summary for screen readers
-  rate = 0;
+  #feed;
   #painter;
   #pictures;
   #list;
-  #history;
-  #past = new AbortController(); // what is being read of the past
-  #arrived = 0; // events since the last tick
-
-  #ride = null;
+  #arrived = 0; // events in this second
+  #rate = 0;
 
   constructor({ base, view, painter }) {
     this.base = base;
     this.view = view;
     this.#painter = painter;
-    this.publisher = new Publisher(base, () => painter.now());
-    this.live = new Rows(this.#pass());
+    const changed = () => painter.now();
+    this.publisher = new Publisher(base, changed);
+    this.session = new Session(base, changed);
+    this.timeline = new Timeline(this.#pass(), {
+      soon: () => painter.soon(),
+      now: changed,
+      // A page of history says it in the contract's words, a stream's event in those of JavaScript.
+      gap: ({ resumed_from: resumedFrom, ...gap }) => this.#gapSeen({ ...gap, resumedFrom }),
+      older: (events) => this.topics.add(events),
+    });
   }
 
-  /** The parts of the page that draw themselves. */
+  /** Start, once the parts of the page that draw themselves are there. */
   begin(list, pictures) {
     this.#list = list;
     this.#pictures = pictures;
     this.#subscribe();
   }
 
-  get rows() {
-    return this.frozen?.rows ?? this.live;
-  }
-
   get state() {
-    return this.feed?.state ?? { name: "connecting" };
+    return this.#feed?.state ?? { name: "connecting" };
   }
 
   get word() {
-    return described(this.state, null, 0).word;
+    return described(this.state, 0).word;
   }
 
   get lastEventId() {
-    return this.feed?.lastEventId ?? "";
+    return this.#feed?.lastEventId ?? "";
   }
 
-  /** Milliseconds that events take to get here, now; null if that is not known. */
+  /** The milliseconds that events take to get here now, null if that is not known, and how well it is known. */
   get delay() {
-    return this.#pictures?.delay?.now ?? null;
-  }
-
-  delayOf(row) {
-    return row.delay === null ? null : row.delay + (this.#pictures.clock?.offset ?? 0);
+    return { now: this.#pictures?.delay.now ?? null, clock: this.#pictures?.clock ?? null };
   }
 
   /** Whether a command to copy has to have a token. */
   get withToken() {
-    return this.session.used || this.state.name === "refused";
+    return this.session.used || ["unauthenticated", "expired", "forbidden"].includes(this.state.reason);
   }
 
   /* The connection */
 
   #subscribe() {
-    this.feed?.close();
-    this.#past.abort();
+    this.#feed?.close();
     const { topics, transport } = this.view;
-    this.#history = new History({ base: this.base, topics });
+    this.timeline.begin(this.base, topics);
     const feed = connect({ base: this.base, topics, transport, last: BEGIN_WITH });
-    this.feed = feed;
+    this.#feed = feed;
     const mine = (listener) => (event) => {
-      if (feed === this.feed) listener(event.detail);
+      if (feed === this.#feed) listener(event.detail);
     };
     feed.addEventListener("events", mine((events) => this.#received(events)));
     feed.addEventListener("state", mine(() => this.#stateChanged()));
@@ -124,8 +110,7 @@ export class Dashboard {
   }
 
   #received(events) {
-    const passed = this.live.append(events);
-    if (this.frozen) this.frozen.fresh += passed;
+    this.timeline.received(events);
     this.topics.add(events);
     for (const { type, live } of events) {
       if (this.types.has(type) || this.types.size < MOST_TYPES) this.types.set(type, (this.types.get(type) ?? 0) + 1);
@@ -137,9 +122,8 @@ export class Dashboard {
   }
 
   #stateChanged() {
-    const { state } = this;
-    if (state.name === "refused" && ["unauthenticated", "expired"].includes(state.reason)) this.session.open = true;
-    if (state.name === "live") this.session.open = false;
+    if (["unauthenticated", "expired"].includes(this.state.reason)) this.session.open = true;
+    if (this.state.name === "live") this.session.open = false;
     this.#painter.now();
   }
 
@@ -151,14 +135,14 @@ export class Dashboard {
   /** A second has passed. */
   second(now) {
     this.topics.tick();
-    this.rate += 0.3 * (this.#arrived - this.rate);
+    this.#rate += SMOOTHING * (this.#arrived - this.#rate);
     this.#arrived = 0;
     this.#pictures.tick(now);
     this.#painter.soon();
   }
 
   retry() {
-    this.feed.retry();
+    this.#feed.retry();
   }
 
   transport(name) {
@@ -172,20 +156,18 @@ export class Dashboard {
     this.#painter.now();
   }
 
-  /** Forget what is shown, and subscribe anew. */
+  /* Forget what is shown, and subscribe anew. */
   #again() {
-    this.#thaw();
-    this.live.clear();
     this.topics.clear();
     this.types.clear();
-    this.noOlder = false;
     this.gap = null;
-    this.select(null);
+    this.selected = null;
+    this.inspecting = false;
     this.#subscribe();
     this.#painter.now();
   }
 
-  /* What is shown */
+  /* The view */
 
   #pass() {
     try {
@@ -198,9 +180,7 @@ export class Dashboard {
   }
 
   #refilter() {
-    const pass = this.#pass();
-    this.live.filter(pass);
-    this.frozen?.rows.filter(pass);
+    this.timeline.filter(this.#pass());
     this.#share();
     this.#painter.now();
   }
@@ -224,6 +204,7 @@ export class Dashboard {
     this.#refilter();
   }
 
+  /** Show this topic and what is below it, and what else is ticked; none ticked: all. */
   tick(path, ticked) {
     if (ticked) this.view.show.add(path);
     else this.view.show.delete(path);
@@ -235,14 +216,14 @@ export class Dashboard {
     this.#refilter();
   }
 
-  chart(choice) {
-    this.view.chart = choice;
-    this.#share();
-  }
-
   resetFilter() {
     Object.assign(this.view, { filter: "", type: "" });
     this.showAll();
+  }
+
+  chart(choice) {
+    this.view.chart = choice;
+    this.#share();
   }
 
   searchTopics(text) {
@@ -255,73 +236,63 @@ export class Dashboard {
     this.#painter.now();
   }
 
+  /** Subscribe to a pattern too; the first one takes the place of everything. */
   addPattern(pattern) {
     const { topics } = this.view;
-    if (!pattern || topics.includes(pattern)) return;
-    this.view.topics = topics.length === 1 && topics[0] === EVERYTHING ? [pattern] : [...topics, pattern];
-    this.#share();
-    this.#again();
+    if (!pattern || topics.includes(pattern) || topics.length >= MOST_PATTERNS) return;
+    this.#patterns(this.#seesEverything ? [pattern] : [...topics, pattern]);
   }
 
   removePattern(pattern) {
-    const left = this.view.topics.filter((topic) => topic !== pattern);
-    this.view.topics = left.length ? left : [EVERYTHING];
+    this.#patterns(this.view.topics.filter((topic) => topic !== pattern));
+  }
+
+  #patterns(topics) {
+    this.view.topics = topics.length ? topics.slice(0, MOST_PATTERNS) : [EVERYTHING];
     this.#share();
     this.#again();
   }
 
-  /* Pausing, and going on */
-
-  /** Keep the list as it is; what comes is counted. */
-  freeze(reason) {
-    if (this.frozen) {
-      if (reason === "pause") this.frozen.reason = reason;
-      return;
-    }
-    this.frozen = { rows: this.live.copy(), reason, fresh: 0, atEnd: true };
-    this.#painter.now();
+  get #seesEverything() {
+    const { topics } = this.view;
+    return topics.length === 1 && topics[0] === EVERYTHING;
   }
 
-  #thaw() {
-    this.#past.abort();
-    this.travel.replay = null;
-    this.frozen = null;
-  }
+  /* The list */
 
   togglePause() {
-    if (this.frozen) this.newest();
-    else this.freeze("pause");
+    if (this.timeline.frozen) this.newest();
+    else this.timeline.freeze("pause");
+    this.#painter.now();
   }
 
   /** Follow the feed again. */
   newest() {
-    this.#thaw();
-    this.noOlder = false;
+    this.timeline.follow();
     this.select(null);
     this.#list.toTop();
-    this.#painter.now();
   }
 
+  /** The list was scrolled, to its top or not. */
   scrolled(top) {
-    if (!top) this.freeze("scroll");
-    else if (this.frozen?.reason === "scroll") this.newest();
-    else if (this.frozen?.reason === "past") this.#loadNewer();
+    const { frozen } = this.timeline;
+    if (!top) this.timeline.freeze("scroll");
+    else if (frozen?.reason === "scroll") this.newest();
+    else if (frozen?.reason === "past") this.timeline.loadNewer();
+    this.#painter.soon();
   }
 
   clear() {
-    this.live.clear();
-    this.frozen?.rows.clear();
+    this.timeline.clear();
     this.select(null);
-    this.#painter.now();
   }
 
-  /* One row */
-
+  /** Select a row, which stays: the list stands still. */
   select(row, inspect = this.inspecting) {
     this.selected = row;
     this.inspecting = Boolean(row) && inspect;
     if (this.inspecting) this.publishing = false; // there is room for one of them
-    if (row) this.freeze("select");
+    if (row) this.timeline.freeze("select");
     this.#painter.now();
   }
 
@@ -331,25 +302,20 @@ export class Dashboard {
 
   closeRow() {
     this.inspecting = false;
-    if (this.frozen?.reason === "select") this.newest();
+    if (this.timeline.frozen?.reason === "select") this.newest();
     this.#list.focus();
     this.#painter.now();
   }
 
   /** To another row: `by` further down, which is older. */
   move(by) {
-    const { shown } = this.rows;
+    const { shown } = this.timeline.rows;
     if (!shown.length) return;
     const at = this.selected ? shown.findIndex((row) => row.n === this.selected.n) : -1;
     const next = at < 0 ? shown.length - 1 : Math.min(shown.length - 1, Math.max(0, at - by));
     this.select(shown[next]);
-    this.#list.show(this.rows.shown, this.selected);
-    this.#list.reveal(this.selected);
-    if (next === 0 && by > 0) this.loadOlder();
-  }
-
-  movePage(direction) {
-    this.move(direction * this.#list.page);
+    this.#reveal();
+    if (next === 0 && by > 0) this.timeline.loadOlder();
   }
 
   showTab(name) {
@@ -357,185 +323,43 @@ export class Dashboard {
     this.#painter.now();
   }
 
-  /* The past */
-
-  /** Read on backwards, until something passes the filter. */
-  async loadOlder() {
-    if (this.loadingOlder || this.noOlder || this.travel.replay) return;
-    this.freeze("scroll");
-    const { frozen } = this;
-    const signal = this.#reading();
-    this.loadingOlder = true;
-    this.#painter.now();
-    try {
-      for (let pages = 0; pages < SEARCHED; pages++) {
-        const before = frozen.rows.all[0]?.event.id;
-        const page = await (before ? this.#history.older(before, PAGE, signal) : this.#history.newest(PAGE, signal));
-        if (signal.aborted) return;
-        this.noOlder = page.end;
-        const passed = frozen.rows.prepend(page.events);
-        // They stay when the list goes on, where there is room for them.
-        if (frozen.atEnd && this.live.all.length + page.events.length <= KEPT) this.live.prepend(page.events);
-        this.topics.add(page.events);
-        if (passed || page.end) break;
-      }
-    } catch (error) {
-      if (!signal.aborted) this.travel = { ...this.travel, open: true, error: error.message };
-    } finally {
-      this.loadingOlder = false;
-      this.#painter.now();
-    }
+  #reveal() {
+    this.#list.show(this.timeline.rows.shown, this.selected);
+    if (this.selected) this.#list.reveal(this.selected);
   }
 
-  async #loadNewer() {
-    const { frozen } = this;
-    if (this.travel.busy || frozen.atEnd || !frozen.rows.all.length) return;
-    await this.#travelling(async (signal) => {
-      const page = await this.#history.newer(frozen.rows.all.at(-1).event.id, PAGE, signal);
-      if (signal.aborted) return;
-      frozen.rows.append(page.events);
-      frozen.atEnd = page.end;
-    });
-  }
+  /* Time travel */
 
-  set(name, value) {
-    this.travel[name] = value;
-    this.#painter.now();
-  }
-
-  /** To an id or a time. */
   async go() {
-    const place = placeOf(this.travel.place);
-    if (!place) {
-      this.#travelError("Say an id, a time such as 14:05 or 2026-11-21 14:05, or how long ago: 10 min.");
-      return;
-    }
-    await this.#travelling(async (signal) => {
-      const page = await (place.id ? this.#history.at(place.id, PAGE, signal) : this.#history.since(place.time, PAGE, signal));
-      if (signal.aborted) return;
-      if (!page.events.length) {
-        this.#travelError("There are no events from there on.");
-        return;
-      }
-      const rows = new Rows(this.#pass());
-      rows.append(page.events);
-      this.frozen = { rows, reason: "past", fresh: 0, atEnd: page.end };
-      this.noOlder = false;
-      if (page.gap) this.#gapSeen(toldByPage(page.gap));
-      const first = rows.shown.find((row) => row.event.id === place.id) ?? rows.shown[0] ?? null;
-      this.select(first, false);
-      this.#list.show(rows.shown, first);
-      if (first) this.#list.reveal(first);
-    });
+    const row = await this.timeline.go();
+    if (!row) return;
+    this.select(row, false);
+    this.#reveal();
   }
 
-  /** Have a range happen again, in this list. */
-  async replay() {
-    const from = this.travel.from.trim() ? placeOf(this.travel.from) : {};
-    const to = this.travel.to.trim() ? placeOf(this.travel.to) : {};
-    if (!from || !to) {
-      this.#travelError(`${from ? "The end" : "The beginning"} is neither an id nor a time.`);
-      return;
-    }
-    const rows = new Rows(this.#pass());
-    await this.#travelling(async (signal) => {
-      this.select(null);
-      this.frozen = { rows, reason: "replay", fresh: 0, atEnd: false };
-      this.noOlder = true;
-      this.#list.toTop();
-      const state = { done: 0, at: "", skipped: 0, paused: false, over: "" };
-      this.travel.replay = state;
-      const ride = replay({
-        history: this.#history,
-        from: from.id ?? from.time ?? null,
-        to: to.id ?? to.time ?? null,
-        speed: this.travel.speed,
-        signal,
-        emit: (events) => {
-          rows.append(events);
-          this.#painter.soon();
-        },
-        gap: (gap) => this.#gapSeen(toldByPage(gap)),
-        progress: (progress) => {
-          Object.assign(state, progress);
-          this.#painter.soon();
-        },
-      });
-      this.#ride = ride;
-      try {
-        await ride.done;
-        state.over = "That was all of it.";
-      } catch (error) {
-        if (!signal.aborted) throw error;
-        state.over = "Stopped.";
-      }
-    });
+  replay() {
+    this.select(null);
+    this.#list.toTop();
+    this.timeline.replay();
   }
 
-  pauseReplay() {
-    const { replay: state } = this.travel;
-    state.paused = !state.paused;
-    if (state.paused) this.#ride.pause();
-    else this.#ride.resume();
-    this.#painter.now();
-  }
-
-  stopReplay() {
-    this.#past.abort();
-  }
-
-  speed(speed) {
-    this.travel.speed = speed;
-    if (this.travel.replay && !this.travel.replay.over) this.#ride.speed = speed;
-    this.#painter.now();
-  }
-
-  #reading() {
-    this.#past.abort();
-    this.#past = new AbortController();
-    return this.#past.signal;
-  }
-
-  async #travelling(work) {
-    const signal = this.#reading();
-    this.travel.busy = true;
-    this.travel.error = "";
-    this.#painter.now();
-    try {
-      await work(signal);
-    } catch (error) {
-      if (!signal.aborted) this.travel.error = error.message;
-    } finally {
-      this.travel.busy = false;
-      this.#painter.now();
-    }
-  }
-
-  #travelError(text) {
-    this.travel.error = text;
-    this.#painter.now();
-  }
-
-  /* Panels, and the token */
+  /* Panels */
 
   togglePublish(open = !this.publishing) {
     this.publishing = open;
     if (open) this.inspecting = false;
-    this.#painter.now();
     this.#focus(open ? "#topic" : "#list");
   }
 
-  toggleTravel(open = !this.travel.open) {
-    this.travel.open = open;
-    if (!open && this.travel.replay) this.newest();
-    this.#painter.now();
+  toggleTravel(open = !this.timeline.travel.open) {
+    this.timeline.travel.open = open;
+    if (!open && this.timeline.travel.replay) this.newest();
     this.#focus(open ? "[data-testid=travel-place]" : "#list");
   }
 
   toggleSession(open = !this.session.open) {
     this.session.open = open;
     this.session.error = "";
-    this.#painter.now();
     this.#focus(open ? "[data-testid=token-field]" : "#list");
   }
 
@@ -563,11 +387,24 @@ export class Dashboard {
     await copied(button, this.lastEventId);
   }
 
+  async signIn(token) {
+    const subscribe = await this.session.begin(token);
+    if (!subscribe) return;
+    // The default view may be more than this token allows: what it does allow is what its bearer wants.
+    if (this.#seesEverything && subscribe.length && !subscribe.includes(EVERYTHING)) this.#patterns(subscribe);
+    else this.retry();
+  }
+
+  async signOut() {
+    if (await this.session.end()) this.#again();
+  }
+
   /** What screen readers are told now and then; the list itself would flood them. */
   summarise() {
-    const rate = Math.round(this.rate);
-    const fresh = this.frozen?.fresh ? `, ${this.frozen.fresh} new since it was paused` : "";
-    this.said = `${this.word}. ${this.rows.all.length} events kept${rate ? `, ${rate} a second` : ""}${fresh}.`;
+    const rate = Math.round(this.#rate);
+    const { rows, frozen } = this.timeline;
+    const fresh = frozen?.fresh ? `, ${frozen.fresh} new since it was paused` : "";
+    this.said = `${this.word}. ${rows.all.length} events kept${rate ? `, ${rate} a second` : ""}${fresh}.`;
     this.#painter.soon();
   }
 
@@ -577,11 +414,11 @@ export class Dashboard {
       pause: () => this.togglePause(),
       nextRow: () => this.move(1),
       previousRow: () => this.move(-1),
-      nextPage: () => this.movePage(1),
-      previousPage: () => this.movePage(-1),
+      nextPage: () => this.move(this.#list.page),
+      previousPage: () => this.move(-this.#list.page),
       openRow: () => this.openRow(),
       newest: () => this.newest(),
-      loadOlder: () => this.loadOlder(),
+      loadOlder: () => this.timeline.loadOlder(),
       clear: () => this.clear(),
       toggleTravel: () => this.toggleTravel(),
       togglePublish: () => this.togglePublish(),
@@ -602,7 +439,7 @@ export class Dashboard {
     if (this.session.open) this.toggleSession(false);
     else if (this.inspecting) this.closeRow();
     else if (this.publishing) this.togglePublish(false);
-    else if (this.travel.open) this.toggleTravel(false);
+    else if (this.timeline.travel.open) this.toggleTravel(false);
     else this.#focus("#list");
     return true;
   }
@@ -615,49 +452,4 @@ export class Dashboard {
     if (element?.checkVisibility()) element.focus();
     else requestAnimationFrame(() => document.querySelector(selector)?.focus());
   }
-
-  async signIn(token) {
-    await this.#signing(async () => {
-      const claims = await signIn(this.base, token);
-      this.session.used = true;
-      this.session.open = false;
-      this.session.expires = claims.expires;
-      const { topics } = this.view;
-      const everything = topics.length === 1 && topics[0] === EVERYTHING;
-      // The default view is more than this token may see: what it may is what its bearer wants.
-      if (everything && claims.subscribe.length && !claims.subscribe.includes(EVERYTHING)) {
-        this.view.topics = claims.subscribe.slice(0, 100);
-        this.#share();
-        this.#again();
-      } else this.feed.retry();
-    });
-  }
-
-  async signOut() {
-    await this.#signing(async () => {
-      await signOut(this.base);
-      this.session.expires = null;
-      this.#again();
-    });
-  }
-
-  async #signing(work) {
-    if (this.session.busy) return;
-    this.session.busy = true;
-    this.session.error = "";
-    this.#painter.now();
-    try {
-      await work();
-    } catch (error) {
-      this.session.error = error.message;
-    } finally {
-      this.session.busy = false;
-      this.#painter.now();
-    }
-  }
-}
-
-// A page of history says it in the contract's words, a stream's event in those of JavaScript.
-function toldByPage({ requested, resumed_from: resumedFrom, reason }) {
-  return { requested, resumedFrom, reason };
 }

@@ -3,16 +3,16 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { curlPublish, curlSubscribe, frame, javaScript, pretty } from "./commands.js";
 import { copyButton } from "./copying.js";
-import { milliseconds } from "./status.js";
+import { delayText } from "./numbers.js";
 
 const MOST = 100_000; // characters laid out: the rest can be copied, and would take long to draw
 
 /**
- * The panel. `state` is `{ row, tab, base, withToken, delay }`.
+ * The panel. `state` is `{ row, tab, base, withToken, clock }`.
  *
  * @param {object} state @param {{tab(name: string): void, close(): void}} act
  */
-export function inspector({ row, tab, base, withToken, delay }, act) {
+export function inspector({ row, tab, base, withToken, clock }, act) {
   const { event } = row;
   const shown = tab === "frame" ? frame(event) : event.json ? pretty(event.text) : event.text;
   const cut = shown.length - MOST;
@@ -28,7 +28,9 @@ export function inspector({ row, tab, base, withToken, delay }, act) {
       <div><dt>Type</dt><dd><bdi>${event.type}</bdi></dd></div>
       <div><dt>Time</dt><dd>${event.time}</dd></div>
       <div><dt>Data</dt><dd>${event.json ? "JSON" : "text"}, ${event.text.length.toLocaleString("en")} characters</dd></div>
-      ${delay === null ? nothing : html`<div><dt>Delay</dt><dd>${milliseconds(delay)}</dd></div>`}
+      ${row.delay === null
+        ? nothing
+        : html`<div><dt>Delay</dt><dd>${delayText(row.delay + (clock?.offset ?? 0), clock)}</dd></div>`}
     </dl>
     <div class="bar">
       <div class="segmented" role="group" aria-label="Show">

@@ -5,8 +5,10 @@ import { live } from "../vendor/lit-html/directives/live.js";
 import { copyButton } from "./copying.js";
 import { inspector } from "./inspector.js";
 import { KEYS } from "./keys.js";
+import { delayText } from "./numbers.js";
 import { publishPanel } from "./publish.js";
 import { KEPT } from "./rows.js";
+import { tokenBox } from "./session.js";
 import { described, gapText } from "./status.js";
 import { theme } from "./theme.js";
 import { topicsPanel } from "./topics.js";
@@ -26,7 +28,7 @@ const PANES = [
 export function page(it, now) {
   return html`
     <a class="skip" href="#list">Skip to the events</a>
-    ${header(it, described(it.state, it.delay, now))} ${banners(it)}
+    ${header(it, described(it.state, now))} ${banners(it)}
     <nav class="panes" aria-label="Panes">
       ${PANES.map(
         ([name, label]) => html`<button type="button" aria-pressed=${it.pane === name} data-testid=${`pane-${name}`}
@@ -42,7 +44,6 @@ export function page(it, now) {
             show: it.view.show,
             search: it.search,
             open: it.open,
-            error: it.patternError,
           },
           {
             search: (text) => it.searchTopics(text),
@@ -61,14 +62,18 @@ export function page(it, now) {
       </aside>
       <section class="events" aria-labelledby="events-heading">
         ${toolbar(it)}
-        ${it.travel.open
+        ${it.timeline.travel.open
           ? html`<section class="panel travel" aria-labelledby="travel-heading" data-testid="travel">
-              ${travelBar(it.travel, {
-                set: (name, value) => it.set(name, value),
-                speed: (speed) => it.speed(speed),
+              ${travelBar(it.timeline.travel, {
+                set: (name, value) => {
+                  it.timeline.travel[name] = value;
+                },
+                speed: (speed) => {
+                  it.timeline.speed = speed;
+                },
                 close: () => it.toggleTravel(false),
-                pauseReplay: () => it.pauseReplay(),
-                stopReplay: () => it.stopReplay(),
+                pauseReplay: () => it.timeline.holdReplay(),
+                stopReplay: () => it.timeline.stopReplay(),
                 go: (event) => {
                   event.preventDefault();
                   it.go();
@@ -84,7 +89,7 @@ export function page(it, now) {
         ${it.inspecting
           ? html`<section class="panel inspector" aria-labelledby="inspector-heading" data-testid="inspector">
               ${inspector(
-                { row: it.selected, tab: it.tab, base: it.base, withToken: it.withToken, delay: it.delayOf(it.selected) },
+                { row: it.selected, tab: it.tab, base: it.base, withToken: it.withToken, clock: it.delay.clock },
                 { tab: (name) => it.showTab(name), close: () => it.closeRow() },
               )}
             </section>`
@@ -110,7 +115,8 @@ function header(it, state) {
       <p role="status" class="pill" data-kind=${state.kind} data-testid="connection">
         <span class="dot" aria-hidden="true"></span><strong data-testid="state">${state.word}</strong>
       </p>
-      <span class="delay" title="How long events take to get here" data-testid="delay">${state.delay}</span>
+      <span class="delay" title="How long events take to get here" data-testid="delay"
+        >${it.state.name === "live" && it.delay.now !== null ? delayText(it.delay.now, it.delay.clock) : ""}</span>
       <span class="note" data-testid="note">${state.note}</span>
       ${state.canRetry
         ? html`<button type="button" data-testid="retry" @click=${() => it.retry()}>Retry now</button>`
@@ -151,40 +157,14 @@ function banners(it) {
         <button type="button" class="quiet" data-testid="gap-dismiss" @click=${() => it.dismissGap()}>Dismiss</button>
       </div>`
     : nothing}
-  ${it.session.open ? tokenBox(it) : nothing}`;
-}
-
-function tokenBox(it) {
-  const { error, busy, expires } = it.session;
-  return html`<form
-    class="banner token"
-    autocomplete="off"
-    data-testid="token-box"
-    @submit=${(event) => {
-      event.preventDefault();
-      const field = event.target.elements.token;
-      const token = field.value.trim();
-      field.value = "";
-      if (token) it.signIn(token);
-    }}
-  >
-    <label class="field">
-      Token
-      <input type="password" name="token" autocomplete="off" spellcheck="false" data-testid="token-field" aria-describedby="token-hint" />
-    </label>
-    <button class="primary" ?disabled=${busy} data-testid="sign-in">Use it</button>
-    <button type="button" class="quiet" ?disabled=${busy} data-testid="sign-out" @click=${() => it.signOut()}>Forget the session</button>
-    <p class="hint" id="token-hint">
-      For a server with keys: <code>feed token --subscribe '**'</code> makes one. It becomes a cookie that no script can
-      read, until it ends, and is kept nowhere else.
-      ${expires ? html`The one in use ends at ${new Date(expires).toLocaleString()}.` : nothing}
-    </p>
-    ${error ? html`<p class="error" role="alert" data-testid="token-error">${error}</p>` : nothing}
-  </form>`;
+  ${it.session.open
+    ? tokenBox(it.session, { begin: (token) => it.signIn(token), end: () => it.signOut() })
+    : nothing}`;
 }
 
 function toolbar(it) {
-  const { view, frozen } = it;
+  const { view } = it;
+  const { frozen } = it.timeline;
   return html`<div class="toolbar">
     <h2 id="events-heading" class="offscreen">Events</h2>
     <button type="button" aria-pressed=${Boolean(frozen)} data-testid="pause" title="Space" @click=${() => it.togglePause()}>
@@ -217,14 +197,14 @@ function toolbar(it) {
         (type) => html`<option value=${type} .selected=${type === view.type}>${type}</option>`,
       )}
     </select>
-    <button type="button" class="quiet" aria-expanded=${it.travel.open} data-testid="travel-open" @click=${() => it.toggleTravel()}>Time travel</button>
+    <button type="button" class="quiet" aria-expanded=${it.timeline.travel.open} data-testid="travel-open" @click=${() => it.toggleTravel()}>Time travel</button>
     <button type="button" class="quiet" aria-expanded=${it.publishing} data-testid="publish-open" @click=${() => it.togglePublish()}>Publish</button>
     <p class="count" data-testid="count">${countText(it)}</p>
     ${it.filterError ? html`<p class="error" role="alert" data-testid="filter-error">${it.filterError}</p>` : nothing}
   </div>`;
 }
 
-function countText({ rows, view }) {
+function countText({ timeline: { rows }, view }) {
   const filtered = view.filter || view.type || view.show.size;
   const number = (count) => count.toLocaleString("en");
   const all = rows.all.length;
@@ -233,7 +213,7 @@ function countText({ rows, view }) {
 }
 
 function list(it) {
-  const { shown, all } = it.rows;
+  const { shown, all } = it.timeline.rows;
   return html`<div class="list">
     <div class="columns" aria-hidden="true" ?hidden=${!shown.length}>
       <span>Time</span><span>Topic</span><span>Type</span><span>Data</span><span>Id</span>
@@ -241,11 +221,11 @@ function list(it) {
     <div class="rows" id="list" role="grid" tabindex="0" aria-label="Events, newest first" aria-colcount="5" aria-live="off"
       data-part="list" data-testid="events" ?hidden=${!shown.length}></div>
     ${shown.length ? nothing : all.length ? nothingPasses(it) : empty(it)}
-    <div class="end" ?hidden=${!all.length}>
-      ${it.noOlder
+    <div class="end" ?hidden=${!all.length || Boolean(it.timeline.travel.replay)}>
+      ${it.timeline.noOlder
         ? html`<span class="hint" data-testid="no-older">Nothing older is kept.</span>`
-        : html`<button type="button" class="quiet" data-testid="older" ?disabled=${it.loadingOlder} @click=${() => it.loadOlder()}>
-            ${it.loadingOlder ? "Loading …" : "Load older events"}
+        : html`<button type="button" class="quiet" data-testid="older" ?disabled=${it.timeline.loadingOlder} @click=${() => it.timeline.loadOlder()}>
+            ${it.timeline.loadingOlder ? "Loading …" : "Load older events"}
           </button>`}
     </div>
   </div>`;
@@ -253,7 +233,7 @@ function list(it) {
 
 function nothingPasses(it) {
   return html`<div class="empty" data-testid="nothing-passes">
-    <p>None of the ${it.rows.all.length.toLocaleString("en")} events kept here passes the filter.</p>
+    <p>None of the ${it.timeline.rows.all.length.toLocaleString("en")} events kept here passes the filter.</p>
     <button type="button" @click=${() => it.resetFilter()} data-testid="reset-filter">Show all</button>
   </div>`;
 }

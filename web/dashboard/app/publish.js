@@ -3,7 +3,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { curlPublish } from "./commands.js";
 import { copyButton } from "./copying.js";
-import { milliseconds } from "./status.js";
+import { span } from "./numbers.js";
 
 const ARRIVALS = 1_000; // ids remembered, as an event may be here before the answer is
 const NO_ANSWER = "No answer, so it may have been published or not. Publishing again will not double it.";
@@ -95,7 +95,7 @@ export class Publisher {
   #match() {
     const arrived = this.#arrived.get(this.#waiting?.id);
     if (arrived === undefined) return;
-    this.#say("good", `${this.answer.text}, delivered back in ${milliseconds(arrived - this.#waiting.sent)}`);
+    this.#say("good", `${this.answer.text}, delivered back in ${span(arrived - this.#waiting.sent)}`);
     this.#waiting = null;
   }
 

@@ -1,23 +1,68 @@
 // The token of whoever looks: handed to the server, which puts it into a cookie that no script can read. Nothing of it
-// is kept here but when it ends and what it lets one subscribe to.
+// is kept here but when it ends.
 
-/** Begin a session. @param {URL} base @returns what the token says of itself @throws {Error} with the server's words */
-export async function signIn(base, token) {
-  let response;
-  try {
-    response = await fetch(new URL("session", base), { method: "POST", headers: { Authorization: `Bearer ${token}` } });
-  } catch {
-    throw new Error("The server cannot be reached, or this is no token.");
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
+
+/** What the token box shows, and what it does. */
+export class Session {
+  open = false;
+  error = "";
+  busy = false;
+  /** Whether the server has a key, as far as this page knows. */
+  used = false;
+  /** @type {?number} when the token ends, in milliseconds since 1970 */
+  expires = null;
+  #base;
+  #changed;
+
+  /** @param {URL} base @param {() => void} changed there is something new to show */
+  constructor(base, changed) {
+    this.#base = base;
+    this.#changed = changed;
   }
-  if (response.ok) return claimsOf(token);
-  const told = await response.json().catch(() => ({}));
-  throw new Error(`${response.status}: ${told.detail ?? response.statusText}`);
+
+  /** Begin a session. Gives the patterns that the token lets one subscribe to, or null if it is refused. */
+  async begin(token) {
+    let claims = null;
+    await this.#ask("POST", { Authorization: `Bearer ${token}` }, () => {
+      claims = claimsOf(token);
+      this.used = true;
+      this.open = false;
+      this.expires = claims.expires;
+    });
+    return claims && claims.subscribe;
+  }
+
+  /** End it. Gives whether it is. */
+  async end() {
+    let ended = false;
+    await this.#ask("DELETE", {}, () => {
+      ended = true;
+      this.expires = null;
+    });
+    return ended;
+  }
+
+  async #ask(method, headers, done) {
+    if (this.busy) return;
+    this.busy = true;
+    this.error = "";
+    this.#changed();
+    try {
+      const response = await fetch(new URL("session", this.#base), { method, headers });
+      if (response.ok) done();
+      else this.error = `${response.status}: ${await detailOf(response)}`;
+    } catch {
+      this.error = "The server cannot be reached, or this is no token."; // fetch refuses headers that are none
+    }
+    this.busy = false;
+    this.#changed();
+  }
 }
 
-/** End it. @throws {Error} */
-export async function signOut(base) {
-  const response = await fetch(new URL("session", base), { method: "DELETE" });
-  if (!response.ok) throw new Error(`${response.status}: ${response.statusText}`);
+async function detailOf(response) {
+  const told = await response.json().catch(() => ({}));
+  return told.detail ?? response.statusText;
 }
 
 /**
@@ -37,4 +82,29 @@ export function claimsOf(token) {
   } catch {
     return { expires: null, subscribe: [] };
   }
+}
+
+/** The box. @param {Session} session @param {{begin(token: string): void, end(): void}} act */
+export function tokenBox({ error, busy, expires }, act) {
+  const submitted = (event) => {
+    event.preventDefault();
+    const field = event.target.elements.token;
+    const token = field.value.trim();
+    field.value = "";
+    if (token) act.begin(token);
+  };
+  return html`<form class="banner token" autocomplete="off" data-testid="token-box" @submit=${submitted}>
+    <label class="field">
+      Token
+      <input type="password" name="token" autocomplete="off" spellcheck="false" data-testid="token-field" aria-describedby="token-hint" />
+    </label>
+    <button class="primary" ?disabled=${busy} data-testid="sign-in">Use it</button>
+    <button type="button" class="quiet" ?disabled=${busy} data-testid="sign-out" @click=${act.end}>Forget the session</button>
+    <p class="hint" id="token-hint">
+      For a server with keys: <code>feed token --subscribe '**'</code> makes one. It becomes a cookie that no script can
+      read, until it ends, and is kept nowhere else.
+      ${expires ? html`The one in use ends at ${new Date(expires).toLocaleString()}.` : nothing}
+    </p>
+    ${error ? html`<p class="error" role="alert" data-testid="token-error">${error}</p>` : nothing}
+  </form>`;
 }

@@ -26,15 +26,14 @@ const WORDS = {
 const KINDS = { live: "good", connecting: "wait", replaying: "wait", waiting: "wait" };
 
 /**
- * @param {object} state `feed.state` @param {?number} delay milliseconds @param {number} now since 1970
- * @returns {{word: string, kind: "good" | "wait" | "bad", delay: string, note: string, canRetry: boolean}}
+ * @param {object} state `feed.state` @param {number} now milliseconds since 1970
+ * @returns {{word: string, kind: "good" | "wait" | "bad", note: string, canRetry: boolean}}
  */
-export function described(state, delay, now) {
+export function described(state, now) {
   const word = WORDS[state.name === "refused" ? state.reason : state.name] ?? state.name;
   return {
     word,
     kind: KINDS[state.name] ?? "bad",
-    delay: state.name === "live" && delay !== null ? milliseconds(delay) : "",
     note: noteOf(state, now),
     canRetry: ["waiting", "offline", "refused"].includes(state.name),
   };
@@ -62,12 +61,6 @@ function noteOf(state, now) {
 function resumedText({ after, replayed }) {
   const events = replayed === 1 ? "1 event" : `${replayed.toLocaleString("en")} events`;
   return `resumed after ${after}, ${replayed ? `${events} replayed` : "nothing was missed"}`;
-}
-
-/** `12 ms`, `3.2 s` */
-export function milliseconds(delay) {
-  if (delay < 1000) return `${Math.max(0, Math.round(delay))} ms`;
-  return `${(delay / 1000).toFixed(delay < 10_000 ? 1 : 0)} s`;
 }
 
 /** Why events may be missing. @param {{requested: string, resumedFrom: string, reason: string}} gap */

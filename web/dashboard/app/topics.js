@@ -91,10 +91,10 @@ export function rateText(rate) {
 }
 
 /**
- * The panel. `state` is `{ topics, patterns, show, search, open, error }`, `act` what its controls do.
+ * The panel. `state` is `{ topics, patterns, show, search, open }`, `act` what its controls do.
  */
 export function topicsPanel(state, act) {
-  const { topics, patterns, show, search, error } = state;
+  const { topics, patterns, show, search } = state;
   const wanted = search.toLowerCase();
   const children = found(topics.root, wanted);
   return html`
@@ -137,7 +137,6 @@ export function topicsPanel(state, act) {
           autocapitalize="none" autocomplete="off" data-testid="pattern" />
         <button data-testid="add-pattern">Add</button>
       </div>
-      ${error ? html`<p class="error" role="alert">${error}</p>` : nothing}
     </form>
   `;
 }

@@ -1,0 +1,221 @@
+// What of the feed is shown: its newest events as they come, or a window that stands still, is read on in the past, or
+// in which a range happens again. No document here.
+
+import { History } from "./history.js";
+import { replay } from "./replay.js";
+import { KEPT, Rows } from "./rows.js";
+import { placeOf } from "./travel.js";
+
+const PAGE = 200; // events of one page of the past
+const SEARCHED = 10; // pages that one wish for older events may read where none of them passes the filter
+
+/**
+ * @typedef {object} Frozen a window that does not follow the feed
+ * @property {Rows} rows
+ * @property {"pause" | "scroll" | "select" | "past" | "replay"} reason
+ * @property {number} fresh events that came since, and pass
+ * @property {boolean} atEnd whether its newest row was the feed's newest when it was frozen
+ */
+
+/** The rows, and where in time they are. */
+export class Timeline {
+  /** What came, and comes. */
+  live;
+  /** @type {?Frozen} what is shown instead; null while the list follows the feed */
+  frozen = null;
+  /** What somebody wrote into the bar, and what came of it. */
+  travel = { open: false, place: "", from: "", to: "", speed: 1, error: "", busy: false, replay: null };
+  loadingOlder = false;
+  noOlder = false; // the oldest event that is kept is shown
+  #pass;
+  #told;
+  #history;
+  #ride = null;
+  #reading = new AbortController();
+
+  /**
+   * @param {(event: object) => boolean} pass
+   * @param {{soon(): void, now(): void, gap(gap: object): void, older(events: object[]): void}} told called when there
+   *   is something to draw, when somebody waits for it, about gaps, and with older events
+   */
+  constructor(pass, told) {
+    this.#pass = pass;
+    this.#told = told;
+    this.live = new Rows(pass);
+  }
+
+  /** Begin anew, with other topics. */
+  begin(base, topics) {
+    this.follow();
+    this.live.clear();
+    this.#history = new History({ base, topics });
+  }
+
+  get rows() {
+    return this.frozen?.rows ?? this.live;
+  }
+
+  received(events) {
+    const passed = this.live.append(events);
+    if (this.frozen) this.frozen.fresh += passed;
+  }
+
+  filter(pass) {
+    this.#pass = pass;
+    this.live.filter(pass);
+    this.frozen?.rows.filter(pass);
+  }
+
+  clear() {
+    this.live.clear();
+    this.frozen?.rows.clear();
+  }
+
+  /** Keep the list as it is; what comes is counted. A pause outlasts what else froze it. */
+  freeze(reason) {
+    if (!this.frozen) this.frozen = { rows: this.live.copy(), reason, fresh: 0, atEnd: true };
+    else if (reason === "pause") this.frozen.reason = reason;
+  }
+
+  /** Show the newest again. */
+  follow() {
+    this.#reading.abort();
+    this.travel.replay = null;
+    this.noOlder = false;
+    this.frozen = null;
+  }
+
+  /** Read on backwards, until something passes the filter. */
+  async loadOlder() {
+    if (this.loadingOlder || this.noOlder || this.travel.replay) return;
+    this.freeze("scroll");
+    const { frozen } = this;
+    this.loadingOlder = true;
+    await this.#read(async (signal) => {
+      for (let pages = 0; pages < SEARCHED; pages++) {
+        const before = frozen.rows.all[0]?.event.id;
+        const page = await (before ? this.#history.older(before, PAGE, signal) : this.#history.newest(PAGE, signal));
+        this.noOlder = page.end;
+        const passed = frozen.rows.prepend(page.events);
+        // They stay when the list goes on, where there is room for them.
+        if (frozen.atEnd && this.live.all.length + page.events.length <= KEPT) this.live.prepend(page.events);
+        this.#told.older(page.events);
+        if (passed || page.end) break;
+      }
+    });
+    this.loadingOlder = false;
+    this.#told.now();
+  }
+
+  /** Read on forwards, where the window is in the past. */
+  async loadNewer() {
+    const { frozen, travel } = this;
+    if (travel.busy || frozen.atEnd || !frozen.rows.all.length) return;
+    await this.#read(async (signal) => {
+      const page = await this.#history.newer(frozen.rows.all.at(-1).event.id, PAGE, signal);
+      frozen.rows.append(page.events);
+      frozen.atEnd = page.end;
+    });
+  }
+
+  /** To the id or time that was asked for. Gives the row that was meant, if there is one. */
+  async go() {
+    const place = placeOf(this.travel.place);
+    if (!place) {
+      this.#fail("Say an id, a time such as 14:05 or 2026-11-21 14:05, or how long ago: 10 min.");
+      return null;
+    }
+    let meant = null;
+    await this.#read(async (signal) => {
+      const page = await (place.id
+        ? this.#history.at(place.id, PAGE, signal)
+        : this.#history.since(place.time, PAGE, signal));
+      if (page.gap) this.#told.gap(page.gap);
+      if (!page.events.length) {
+        this.#fail("There are no events from there on.");
+        return;
+      }
+      const rows = new Rows(this.#pass);
+      rows.append(page.events);
+      this.frozen = { rows, reason: "past", fresh: 0, atEnd: page.end };
+      this.noOlder = false;
+      meant = rows.shown.find((row) => row.event.id === place.id) ?? rows.shown[0] ?? null;
+    });
+    return meant;
+  }
+
+  /** Have the range that was asked for happen again. */
+  async replay() {
+    const { travel } = this;
+    const from = travel.from.trim() ? placeOf(travel.from) : {};
+    const to = travel.to.trim() ? placeOf(travel.to) : {};
+    if (!from || !to) {
+      this.#fail(`${from ? "The end" : "The beginning"} is neither an id nor a time.`);
+      return;
+    }
+    await this.#read(async (signal) => {
+      const rows = new Rows(this.#pass);
+      const state = { done: 0, at: "", skipped: 0, paused: false, over: "" };
+      this.frozen = { rows, reason: "replay", fresh: 0, atEnd: false };
+      travel.replay = state;
+      this.#ride = replay({
+        history: this.#history,
+        from: from.id ?? from.time ?? null,
+        to: to.id ?? to.time ?? null,
+        speed: travel.speed,
+        signal,
+        emit: (events) => rows.append(events),
+        gap: (gap) => this.#told.gap(gap),
+        progress: (progress) => {
+          Object.assign(state, progress);
+          this.#told.soon();
+        },
+      });
+      await this.#ride.done.then(
+        () => (state.over = "That was all of it."),
+        (error) => (state.over = signal.aborted ? "Stopped." : error.message),
+      );
+    });
+  }
+
+  holdReplay() {
+    const { replay: state } = this.travel;
+    state.paused = !state.paused;
+    if (state.paused) this.#ride.pause();
+    else this.#ride.resume();
+    this.#told.now();
+  }
+
+  stopReplay() {
+    this.#reading.abort();
+  }
+
+  set speed(speed) {
+    this.travel.speed = speed;
+    if (this.travel.replay && !this.travel.replay.over) this.#ride.speed = speed;
+    this.#told.now();
+  }
+
+  /* One thing of the past is read at a time: the next one stops it. */
+  async #read(work) {
+    this.#reading.abort();
+    this.#reading = new AbortController();
+    const { signal } = this.#reading;
+    this.travel.busy = true;
+    this.travel.error = "";
+    this.#told.now();
+    try {
+      await work(signal);
+    } catch (error) {
+      if (!signal.aborted) this.#fail(error.message);
+    }
+    if (signal === this.#reading.signal) this.travel.busy = false;
+    this.#told.now();
+  }
+
+  #fail(text) {
+    this.travel.open = true;
+    this.travel.error = text;
+    this.#told.now();
+  }
+}
