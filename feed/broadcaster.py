@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from typing import NamedTuple
 
 from feed.batch import Batch
 from feed.control import Reason
@@ -15,6 +16,16 @@ from feed.pattern import TopicIndex
 from feed.peer import counted_as
 from feed.pump import Pump
 from feed.subscription import Subscription
+
+
+class Queues(NamedTuple):
+    """What waits in the queues of all subscriptions in sum, and in the deepest one; and how many are behind: they read
+    the log, because they could not keep up, or because they have come back and have not caught up yet. What they have
+    still to read counts in no queue."""
+
+    events: int
+    deepest: int
+    lagging: int
 
 
 class Broadcaster:
@@ -54,6 +65,12 @@ class Broadcaster:
     def count_of(self, address: str) -> int:
         """How many subscriptions are counted under the name of this address. Those inside this process are not."""
         return self._by_address[counted_as(address)]
+
+    @property
+    def queues(self) -> Queues:
+        """See `Queues`. Looks at each subscription: it is for those who ask now and then."""
+        depths = [each.queued for each in self if not each.behind]
+        return Queues(sum(depths), max(depths, default=0), len(self) - len(depths))
 
     def find(self, id: str) -> Subscription | None:
         """The subscription of this id."""

@@ -11,7 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page
 
+from tests.browser import Watched, chromium, watch
 from tests.nodes import HEARTBEAT, Nodes, StartNodes
 from tests.redis_server import RedisServer, running_redis
 from tests.running import RunningServer, running
@@ -60,6 +62,30 @@ def server() -> Iterator[RunningServer]:
     """A server on a memory log that the tests of a module share: each uses topics of its own."""
     with running("--log", "memory:") as shared:
         yield shared
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium that the tests of a module share."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of the test's own."""
+    with browser.new_context(locale="en-GB") as context:
+        opened = context.new_page()
+        opened.set_default_timeout(15_000)
+        yield opened
+
+
+@pytest.fixture
+def watched(page: Page) -> Iterator[Watched]:
+    """What the page does; at the end it must have done nothing wrong."""
+    watched = watch(page)
+    yield watched
+    assert watched.faults == []
 
 
 @pytest.fixture

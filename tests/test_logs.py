@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from feed import Event, Invalid, LogRefused, Retention
 from feed.event import Draft, json_draft, text_draft
 from feed.log import IdempotencyKey, Log, open_log
-from feed.log.contract import SCAN_EVENTS
+from feed.log.contract import SCAN_EVENTS, Retained
 from feed.pattern import EVERYTHING, Selection
 
 pytestmark = pytest.mark.anyio
@@ -202,6 +202,25 @@ async def test_more_events_at_once_than_retention_keeps_are_trimmed_at_once(open
     await log.append(drafts(*["a"] * 50))
     assert log.oldest == 46
     assert [e.seq for e in await read_all(log, 45, EVERYTHING)] == [46, 47, 48, 49, 50]
+
+
+@pytest.mark.parametrize("limits", [{"events": 50}, {"bytes": 50 * 100}])
+async def test_it_says_how_much_it_retains(opened: OpenLog, limits: dict[str, float]) -> None:
+    log = await opened(**limits)
+    assert log.retained == Retained(0, 0)
+    for count in (1, 20, 49, 50, 50):
+        await log.append(drafts(*["a" * 10] * (count - log.retained.events), "b" * 10, data="x" * 19))
+        kept = min(50, count + 1)
+        assert log.retained == Retained(kept, kept * (10 + len("message") + 19 + 64))
+
+
+async def test_it_says_that_nothing_is_retained_when_all_is_too_old(opened: OpenLog) -> None:
+    log = await opened(age=0.05)
+    await log.append(drafts("a", "a"))
+    async with asyncio.timeout(15):
+        while log.retained != Retained(0, 0):
+            await asyncio.sleep(0.01)
+    assert log.position == 2
 
 
 @pytest.mark.parametrize(

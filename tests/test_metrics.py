@@ -15,7 +15,8 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from feed import Feed
+from feed import Feed, FeedOptions, Limits
+from feed.broadcaster import Queues
 from tests.conftest import Serve, StartRedis
 from tests.redis_server import RedisServer
 from tests.running import RunningServer
@@ -30,6 +31,12 @@ NAMES = {
     "feed_log_position",
     "feed_log_reconnects_total",
     "feed_log_lag_events",
+    "feed_queued_events",
+    "feed_queue_deepest_events",
+    "feed_lagging_subscribers",
+    "feed_log_events",
+    "feed_log_bytes",
+    "feed_time_seconds",
 }
 
 
@@ -51,6 +58,9 @@ def test_it_says_what_was_done(alone: RunningServer) -> None:
         assert found["feed_published_events_total"] == {"n": 8}
         assert found["feed_log_position"] == {"n": 8}
         assert found["feed_log_reconnects_total"] == {"n": 0}
+        assert found["feed_log_events"] == {"n": 8}
+        assert found["feed_log_bytes"] == {"n": 8 * len("amessagex") + 8 * 64}
+        assert abs(found["feed_time_seconds"]["n"] - time.time()) < 5
         eventually(lambda: scrape(alone)["feed_log_lag_events"] == {"n": 0})
     eventually(lambda: scrape(alone)["feed_subscribers"] == {"n": 0})
 
@@ -124,6 +134,90 @@ def test_the_lag_is_what_was_not_passed_on_yet() -> None:
     asyncio.run(publish())
 
 
+def test_what_waits_in_queues_is_summed_up_and_who_cannot_keep_up_is_lagging() -> None:
+    async def publish() -> None:
+        options = FeedOptions(limits=Limits(queue_events=10))
+        async with Feed("memory:", options) as feed, feed.subscribe("a/*") as one, feed.subscribe("a/b"):
+
+            async def after(*topics: str) -> Queues:
+                for topic in topics:
+                    await feed.publish(topic, "x")
+                async with asyncio.timeout(10):
+                    while feed.lag:
+                        await asyncio.sleep(0)
+                return feed.queues
+
+            assert feed.queues == Queues(0, 0, 0)
+            assert await after("a/b", "a/c", "a/c", "elsewhere") == Queues(events=4, deepest=3, lagging=0)
+            assert await after(*["a/c"] * 8) == Queues(events=1, deepest=1, lagging=1)
+
+            async def read() -> None:
+                while await one.take():
+                    pass
+
+            reading = asyncio.create_task(read())
+            async with asyncio.timeout(10):
+                while feed.queues.lagging:  # it reads the log to its end, and the queue from then on
+                    await asyncio.sleep(0)
+            reading.cancel()
+            assert await after("a/c") == Queues(events=2, deepest=1, lagging=0)
+        assert feed.queues == Queues(0, 0, 0)
+
+    asyncio.run(publish())
+
+
+def test_a_stalled_reader_is_lagging_until_it_has_read_what_it_missed(alone: RunningServer) -> None:
+    def lagging() -> bool:
+        return scrape(alone)["feed_lagging_subscribers"] == {"n": 1}
+
+    with subscribed(f"{alone.url}/events/stalled") as stalled, subscribed(f"{alone.url}/events/other"):
+        published = 0
+        while not lagging():
+            alone.publish("stalled", "x" * 200_000)
+            published += 1
+            assert published < 500, "no connection takes so much that nobody reads"
+        for _ in range(published):
+            assert stalled.frame().data == "x" * 200_000
+        eventually(lambda: not lagging())
+
+
+def test_the_log_is_said_to_hold_what_retention_keeps(serve: Serve, tmp_path: Path) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", node="n", retain_events=5)
+    for _ in range(8):
+        server.publish("a", "12345")
+    found = scrape(server)
+    assert found["feed_log_events"] == {"n": 5}
+    assert found["feed_log_bytes"] == {"n": 5 * (len("amessage12345") + 64)}
+    assert found["feed_log_position"] == {"n": 8}
+
+
+def test_of_a_log_that_is_not_open_nothing_is_said(serve: Serve, start_redis: StartRedis) -> None:
+    redis = start_redis(appendonly="no")
+    redis.kill()
+    of_log = {"feed_log_events", "feed_log_bytes"}
+    servers = [serve("--log", redis.url(), *several, node="n") for several in ((), ("--workers", "2"))]
+    for server in servers:
+        assert NAMES - set(scrape(server)) == of_log
+    redis.start()
+    for server in servers:
+        eventually(lambda server=server: set(scrape(server)) == NAMES, 20)
+
+
+def test_a_node_knows_what_others_have_brought_to_the_log(
+    serve: Serve, shared_redis: RedisServer, request: pytest.FixtureRequest
+) -> None:
+    url = shared_redis.url(request.node.name[:100])
+    one, other = (serve("--log", url, node=node, retain_events=5) for node in "ab")
+    for number in range(4):
+        one.publish("a", "x" * number)
+    eventually(lambda: scrape(other)["feed_log_events"] == {"b": 4})
+    eventually(lambda: scrape(other)["feed_log_bytes"] == {"b": 4 * (len("amessage") + 64) + 1 + 2 + 3})
+    for number in range(4, 8):
+        one.publish("a", "x" * number)
+    eventually(lambda: scrape(other)["feed_log_events"] == {"b": 5})
+    eventually(lambda: scrape(other)["feed_log_bytes"] == {"b": 5 * (len("amessage") + 64) + 3 + 4 + 5 + 6 + 7})
+
+
 def test_reconnects_are_counted(serve: Serve, start_redis: StartRedis) -> None:
     redis = start_redis(appendonly="no")
     server = serve("--log", redis.url(), node="n")
@@ -175,7 +269,35 @@ def told(found: Scraped) -> bool:
         and sum(found["feed_subscribers"].values()) == 30
         and found["feed_log_position"] == {"n/1": 6, "n/2": 6, "n/3": 6}
         and found["feed_log_lag_events"] == {"n/1": 0, "n/2": 0, "n/3": 0}
+        and found["feed_log_events"] == {"n/1": 6, "n/2": 6, "n/3": 6}
+        and set(found["feed_log_bytes"].values()) == {6 * (len("amessagex") + 64)}
+        and sum(found["feed_queued_events"].values()) == 0
+        and sum(found["feed_lagging_subscribers"].values()) == 0
     )
+
+
+def test_the_latest_clock_is_that_of_the_worker_that_answers(several: RunningServer) -> None:
+    with client_of_each(several) as clients:
+        for http in clients.values():
+            before = time.time()
+            clocks = scrape(several, http)["feed_time_seconds"]
+            assert set(clocks) == {"n/1", "n/2", "n/3"}
+            assert before <= max(clocks.values()) <= time.time()
+            assert min(clocks.values()) > before - 5
+
+
+def test_stalled_readers_are_counted_over_all_workers(several: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(subscribed(f"{several.url}/events/stalled"))
+        published = 0
+        while sum(scrape(several)["feed_lagging_subscribers"].values()) < 12:
+            several.publish("stalled", "x" * 200_000)
+            published += 1
+            assert published < 500, "no connection takes so much that nobody reads"
+        found = scrape(several)
+        assert len(set(found["feed_lagging_subscribers"].values()) - {0}) > 0
+        assert max(found["feed_log_events"].values()) == published
 
 
 def test_what_a_dead_worker_has_counted_stays_and_its_streams_go(several: RunningServer) -> None:

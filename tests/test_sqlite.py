@@ -127,12 +127,15 @@ async def test_retention_holds_over_a_restart_and_rows_are_deleted(path: Path) -
     for _ in range(30):
         await publish(log, 100)
     assert log.oldest == 2_901
+    retained = log.retained
+    assert retained.events == 100
     await log.close()
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM events").fetchone()[0] <= 300
     connection.close()
     log = await open_at(path, events=100)
     assert (log.position, log.oldest) == (3_000, 2_901)
+    assert log.retained == retained
     assert len(await ids(log)) == 100
     await log.close()
 

@@ -55,6 +55,13 @@ class Retention(msgspec.Struct, frozen=True):
     keys: int = 1_000_000
 
 
+class Retained(msgspec.Struct, frozen=True):
+    """How much the log holds: how many events, and their sizes in sum, as by `Event.size`."""
+
+    events: int
+    bytes: int
+
+
 class IdempotencyKey(msgspec.Struct, frozen=True):
     """`key` counts within `principal`. `fingerprint` tells a repeat from another request under the same key."""
 
@@ -130,6 +137,11 @@ class Log(Protocol):
     @property
     def oldest(self) -> int:
         """The seq of the oldest retained event; `position + 1` if none is."""
+
+    @property
+    def retained(self) -> Retained:
+        """How much is retained, as far as is known here: nobody is asked for it. A log that several nodes share may
+        know of what others have published a second later."""
 
     @property
     def reconnects(self) -> int:

@@ -19,6 +19,7 @@ from feed.log.contract import (
     IdempotencyKey,
     Loss,
     Page,
+    Retained,
     Retention,
 )
 from feed.log.epochs import Epochs, new_epoch
@@ -51,6 +52,12 @@ class MemoryLog:
         while (event := self._window.oldest()) is not None and event.time < expired:
             self._window.drop_before(event.seq + 1)
         return self._window.first
+
+    @property
+    def retained(self) -> Retained:
+        """See `Log`."""
+        self.oldest  # noqa: B018  what is too old goes
+        return Retained(len(self._window), self._window.bytes)
 
     @property
     def reconnects(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
-from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retention
+from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retained, Retention
 from feed.log.epochs import is_id
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
@@ -66,6 +66,11 @@ class RedisLog:
     def oldest(self) -> int:
         """See `Log`."""
         return self._state.oldest
+
+    @property
+    def retained(self) -> Retained:
+        """See `Log`."""
+        return self._state.retained
 
     @property
     def reconnects(self) -> int:

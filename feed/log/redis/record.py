@@ -14,7 +14,7 @@ from feed.log.epochs import Epochs
 class Record(msgspec.Struct, frozen=True):
     """`recorded` are the epochs as `(name, first seq)`, oldest first; `lossy` the names of those that began where
     events had been lost. Unless it is `current`, Redis has become another server since the newest epoch began. Times
-    are milliseconds since 1970.
+    are milliseconds since 1970. `bytes` are the sizes of the events that are retained, together.
     """
 
     recorded: Sequence[tuple[str, int]]
@@ -24,6 +24,7 @@ class Record(msgspec.Struct, frozen=True):
     oldest: int
     oldest_time: int
     now: int
+    bytes: int
 
     @property
     def names(self) -> list[str]:
@@ -89,7 +90,7 @@ class Record(msgspec.Struct, frozen=True):
 
 def parse_record(answer: Sequence[Any]) -> Record:
     """From what the scripts `look` and `enter` give."""
-    entries, current, position, oldest, oldest_time, now = answer
+    entries, current, position, oldest, oldest_time, now, size = answer
     recorded: list[tuple[str, int]] = []
     lossy: set[str] = set()
     for entry in entries:
@@ -97,4 +98,4 @@ def parse_record(answer: Sequence[Any]) -> Record:
         recorded.append((name, int(first)))
         if marks:
             lossy.add(name)
-    return Record(recorded, frozenset(lossy), bool(current), position, oldest, oldest_time, now)
+    return Record(recorded, frozenset(lossy), bool(current), position, oldest, oldest_time, now, size)

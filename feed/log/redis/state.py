@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.log.contract import Appended, Retention
+from feed.log.contract import Appended, Retained, Retention
 from feed.log.epochs import Epochs, new_epoch
 from feed.log.redis.link import Argument, Ask, Script
 from feed.log.redis.record import Record, parse_record
@@ -31,13 +31,14 @@ class State:
             int(retention.age * 1000),
             retention.keys,
         )
-        self.record = Record([], frozenset(), False, 0, 1, 0, 0)
+        self.record = Record([], frozenset(), False, 0, 1, 0, 0, 0)
         self.news: Record | None = None
         self.epochs = Epochs([("", 1)])
         self.position = 0
         self.seen = 0.0  # when Redis last answered what has become of the log; the loop's time
         self._retention = retention
         self._oldest = 1
+        self._bytes = 0
         self._written = ("-", 0)
         self._told = self._written  # what Redis has been told of
         self._changes = 0
@@ -48,6 +49,12 @@ class State:
     def oldest(self) -> int:
         """See `Log`."""
         return max(self._oldest, self.position + 1 - self._retention.events)
+
+    @property
+    def retained(self) -> Retained:
+        """See `Log`. The bytes are what Redis has said with the last append of this node, or when it was last asked
+        what has become of the log, which is done once a second."""
+        return Retained(self.position + 1 - self.oldest, self._bytes)
 
     def knows(self, events: Sequence[Event]) -> bool:
         """Whether they are all of epochs that this node knows."""
@@ -96,6 +103,7 @@ class State:
             if changes == self._changes:
                 break  # else the answer may be older than what another connection has brought meanwhile
         self.seen = asyncio.get_running_loop().time()
+        self._bytes = record.bytes
         if record.has_same_epochs(self.record):
             self.position = max(self.position, record.position)
             self._oldest = max(self._oldest, record.oldest)
@@ -135,12 +143,13 @@ class State:
         except TimeoutError:
             raise FeedUnavailable("the log has just changed, and this node is still finding out how") from None
 
-    def appended(self, appended: Appended, oldest: int) -> None:
+    def appended(self, appended: Appended, oldest: int, size: int) -> None:
         """Something was committed. Under an epoch that is not known here yet its seq says nothing."""
         self._written = appended.epoch, appended.first + appended.count - 1
         if self.news is None and appended.epoch == self.epochs.current:
             self.position = max(self.position, appended.first + appended.count - 1)
             self._oldest = max(self._oldest, oldest)
+            self._bytes = size
 
     def reached(self, position: int) -> None:
         """A follower has come to this event."""

@@ -110,7 +110,7 @@ class Writer:
 
     async def _commit(self, group: Sequence[Append]) -> list[Appended | FeedError]:
         state = self._state
-        given, oldest = await self._link.run(
+        given, oldest, size = await self._link.run(
             self._script,
             *state.written,
             new_epoch(),
@@ -121,7 +121,7 @@ class Writer:
         answers = [_parsed(each) for each in given]
         committed = [answer for answer, each in zip(answers, given, strict=True) if each is not None and len(each) == 3]
         if committed and isinstance(committed[-1], Appended):
-            state.appended(committed[-1], oldest)
+            state.appended(committed[-1], oldest, size)
         return answers
 
 

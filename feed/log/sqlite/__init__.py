@@ -22,7 +22,7 @@ from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
-from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retention
+from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retained, Retention
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
@@ -72,6 +72,11 @@ class SQLiteLog:
     def oldest(self) -> int:
         """See `Log`."""
         return self._writer.oldest
+
+    @property
+    def retained(self) -> Retained:
+        """See `Log`. What the writer knew after its last commit, or when it last looked for what is too old."""
+        return self._writer.retained
 
     @property
     def reconnects(self) -> int:

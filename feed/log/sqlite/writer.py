@@ -19,7 +19,7 @@ import msgspec
 
 from feed.errors import FeedError, FeedUnavailable, Invalid
 from feed.event import Draft, Event, event_size
-from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey, Retention
+from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey, Retained, Retention
 from feed.log.epochs import Epochs
 from feed.log.sqlite.file import LOCK_SUFFIX, identity, report, unavailable
 
@@ -64,6 +64,7 @@ class Writer:
         self.epochs = epochs
         self.oldest = 1
         self.position = 0
+        self.retained = Retained(0, 0)  # replaced as a whole: the numbers that it is made of change one after the other
         self._path = path
         self._lock = lock
         self._connection = connection
@@ -224,6 +225,7 @@ class Writer:
             self._skip_to("start >= ?", self._end - max_bytes)
         if self.oldest <= self.position and self._oldest_time < now - retention.age * 1000:
             self._skip_to("time >= ?", now - int(retention.age * 1000))
+        self.retained = Retained(self.position + 1 - self.oldest, self._end - self._oldest_start)
 
     def _skip_to(self, condition: str, bound: int) -> None:
         # Walks over the rows that are to go, each of them once in its life: no index needed.

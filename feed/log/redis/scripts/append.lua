@@ -4,7 +4,7 @@
 -- ARGV: the epoch and the position that the caller knows, a name should a new epoch begin, the four bounds of
 -- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each, a draft being
 -- {topic, type, json, data, size}. Gives {epoch, first seq, count} for each batch, with "again" where it was committed
--- before under its key, `false` where its key was used for another; and the oldest seq.
+-- before under its key, `false` where its key was used for another; and the oldest seq and the sizes of what is retained, together.
 local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
 local time_text = text(time)
@@ -55,5 +55,5 @@ for place, batch in ipairs(cmsgpack.unpack(ARGV[9])) do
   given[place] = answer
 end
 redis.call('HSET', state, 'end', text(size))
-local oldest = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
-return { given, oldest }
+local oldest, kept = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
+return { given, oldest, kept }

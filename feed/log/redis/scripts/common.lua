@@ -106,7 +106,8 @@ local function begin_epoch(name, last)
   note_oldest(last + 1, last, tonumber(redis.call('HGET', state, 'end') or 0), now())
 end
 
--- Let go of the events that retention does not keep, and of answers that do not count any more.
+-- Let go of the events that retention does not keep, and of answers that do not count any more. Gives the oldest seq
+-- and the sizes of what is kept, together.
 local function retain(last, time, max_events, max_bytes, max_age, max_answers)
   local values = redis.call('HMGET', state, 'end', 'oldest', 'oldest_start', 'oldest_time')
   local size = tonumber(values[1] or 0)
@@ -120,7 +121,7 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers)
   end
   if keep > oldest then
     redis.call('XTRIM', events, 'MINID', '0-' .. text(keep))
-    oldest = note_oldest(keep, last, size, time)
+    oldest, start = note_oldest(keep, last, size, time)
   end
   local gone = redis.call('ZRANGEBYSCORE', expiries, '-inf', time, 'LIMIT', 0, 100)
   local beyond = redis.call('ZCARD', expiries) - #gone - max_answers
@@ -131,11 +132,11 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers)
     redis.call('ZREM', expiries, unpack(gone))
     redis.call('HDEL', answers, unpack(gone))
   end
-  return oldest
+  return oldest, size - start
 end
 
 local function record(last)
-  local values = redis.call('HMGET', state, 'server', 'oldest', 'oldest_time')
+  local values = redis.call('HMGET', state, 'server', 'oldest', 'oldest_time', 'end', 'oldest_start')
   return {
     redis.call('LRANGE', epochs, 0, -1),
     values[1] == server_now() and 1 or 0,
@@ -143,5 +144,6 @@ local function record(last)
     tonumber(values[2] or last + 1),
     tonumber(values[3] or 0),
     now(),
+    tonumber(values[4] or 0) - tonumber(values[5] or 0),
   }
 end

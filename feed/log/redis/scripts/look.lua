@@ -1,3 +1,4 @@
 #!lua flags=no-writes
--- The record: {epochs, whether the newest is of this server, last seq, oldest seq, when that was committed, now}.
+-- The record: {epochs, whether the newest is of this server, last seq, oldest seq, when that was committed, now,
+-- the sizes of what is retained, together}.
 return record(last_seq())

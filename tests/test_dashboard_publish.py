@@ -1,0 +1,105 @@
+"""The dashboard's form: what it publishes, and what it says became of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import httpx
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser import Watched
+from tests.dashboard import Dashboard
+from tests.running import RunningServer
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def dashboard(page: Page, server: RunningServer, watched: Watched) -> Dashboard:
+    """With the form open."""
+    opened = Dashboard(page, server).open()
+    page.keyboard.press("p")
+    return opened
+
+
+def fill(dashboard: Dashboard, topic: str, data: str = "x", *, json: bool = False, **fields: str) -> None:
+    for name, value in {"topic": topic, "data": data, **fields}.items():
+        dashboard.part(name).fill(value)
+    dashboard.part("as-json" if json else "as-text").check()
+
+
+def test_the_form_publishes_text_and_json(dashboard: Dashboard) -> None:
+    fill(dashboard, "form/text", "two\nlines", type="note")
+    dashboard.part("send").click()
+    expect(dashboard.row("form/text", "two lines")).to_have_count(1)
+    [event] = dashboard.server.history("form/text")["events"]
+    assert (event["type"], event["data"]) == ("note", "two\nlines")
+    expect(dashboard.part("answer")).to_contain_text(f"201: published as {event['id']}")
+
+    fill(dashboard, "form/json", '{"n": 123456789012345678901234567890}', json=True, type="")
+    dashboard.part("send").click()
+    dashboard.wait_for("form/json", '{"n": 123456789012345678901234567890}')
+
+
+def test_the_answer_says_how_long_the_event_took_to_come_back(dashboard: Dashboard) -> None:
+    fill(dashboard, "form/back")
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_have_text(
+        re.compile(r"^201: published as [a-z0-9]+-\d+, delivered back in \d+ ms$")
+    )
+
+
+@pytest.mark.parametrize("topic", ["", "a//b", "a/../b", "a/*", "$own", "a b"])
+def test_an_invalid_topic_shows_what_the_server_says(dashboard: Dashboard, topic: str) -> None:
+    refused = httpx.post(f"{dashboard.server.url}/events", json={"topic": topic, "data": "x"})
+    assert refused.status_code == 422
+    fill(dashboard, topic)
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_have_text(f"422: {refused.json()['detail']}")
+
+
+def test_data_that_is_not_json_is_marked_while_it_is_written_and_not_sent(dashboard: Dashboard) -> None:
+    fill(dashboard, "form/broken", '1,"topic":"elsewhere"', json=True)
+    expect(dashboard.part("json-check")).to_contain_text("Not JSON")
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_contain_text("Not sent: the data is not JSON.")
+    assert dashboard.server.history("form/broken")["events"] == dashboard.server.history("elsewhere")["events"] == []
+    dashboard.part("data").fill('{"now": "it is"}')
+    expect(dashboard.part("json-check")).to_have_text("Valid JSON")
+
+
+def test_an_unanswered_event_can_be_published_again_and_is_there_once(dashboard: Dashboard) -> None:
+    fill(dashboard, "form/once", "once")
+
+    def lose_the_answer(route: Route) -> None:
+        route.fetch()
+        route.abort("connectionreset")
+
+    dashboard.page.route(f"{dashboard.server.url}/events", lose_the_answer, times=1)
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_contain_text("No answer")
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_contain_text("201: published as")
+    assert len(dashboard.server.history("form/once")["events"]) == 1
+
+
+def test_an_idempotency_key_of_ones_own_publishes_once(dashboard: Dashboard) -> None:
+    fill(dashboard, "form/key", "once", key="mine")
+    for _ in range(2):
+        dashboard.part("send").click()
+        expect(dashboard.part("answer")).to_contain_text("201: published as")
+    assert len(dashboard.server.history("form/key")["events"]) == 1
+    fill(dashboard, "form/key", "another", key="mine")
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_contain_text("422: ")
+
+
+def test_the_form_is_copied_as_a_command_that_publishes_the_same(dashboard: Dashboard) -> None:
+    dashboard.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=dashboard.server.url)
+    fill(dashboard, "form/curl", "it's $HOME", type="note")
+    dashboard.part("publish-panel").get_by_role("button", name="curl", exact=True).click()
+    subprocess.run(["bash", "-c", dashboard.clipboard()], check=True, capture_output=True, timeout=20)
+    [event] = dashboard.server.history("form/curl")["events"]
+    assert (event["type"], event["data"]) == ("note", "it's $HOME")

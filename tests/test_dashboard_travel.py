@@ -1,0 +1,140 @@
+"""Time travel in the dashboard: older events, an id or a time gone to, a range that happens again."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import Watched
+from tests.conftest import Serve
+from tests.dashboard import Dashboard
+from tests.running import RunningServer
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def dashboard(page: Page, serve: Serve, watched: Watched) -> Dashboard:
+    """On a server with 1,000 events, of which the page shows the newest 200 at first."""
+    opened = Dashboard(page, serve("--log", "memory:"))
+    opened.publish_many("past", [str(number) for number in range(1_000)])
+    opened.open()
+    expect(opened.part("count")).to_have_text("200 kept")
+    return opened
+
+
+def numbers(first: int, end: int) -> list[str]:
+    return [str(number) for number in range(first, end)]
+
+
+def ids(server: RunningServer) -> list[str]:
+    return [event["id"] for event in server.history("past", limit=1_000)["events"]]
+
+
+def to_the_end(dashboard: Dashboard) -> None:
+    dashboard.part("events").evaluate("(list) => { list.scrollTop = list.scrollHeight }")
+
+
+def test_older_events_are_loaded_as_one_scrolls_back(dashboard: Dashboard) -> None:
+    for kept in ("400", "600", "800", "1,000"):
+        to_the_end(dashboard)
+        expect(dashboard.part("count")).to_have_text(f"{kept} kept")
+    to_the_end(dashboard)
+    expect(dashboard.part("no-older")).to_be_visible()
+    assert dashboard.data("past") == numbers(0, 1_000)
+    dashboard.server.publish("past", "1000")
+    expect(dashboard.part("fresh")).to_have_text("1 new")
+    dashboard.part("fresh").click()
+    dashboard.wait_for("past", "1000")
+    assert dashboard.data("past") == numbers(0, 1_001)
+
+
+def test_older_events_are_searched_for_what_passes_the_filter(dashboard: Dashboard) -> None:
+    dashboard.part("filter").fill("^1?7$")
+    dashboard.part("regex").click()
+    expect(dashboard.part("nothing-passes")).to_be_visible()
+    dashboard.part("older").click()
+    expect(dashboard.part("event-data")).to_have_text(["17", "7"])
+
+
+def test_an_id_is_gone_to_and_from_there_both_ways(dashboard: Dashboard) -> None:
+    dashboard.page.keyboard.press("t")
+    dashboard.part("travel-place").fill(ids(dashboard.server)[500])
+    dashboard.part("travel-go").click()
+    selected = dashboard.page.locator("[aria-selected=true]")
+    expect(selected.get_by_test_id("event-data")).to_have_text("500")
+    # It is the oldest of its page, and so what came before it is loaded too.
+    expect(dashboard.part("count")).to_have_text("400 kept")
+    expect(selected).to_be_in_viewport()
+    dashboard.part("events").evaluate("(list) => { list.scrollTop = 0 }")
+    expect(dashboard.part("count")).to_have_text("600 kept")
+    listed = dashboard.data("past")
+    assert listed == numbers(300, int(listed[-1]) + 1)
+    assert int(listed[-1]) >= 899
+    dashboard.part("pause").click()
+    dashboard.wait_for("past", "999")
+
+
+def test_a_time_is_gone_to(dashboard: Dashboard) -> None:
+    now = datetime.now(UTC)
+    dashboard.page.keyboard.press("t")
+    dashboard.part("travel-place").fill((now - timedelta(hours=1)).isoformat())
+    dashboard.part("travel-go").click()
+    expect(dashboard.page.locator("[aria-selected=true]").get_by_test_id("event-data")).to_have_text("0")
+    dashboard.part("travel-place").fill((now + timedelta(hours=1)).isoformat())
+    dashboard.part("travel-go").click()
+    expect(dashboard.part("travel-error")).to_have_text("There are no events from there on.")
+    dashboard.part("travel-place").fill("whenever")
+    dashboard.part("travel-go").click()
+    expect(dashboard.part("travel-error")).to_contain_text("an id, a time such as 14:05")
+
+
+def test_an_id_that_is_no_more_is_told_as_a_gap(dashboard: Dashboard) -> None:
+    dashboard.page.keyboard.press("t")
+    dashboard.part("travel-place").fill("nosuchlog-7")
+    dashboard.part("travel-go").click()
+    expect(dashboard.part("gap")).to_contain_text("the log here does not know it")
+
+
+def test_a_range_happens_again_in_the_same_list_once_and_in_order(dashboard: Dashboard) -> None:
+    known = ids(dashboard.server)
+    dashboard.page.keyboard.press("t")
+    dashboard.part("travel-from").fill(known[100])
+    dashboard.part("travel-to").fill(known[899])
+    dashboard.part("travel-speed").select_option("As fast as possible")
+    dashboard.part("replay").click()
+    expect(dashboard.part("replay-progress")).to_have_text("800 events replayed. That was all of it.")
+    dashboard.server.publish("past", "new")
+    expect(dashboard.part("fresh")).to_have_text("1 new")
+    assert dashboard.data("past") == numbers(100, 900)
+    dashboard.page.keyboard.press("Escape")
+    dashboard.wait_for("past", "new")
+    assert dashboard.data("past") == [*numbers(800, 1_000), "new"]
+
+
+def test_a_replay_is_held_goes_on_and_is_stopped(page: Page, serve: Serve, watched: Watched) -> None:
+    dashboard = Dashboard(page, serve("--log", "memory:")).open()
+    for number in range(20):
+        dashboard.server.publish("slow", str(number))
+        page.wait_for_timeout(100)
+    page.keyboard.press("t")
+    dashboard.part("replay").click()
+    expect(dashboard.part("replay-progress")).to_have_text(re.compile(r"^Replaying: [3-9] events replayed"))
+    dashboard.part("replay-pause").click()
+    expect(dashboard.part("replay-progress")).to_have_text(re.compile("^Held: "))
+    held = dashboard.data("slow")
+    assert held == numbers(0, len(held))
+    assert 3 <= len(held) < 20
+    dashboard.part("replay-pause").click()
+    dashboard.wait_for("slow", str(len(held)))
+    dashboard.part("replay-stop").click()
+    expect(dashboard.part("replay-progress")).to_contain_text("Stopped.")
+    stopped = dashboard.data("slow")
+    assert stopped == numbers(0, len(stopped))
+    dashboard.part("travel-speed").select_option("As fast as possible")
+    dashboard.part("replay").click()
+    expect(dashboard.part("replay-progress")).to_have_text("20 events replayed. That was all of it.")
+    assert dashboard.data("slow") == numbers(0, 20)

@@ -1,0 +1,96 @@
+// The past, a page at a time: what is asked of the feed's history pages, and what their answers mean. No DOM.
+
+import { eventOf } from "../feed/event.js";
+import { readPage } from "../feed/history.js";
+
+const TIMEOUT_MS = 15_000; // of a page, its body included
+
+/** A page that could not be had: what the feed, or somebody in front of it, says to that. */
+export class HistoryError extends Error {
+  name = "HistoryError";
+
+  /** @param {number} status 0: there was no answer @param {string} detail */
+  constructor(status, detail) {
+    super(status ? `${status}: ${detail}` : detail);
+    this.status = status;
+    this.detail = detail;
+  }
+}
+
+/**
+ * @typedef {object} Page
+ * @property {import("../feed/event.js").FeedEvent[]} events oldest first
+ * @property {string} next the position read to: to be asked from when going on in the same direction
+ * @property {{requested: string, resumed_from: string, reason: string} | null} gap events may be missing before these
+ * @property {boolean} end nothing more is there in this direction now
+ */
+
+/**
+ * The past of some topics and types. Every method takes how many events are wanted at most (1 to 1,000; a page ends
+ * at 1 MiB too, so fewer are not the end) and what stops it. They reject with a `HistoryError`, or with what the signal
+ * was aborted with.
+ */
+export class History {
+  #asked;
+
+  /** @param {{base: string | URL, topics?: string[], types?: string[], credentials?: RequestCredentials}} options */
+  constructor({ base, topics = ["**"], types = [], credentials = "same-origin" }) {
+    this.#asked = { base: String(base), topics, types, credentials };
+  }
+
+  /** The newest. @returns {Promise<Page>} */
+  newest(limit, signal) {
+    return this.#page({ last: limit }, signal);
+  }
+
+  /** What came before an id. @returns {Promise<Page>} */
+  older(id, limit, signal) {
+    return this.#page({ before: id, limit }, signal);
+  }
+
+  /** What came after an id, or after `earliest`: the oldest retained. @returns {Promise<Page>} */
+  async newer(id, limit, signal) {
+    const page = await this.#page({ last_event_id: id, limit }, signal);
+    if (!page.end || page.next === id) return page;
+    // An empty page may only lead up to where the log was lost. The gap is at the beginning of the next one.
+    return this.#page({ last_event_id: page.next, limit }, signal);
+  }
+
+  /** What was committed at a time or later. @param {Date | number} time @returns {Promise<Page>} */
+  since(time, limit, signal) {
+    return this.#page({ since: new Date(time).toISOString(), limit }, signal);
+  }
+
+  /** The event with this id, and what came after it. @returns {Promise<Page>} */
+  at(id, limit, signal) {
+    return this.newer(predecessorOf(id), limit, signal);
+  }
+
+  async #page(parameters, signal = new AbortController().signal) {
+    const answer = await readPage(this.#asked, parameters, signal, TIMEOUT_MS);
+    signal.throwIfAborted();
+    if (!answer.page) throw new HistoryError(answer.status, answer.detail);
+    const { envelopes, next, gap = null } = answer.page;
+    const events = envelopes.map((envelope) => eventOf(envelope, false));
+    return { events, next, gap, end: events.length === 0 && gap === null };
+  }
+}
+
+/**
+ * The number in an id, by which ids of one log are in order.
+ * @param {string} id
+ * @returns {number} NaN for what is no id
+ */
+export function numberOf(id) {
+  return Number(/-(\d+)$/.exec(id)?.[1] ?? NaN);
+}
+
+/**
+ * The id that is resumed after to have this event first. Where an id is known, the one before it is too.
+ * @param {string} id
+ * @returns {string}
+ */
+export function predecessorOf(id) {
+  const number = numberOf(id);
+  return number >= 1 ? `${id.slice(0, id.lastIndexOf("-"))}-${number - 1}` : id;
+}

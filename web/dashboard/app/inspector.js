@@ -1,0 +1,54 @@
+// One event, opened: its facts, the data laid out, the frame as the stream carries it, and texts to copy.
+
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
+import { curlPublish, curlSubscribe, frame, javaScript, pretty } from "./commands.js";
+import { copyButton } from "./copying.js";
+import { milliseconds } from "./status.js";
+
+const MOST = 100_000; // characters laid out: the rest can be copied, and would take long to draw
+
+/**
+ * The panel. `state` is `{ row, tab, base, withToken, delay }`.
+ *
+ * @param {object} state @param {{tab(name: string): void, close(): void}} act
+ */
+export function inspector({ row, tab, base, withToken, delay }, act) {
+  const { event } = row;
+  const shown = tab === "frame" ? frame(event) : event.json ? pretty(event.text) : event.text;
+  const cut = shown.length - MOST;
+  return html`
+    <div class="heading">
+      <h2 id="inspector-heading"><bdi>${event.topic}</bdi></h2>
+      <button type="button" class="quiet" aria-label="Close the event" data-testid="inspector-close" @click=${act.close}>
+        Close <kbd>Esc</kbd>
+      </button>
+    </div>
+    <dl class="facts">
+      <div><dt>Id</dt><dd data-testid="inspector-id">${event.id}</dd></div>
+      <div><dt>Type</dt><dd><bdi>${event.type}</bdi></dd></div>
+      <div><dt>Time</dt><dd>${event.time}</dd></div>
+      <div><dt>Data</dt><dd>${event.json ? "JSON" : "text"}, ${event.text.length.toLocaleString("en")} characters</dd></div>
+      ${delay === null ? nothing : html`<div><dt>Delay</dt><dd>${milliseconds(delay)}</dd></div>`}
+    </dl>
+    <div class="bar">
+      <div class="segmented" role="group" aria-label="Show">
+        ${[
+          ["data", event.json ? "JSON" : "Text"],
+          ["frame", "Raw frame"],
+        ].map(
+          ([name, label]) => html`<button type="button" aria-pressed=${tab === name} data-testid=${`show-${name}`}
+            @click=${() => act.tab(name)}>${label}</button>`,
+        )}
+      </div>
+      <div class="copies" role="group" aria-label="Copy">
+        <span class="hint" aria-hidden="true">Copy</span>
+        ${copyButton("Data", () => event.text)} ${copyButton("Id", () => event.id)}
+        ${copyButton("curl publish", () => curlPublish(base, event, withToken))}
+        ${copyButton("curl subscribe", () => curlSubscribe(base, event, withToken))}
+        ${copyButton("JavaScript", () => javaScript(base, event))}
+      </div>
+    </div>
+    <pre class="content" tabindex="0" aria-label="The event's content" data-testid="inspector-content">${shown.slice(0, MOST)}</pre>
+    ${cut > 0 ? html`<p class="hint">and ${cut.toLocaleString("en")} more characters: copy the data to have them all</p>` : nothing}
+  `;
+}

@@ -1,0 +1,160 @@
+// Which numbers there are in the JSON that events carry, and how numbers are written. No DOM.
+
+const MAX_TOPICS = 200;
+const MAX_FIELDS = 30; // of one topic
+const MAX_CHARACTERS = 65_536; // longer data is not looked into: parsing it each second would be felt
+const MAX_LOOKS = 50; // a second, each at another topic
+const AGAIN_MS = 10_000; // after which a topic is looked at again: it may have other fields now
+
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+/**
+ * The names of an object's numbers: its own, and `outer.inner` of the objects in it. A number that is nobody's field has
+ * the name "".
+ * @param {unknown} value
+ * @param {number} most
+ * @returns {string[]} at most so many
+ */
+export function fieldsOf(value, most = MAX_FIELDS) {
+  if (Number.isFinite(value)) return [""];
+  const names = [];
+  const collect = (object, prefix) => {
+    for (const name in object) {
+      if (names.length >= most) return;
+      if (Number.isFinite(object[name])) names.push(prefix + name);
+      else if (prefix === "" && isObject(object[name])) collect(object[name], `${name}.`);
+    }
+  };
+  if (isObject(value)) collect(value, "");
+  return names;
+}
+
+/**
+ * The number that `fieldsOf` gave this name.
+ * @param {unknown} value
+ * @param {string} field
+ * @returns {number | undefined}
+ */
+export function numberAt(value, field) {
+  if (field === "" && Number.isFinite(value)) return value;
+  if (!isObject(value)) return undefined;
+  // Own properties only: `constructor` and `__proto__` are names like others.
+  if (Object.hasOwn(value, field) && Number.isFinite(value[field])) return value[field];
+  for (let dot = field.indexOf("."); dot >= 0; dot = field.indexOf(".", dot + 1)) {
+    const [outer, inner] = [field.slice(0, dot), field.slice(dot + 1)];
+    const object = Object.hasOwn(value, outer) ? value[outer] : undefined;
+    if (isObject(object) && Object.hasOwn(object, inner) && Number.isFinite(object[inner])) return object[inner];
+  }
+  return undefined;
+}
+
+/**
+ * The value of JSON text.
+ * @param {string} text
+ * @returns {unknown} undefined for what is none
+ */
+export function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Which topics have numbers to draw, found by looking into some of their events. */
+export class Fields {
+  #topics = new Map(); // topic -> {at, names}
+  #second = 0;
+  #looked = new Set(); // topics, in this second
+  /** Whether there was more than is offered: 200 topics, 30 fields of each. */
+  more = false;
+
+  /**
+   * Look into an event, unless enough is known of its topic, or enough was looked at in this second.
+   * @param {{topic: string, json: boolean, text: string}} event
+   * @param {number} now milliseconds since 1970
+   */
+  look({ topic, json, text }, now) {
+    if (!json || text.length > MAX_CHARACTERS) return;
+    const second = Math.floor(now / 1000);
+    if (second !== this.#second) {
+      this.#second = second;
+      this.#looked.clear();
+    }
+    const known = this.#topics.get(topic);
+    if (known && Math.abs(now - known.at) < AGAIN_MS) return;
+    if (this.#looked.size >= MAX_LOOKS || this.#looked.has(topic)) return;
+    this.#looked.add(topic);
+    const names = fieldsOf(parsed(text), MAX_FIELDS + 1);
+    if (known) known.at = now;
+    if (names.length > 0) this.#remember(topic, names, now);
+  }
+
+  #remember(topic, names, now) {
+    if (!this.#topics.has(topic)) {
+      if (this.#topics.size >= MAX_TOPICS) {
+        this.more = true;
+        return;
+      }
+      this.#topics.set(topic, { at: now, names: new Set() });
+    }
+    const known = this.#topics.get(topic).names;
+    for (const name of names) {
+      if (known.size < MAX_FIELDS) known.add(name);
+      else if (!known.has(name)) this.more = true;
+    }
+  }
+
+  /** The topics that have numbers, in the order in which they were seen. */
+  topics() {
+    return [...this.#topics.keys()];
+  }
+
+  /** The names of a topic's numbers. */
+  of(topic) {
+    return [...(this.#topics.get(topic)?.names ?? [])];
+  }
+}
+
+const UNITS = [
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+];
+
+/**
+ * A number in few characters: `17.2G`, `0.25`.
+ * @param {number} value
+ * @param {number} step what it has to be told apart by; without it, three digits
+ */
+export function short(value, step = Math.abs(value) / 100) {
+  const [size, unit] = UNITS.find(([least]) => Math.abs(value) >= least) ?? [1, ""];
+  if (value !== 0 && Math.abs(value) < 1e-3 && step < 1e-3) return value.toExponential(1);
+  const digits = step > 0 ? Math.ceil(Math.log10(size / step) - 1e-9) : 0;
+  return `${Number((value / size).toFixed(Math.min(6, Math.max(0, digits))))}${unit}`;
+}
+
+/** A number of bytes: `1.2 MB`. */
+export function bytes(value) {
+  const text = short(value);
+  return /\D$/.test(text) ? `${text.slice(0, -1)} ${text.at(-1)}B` : `${text} B`;
+}
+
+/** A time span in milliseconds: `0.8 ms`, `12 ms`, `1.2 s`. */
+export function span(ms) {
+  if (ms < 9.5) return `${Number(ms.toFixed(1))} ms`;
+  if (ms < 999.5) return `${Math.round(ms)} ms`;
+  return `${short(ms / 1000, ms / 10_000)} s`;
+}
+
+/**
+ * A delay between two machines' clocks, and no more of it than is known. What is less than the clocks' uncertainty is
+ * told as what it is certainly less than.
+ * @param {number} ms
+ * @param {{uncertainty: number} | null} clock
+ */
+export function delayText(ms, clock) {
+  if (clock && ms <= clock.uncertainty) return `< ${Math.max(1, Math.ceil(ms + clock.uncertainty))} ms`;
+  return span(Math.max(0, ms));
+}

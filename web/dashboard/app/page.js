@@ -1,0 +1,300 @@
+// What the page looks like: its frame, drawn from the dashboard's state by lit-html, which writes text, never markup.
+
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
+import { live } from "../vendor/lit-html/directives/live.js";
+import { copyButton } from "./copying.js";
+import { inspector } from "./inspector.js";
+import { KEYS } from "./keys.js";
+import { publishPanel } from "./publish.js";
+import { KEPT } from "./rows.js";
+import { described, gapText } from "./status.js";
+import { theme } from "./theme.js";
+import { topicsPanel } from "./topics.js";
+import { travelBar } from "./travel.js";
+import { quoted, urlOf } from "./commands.js";
+import { EVERYTHING, TRANSPORTS } from "./view.js";
+
+const TRANSPORT_NAMES = { eventsource: "EventSource", websocket: "WebSocket", fetch: "Fetch stream" };
+const THEMES = { auto: "Auto", light: "Light", dark: "Dark" };
+const PANES = [
+  ["events", "Events"],
+  ["topics", "Topics"],
+  ["pictures", "Pictures"],
+];
+
+/** The whole page. @param {import("./dashboard.js").Dashboard} it @param {number} now */
+export function page(it, now) {
+  return html`
+    <a class="skip" href="#list">Skip to the events</a>
+    ${header(it, described(it.state, it.delay, now))} ${banners(it)}
+    <nav class="panes" aria-label="Panes">
+      ${PANES.map(
+        ([name, label]) => html`<button type="button" aria-pressed=${it.pane === name} data-testid=${`pane-${name}`}
+          @click=${() => it.show(name)}>${label}</button>`,
+      )}
+    </nav>
+    <main data-pane=${it.pane}>
+      <aside class="topics" aria-labelledby="topics-heading" id="topics" tabindex="-1">
+        ${topicsPanel(
+          {
+            topics: it.topics,
+            patterns: it.view.topics,
+            show: it.view.show,
+            search: it.search,
+            open: it.open,
+            error: it.patternError,
+          },
+          {
+            search: (text) => it.searchTopics(text),
+            tick: (path, ticked) => it.tick(path, ticked),
+            fold: (path, open) => it.fold(path, open),
+            showAll: () => it.showAll(),
+            removePattern: (pattern) => it.removePattern(pattern),
+            addPattern: (event) => {
+              event.preventDefault();
+              const { pattern } = event.target.elements;
+              it.addPattern(pattern.value.trim());
+              pattern.value = "";
+            },
+          },
+        )}
+      </aside>
+      <section class="events" aria-labelledby="events-heading">
+        ${toolbar(it)}
+        ${it.travel.open
+          ? html`<section class="panel travel" aria-labelledby="travel-heading" data-testid="travel">
+              ${travelBar(it.travel, {
+                set: (name, value) => it.set(name, value),
+                speed: (speed) => it.speed(speed),
+                close: () => it.toggleTravel(false),
+                pauseReplay: () => it.pauseReplay(),
+                stopReplay: () => it.stopReplay(),
+                go: (event) => {
+                  event.preventDefault();
+                  it.go();
+                },
+                replay: (event) => {
+                  event.preventDefault();
+                  it.replay();
+                },
+              })}
+            </section>`
+          : nothing}
+        ${list(it)}
+        ${it.inspecting
+          ? html`<section class="panel inspector" aria-labelledby="inspector-heading" data-testid="inspector">
+              ${inspector(
+                { row: it.selected, tab: it.tab, base: it.base, withToken: it.withToken, delay: it.delayOf(it.selected) },
+                { tab: (name) => it.showTab(name), close: () => it.closeRow() },
+              )}
+            </section>`
+          : nothing}
+        ${it.publishing
+          ? html`<section class="panel publish" aria-labelledby="publish-heading" data-testid="publish-panel">
+              ${publishPanel(it.publisher, it.withToken, { close: () => it.togglePublish(false) })}
+            </section>`
+          : nothing}
+      </section>
+      <aside class="pictures" aria-label="Pictures" id="pictures" tabindex="-1"><div data-part="pictures"></div></aside>
+    </main>
+    ${help(it)}
+    <p role="status" class="offscreen" data-testid="summary">${it.said}</p>
+  `;
+}
+
+function header(it, state) {
+  const id = it.lastEventId;
+  return html`<header>
+    <h1>feed</h1>
+    <div class="connection">
+      <p role="status" class="pill" data-kind=${state.kind} data-testid="connection">
+        <span class="dot" aria-hidden="true"></span><strong data-testid="state">${state.word}</strong>
+      </p>
+      <span class="delay" title="How long events take to get here" data-testid="delay">${state.delay}</span>
+      <span class="note" data-testid="note">${state.note}</span>
+      ${state.canRetry
+        ? html`<button type="button" data-testid="retry" @click=${() => it.retry()}>Retry now</button>`
+        : nothing}
+    </div>
+    <div class="controls">
+      <label class="field"
+        >Over
+        <select data-testid="transport" @change=${(event) => it.transport(event.target.value)}>
+          ${TRANSPORTS.map(
+            (name) => html`<option value=${name} .selected=${name === it.view.transport}>${TRANSPORT_NAMES[name]}</option>`,
+          )}
+        </select></label
+      >
+      <p class="field last">
+        Last id
+        ${id
+          ? html`<button type="button" class="quiet id" title="Copy the last event id" data-testid="last-id"
+              @click=${(event) => it.copyId(event.currentTarget)}>${id}</button>`
+          : html`<span class="hint" data-testid="last-id">none yet</span>`}
+      </p>
+      <button type="button" class="quiet" data-testid="token" aria-expanded=${it.session.open} @click=${() => it.toggleSession()}>
+        Token
+      </button>
+      <button type="button" class="quiet" data-testid="theme" title="Light, dark, or as the device prefers" @click=${() => it.theme()}>
+        <span class="offscreen">Colours: </span>${THEMES[theme()]}
+      </button>
+      <a href="docs">API</a>
+      <button type="button" class="quiet" data-testid="help" aria-label="Help" @click=${() => it.help()}>?</button>
+    </div>
+  </header>`;
+}
+
+function banners(it) {
+  return html`${it.gap
+    ? html`<div class="banner" role="alert" data-testid="gap">
+        <p><strong>Gap.</strong> ${gapText(it.gap)}</p>
+        <button type="button" class="quiet" data-testid="gap-dismiss" @click=${() => it.dismissGap()}>Dismiss</button>
+      </div>`
+    : nothing}
+  ${it.session.open ? tokenBox(it) : nothing}`;
+}
+
+function tokenBox(it) {
+  const { error, busy, expires } = it.session;
+  return html`<form
+    class="banner token"
+    autocomplete="off"
+    data-testid="token-box"
+    @submit=${(event) => {
+      event.preventDefault();
+      const field = event.target.elements.token;
+      const token = field.value.trim();
+      field.value = "";
+      if (token) it.signIn(token);
+    }}
+  >
+    <label class="field">
+      Token
+      <input type="password" name="token" autocomplete="off" spellcheck="false" data-testid="token-field" aria-describedby="token-hint" />
+    </label>
+    <button class="primary" ?disabled=${busy} data-testid="sign-in">Use it</button>
+    <button type="button" class="quiet" ?disabled=${busy} data-testid="sign-out" @click=${() => it.signOut()}>Forget the session</button>
+    <p class="hint" id="token-hint">
+      For a server with keys: <code>feed token --subscribe '**'</code> makes one. It becomes a cookie that no script can
+      read, until it ends, and is kept nowhere else.
+      ${expires ? html`The one in use ends at ${new Date(expires).toLocaleString()}.` : nothing}
+    </p>
+    ${error ? html`<p class="error" role="alert" data-testid="token-error">${error}</p>` : nothing}
+  </form>`;
+}
+
+function toolbar(it) {
+  const { view, frozen } = it;
+  return html`<div class="toolbar">
+    <h2 id="events-heading" class="offscreen">Events</h2>
+    <button type="button" aria-pressed=${Boolean(frozen)} data-testid="pause" title="Space" @click=${() => it.togglePause()}>
+      ${frozen ? "Resume" : "Pause"}
+    </button>
+    ${frozen?.fresh
+      ? html`<button type="button" class="primary" data-testid="fresh" @click=${() => it.newest()}>
+          ${frozen.fresh.toLocaleString("en")} new
+        </button>`
+      : nothing}
+    <button type="button" class="quiet" data-testid="clear" @click=${() => it.clear()}>Clear</button>
+    <div class="joined filter">
+      <input
+        type="search"
+        aria-label="Filter: a text, a field such as total>100, or a regular expression"
+        placeholder="Filter: text, or field=value"
+        spellcheck="false"
+        autocapitalize="none"
+        data-testid="filter"
+        .value=${live(view.filter)}
+        aria-invalid=${Boolean(it.filterError)}
+        @input=${(event) => it.filter(event.target.value)}
+      />
+      <button type="button" aria-pressed=${view.regex} aria-label="Regular expression" title="Regular expression"
+        data-testid="regex" @click=${() => it.toggleRegex()}>.*</button>
+    </div>
+    <select aria-label="Type" data-testid="type-filter" @change=${(event) => it.type(event.target.value)}>
+      <option value="" .selected=${!view.type}>All types</option>
+      ${[...new Set([...(view.type ? [view.type] : []), ...it.types.keys()])].map(
+        (type) => html`<option value=${type} .selected=${type === view.type}>${type}</option>`,
+      )}
+    </select>
+    <button type="button" class="quiet" aria-expanded=${it.travel.open} data-testid="travel-open" @click=${() => it.toggleTravel()}>Time travel</button>
+    <button type="button" class="quiet" aria-expanded=${it.publishing} data-testid="publish-open" @click=${() => it.togglePublish()}>Publish</button>
+    <p class="count" data-testid="count">${countText(it)}</p>
+    ${it.filterError ? html`<p class="error" role="alert" data-testid="filter-error">${it.filterError}</p>` : nothing}
+  </div>`;
+}
+
+function countText({ rows, view }) {
+  const filtered = view.filter || view.type || view.show.size;
+  const number = (count) => count.toLocaleString("en");
+  const all = rows.all.length;
+  const kept = all >= KEPT ? `the newest ${number(all)} kept` : `${number(all)} kept`;
+  return filtered ? `${number(rows.shown.length)} shown of ${kept}` : kept;
+}
+
+function list(it) {
+  const { shown, all } = it.rows;
+  return html`<div class="list">
+    <div class="columns" aria-hidden="true" ?hidden=${!shown.length}>
+      <span>Time</span><span>Topic</span><span>Type</span><span>Data</span><span>Id</span>
+    </div>
+    <div class="rows" id="list" role="grid" tabindex="0" aria-label="Events, newest first" aria-colcount="5" aria-live="off"
+      data-part="list" data-testid="events" ?hidden=${!shown.length}></div>
+    ${shown.length ? nothing : all.length ? nothingPasses(it) : empty(it)}
+    <div class="end" ?hidden=${!all.length}>
+      ${it.noOlder
+        ? html`<span class="hint" data-testid="no-older">Nothing older is kept.</span>`
+        : html`<button type="button" class="quiet" data-testid="older" ?disabled=${it.loadingOlder} @click=${() => it.loadOlder()}>
+            ${it.loadingOlder ? "Loading …" : "Load older events"}
+          </button>`}
+    </div>
+  </div>`;
+}
+
+function nothingPasses(it) {
+  return html`<div class="empty" data-testid="nothing-passes">
+    <p>None of the ${it.rows.all.length.toLocaleString("en")} events kept here passes the filter.</p>
+    <button type="button" @click=${() => it.resetFilter()} data-testid="reset-filter">Show all</button>
+  </div>`;
+}
+
+function empty(it) {
+  if (it.state.name === "refused") {
+    return html`<div class="empty" data-testid="refused"><p>${it.state.detail}</p></div>`;
+  }
+  const { topics } = it.view;
+  const first = topics[0];
+  const pattern = topics.length === 1 && first !== EVERYTHING ? first : "hello";
+  const topic = pattern.includes("*") ? "hello" : pattern;
+  const token = it.withToken ? ` -H "Authorization: Bearer $FEED_TOKEN"` : "";
+  const commands = [
+    ["Follow a topic", `curl -N${token} ${quoted(urlOf(it.base, pattern))}`, "curl-subscribe"],
+    ["Publish to it", `curl${token} -d 'Hello' ${quoted(urlOf(it.base, topic))}`, "curl-publish"],
+    ["In a page", `new EventSource("${urlOf(it.base, pattern)}").onmessage = (event) => console.log(event.data)`, "js-subscribe"],
+  ];
+  return html`<div class="empty" data-testid="empty">
+    <p><strong>No events yet.</strong> Three commands to try:</p>
+    ${commands.map(
+      ([label, command, testid]) => html`<div class="command">
+        <h3>${label}</h3>
+        <pre tabindex="0"><code data-testid=${testid}>${command}</code></pre>
+        ${copyButton("Copy", () => command, `Copy: ${label.toLowerCase()}`)}
+      </div>`,
+    )}
+    <p class="hint">Or <code>feed demo</code>, which publishes readings of its machine once a second.</p>
+  </div>`;
+}
+
+function help(it) {
+  return html`<dialog id="help" aria-labelledby="help-heading" data-testid="help-dialog">
+    <div class="heading">
+      <h2 id="help-heading">Keyboard</h2>
+      <form method="dialog"><button class="quiet" data-testid="help-close">Close <kbd>Esc</kbd></button></form>
+    </div>
+    <dl class="keys">
+      ${KEYS.map(({ keys, label, does }) => html`<div><dt><kbd>${label ?? keys[0]}</kbd></dt><dd>${does}</dd></div>`)}
+    </dl>
+    <label><input type="checkbox" .checked=${live(it.single)} @change=${(event) => it.keys(event.target.checked)} data-testid="single-keys" />
+      Single keys do something (without it only those with a name: arrows, page up and down, Home, Enter, Esc)</label>
+  </dialog>`;
+}

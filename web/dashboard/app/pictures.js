@@ -1,0 +1,417 @@
+// The pictures beside the events: how many come, how late they are, a field of theirs, and how the server is.
+//
+// The feed's events are counted as they come; nothing is drawn but once a second, and then only what can be seen.
+
+import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
+import { Chart } from "./chart.js";
+import { History } from "./history.js";
+import { ask, Clock, max, sum } from "./metrics.js";
+import { bytes, delayText, Fields, numberAt, parsed, short, span } from "./numbers.js";
+import { Counts, Delays, Points } from "./series.js";
+
+const WINDOW = 300; // seconds that the first two charts show
+const SMOOTH = 10; // seconds that each point of the delays' chart is of
+const SUMMARY = 60; // seconds that the delays' numbers are of
+const NOW = 5; // seconds that are called now
+const MAX_POINTS = 600;
+const POINT_MS = 100; // between two points at least: at 1,000 events a second the chart still shows a minute
+const MAX_CHIPS = 6;
+const ASK_MS = 5_000;
+const ASK_REFUSED_MS = 30_000; // until a token may have come
+const OLD_MS = 12_000; // two answers are missing
+const LABEL_MS = 5_000; // between two changes of what a screen reader is told
+
+/** The fields that say most where they are there, best first. */
+const TELLING = ["percent", "value", "count", "total", "price", ""];
+
+const words = (field) => field || "the value";
+const sameChoice = (one, other) => one?.topic === other?.topic && one?.field === other?.field;
+
+/**
+ * What is said of the server: name, text. Those that all nodes have in common are not added up.
+ * @type {[string, (figures: Map) => number | undefined, (value: number) => string][]}
+ */
+const SERVER = [
+  ["Subscribers", (figures) => sum(figures, "feed_subscribers"), whole],
+  ["Queued events", (figures) => sum(figures, "feed_queued_events"), whole],
+  ["Deepest queue", (figures) => max(figures, "feed_queue_deepest_events"), whole],
+  ["Lagging subscribers", (figures) => sum(figures, "feed_lagging_subscribers"), whole],
+  ["Published since its start", (figures) => sum(figures, "feed_published_events_total"), whole],
+  ["Events in the log", (figures) => max(figures, "feed_log_events"), whole],
+  ["Size of the log", (figures) => max(figures, "feed_log_bytes"), bytes],
+  ["Position of the log", (figures) => max(figures, "feed_log_position"), whole],
+];
+
+function whole(value) {
+  return value.toLocaleString("en");
+}
+
+/** All of them. Times are in milliseconds since 1970, as of `Date.now()`. */
+export class Pictures {
+  #root;
+  #base;
+  #onChart;
+  #chart;
+  #counts = new Counts(WINDOW);
+  #delays = new Delays(WINDOW);
+  #fields = new Fields();
+  #points = new Points(MAX_POINTS);
+  #pointAt = -Infinity;
+  #passedOver = null; // the newest event that came too soon after a point
+  #thinned = false;
+  #clock = new Clock();
+  #server = { status: -1, figures: new Map(), at: 0 };
+  #asking = false;
+  #askAt = 0;
+  #labelAt = -Infinity;
+  #labels = {};
+  #charts = {};
+  #end = new AbortController();
+  #filling = null;
+
+  /** The delays of the last minute in milliseconds, and `now`, the median of the last 5 s; null where none came. */
+  delay = { p50: null, p99: null, now: null };
+
+  /**
+   * @param {HTMLElement} root an empty element
+   * @param {object} options
+   * @param {string | URL} options.base the directory that holds `events` and `metrics`
+   * @param {{topic: string, field: string} | null} [options.chart] what is charted at first
+   * @param {(chart: {topic: string, field: string} | null) => void} [options.onChart] told when somebody chooses another
+   */
+  constructor(root, { base, chart = null, onChart = () => {} }) {
+    this.#root = root;
+    this.#base = base;
+    this.#onChart = onChart;
+    this.#chart = null;
+    this.#render();
+    this.#build();
+    if (chart) this.choose(chart);
+    else this.#show(Date.now());
+  }
+
+  /** `offset` is what to add to this machine's clock for the server's, in milliseconds; null while nobody knows. */
+  get clock() {
+    return this.#clock.best;
+  }
+
+  /** What is charted. */
+  get chart() {
+    return this.#chart;
+  }
+
+  /**
+   * Chart something else. Nobody is told.
+   * @param {{topic: string, field: string} | null} chart
+   */
+  choose(chart) {
+    if (sameChoice(chart, this.#chart)) return;
+    this.#chart = chart;
+    this.#points = new Points(MAX_POINTS);
+    this.#pointAt = -Infinity;
+    this.#passedOver = null;
+    this.#thinned = false;
+    this.#filling?.abort();
+    this.#labelAt = -Infinity;
+    if (chart) this.#fill(chart);
+    this.#show(Date.now());
+  }
+
+  /**
+   * Events that have come.
+   * @param {import("../feed/event.js").FeedEvent[]} events
+   * @param {number} now
+   */
+  add(events, now) {
+    const offset = this.#clock.best?.offset ?? 0;
+    let live = 0;
+    for (const event of events) {
+      this.#fields.look(event, now);
+      if (event.topic === this.#chart?.topic) this.#point(event);
+      if (!event.live) continue;
+      live += 1;
+      this.#delays.add(now, now + offset - Date.parse(event.time));
+    }
+    if (live > 0) this.#counts.add(now, live);
+  }
+
+  /** A second has passed. @param {number} now */
+  tick(now) {
+    this.#counts.add(now, 0);
+    const [p50, p99] = this.#delays.quantiles(now, SUMMARY, [0.5, 0.99]);
+    this.delay = { p50, p99, now: this.#delays.quantiles(now, NOW, [0.5])[0] };
+    if (document.hidden) return;
+    this.#takePassedOver();
+    if (!this.#asking && now >= this.#askAt) this.#ask(now);
+    if (this.#root.checkVisibility()) this.#show(now);
+  }
+
+  /** Ask the server for its figures with the next tick: there may be another token now. */
+  refresh() {
+    this.#askAt = 0;
+  }
+
+  /** The page's colours are others. */
+  theme() {
+    for (const chart of Object.values(this.#charts)) chart.theme();
+  }
+
+  close() {
+    this.#end.abort();
+    this.#filling?.abort();
+    for (const chart of Object.values(this.#charts)) chart.close();
+    render(nothing, this.#root);
+  }
+
+  #point(event) {
+    const time = Date.parse(event.time);
+    this.#thinned ||= this.#passedOver !== null;
+    this.#passedOver = null;
+    if (Math.abs(time - this.#pointAt) < POINT_MS) this.#passedOver = event;
+    else this.#take(event, time);
+  }
+
+  #take(event, time) {
+    this.#pointAt = time;
+    const value = event.json ? numberAt(parsed(event.text), this.#chart.field) : undefined;
+    if (value !== undefined) this.#points.add(time, value, event.id);
+  }
+
+  /* The last one always counts: what follows it may be nothing. */
+  #takePassedOver() {
+    if (this.#passedOver) this.#take(this.#passedOver, Date.parse(this.#passedOver.time));
+    this.#passedOver = null;
+  }
+
+  /* What was before the choice, so that a chart is not empty at the first click. */
+  async #fill({ topic }) {
+    const stop = (this.#filling = new AbortController());
+    try {
+      const { events } = await new History({ base: this.#base, topics: [topic] }).newest(MAX_POINTS, stop.signal);
+      for (const event of events) this.#point(event);
+      this.#takePassedOver();
+      this.#labelAt = -Infinity;
+      this.#show(Date.now());
+    } catch {
+      // Without its past a chart begins with what comes.
+    }
+  }
+
+  async #ask(now) {
+    this.#asking = true;
+    const answer = await ask(new URL("metrics", this.#base), this.#end.signal);
+    this.#asking = false;
+    const refused = answer.status === 401 || answer.status === 403;
+    this.#askAt = now + (refused ? ASK_REFUSED_MS : ASK_MS);
+    const known = answer.figures.size > 0;
+    this.#server = {
+      status: answer.status,
+      figures: known || refused ? answer.figures : this.#server.figures,
+      at: known ? answer.answered : this.#server.at,
+    };
+    const time = max(answer.figures, "feed_time_seconds");
+    if (time === undefined) return;
+    const first = this.clock === null;
+    const moved = this.#clock.add(answer.asked, answer.answered, time * 1000);
+    if (first || moved) this.#delays.clear();
+  }
+
+  #choose(chart) {
+    this.choose(chart);
+    this.#onChart(chart);
+  }
+
+  /* Drawing */
+
+  #build() {
+    const place = (name) => this.#root.querySelector(`[data-plot="${name}"]`);
+    const recent = {
+      splits: (_, __, least, most) => [0, 1, 2, 3, 4].map((part) => least + ((most - least) * (part + 1)) / 5),
+      values: () => ["−4 min", "−3", "−2", "−1", "now"],
+    };
+    const fromZero = (_, most) => [0, Math.max(1, most * 1.1)];
+    this.#charts = {
+      rate: new Chart(place("rate"), {
+        lines: [{ colour: "accent", filled: true, stepped: true }],
+        x: recent,
+        write: short,
+        range: fromZero,
+      }),
+      delay: new Chart(place("delay"), {
+        lines: [{ colour: "accent" }, { colour: "wait", dashed: true }],
+        x: recent,
+        write: (value) => span(value),
+        range: fromZero,
+      }),
+      field: new Chart(place("field"), {
+        lines: [{ colour: "accent", dots: true }],
+        x: { space: 70, values: (_, splits, __, ___, step) => splits.map((time) => timeText(time, step)) },
+        write: short,
+      }),
+    };
+  }
+
+  #show(now) {
+    this.#label(now);
+    this.#render(now);
+    const end = Math.floor(now / 1000);
+    const times = Array.from({ length: WINDOW }, (_, place) => end - WINDOW + place);
+    this.#charts.rate.draw([times, this.#counts.read(now)]);
+    this.#charts.delay.draw([times, ...this.#delays.over(now, SMOOTH, [0.5, 0.99])]);
+    if (this.#chart) this.#charts.field.draw([this.#points.times, this.#points.values]);
+  }
+
+  /* A label that changes each second would be read again and again. */
+  #label(now) {
+    if (Math.abs(now - this.#labelAt) < LABEL_MS) return;
+    this.#labelAt = now;
+    const { p50, p99 } = this.delay;
+    this.#labels = {
+      rate: `Events per second over the last 5 minutes. ${this.#rateText(now)}.`,
+      delay:
+        p50 === null
+          ? "Delay over the last 5 minutes. No events in the last minute."
+          : `Delay over the last 5 minutes. In the last minute: median ${this.#delayText(p50)}, ` +
+            `99th percentile ${this.#delayText(p99)}.`,
+      field: this.#chart
+        ? `${this.#chart.topic}, ${words(this.#chart.field)}. Values: ${this.#points.values.length}. ${this.#fieldText()}.`
+        : "",
+    };
+  }
+
+  #delayText(ms) {
+    return delayText(ms, this.clock);
+  }
+
+  #rateText(now) {
+    const rate = this.#counts.rate(now, NOW);
+    if (rate === null) return "Nothing counted yet";
+    return `${short(rate)} a second now, ${short(Math.max(...this.#counts.read(now)))} at most`;
+  }
+
+  #fieldText() {
+    const { values } = this.#points;
+    if (values.length === 0) return "No values yet";
+    return `${values.at(-1)} now, ${short(Math.min(...values))} to ${short(Math.max(...values))} here`;
+  }
+
+  #render(now = Date.now()) {
+    render(
+      html`${this.#rate(now)}${this.#delayPicture()}${this.#field()}${this.#serverPicture(now)}`,
+      this.#root,
+    );
+  }
+
+  #rate(now) {
+    return html`<section class="picture" aria-labelledby="picture-rate" data-testid="picture-rate">
+      <h3 id="picture-rate">Events per second</h3>
+      <p class="picture-numbers" data-testid="rate-numbers">${this.#rateText(now)}</p>
+      <div class="plot" data-plot="rate" role="img" aria-label=${this.#labels.rate ?? "Events per second"}></div>
+    </section>`;
+  }
+
+  #delayPicture() {
+    const { p50, p99 } = this.delay;
+    const text = (ms) => (ms === null ? "–" : this.#delayText(ms));
+    return html`<section class="picture" aria-labelledby="picture-delay" data-testid="picture-delay">
+      <h3 id="picture-delay">Delay</h3>
+      <p class="picture-numbers" data-testid="delay-numbers">
+        <span class="key">p50</span> ${text(p50)} <span class="key dashed">p99</span> ${text(p99)}
+      </p>
+      <div class="plot" data-plot="delay" role="img" aria-label=${this.#labels.delay ?? "Delay"}></div>
+      <p class="hint" data-testid="delay-note">
+        From its commit to this page, in the last minute${this.clock
+          ? html`; the clocks agree to ${span(this.clock.uncertainty)}`
+          : ", if the clocks agree"}.
+      </p>
+    </section>`;
+  }
+
+  #field() {
+    const topics = this.#fields.topics();
+    const chart = this.#chart;
+    const offered = chart && !topics.includes(chart.topic) ? [chart.topic, ...topics] : topics;
+    const names = chart ? this.#fields.of(chart.topic) : [];
+    const fields = chart && !names.includes(chart.field) ? [chart.field, ...names] : names;
+    return html`<section class="picture" aria-labelledby="picture-field" data-testid="picture-field">
+      <h3 id="picture-field">Chart a field</h3>
+      <p class="hint" ?hidden=${offered.length > 0}>Events whose data is JSON with numbers in it can be charted here.</p>
+      <div class="picture-chips" ?hidden=${offered.length === 0}>${this.#chips(topics)}</div>
+      <div class="picture-choice" ?hidden=${offered.length === 0}>
+        <label for="chart-topic">Topic</label>
+        <label for="chart-field">Field</label>
+        ${options("chart-topic", offered, chart?.topic, (topic) => this.#topicChosen(topic))}
+        ${options("chart-field", fields, chart?.field, (field) => this.#choose({ ...chart, field }))}
+      </div>
+      <p class="hint" ?hidden=${!this.#fields.more}>There are more than are offered: 200 topics, 30 fields of each.</p>
+      <div ?hidden=${!chart}>
+        <p class="picture-numbers" data-testid="field-numbers">${this.#fieldText()}</p>
+        <div class="plot" data-plot="field" role="img" aria-label=${this.#labels.field || "A field"}></div>
+        <p class="hint" ?hidden=${!this.#thinned}>Of more than ten values a second, ten are drawn.</p>
+      </div>
+    </section>`;
+  }
+
+  #topicChosen(topic) {
+    const field = telling(this.#fields.of(topic));
+    this.#choose(topic && field !== undefined ? { topic, field } : null);
+  }
+
+  #chips(topics) {
+    return topics.slice(0, MAX_CHIPS).map((topic) => {
+      const choice = { topic, field: telling(this.#fields.of(topic)) };
+      const chosen = sameChoice(choice, this.#chart);
+      return html`<button
+        type="button"
+        class="chip"
+        data-testid="chart-chip"
+        aria-pressed=${chosen}
+        @click=${() => this.#choose(chosen ? null : choice)}
+      >
+        ${topic} · ${words(choice.field)}
+      </button>`;
+    });
+  }
+
+  #serverPicture(now) {
+    const { figures } = this.#server;
+    const note = this.#serverNote(now);
+    const rows = SERVER.map(([name, read, write]) => [name, read(figures), write]).filter(([, value]) => value !== undefined);
+    return html`<section class="picture" aria-labelledby="picture-server" data-testid="picture-server">
+      <h3 id="picture-server">Server</h3>
+      <p class="hint" data-testid="server-note" ?hidden=${note === ""}>${note}</p>
+      <dl class="picture-figures">
+        ${rows.map(([name, value, write]) => html`<div><dt>${name}</dt><dd>${write(value)}</dd></div>`)}
+      </dl>
+    </section>`;
+  }
+
+  #serverNote(now) {
+    const { status, figures, at } = this.#server;
+    if (status === -1) return "Asking …";
+    if (status === 401 || status === 403) return "Needs a token with admin.";
+    if (status !== 200 || now - at > OLD_MS) {
+      const why = status === 0 ? "It does not answer" : `It answers ${status}`;
+      return figures.size > 0 ? `${why}: these numbers are ${Math.round((now - at) / 1000)} s old.` : `${why}.`;
+    }
+    return "";
+  }
+}
+
+const telling = (names) => TELLING.find((name) => names.includes(name)) ?? names[0];
+
+function options(id, values, chosen, choose) {
+  return html`<select id=${id} data-testid=${id} @change=${(event) => choose(event.target.value)}>
+    <option value="" .selected=${chosen === undefined} ?hidden=${chosen !== undefined}>–</option>
+    ${values.map((value) => html`<option .value=${value} .selected=${value === chosen}>${value || words(value)}</option>`)}
+  </select>`;
+}
+
+const clockText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const minuteText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const dayText = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+
+function timeText(seconds, step) {
+  const format = step < 60 ? clockText : step < 86_400 ? minuteText : dayText;
+  return format.format(seconds * 1000);
+}

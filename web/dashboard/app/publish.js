@@ -1,0 +1,176 @@
+// The form that publishes, and what becomes of it: the server's own answer, and how long the event took to come back.
+
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
+import { curlPublish } from "./commands.js";
+import { copyButton } from "./copying.js";
+import { milliseconds } from "./status.js";
+
+const ARRIVALS = 1_000; // ids remembered, as an event may be here before the answer is
+const NO_ANSWER = "No answer, so it may have been published or not. Publishing again will not double it.";
+
+/** What is in the form, what was answered, and how it is sent. */
+export class Publisher {
+  fields = { topic: "hello", type: "", key: "", data: "", json: false };
+  /** @type {{kind: "" | "good" | "bad", text: string}} */
+  answer = { kind: "", text: "" };
+  sending = false;
+  #base;
+  #changed;
+  #key = ""; // the same until there is an answer, so that a second try publishes nothing twice
+  /** @type {Map<string, number>} */
+  #arrived = new Map();
+  #waiting = null;
+
+  /** @param {URL} base @param {() => void} changed there is something new to show */
+  constructor(base, changed) {
+    this.#base = base;
+    this.#changed = changed;
+  }
+
+  /** Why the data cannot be sent as JSON; "" where it can. */
+  get fault() {
+    if (!this.fields.json || !this.fields.data.trim()) return "";
+    try {
+      JSON.parse(this.fields.data);
+      return "";
+    } catch (error) {
+      return error.message;
+    }
+  }
+
+  set(name, value) {
+    this.fields[name] = value;
+    this.#key = "";
+    this.#changed();
+  }
+
+  /** Events that have come: one of them may be the one that was published here. */
+  arrived(events, now) {
+    for (const event of events) if (event.live) this.#arrived.set(event.id, now);
+    for (const id of this.#arrived.keys()) {
+      if (this.#arrived.size <= ARRIVALS) break;
+      this.#arrived.delete(id);
+    }
+    this.#match();
+  }
+
+  async send() {
+    if (this.sending) return;
+    this.sending = true;
+    this.#say("", "Publishing …");
+    try {
+      await this.#post(envelopeOf(this.fields));
+    } catch (error) {
+      this.#say("bad", error instanceof SyntaxError ? `Not sent: the data is not JSON. ${error.message}` : NO_ANSWER);
+    }
+    this.sending = false;
+    this.#changed();
+  }
+
+  /** The same as a command. */
+  curl(withToken) {
+    const { topic, type, data, json } = this.fields;
+    return curlPublish(this.#base, { topic, type: type || "message", text: data, json }, withToken);
+  }
+
+  async #post(body) {
+    this.#key ||= this.fields.key || newKey();
+    const sent = performance.now();
+    const response = await fetch(new URL("events", this.#base), {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "Idempotency-Key": this.#key },
+      body,
+    });
+    const told = await response.json().catch(() => ({}));
+    if (response.status < 500) this.#key = "";
+    if (!response.ok) {
+      this.#say("bad", `${response.status}: ${told.detail ?? response.statusText}`);
+      return;
+    }
+    this.#say("good", `${response.status}: published as ${told.id}`);
+    this.#waiting = { id: told.id, sent };
+    this.#match();
+  }
+
+  #match() {
+    const arrived = this.#arrived.get(this.#waiting?.id);
+    if (arrived === undefined) return;
+    this.#say("good", `${this.answer.text}, delivered back in ${milliseconds(arrived - this.#waiting.sent)}`);
+    this.#waiting = null;
+  }
+
+  #say(kind, text) {
+    this.answer = { kind, text };
+    this.#changed();
+  }
+}
+
+/**
+ * The body of a publish. In the body and not in the path, where browsers resolve `.` and `..` before anybody could
+ * refuse them.
+ *
+ * @throws {SyntaxError} if the data is to be JSON and is not
+ */
+export function envelopeOf({ topic, type, data, json }) {
+  if (json) JSON.parse(data); // so that what is sent as it is stays in its place in the body
+  const parts = [`"topic":${JSON.stringify(topic)}`, `"data":${json ? data : JSON.stringify(data)}`];
+  if (type) parts.push(`"type":${JSON.stringify(type)}`);
+  return `{${parts.join(",")}}`;
+}
+
+// crypto.randomUUID is there in secure contexts only, and plain HTTP on another machine is none.
+function newKey() {
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("-");
+}
+
+/** The panel. @param {Publisher} publisher @param {boolean} withToken @param {{close(): void}} act */
+export function publishPanel(publisher, withToken, act) {
+  const { fields, answer, fault } = publisher;
+  const field = (name) => (event) => publisher.set(name, event.target.value);
+  return html`
+    <div class="heading">
+      <h2 id="publish-heading">Publish</h2>
+      <button type="button" class="quiet" data-testid="publish-close" @click=${act.close}>Close <kbd>Esc</kbd></button>
+    </div>
+    <form autocomplete="off" data-testid="publish-form" @submit=${(event) => {
+      event.preventDefault();
+      publisher.send();
+    }}>
+      <div class="field">
+        <label for="topic">Topic</label>
+        <input id="topic" data-testid="topic" .value=${fields.topic} @input=${field("topic")} spellcheck="false" autocapitalize="none" />
+      </div>
+      <div class="field">
+        <label for="type">Type <span class="hint">optional</span></label>
+        <input id="type" data-testid="type" placeholder="message" .value=${fields.type} @input=${field("type")} spellcheck="false" autocapitalize="none" />
+      </div>
+      <div class="field">
+        <label for="key">Idempotency key <span class="hint">optional</span></label>
+        <input id="key" data-testid="key" placeholder="a new one each time" .value=${fields.key} @input=${field("key")} spellcheck="false" autocapitalize="none" />
+      </div>
+      <div class="field data">
+        <label for="data">Data</label>
+        <textarea id="data" data-testid="data" rows="4" .value=${fields.data} @input=${field("data")} spellcheck="false"
+          aria-describedby="json-check" aria-invalid=${Boolean(fault)}></textarea>
+        <p id="json-check" class=${fault ? "error" : "hint"} data-testid="json-check">${
+          fault ? `Not JSON: ${fault}` : fields.json && fields.data.trim() ? "Valid JSON" : ""
+        }</p>
+      </div>
+      <fieldset class="choice">
+        <legend class="hint">Send data as</legend>
+        ${[
+          [false, "Text", "as-text"],
+          [true, "JSON", "as-json"],
+        ].map(
+          ([json, label, testid]) => html`<label><input type="radio" name="format" data-testid=${testid}
+            .checked=${fields.json === json} @change=${() => publisher.set("json", json)} /> ${label}</label>`,
+        )}
+      </fieldset>
+      <div class="bar">
+        <button class="primary" data-testid="send">Publish</button>
+        ${copyButton("curl", () => publisher.curl(withToken), "Copy as curl")}
+        <output data-testid="answer" data-kind=${answer.kind || nothing}>${answer.text}</output>
+      </div>
+    </form>
+  `;
+}

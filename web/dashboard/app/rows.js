@@ -1,0 +1,94 @@
+// The events that the page keeps: a window of bounded size, oldest first, and which of them pass the filter.
+//
+// No document here: what is shown of a window is up to the list.
+
+export const KEPT = 5_000; // rows
+const KEPT_CHARACTERS = 16_000_000; // of data: 5,000 times 256 KiB would be too much for a page
+
+/**
+ * @typedef {object} Row an event as the page keeps it
+ * @property {number} n its place: rows are in the order of their numbers, and those of one window have no gap
+ * @property {import("../feed.js").FeedEvent} event
+ * @property {number} ms when it was committed, in milliseconds since 1970
+ * @property {?number} delay how much later it was here, by this machine's clock; null for what was replayed
+ */
+
+/** A window on the feed. */
+export class Rows {
+  /** @type {Row[]} */
+  all = [];
+  /** @type {Row[]} those of `all` that pass */
+  shown = [];
+  #pass;
+  #characters = 0;
+
+  /** @param {(event: object) => boolean} pass */
+  constructor(pass) {
+    this.#pass = pass;
+  }
+
+  /** Newer events; the oldest make room. Gives how many of them pass. */
+  append(events) {
+    let n = this.all.length ? this.all.at(-1).n + 1 : 0;
+    let passed = 0;
+    for (const event of events) {
+      const row = rowOf(n++, event);
+      this.all.push(row);
+      this.#characters += event.text.length;
+      if (!this.#pass(event)) continue;
+      this.shown.push(row);
+      passed += 1;
+    }
+    let surplus = 0;
+    while (this.#isFull(this.all.length - surplus)) this.#characters -= this.all[surplus++].event.text.length;
+    this.all.splice(0, surplus);
+    const first = this.all[0]?.n ?? Infinity;
+    const gone = this.shown.findIndex((row) => row.n >= first);
+    this.shown.splice(0, gone < 0 ? this.shown.length : gone);
+    return passed;
+  }
+
+  /** Older events; the newest make room. Gives how many of them pass. */
+  prepend(events) {
+    let n = (this.all[0]?.n ?? 0) - events.length;
+    const rows = events.map((event) => rowOf(n++, event));
+    const passed = rows.filter((row) => this.#pass(row.event));
+    this.all.unshift(...rows);
+    this.shown.unshift(...passed);
+    for (const { event } of rows) this.#characters += event.text.length;
+    while (this.#isFull(this.all.length)) this.#characters -= this.all.pop().event.text.length;
+    const last = this.all.at(-1)?.n ?? -Infinity;
+    while (this.shown.length && this.shown.at(-1).n > last) this.shown.pop();
+    return passed.length;
+  }
+
+  /** Show what passes from now on. */
+  filter(pass) {
+    this.#pass = pass;
+    this.shown = this.all.filter((row) => pass(row.event));
+  }
+
+  /** The same rows, in a window of its own. */
+  copy() {
+    const rows = new Rows(this.#pass);
+    rows.all = [...this.all];
+    rows.shown = [...this.shown];
+    rows.#characters = this.#characters;
+    return rows;
+  }
+
+  clear() {
+    this.all = [];
+    this.shown = [];
+    this.#characters = 0;
+  }
+
+  #isFull(length) {
+    return length > KEPT || (length > 1 && this.#characters > KEPT_CHARACTERS);
+  }
+}
+
+function rowOf(n, event) {
+  const ms = Date.parse(event.time);
+  return { n, event, ms, delay: event.live ? Date.now() - ms : null };
+}

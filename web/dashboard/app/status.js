@@ -1,0 +1,77 @@
+// What the state of the connection is called, in words. Pure.
+
+const REASONS = {
+  unreachable: "The server cannot be reached.",
+  ended: "The stream broke off.",
+  shutdown: "The server is stopping.",
+  busy: "The server has no room for another stream now.",
+  slow: "This page read too slowly.",
+  kicked: "This stream was ended on the server.",
+  "token-expired": "The token has expired.",
+};
+
+const WORDS = {
+  connecting: "Connecting",
+  replaying: "Catching up",
+  live: "Live",
+  waiting: "Reconnecting",
+  offline: "Offline",
+  closed: "Closed",
+  unauthenticated: "Token needed",
+  expired: "Token expired",
+  forbidden: "Not allowed",
+  invalid: "Refused",
+};
+
+const KINDS = { live: "good", connecting: "wait", replaying: "wait", waiting: "wait" };
+
+/**
+ * @param {object} state `feed.state` @param {?number} delay milliseconds @param {number} now since 1970
+ * @returns {{word: string, kind: "good" | "wait" | "bad", delay: string, note: string, canRetry: boolean}}
+ */
+export function described(state, delay, now) {
+  const word = WORDS[state.name === "refused" ? state.reason : state.name] ?? state.name;
+  return {
+    word,
+    kind: KINDS[state.name] ?? "bad",
+    delay: state.name === "live" && delay !== null ? milliseconds(delay) : "",
+    note: noteOf(state, now),
+    canRetry: ["waiting", "offline", "refused"].includes(state.name),
+  };
+}
+
+function noteOf(state, now) {
+  switch (state.name) {
+    case "replaying":
+      return state.after ? `after ${state.after}` : "";
+    case "live":
+      return state.resumed ? resumedText(state.resumed) : "";
+    case "waiting": {
+      const seconds = Math.max(0, Math.ceil((state.retryAt - now) / 1000));
+      return `in ${seconds} s. ${REASONS[state.reason] ?? state.detail ?? ""}`.trim();
+    }
+    case "offline":
+      return "This device has no network. It goes on by itself.";
+    case "refused":
+      return state.detail ?? "";
+    default:
+      return "";
+  }
+}
+
+function resumedText({ after, replayed }) {
+  const events = replayed === 1 ? "1 event" : `${replayed.toLocaleString("en")} events`;
+  return `resumed after ${after}, ${replayed ? `${events} replayed` : "nothing was missed"}`;
+}
+
+/** `12 ms`, `3.2 s` */
+export function milliseconds(delay) {
+  if (delay < 1000) return `${Math.max(0, Math.round(delay))} ms`;
+  return `${(delay / 1000).toFixed(delay < 10_000 ? 1 : 0)} s`;
+}
+
+/** Why events may be missing. @param {{requested: string, resumedFrom: string, reason: string}} gap */
+export function gapText({ requested, resumedFrom, reason }) {
+  const why = reason === "expired" ? "what came after it is no longer kept" : "the log here does not know it";
+  return `Events are gone. This page asked for what came after ${requested}, but ${why}. It goes on after ${resumedFrom}.`;
+}
