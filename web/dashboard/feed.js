@@ -181,7 +181,11 @@ export class Feed extends EventTarget {
   #events({ envelopes, live }) {
     const events = envelopes.map((envelope) => eventOf(envelope, live));
     this.#dispatch("events", events);
-    if (this.#single) for (const event of events) this.#dispatch("event", event);
+    if (!this.#single) return;
+    for (const event of events) {
+      if (this.#state.name === "closed") return;
+      this.#dispatch("event", event);
+    }
   }
 
   #become(state) {

@@ -136,7 +136,7 @@ export class Connection {
 
   #events(attempt, envelopes, position) {
     const after = this.#position;
-    this.#position = position;
+    this.#position = position ||= after;
     this.#turn.add({ kind: "events", after, position, live: attempt.liveSince !== undefined, envelopes });
   }
 

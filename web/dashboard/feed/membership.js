@@ -173,6 +173,7 @@ export class Membership {
     this.#stop();
     this.#waiting = null;
     this.#joined = true;
+    this.#refused = null;
     this.#hub = position;
     this.#state = state;
     const wants = this.#position !== "" || (!this.#began && this.#last > 0);
@@ -281,6 +282,7 @@ export class Membership {
       if (answer.status !== 200) return this.#troubled(answer);
       this.#failures = 0;
       this.#turn(answer.page);
+      if (catching !== this.#catching) return; // somebody who was told has closed it
       if (this.#meets() || (this.#began && answer.page.envelopes.length === 0 && holes === this.#holes)) this.#met();
       this.#began = true;
     }
