@@ -269,6 +269,57 @@ def test_beginning_after_an_id_and_with_the_oldest_and_with_nothing(
     assert now.states == ["live"] or now.states == ["connecting", "live"]
 
 
+@by_each
+def test_an_id_that_the_log_does_not_know_is_told_as_a_gap(server: RunningServer, open_tab: OpenTab, way: str) -> None:
+    topic = f"unknown/{way}"
+    server.publish(topic, "1")
+    open_tab(server).connect(topics=[topic]).live()
+    tab = open_tab(server).connect(topics=[topic], after="nonsense-1").live()
+    tab.wait_for("1")
+    [gap] = tab.all("gap")
+    assert (gap["requested"], gap["reason"]) == ("nonsense-1", "unknown")
+    server.publish(topic, "2")
+    tab.wait_for("1", "2")
+
+
+@by_each
+def test_whoever_closes_it_while_being_told_is_told_no_more(server: RunningServer, open_tab: OpenTab, way: str) -> None:
+    topic = f"told/{way}"
+    published(server, topic, ["1", "2", "3"])
+    open_tab(server).connect(topics=[topic]).live()
+    tab = open_tab(server)
+    tab.page.evaluate(
+        """async (topic) => {
+            const { connect } = await import("/assets/feed.js");
+            window.told = [];
+            window.feed = connect({ topics: [topic], after: "earliest" });
+            for (const type of ["event", "state"]) {
+                feed.addEventListener(type, () => told.push(type === "event" ? type : feed.state.name));
+            }
+            feed.addEventListener("event", () => feed.close(), { once: true });
+        }""",
+        topic,
+    )
+    tab.until("closed")
+    server.publish(topic, "4")
+    tab.page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    assert tab.page.evaluate("told.slice(-2)") == ["event", "closed"]
+    assert tab.page.evaluate("told").count("event") == 1
+
+
+@by_each
+def test_retry_while_being_told_keeps_the_states_in_order(serve: Serve, open_tab: OpenTab, way: str) -> None:
+    server = serve("--log", "memory:", retry=30)
+    tab = open_tab(server).connect().live()
+    tab.page.evaluate(
+        "feed.addEventListener('state', () => { if (feed.state.name === 'waiting') feed.retry(); }, { once: true })"
+    )
+    [subscription] = server.http.get(f"{server.url}/subscriptions").json()["subscriptions"]
+    server.http.delete(f"{server.url}/subscriptions/{subscription['id']}")
+    eventually(lambda: tab.states.count("live") >= 2)
+    assert tab.states[tab.states.index("waiting") :] == ["waiting", "connecting", "replaying", "live"]
+
+
 def test_only_the_types_and_topics_that_were_asked_for_come(server: RunningServer, open_tab: OpenTab) -> None:
     tab = open_tab(server).connect(topics=["asked/a", "asked/b/*"], types=["x", "message"]).live()
     for path in ("asked/a", "asked/c", "asked/b/1?type=x", "asked/b/1?type=y", "asked/b/1"):

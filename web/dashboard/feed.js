@@ -32,11 +32,11 @@
 //     closed      {}: by `feed.close()`
 //
 // It waits as long as the server says, else a random time up to 1, 2, 4 … 30 s; not at all once the network is back or
-// the page is looked at. After `quiet` seconds without a word it asks for a page of history, and opens a stream that has
-// not brought what is there anew: what a proxy holds back or a router has forgotten is not taken for live.
+// the page is looked at. After `quiet` seconds without a word it asks for a page of history, and opens a new stream if
+// this one has not brought what is there: a proxy may hold it back, or a router have forgotten it.
 //
-// **Transports.** `eventsource`, `websocket` and `fetch` bring the same. `fetch` sees heartbeats and statuses itself; for
-// the others a page of history is asked for now and then.
+// **Transports.** `eventsource`, `websocket` and `fetch` bring the same. `fetch` sees heartbeats and statuses itself;
+// for the others a page of history is asked for now and then.
 //
 // **Sharing.** Tabs of one origin that ask for the same base, topics, types, transport and credentials share one
 // connection: browsers allow six for each host over HTTP/1.1. It lives in a SharedWorker; where there is none, or its
@@ -181,7 +181,11 @@ export class Feed extends EventTarget {
   #events({ envelopes, live }) {
     const events = envelopes.map((envelope) => eventOf(envelope, live));
     this.#dispatch("events", events);
-    if (this.#single) for (const event of events) this.#dispatch("event", event);
+    if (!this.#single) return;
+    for (const event of events) {
+      if (this.#state.name === "closed") return;
+      this.#dispatch("event", event);
+    }
   }
 
   #become(state) {

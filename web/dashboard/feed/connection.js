@@ -78,7 +78,7 @@ export class Connection {
     if (["waiting", "offline"].includes(this.#state.name) && this.#timer !== undefined) this.#open();
   }
 
-  /** There is reason to doubt: `offline` if the network is said to be gone, else a long silence is to be looked into. */
+  /** There is reason to doubt: `offline` if the network is said to be gone, else a long silence is looked into. */
   check(offline) {
     const attempt = this.#attempt;
     if (offline && this.#state.name === "waiting") this.#say({ name: "offline" });
@@ -136,7 +136,7 @@ export class Connection {
 
   #events(attempt, envelopes, position) {
     const after = this.#position;
-    this.#position = position;
+    this.#position = position ||= after;
     this.#turn.add({ kind: "events", after, position, live: attempt.liveSince !== undefined, envelopes });
   }
 
@@ -194,7 +194,7 @@ export class Connection {
     // EventSource and WebSocket see no status. A page of history is judged as they are.
     const seen = answer ?? (await readPage(this.#options, { limit: 1 }, attempt.left.signal, ASKING));
     if (attempt !== this.#attempt) return;
-    if (seen.status === 200) detail ||= "The feed answers, but its stream does not open: what is in between may hold it.";
+    if (seen.status === 200) detail ||= "The feed answers, but its stream does not open: something may hold it up.";
     this.#judge(seen, detail || seen.detail);
   }
 

@@ -14,7 +14,7 @@ const MOST_EVENTS = 20_000;
 const MOST_CHARACTERS = 16 << 20;
 
 /**
- * Tab to hub: `{join}` first, and then `{ack}`, `{retry}`, `{hurry}`, `{check}`, `{ping}`, `{leave}`.
+ * Tab to hub: `{ack}`, `{retry}`, `{hurry}`, `{check}`, `{ping}`, `{leave}`; how one joins is for the link to say.
  * Hub to tab: `{joined: {state, position}}`, `{entries, cost}`, `{pong}`.
  */
 export class Hub {

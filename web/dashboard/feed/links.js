@@ -3,7 +3,7 @@
 import { Hub, PROTOCOL } from "./hub.js";
 import { aborted, hold, whenGone } from "./locks.js";
 
-const STOLEN_AFTER = 4_000; // milliseconds without an answer from who holds the lock: a tab that the browser has stopped
+const STOLEN_AFTER = 4_000; // milliseconds without an answer: the browser may have stopped the tab with the lock
 
 /**
  * @typedef {object} Link

@@ -13,6 +13,7 @@ import { Recent } from "./recent.js";
 
 // In milliseconds.
 const ANSWERING = 8_000; // until the hub has taken this tab on; an elected one may have to be elected first
+const REPLYING = 5_000; // to whether it is there
 const READING = 30_000; // one page
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 30_000;
@@ -31,6 +32,8 @@ export class Membership {
   #ways = [workerLink, electedLink];
   #deaths = 0;
   #answering;
+  #listening;
+  #heard = 0;
   #own = null; // a connection, where there is no way to share one
 
   #state = { name: "connecting" }; // the hub's
@@ -146,6 +149,7 @@ export class Membership {
   /** What the hub said is of no use for what another one will say. */
   #lost() {
     this.#joined = false;
+    clearTimeout(this.#listening);
     this.#stop();
     this.#waiting = null;
     if (this.#link) this.#await();
@@ -156,12 +160,26 @@ export class Membership {
     if (this.#ways[0] === workerLink) this.#answering = setTimeout(() => this.#failed(false), ANSWERING);
   }
 
+  /** A hub is silent when there is nothing to say, and when it is no more: after a while, ask. */
+  #listen() {
+    clearTimeout(this.#listening);
+    const quiet = this.#options.quiet * 1000;
+    const left = quiet - (performance.now() - this.#heard);
+    this.#listening = setTimeout(() => {
+      if (performance.now() - this.#heard < quiet) return this.#listen();
+      const asked = performance.now();
+      this.#link.post({ ping: true });
+      this.#listening = setTimeout(() => (this.#heard > asked ? this.#listen() : this.#failed(true)), REPLYING);
+    }, Math.max(left, 0));
+  }
+
   #failed(again) {
     if (!again || ++this.#deaths >= MOST_WORKERS) this.#ways.shift();
     this.#connect();
   }
 
   #receive({ joined, entries, cost }) {
+    this.#heard = performance.now();
     if (joined) this.#join(joined);
     if (!entries || !this.#joined) return;
     this.#take(entries);
@@ -171,8 +189,10 @@ export class Membership {
   #join({ state, position }) {
     clearTimeout(this.#answering);
     this.#stop();
+    this.#listen();
     this.#waiting = null;
     this.#joined = true;
+    this.#refused = null;
     this.#hub = position;
     this.#state = state;
     const wants = this.#position !== "" || (!this.#began && this.#last > 0);
@@ -281,6 +301,7 @@ export class Membership {
       if (answer.status !== 200) return this.#troubled(answer);
       this.#failures = 0;
       this.#turn(answer.page);
+      if (catching !== this.#catching) return; // somebody who was told has closed it
       if (this.#meets() || (this.#began && answer.page.envelopes.length === 0 && holes === this.#holes)) this.#met();
       this.#began = true;
     }
