@@ -73,7 +73,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of the test's own."""
+    """A page of the test's own, with a profile of its own."""
     with browser.new_context(locale="en-GB") as context:
         opened = context.new_page()
         opened.set_default_timeout(15_000)
@@ -82,7 +82,8 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def watched(page: Page) -> Iterator[Watched]:
-    """What the page does; at the end it must have done nothing wrong."""
+    """What the page does, and all others of its context; at the end they must have done nothing wrong, and asked nobody
+    but the server that the first page came from. A test that needs another one adds it to `watched.origins`."""
     watched = watch(page)
     yield watched
     assert watched.faults == []

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import expect
 from websockets.sync.client import connect
 
-from tests.browser import chromium, watch
+from tests.browser import chromium, origin, watch
 from tests.conftest import Serve
 from tests.nginx import running_nginx
 from tests.redis_server import free_port
@@ -79,7 +79,7 @@ def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_wit
     shell(FEED, "publish", "orders/42", "before", **client)
     with chromium() as browser:
         page = browser.new_context().new_page()
-        watched = watch(page)
+        watched = watch(page, origin(shop), f"http://localhost:{feed.port}")
         page.goto(shop)
         expect(page.locator("#events li")).to_have_text(["before"])
         answer = httpx.post(f"{feed.url}/events/orders/42", content="Hello", headers=bearer(made))

@@ -45,20 +45,34 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PAGE = {"Cache-Control": "no-store"}
+_PAGE = {"Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8"}
+
+# Not left to the machine's own list, which may be odd: no browser runs a script that is sent as plain text.
+_MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 
 
 class _Assets(StaticFiles):
-    """Files beside the pages. A browser asks each time whether they have changed, so that an upgrade is seen."""
+    """Files beside the pages. A browser asks each time whether they have changed, so that an upgrade is seen.
+
+    They have a policy too: a shared worker obeys that of its script, and not the page's.
+    """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         if scope["method"] not in {"GET", "HEAD"}:
             raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         return await super().get_response(path, scope)
 
-    def file_response(self, *arguments: Any, **options: Any) -> Response:
-        response = super().file_response(*arguments, **options)
+    def file_response(self, full_path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(full_path, *arguments, **options)
+        media_type = _MEDIA_TYPES.get(Path(full_path).suffix)
+        if media_type is not None and "content-type" in response.headers:  # not in a 304
+            response.headers["Content-Type"] = media_type
         response.headers["Cache-Control"] = "no-cache"
+        response.headers["Content-Security-Policy"] = _POLICY
         return response
 
 

@@ -34,17 +34,23 @@ showTheme();
 const WORDS = /^(?:[^<]|<\/?(?:p|code|pre|em|strong|i|ul|ol|li|br)>)*$/;
 globalThis.trustedTypes?.createPolicy("default", { createHTML: (markup) => (WORDS.test(markup) ? markup : null) });
 
-/** Swagger UI leaves its field for a request's body without a name, which a screen reader has to say. */
-function nameBodies(page) {
+/** What Swagger UI leaves without a name, which a screen reader has to say. */
+const NAMES = { textarea: "Request body", ".json-schema-2020-12-accordion": "Unfold or fold" };
+
+function giveNames(page) {
   new MutationObserver(() => {
-    for (const body of page.querySelectorAll("textarea:not([aria-label])")) {
-      body.setAttribute("aria-label", "Request body");
+    for (const [selector, name] of Object.entries(NAMES)) {
+      for (const element of page.querySelectorAll(`${selector}:not([aria-label])`)) {
+        if (!element.textContent.trim() || selector === "textarea") {
+          element.setAttribute("aria-label", name);
+        }
+      }
     }
   }).observe(page, { childList: true, subtree: true });
 }
 
 addEventListener("DOMContentLoaded", () => {
-  nameBodies(document.getElementById("docs"));
+  giveNames(document.getElementById("docs"));
   SwaggerUIBundle({
     url: new URL("openapi.json", document.baseURI).href,
     dom_id: "#docs",
