@@ -28,11 +28,12 @@ HTML = """<!doctype html>
 <link rel="stylesheet" href="assets/tokens.css"><link rel="stylesheet" href="assets/style.css">
 <link rel="stylesheet" href="assets/vendor/uplot/uPlot.min.css"><link rel="stylesheet" href="assets/pictures.css">
 <script src="assets/vendor/uplot/uPlot.iife.min.js" defer></script></head>
-<body><main><h1>Pictures</h1><div id="pictures"></div></main></body></html>"""
+<body><div role="main"><h1>Pictures</h1><div id="pictures"></div></div></body></html>"""
 
 # Time stands still but for `tick`, which moves it on. What comes is as old as `late` says.
 BEGIN = """async (chart) => {
     const { Pictures } = await import(new URL('assets/app/pictures.js', location));
+    document.querySelector('[role=main]').style = 'max-width: 21rem; padding: 0 1rem'; // as in the dashboard
     window.chosen = [];
     window.now = Date.now();
     window.count = 0;
@@ -534,9 +535,9 @@ def test_nothing_is_drawn_that_cannot_be_seen(server: RunningServer, page: Page,
         return drawn;
     }"""
     assert page.evaluate(count) > 0
-    page.evaluate("() => { document.querySelector('main').hidden = true; }")
+    page.evaluate("() => { document.querySelector('[role=main]').hidden = true; }")
     assert page.evaluate(count) == 0
-    page.evaluate("() => { document.querySelector('main').hidden = false; }")
+    page.evaluate("() => { document.querySelector('[role=main]').hidden = false; }")
     page.evaluate("() => Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
     assert page.evaluate(count) == 0
 

@@ -365,6 +365,7 @@ export class Pictures {
         type="button"
         class="chip"
         data-testid="chart-chip"
+        title=${topic}
         aria-pressed=${chosen}
         @click=${() => this.#choose(chosen ? null : choice)}
       >
