@@ -17,6 +17,8 @@ const MAX_POINTS = 600;
 const POINT_MS = 100; // between two points at least: at 1,000 events a second the chart still shows a minute
 const MAX_CHIPS = 6;
 const ASK_MS = 5_000;
+const BEGIN_MS = 1_000; // for the first few, which meet a busy page and say little of the clocks
+const BEGIN = 3;
 const ASK_REFUSED_MS = 30_000; // until a token may have come
 const OLD_MS = 12_000; // two answers are missing
 const LABEL_MS = 5_000; // between two changes of what a screen reader is told
@@ -62,6 +64,7 @@ export class Pictures {
   #clock = new Clock();
   #server = { status: -1, figures: new Map(), at: 0 };
   #asking = false;
+  #answers = 0;
   #askAt = 0;
   #labelAt = -Infinity;
   #labels = {};
@@ -202,8 +205,10 @@ export class Pictures {
     const answer = await ask(new URL("metrics", this.#base), this.#end.signal);
     this.#asking = false;
     const refused = answer.status === 401 || answer.status === 403;
-    this.#askAt = now + (refused ? ASK_REFUSED_MS : ASK_MS);
     const known = answer.figures.size > 0;
+    if (known) this.#answers += 1;
+    const soon = known && this.#answers < BEGIN;
+    this.#askAt = now + (refused ? ASK_REFUSED_MS : soon ? BEGIN_MS : ASK_MS);
     this.#server = {
       status: answer.status,
       figures: known || refused ? answer.figures : this.#server.figures,
@@ -245,7 +250,7 @@ export class Pictures {
       }),
       field: new Chart(place("field"), {
         lines: [{ colour: "accent", dots: true }],
-        x: { space: 70, incrs: STEPS, values: (_, splits, __, ___, step) => splits.map((time) => timeText(time, step)) },
+        x: { space: 70, incrs: STEPS, values: timeTexts },
         write: short,
       }),
     };
@@ -365,6 +370,7 @@ export class Pictures {
         type="button"
         class="chip"
         data-testid="chart-chip"
+        title=${topic}
         aria-pressed=${chosen}
         @click=${() => this.#choose(chosen ? null : choice)}
       >
@@ -407,6 +413,8 @@ function options(id, values, chosen, choose) {
   </select>`;
 }
 
+const LABEL_PX = 24; // more than a chart's margin is wide
+
 /* Between two times on an axis, in seconds: none that would be written alike. */
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400, 604_800];
 
@@ -414,7 +422,8 @@ const clockText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2
 const minuteText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const dayText = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
-function timeText(seconds, step) {
+function timeTexts(plot, times, _, __, step) {
   const format = step < 60 ? clockText : step < 86_400 ? minuteText : dayText;
-  return format.format(seconds * 1000);
+  const room = plot.bbox.width / devicePixelRatio - LABEL_PX / 2; // else the last one would be cut off
+  return times.map((time) => (plot.valToPos(time, "x") > room ? "" : format.format(time * 1000)));
 }
