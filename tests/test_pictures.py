@@ -445,6 +445,19 @@ def test_delays_are_told_by_the_servers_clock(server: RunningServer, page: Page,
     expect(page.get_by_test_id("delay-note")).to_contain_text("with clocks compared to")
 
 
+def test_delays_from_before_the_clocks_were_compared_are_forgotten(
+    server: RunningServer, page: Page, watched: Watched
+) -> None:
+    held: list[Route] = []
+    page.route("**/metrics", lambda route: held.append(route))
+    show(page, server)
+    page.evaluate("() => { come([event('a', '1', { late: 3_600_000 })]); tick(); }")
+    assert page.evaluate("pictures.delay.p50") > 3_000_000
+    assert asked_until_now(page, held) == 1
+    held[0].fulfill(body="feed_time_seconds 1\n", content_type="text/plain")
+    page.wait_for_function("() => (pictures.tick(now), pictures.clock !== null && pictures.delay.p50 === null)")
+
+
 def test_a_delay_below_what_is_known_of_the_clocks_is_not_told_as_a_number(
     server: RunningServer, page: Page, watched: Watched
 ) -> None:
@@ -597,6 +610,7 @@ def test_of_very_many_values_ten_a_second_are_drawn_and_the_last_one_always(
     server: RunningServer, page: Page, watched: Watched
 ) -> None:
     without_metrics(page)
+    page.route("**/events?*", lambda route: route.abort("connectionrefused"))
     show(page, server, {"topic": "fast", "field": "n"})
     page.evaluate(
         """() => {
