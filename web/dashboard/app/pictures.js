@@ -363,18 +363,19 @@ export class Pictures {
   }
 
   #chips(topics) {
-    return topics.slice(0, MAX_CHIPS).map((topic) => {
-      const choice = { topic, field: telling(this.#fields.of(topic)) };
+    const choices = topics.map((topic) => ({ topic, field: telling(this.#fields.of(topic)) }));
+    choices.sort((one, other) => rank(one.field) - rank(other.field));
+    return choices.slice(0, MAX_CHIPS).map((choice) => {
       const chosen = sameChoice(choice, this.#chart);
       return html`<button
         type="button"
         class="chip"
         data-testid="chart-chip"
-        title=${topic}
+        title=${choice.topic}
         aria-pressed=${chosen}
         @click=${() => this.#choose(chosen ? null : choice)}
       >
-        ${topic} · ${words(choice.field)}
+        ${choice.topic} · ${words(choice.field)}
       </button>`;
     });
   }
@@ -404,6 +405,7 @@ export class Pictures {
   }
 }
 
+const rank = (field) => (TELLING.includes(field) ? TELLING.indexOf(field) : TELLING.length);
 const telling = (names) => TELLING.find((name) => names.includes(name)) ?? names[0];
 
 function options(id, values, chosen, choose) {
