@@ -41,11 +41,16 @@ def look(page: Page, scheme: str) -> Callable[[str], None]:
     """Takes a picture of each size, and asks axe-core."""
     ARTIFACTS.mkdir(exist_ok=True)
 
+    def resize(width: int, height: int) -> None:
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def take(name: str) -> None:
         for width, height in SIZES:
-            page.set_viewport_size({"width": width, "height": height})
-            page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            resize(width, height)
             page.screenshot(path=ARTIFACTS / f"dashboard-{name}-{width}-{scheme}.png")
+        for width, height in SIZES:  # afterwards: it ends what is emulated, as being offline is
+            resize(width, height)
             assert findings(page) == [], f"{name}, {width} wide"
 
     return take

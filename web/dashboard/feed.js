@@ -189,6 +189,9 @@ export class Feed extends EventTarget {
   }
 
   #become(state) {
+    // Where the connection is in another tab, or in a worker, that may not have noticed yet.
+    const offline = globalThis.navigator?.onLine === false && ["connecting", "waiting"].includes(state.name);
+    if (offline) state = { name: "offline" };
     if (JSON.stringify(state) === JSON.stringify(this.#state)) return;
     if (state.resumed) Object.freeze(state.resumed);
     this.#state = Object.freeze(state);

@@ -60,7 +60,7 @@ function noteOf(state, now) {
 
 function resumedText({ after, replayed }) {
   const events = replayed === 1 ? "1 event" : `${replayed.toLocaleString("en")} events`;
-  return `resumed after ${after}, ${replayed ? `${events} replayed` : "nothing was missed"}`;
+  return `resumed after ${after}, ${replayed ? `${events} replayed` : "nothing to replay"}`;
 }
 
 /** Why events may be missing. @param {{requested: string, resumedFrom: string, reason: string}} gap */
