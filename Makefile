@@ -32,7 +32,7 @@ install: $(VENV)/feed  ## Make .venv with feed in it.
 serve: install  ## Run the server. Options: make serve ARGS="--port 9000 --log memory:"
 	@$(BIN)/feed serve $(ARGS)
 
-test: $(VENV)/tools  ## Run all tests, the slow ones too; under 10 minutes.
+test: $(VENV)/tools  ## Run all tests, the slow ones too; under 15 minutes.
 	@tests/system-packages chromium curl nginx-light libnginx-mod-nchan redis-server
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
