@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route
 
-from tests.browser import chromium
 from tests.conftest import Serve
 from tests.running import RunningServer
 
@@ -95,12 +94,6 @@ STAGE = """async ({ times, size = 500, gaps = {}, onBatch = '', options = {} }) 
     });
     stage.ride.done.then(() => (stage.over = 'done'), (error) => (stage.over = error.name));
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

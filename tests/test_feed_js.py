@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.browser import chromium
+from tests.browser import Watched
 from tests.conftest import Serve
 from tests.proxy import proxy_to
 from tests.running import RunningServer
@@ -26,12 +27,6 @@ pytestmark = pytest.mark.browser
 TRANSPORTS = ["eventsource", "websocket", "fetch"]
 
 NUMBER = '{"n": 123456789012345678901234567890, "n": 1.0, "}": "},{", "time": "\\"}"}'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture
@@ -474,3 +469,14 @@ def test_closed_it_says_so_and_nothing_more(server: RunningServer, open_tab: Ope
     eventually(lambda: subscriptions(server) == 0)
     tab.page.evaluate("feed.retry(); feed.close()")
     assert (tab.texts, len(tab.told)) == ([], count)
+
+
+def test_what_the_readme_shows_works(server: RunningServer, page: Page, watched: Watched) -> None:
+    blocks = re.findall(r"```js\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+    [snippet] = [block for block in blocks if "/assets/feed.js" in block]
+    page.goto(f"{server.url}/healthz")
+    with page.expect_console_message(lambda message: message.text == "live"):
+        page.add_script_tag(content=snippet, type="module")
+    with page.expect_console_message(lambda message: message.text.endswith(" orders/42 from the README")) as said:
+        published = server.publish("orders/42", "from the README")
+    assert said.value.text.startswith(f"{published} ")

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
-from tests.browser import chromium
 from tests.conftest import Serve
 from tests.proxy import proxy_to
 from tests.running import RunningServer
@@ -28,12 +27,6 @@ TRANSPORT = re.compile(rb"Accept: (text)/event-stream|(?:Upgrade: )(websocket)")
 by_each = pytest.mark.parametrize("way", ["worker", "elected"])
 
 other_pages = pytest.fixture(scope="module", name="other_pages")(pages)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture

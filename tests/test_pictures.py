@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.browser import Watched, chromium, watch
+from tests.browser import Watched
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer
 
@@ -61,12 +61,6 @@ FOLLOW = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def tab(browser: Browser, server: RunningServer) -> Iterator[Page]:
     """A page without a policy, for the parts that need no page at all."""
     with browser.new_context() as context:
@@ -81,14 +75,6 @@ def page(browser: Browser) -> Iterator[Page]:
         opened = context.new_page()
         opened.set_default_timeout(15_000)
         yield opened
-
-
-@pytest.fixture
-def watched(page: Page) -> Iterator[Watched]:
-    """What the page does; at the end it must have done nothing wrong."""
-    watched = watch(page)
-    yield watched
-    assert watched.faults == []
 
 
 def show(page: Page, server: RunningServer, chart: dict[str, str] | None = None) -> None:
