@@ -48,6 +48,12 @@ export class Rows {
     return passed;
   }
 
+  /** Whether none would have to make room for these. */
+  hasRoomFor(events) {
+    const characters = events.reduce((sum, { text }) => sum + text.length, this.#characters);
+    return this.all.length + events.length <= KEPT && characters <= KEPT_CHARACTERS;
+  }
+
   /** Older events; the newest make room. Gives how many of them pass. */
   prepend(events) {
     let n = (this.all[0]?.n ?? 0) - events.length;

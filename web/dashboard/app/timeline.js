@@ -3,7 +3,7 @@
 
 import { History } from "./history.js";
 import { replay } from "./replay.js";
-import { KEPT, Rows } from "./rows.js";
+import { Rows } from "./rows.js";
 import { placeOf } from "./travel.js";
 
 const PAGE = 200; // events of one page of the past
@@ -14,7 +14,7 @@ const SEARCHED = 10; // pages that one wish for older events may read where none
  * @property {Rows} rows
  * @property {"pause" | "scroll" | "select" | "past" | "replay"} reason
  * @property {number} fresh events that came since, and pass
- * @property {boolean} atEnd whether its newest row was the feed's newest when it was frozen
+ * @property {boolean} atEnd whether its newest row was the feed's newest when it was frozen, or read
  */
 
 /** The rows, and where in time they are. */
@@ -67,6 +67,8 @@ export class Timeline {
   }
 
   clear() {
+    if (!this.travel.replay) this.#reading.abort(); // what it brings would stand before what was cleared, with a hole
+    this.noOlder = false;
     this.live.clear();
     this.frozen?.rows.clear();
   }
@@ -96,9 +98,12 @@ export class Timeline {
         const before = frozen.rows.all[0]?.event.id;
         const page = await (before ? this.#history.older(before, PAGE, signal) : this.#history.newest(PAGE, signal));
         this.noOlder = page.end;
+        // They stay when the list goes on, where they are what comes right before it, and there is room for them.
+        const stay = before && before === this.live.all[0]?.event.id && this.live.hasRoomFor(page.events);
+        if (stay) this.live.prepend(page.events);
+        const newest = frozen.rows.all.at(-1);
         const passed = frozen.rows.prepend(page.events);
-        // They stay when the list goes on, where there is room for them.
-        if (frozen.atEnd && this.live.all.length + page.events.length <= KEPT) this.live.prepend(page.events);
+        if (newest && newest !== frozen.rows.all.at(-1)) frozen.atEnd = false;
         this.#told.older(page.events);
         if (passed || page.end) break;
       }
@@ -113,8 +118,10 @@ export class Timeline {
     if (travel.busy || frozen.atEnd || !frozen.rows.all.length) return;
     await this.#read(async (signal) => {
       const page = await this.#history.newer(frozen.rows.all.at(-1).event.id, PAGE, signal);
+      const [oldest] = frozen.rows.all;
       frozen.rows.append(page.events);
       frozen.atEnd = page.end;
+      if (oldest !== frozen.rows.all[0]) this.noOlder = false;
     });
   }
 
