@@ -6,13 +6,13 @@ import { List } from "./app/list.js";
 import { page } from "./app/page.js";
 import { Painter } from "./app/painter.js";
 import { Pictures } from "./app/pictures.js";
-import { applyTheme } from "./app/theme.js";
+import { applyTheme, chosenTheme } from "./app/theme.js";
 import { readView } from "./app/view.js";
 import { render } from "./vendor/lit-html/lit-html.js";
 
 const SUMMARY_MS = 15_000;
 
-applyTheme();
+applyTheme(chosenTheme());
 const root = document.getElementById("page");
 const base = new URL(".", document.baseURI); // the application may stand behind a path prefix
 const painter = new Painter(paint);

@@ -6,7 +6,7 @@ import { passOf } from "./filter.js";
 import { Publisher } from "./publish.js";
 import { Session } from "./session.js";
 import { described } from "./status.js";
-import { nextTheme } from "./theme.js";
+import { applyTheme, chosenTheme, themeAfter } from "./theme.js";
 import { Timeline } from "./timeline.js";
 import { Topics } from "./topics.js";
 import { EVERYTHING, writeView } from "./view.js";
@@ -37,6 +37,7 @@ export class Dashboard {
   publisher;
   publishing = false;
   session;
+  theme = chosenTheme();
   pane = "events"; // the one that is seen where there is room for one
   single = true; // keys of one character do something
   said = ""; // the summary for screen readers
@@ -368,8 +369,9 @@ export class Dashboard {
     this.#painter.now();
   }
 
-  theme() {
-    nextTheme();
+  nextTheme() {
+    this.theme = themeAfter(this.theme);
+    applyTheme(this.theme);
     this.#pictures.theme();
     this.#painter.now();
   }
@@ -423,7 +425,7 @@ export class Dashboard {
       toggleTravel: () => this.toggleTravel(),
       togglePublish: () => this.togglePublish(),
       retry: () => this.retry(),
-      theme: () => this.theme(),
+      theme: () => this.nextTheme(),
       help: () => this.help(),
       escape: () => this.#escape(),
       focusFilter: () => this.#focus("[data-testid=filter]", "events"),

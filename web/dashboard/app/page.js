@@ -10,7 +10,6 @@ import { publishPanel } from "./publish.js";
 import { KEPT } from "./rows.js";
 import { tokenBox } from "./session.js";
 import { described, gapText } from "./status.js";
-import { theme } from "./theme.js";
 import { topicsPanel } from "./topics.js";
 import { travelBar } from "./travel.js";
 import { quoted, urlOf } from "./commands.js";
@@ -141,8 +140,8 @@ function header(it, state) {
       <button type="button" class="quiet" data-testid="token" aria-expanded=${it.session.open} @click=${() => it.toggleSession()}>
         Token
       </button>
-      <button type="button" class="quiet" data-testid="theme" title="Light, dark, or as the device prefers" @click=${() => it.theme()}>
-        <span class="offscreen">Colours: </span>${THEMES[theme()]}
+      <button type="button" class="quiet" data-testid="theme" title="Light, dark, or as the device prefers" @click=${() => it.nextTheme()}>
+        <span class="offscreen">Colours: </span>${THEMES[it.theme]}
       </button>
       <a href="docs">API</a>
       <button type="button" class="quiet" data-testid="help" aria-label="Help" @click=${() => it.help()}>?</button>

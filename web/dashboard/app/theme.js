@@ -1,36 +1,30 @@
-// Dark and light: as the device prefers, or as it was chosen here.
+// Dark and light: as the device prefers, or as it was chosen here. The documentation obeys the same choice.
 
 const KEY = "feed-theme";
 const ORDER = ["auto", "light", "dark"];
 
 /** What was chosen: `auto`, `light` or `dark`. */
-export function theme() {
-  const kept = read();
-  return ORDER.includes(kept) ? kept : "auto";
-}
-
-/** Choose the next one, and tell all who look at `data-theme`. */
-export function nextTheme() {
-  const next = ORDER[(ORDER.indexOf(theme()) + 1) % ORDER.length];
+export function chosenTheme() {
   try {
-    localStorage.setItem(KEY, next);
+    const kept = localStorage.getItem(KEY);
+    return ORDER.includes(kept) ? kept : ORDER[0];
   } catch {
-    // Without storage the choice lasts as long as the page.
+    return ORDER[0]; // without storage a choice lasts as long as the page
   }
-  applyTheme(next);
-  return next;
 }
 
-/** Have the page in that theme. */
-export function applyTheme(name = theme()) {
-  if (name === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = name;
+/** The one that comes after it. */
+export function themeAfter(theme) {
+  return ORDER[(ORDER.indexOf(theme) + 1) % ORDER.length];
 }
 
-function read() {
+/** Have the page in that theme, and the next one, too. */
+export function applyTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
   try {
-    return localStorage.getItem(KEY) ?? document.documentElement.dataset.theme;
+    localStorage.setItem(KEY, theme);
   } catch {
-    return document.documentElement.dataset.theme;
+    // See above.
   }
 }
