@@ -29,7 +29,8 @@ export function curlPublish(base, event, withToken = false) {
   if (!event.json && NOT_PLAIN.test(event.text)) {
     return curl([...token, ...asJson(escaped(JSON.stringify(event.text)))], urlOf(base, event.topic, query));
   }
-  const data = event.json ? asJson(escaped(event.text)) : [`--data-raw ${quoted(event.text)}`];
+  // A tab in JSON stands between tokens, where it cannot be escaped, and a terminal would complete a word by it.
+  const data = event.json ? asJson(escaped(event.text.replaceAll("\t", " "))) : [`--data-raw ${quoted(event.text)}`];
   return curl([...token, ...data], urlOf(base, event.topic, query));
 }
 

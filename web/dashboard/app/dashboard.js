@@ -3,6 +3,7 @@
 import { connect } from "../feed.js";
 import { copied } from "./copying.js";
 import { passOf } from "./filter.js";
+import { contentOf } from "./inspector.js";
 import { Publisher } from "./publish.js";
 import { Session } from "./session.js";
 import { described } from "./status.js";
@@ -41,6 +42,7 @@ export class Dashboard {
   pane = "events"; // the one that is seen where there is room for one
   single = true; // keys of one character do something
   said = ""; // the summary for screen readers
+  #content = {}; // of the inspector, as it was laid out last
   #feed;
   #painter;
   #pictures;
@@ -86,6 +88,15 @@ export class Dashboard {
   /** The milliseconds that events take to get here now, null if that is not known, and how well it is known. */
   get delay() {
     return { now: this.#pictures?.delay.now ?? null, clock: this.#pictures?.clock ?? null };
+  }
+
+  /** What the inspector shows: laid out once, and not with each of ten paintings a second. */
+  get content() {
+    const { selected, tab } = this;
+    if (this.#content.row !== selected || this.#content.tab !== tab) {
+      this.#content = { row: selected, tab, text: contentOf(selected.event, tab) };
+    }
+    return this.#content.text;
   }
 
   /** Whether a command to copy has to have a token. */
@@ -292,6 +303,7 @@ export class Dashboard {
   select(row, inspect = this.inspecting) {
     this.selected = row;
     this.inspecting = Boolean(row) && inspect;
+    if (!this.inspecting) this.#content = {};
     if (this.inspecting) this.publishing = false; // there is room for one of them
     if (row) this.timeline.freeze("select");
     this.#painter.now();
@@ -392,6 +404,7 @@ export class Dashboard {
   async signIn(token) {
     const subscribe = await this.session.begin(token);
     if (!subscribe) return;
+    this.#pictures.refresh();
     // The default view may be more than this token allows: what it does allow is what its bearer wants.
     if (this.#seesEverything && subscribe.length && !subscribe.includes(EVERYTHING)) this.#patterns(subscribe);
     else this.retry();

@@ -7,15 +7,19 @@ import { delayText } from "./numbers.js";
 
 const MOST = 100_000; // characters laid out: the rest can be copied, and would take long to draw
 
+/** What is laid out of an event: the data, or the frame. It takes as long as the data is large. */
+export function contentOf(event, tab) {
+  return tab === "frame" ? frame(event) : event.json ? pretty(event.text) : event.text;
+}
+
 /**
- * The panel. `state` is `{ row, tab, base, withToken, clock }`.
+ * The panel. `state` is `{ row, tab, content, base, withToken, clock }`; `content` is what `contentOf` gives.
  *
  * @param {object} state @param {{tab(name: string): void, close(): void}} act
  */
-export function inspector({ row, tab, base, withToken, clock }, act) {
+export function inspector({ row, tab, content, base, withToken, clock }, act) {
   const { event } = row;
-  const shown = tab === "frame" ? frame(event) : event.json ? pretty(event.text) : event.text;
-  const cut = shown.length - MOST;
+  const cut = content.length - MOST;
   return html`
     <div class="heading">
       <h2 id="inspector-heading"><bdi>${event.topic}</bdi></h2>
@@ -50,7 +54,7 @@ export function inspector({ row, tab, base, withToken, clock }, act) {
         ${copyButton("JavaScript", () => javaScript(base, event))}
       </div>
     </div>
-    <pre class="content" tabindex="0" aria-label="The event's content" data-testid="inspector-content">${shown.slice(0, MOST)}</pre>
+    <pre class="content" tabindex="0" aria-label="The event's content" data-testid="inspector-content">${content.slice(0, MOST)}</pre>
     ${cut > 0 ? html`<p class="hint">and ${cut.toLocaleString("en")} more characters: copy the data to have them all</p>` : nothing}
   `;
 }

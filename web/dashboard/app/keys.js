@@ -25,7 +25,7 @@ export const KEYS = [
 
 const WRITTEN_IN = "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]";
 const OPERATED = "button, a[href], summary, input, [role=tab]"; // these have a use of their own for Space and Enter
-const SCROLLED = "pre[tabindex]"; // and these for the keys that move
+const SCROLLED = "pre[tabindex], aside"; // and these for the keys that move
 
 /**
  * The action of a key press, or null: keys that are written with, or that the element in focus needs, are left alone.

@@ -76,16 +76,16 @@ export class List {
   }
 
   /**
-   * Show these. Where rows were added on top, and the list is not there, what is in view stays in view.
+   * Show these. Where rows came or went on top, and the list is not there, what is in view stays in view.
    *
    * @param {import("./rows.js").Row[]} rows oldest first @param {?import("./rows.js").Row} selected
    */
   show(rows, selected) {
-    const added = this.atTop || !this.#rows.length || !rows.length ? 0 : rowsAfter(rows, this.#rows.at(-1).n);
-    this.#rows = rows;
+    const moved = this.atTop || !this.#rows.length || !rows.length ? 0 : rowsOnTop(this.#rows, rows);
+    this.#rows = [...rows]; // as they are now: the window they are of goes on
     this.#selected = selected;
     this.#draw();
-    if (added) this.#root.scrollTop += added * this.#height;
+    if (moved) this.#root.scrollTop += moved * this.#height;
   }
 
   /** Scroll as far as needed for a row to be seen. */
@@ -150,6 +150,12 @@ export class List {
     const n = Number(target.closest("[data-n]")?.dataset.n);
     return this.#rows.find((row) => row.n === n) ?? null;
   }
+}
+
+/* How many more rows there are on top now; less than none where older ones took the place of the newest. */
+function rowsOnTop(before, rows) {
+  if (rows[0].n < before[0].n && rows.at(-1).n < before.at(-1).n) return -rowsAfter(before, rows.at(-1).n);
+  return rowsAfter(rows, before.at(-1).n);
 }
 
 function rowsAfter(rows, n) {

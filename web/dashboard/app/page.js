@@ -88,7 +88,7 @@ export function page(it, now) {
         ${it.inspecting
           ? html`<section class="panel inspector" aria-labelledby="inspector-heading" data-testid="inspector">
               ${inspector(
-                { row: it.selected, tab: it.tab, base: it.base, withToken: it.withToken, clock: it.delay.clock },
+                { row: it.selected, tab: it.tab, content: it.content, base: it.base, withToken: it.withToken, clock: it.delay.clock },
                 { tab: (name) => it.showTab(name), close: () => it.closeRow() },
               )}
             </section>`

@@ -29,13 +29,7 @@ export class Publisher {
 
   /** Why the data cannot be sent as JSON; "" where it can. */
   get fault() {
-    if (!this.fields.json || !this.fields.data.trim()) return "";
-    try {
-      JSON.parse(this.fields.data);
-      return "";
-    } catch (error) {
-      return error.message;
-    }
+    return this.fields.json && this.fields.data.trim() ? faultOf(this.fields.data) : "";
   }
 
   set(name, value) {
@@ -57,11 +51,12 @@ export class Publisher {
   async send() {
     if (this.sending) return;
     this.sending = true;
+    this.#waiting = null;
     this.#say("", "Publishing …");
     try {
-      await this.#post(envelopeOf(this.fields));
+      await this.#post(envelopeOf(this.fields), headerOf(this.fields.key));
     } catch (error) {
-      this.#say("bad", error instanceof SyntaxError ? `Not sent: the data is not JSON. ${error.message}` : NO_ANSWER);
+      this.#say("bad", error instanceof SyntaxError ? `Not sent: ${error.message}` : NO_ANSWER);
     }
     this.sending = false;
     this.#changed();
@@ -73,8 +68,8 @@ export class Publisher {
     return curlPublish(this.#base, { topic, type: type || "message", text: data, json }, withToken);
   }
 
-  async #post(body) {
-    this.#key ||= this.fields.key || newKey();
+  async #post(body, key) {
+    this.#key ||= key || newKey();
     const sent = performance.now();
     const response = await fetch(new URL("events", this.#base), {
       method: "POST",
@@ -95,7 +90,9 @@ export class Publisher {
   #match() {
     const arrived = this.#arrived.get(this.#waiting?.id);
     if (arrived === undefined) return;
-    this.#say("good", `${this.answer.text}, delivered back in ${span(arrived - this.#waiting.sent)}`);
+    const { sent } = this.#waiting; // later than it came: the key was used before, and published nothing again
+    const when = arrived < sent ? "as before" : `delivered back in ${span(arrived - sent)}`;
+    this.#say("good", `${this.answer.text}, ${when}`);
     this.#waiting = null;
   }
 
@@ -112,10 +109,26 @@ export class Publisher {
  * @throws {SyntaxError} if the data is to be JSON and is not
  */
 export function envelopeOf({ topic, type, data, json }) {
-  if (json) JSON.parse(data); // so that what is sent as it is stays in its place in the body
+  const fault = json ? faultOf(data) : ""; // what is sent as it is has to stay in its place in the body
+  if (fault) throw new SyntaxError(`the data is not JSON. ${fault}`);
   const parts = [`"topic":${JSON.stringify(topic)}`, `"data":${json ? data : JSON.stringify(data)}`];
   if (type) parts.push(`"type":${JSON.stringify(type)}`);
   return `{${parts.join(",")}}`;
+}
+
+function faultOf(json) {
+  try {
+    JSON.parse(json);
+    return "";
+  } catch (error) {
+    return error.message;
+  }
+}
+
+/* The browser refuses some headers without a word from the server: with those nothing was published. */
+function headerOf(key) {
+  if (/[^\t\x20-\x7e\x80-\xff]/.test(key)) throw new SyntaxError("an idempotency key is of visible ASCII characters.");
+  return key;
 }
 
 // crypto.randomUUID is there in secure contexts only, and plain HTTP on another machine is none.

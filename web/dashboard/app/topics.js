@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { live } from "../vendor/lit-html/directives/live.js";
 
 const MOST_NODES = 2_000; // a feed may have a topic for each order: beyond this they are counted together
-const SIBLINGS = 50; // shown of one node's children, the busiest first
+const SIBLINGS = 50; // shown of one node's children: the busiest
 const OPEN_DEPTH = 2;
 const SMOOTHING = 0.3; // of a rate, for a second: it follows within five
 
@@ -77,11 +77,17 @@ function count(node, event) {
   if (event.live) node.fresh += 1;
 }
 
-/** A node's children that hold the searched text, themselves or below, the busiest first. */
-export function found(node, search) {
+/** A node's children that hold the searched text, themselves or below. */
+function found(node, search) {
   const has = (child) => child.path.toLowerCase().includes(search) || [...child.children.values()].some(has);
-  const children = [...node.children.values()].filter((child) => !search || has(child));
-  return children.sort((a, b) => b.count - a.count || (a.path < b.path ? -1 : 1));
+  return [...node.children.values()].filter((child) => !search || has(child));
+}
+
+/* The busiest, in the order they were seen in: if they changed places, a tick would go to another than was meant. */
+function shownOf(nodes) {
+  if (nodes.length <= SIBLINGS) return nodes;
+  const busiest = new Set(nodes.toSorted((a, b) => b.count - a.count).slice(0, SIBLINGS));
+  return nodes.filter((node) => busiest.has(node));
 }
 
 /** `0.3/s`, `12/s`: what a rate is called; nothing for none. */
@@ -143,7 +149,7 @@ export function topicsPanel(state, act) {
 
 function branches(nodes, depth, state, wanted, act) {
   const more = nodes.length - SIBLINGS;
-  return html`${nodes.slice(0, SIBLINGS).map((node) => branch(node, depth, state, wanted, act))}
+  return html`${shownOf(nodes).map((node) => branch(node, depth, state, wanted, act))}
   ${more > 0 ? html`<li class="hint">and ${number(more)} more: search for them</li>` : nothing}`;
 }
 

@@ -9,8 +9,8 @@ export const SPEEDS = [
 ];
 
 /**
- * What was written as a place in the feed: an id, a time of today (`14:05`), any time that a browser reads, or how long
- * ago (`10 min`, `2 h`). Pure.
+ * What was written as a place in the feed: an id, a time of today (`14:05`), a date and time that a browser reads, or how
+ * long ago (`10 min`, `2 h`). Pure.
  *
  * @returns {{id: string} | {time: Date} | null} null for what is neither
  */
@@ -18,18 +18,24 @@ export function placeOf(text, now = new Date()) {
   const written = text.trim();
   if (!written) return null;
   const ago = /^(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)(?:\s+ago)?$/i.exec(written);
-  if (ago) return { time: new Date(now.getTime() - Number(ago[1]) * { s: 1e3, m: 6e4, h: 36e5, d: 864e5 }[ago[2][0].toLowerCase()]) };
-  const clock = /^(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?$/.exec(written);
+  if (ago) return timeOr(now.getTime() - Number(ago[1]) * { s: 1e3, m: 6e4, h: 36e5, d: 864e5 }[ago[2][0].toLowerCase()]);
+  const clock = /^([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?$/.exec(written);
   if (clock) {
     const time = new Date(now);
     const seconds = Number(clock[3] ?? 0);
     time.setHours(Number(clock[1]), Number(clock[2]), Math.floor(seconds), Math.round((seconds % 1) * 1000));
     return { time };
   }
-  if (/^[A-Za-z0-9]+-\d+$/.test(written)) {
-    // `2026-11` would be an id by its letters, too: an epoch is longer than a year.
-    return /^\d{4}-\d{2}$/.test(written) ? { time: new Date(`${written}-01T00:00`) } : { id: written };
-  }
+  // A day or a month alone is one of here, as a time is: without one a browser would take it for UTC.
+  if (/^\d{4}-\d{2}-\d{2}$/.test(written)) return timeOr(`${written}T00:00`);
+  // `2026-11` would be an id by its letters, too: an epoch is longer than a year.
+  if (/^\d{4}-\d{2}$/.test(written)) return timeOr(`${written}-01T00:00`);
+  if (/^[A-Za-z0-9]+-\d+$/.test(written)) return { id: written };
+  // Of `order 42` a browser would make a year.
+  return /\d{4}/.test(written) && /\d[-/. :,]\w/.test(written) ? timeOr(written) : null;
+}
+
+function timeOr(written) {
   const time = new Date(written);
   return Number.isNaN(time.getTime()) ? null : { time };
 }

@@ -29,7 +29,7 @@ export function readView(search) {
     filter: query.get("filter") ?? "",
     regex: query.get("regex") === "1",
     transport: TRANSPORTS.includes(transport) ? transport : TRANSPORTS[0],
-    chart: chart.topic && chart.field ? chart : null,
+    chart: chart.topic && chart.field !== null ? chart : null, // "" is the field of a number that is in none
   };
 }
 
