@@ -324,7 +324,7 @@ export class Dashboard {
   }
 
   #reveal() {
-    this.#list.show(this.timeline.rows.shown, this.selected);
+    this.#list.show(this.timeline.rows.shown, this.selected, !this.timeline.standsStill);
     if (this.selected) this.#list.reveal(this.selected);
   }
 

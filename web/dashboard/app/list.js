@@ -31,6 +31,7 @@ export class List {
   #spacer = document.createElement("div");
   #window = document.createElement("div");
   #rows = []; // oldest first
+  #newest = null; // the number of the newest row when it was shown: the rows are added to in place
   #selected = null;
   #height;
 
@@ -76,16 +77,22 @@ export class List {
   }
 
   /**
-   * Show these. Where rows were added on top, and the list is not there, what is in view stays in view.
+   * Show these. Where rows were added on top, and the list is not there or is not to follow, what is in view stays in
+   * view.
    *
    * @param {import("./rows.js").Row[]} rows oldest first @param {?import("./rows.js").Row} selected
+   * @param {boolean} follows whether the newest row is to be in view while the list is at its top
    */
-  show(rows, selected) {
-    const added = this.atTop || !this.#rows.length || !rows.length ? 0 : rowsAfter(rows, this.#rows.at(-1).n);
+  show(rows, selected, follows = true) {
+    const stays = !follows || !this.atTop;
+    const added = stays && this.#newest !== null && rows.length ? rowsAfter(rows, this.#newest) : 0;
     this.#rows = rows;
+    this.#newest = rows.at(-1)?.n ?? null;
     this.#selected = selected;
     this.#draw();
-    if (added) this.#root.scrollTop += added * this.#height;
+    if (!added) return;
+    this.#root.scrollTop += added * this.#height;
+    this.#draw();
   }
 
   /** Scroll as far as needed for a row to be seen. */

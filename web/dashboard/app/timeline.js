@@ -14,7 +14,6 @@ const SEARCHED = 10; // pages that one wish for older events may read where none
  * @property {Rows} rows
  * @property {"pause" | "scroll" | "select" | "past" | "replay"} reason
  * @property {number} fresh events that came since, and pass
- * @property {boolean} atEnd whether its newest row was the feed's newest when it was frozen
  */
 
 /** The rows, and where in time they are. */
@@ -55,6 +54,11 @@ export class Timeline {
     return this.frozen?.rows ?? this.live;
   }
 
+  /** Whether newer events are only added for somebody who reads on, and should not move what is in view. */
+  get standsStill() {
+    return this.frozen?.reason === "past";
+  }
+
   received(events) {
     const passed = this.live.append(events);
     if (this.frozen) this.frozen.fresh += passed;
@@ -69,11 +73,12 @@ export class Timeline {
   clear() {
     this.live.clear();
     this.frozen?.rows.clear();
+    if (this.frozen) this.frozen.fresh = 0; // those are gone, too
   }
 
   /** Keep the list as it is; what comes is counted. A pause outlasts what else froze it. */
   freeze(reason) {
-    if (!this.frozen) this.frozen = { rows: this.live.copy(), reason, fresh: 0, atEnd: true };
+    if (!this.frozen) this.frozen = { rows: this.live.copy(), reason, fresh: 0 };
     else if (reason === "pause") this.frozen.reason = reason;
   }
 
@@ -97,8 +102,8 @@ export class Timeline {
         const page = await (before ? this.#history.older(before, PAGE, signal) : this.#history.newest(PAGE, signal));
         this.noOlder = page.end;
         const passed = frozen.rows.prepend(page.events);
-        // They stay when the list goes on, where there is room for them.
-        if (frozen.atEnd && this.live.all.length + page.events.length <= KEPT) this.live.prepend(page.events);
+        // They stay when the list goes on, where they are next to what is there, and there is room for them.
+        if (this.live.all[0]?.event.id === before && this.live.all.length + page.events.length <= KEPT) this.live.prepend(page.events);
         this.#told.older(page.events);
         if (passed || page.end) break;
       }
@@ -110,11 +115,10 @@ export class Timeline {
   /** Read on forwards, where the window is in the past. */
   async loadNewer() {
     const { frozen, travel } = this;
-    if (travel.busy || frozen.atEnd || !frozen.rows.all.length) return;
+    if (travel.busy || !frozen.rows.all.length) return;
     await this.#read(async (signal) => {
       const page = await this.#history.newer(frozen.rows.all.at(-1).event.id, PAGE, signal);
       frozen.rows.append(page.events);
-      frozen.atEnd = page.end;
     });
   }
 
@@ -137,7 +141,7 @@ export class Timeline {
       }
       const rows = new Rows(this.#pass);
       rows.append(page.events);
-      this.frozen = { rows, reason: "past", fresh: 0, atEnd: page.end };
+      this.frozen = { rows, reason: "past", fresh: 0 };
       this.noOlder = false;
       meant = rows.shown.find((row) => row.event.id === place.id) ?? rows.shown[0] ?? null;
     });
@@ -156,7 +160,7 @@ export class Timeline {
     await this.#read(async (signal) => {
       const rows = new Rows(this.#pass);
       const state = { done: 0, at: "", skipped: 0, paused: false, over: "" };
-      this.frozen = { rows, reason: "replay", fresh: 0, atEnd: false };
+      this.frozen = { rows, reason: "replay", fresh: 0 };
       travel.replay = state;
       this.#ride = replay({
         history: this.#history,

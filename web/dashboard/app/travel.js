@@ -19,7 +19,7 @@ export function placeOf(text, now = new Date()) {
   if (!written) return null;
   const ago = /^(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)(?:\s+ago)?$/i.exec(written);
   if (ago) return { time: new Date(now.getTime() - Number(ago[1]) * { s: 1e3, m: 6e4, h: 36e5, d: 864e5 }[ago[2][0].toLowerCase()]) };
-  const clock = /^(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?$/.exec(written);
+  const clock = /^([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?$/.exec(written);
   if (clock) {
     const time = new Date(now);
     const seconds = Number(clock[3] ?? 0);
