@@ -6,6 +6,7 @@ import { copyButton } from "./copying.js";
 import { span } from "./numbers.js";
 
 const ARRIVALS = 1_000; // ids remembered, as an event may be here before the answer is
+const HEADER = /^[\0-\xff]*$/; // what fetch sends as a header's value: the rest it refuses, and the server never sees it
 const NO_ANSWER = "No answer, so it may have been published or not. Publishing again will not double it.";
 
 /** What is in the form, what was answered, and how it is sent. */
@@ -75,6 +76,10 @@ export class Publisher {
 
   async #post(body) {
     this.#key ||= this.fields.key || newKey();
+    if (!HEADER.test(this.#key)) {
+      this.#say("bad", "Not sent: an idempotency key is of visible ASCII characters.");
+      return;
+    }
     const sent = performance.now();
     const response = await fetch(new URL("events", this.#base), {
       method: "POST",
@@ -95,7 +100,9 @@ export class Publisher {
   #match() {
     const arrived = this.#arrived.get(this.#waiting?.id);
     if (arrived === undefined) return;
-    this.#say("good", `${this.answer.text}, delivered back in ${span(arrived - this.#waiting.sent)}`);
+    const { sent } = this.#waiting;
+    const back = arrived < sent ? "it was there already: this key was used" : `delivered back in ${span(arrived - sent)}`;
+    this.#say("good", `${this.answer.text}, ${back}`);
     this.#waiting = null;
   }
 
