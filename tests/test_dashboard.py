@@ -113,6 +113,7 @@ FILTERS = [
     ("type=paid", ["2"]),
     ("type!=paid", ["0", "1", "3"]),
     ("topic=filter/3", ["3"]),
+    ('customer.name = "Ann"', ["1"]),
     ("nothing like it", []),
 ]
 
@@ -145,6 +146,18 @@ def test_the_filter_can_be_a_regular_expression_and_says_what_is_wrong_with_one(
     alone.part("filter").fill("(")
     expect(alone.part("filter-error")).to_contain_text("Invalid regular expression")
     expect(alone.part("event")).to_have_count(3)
+
+
+def test_a_regular_expression_in_an_address_is_not_run_before_somebody_wants_it(alone: Dashboard) -> None:
+    alone.publish_many("redos", ["x" * 40, "cat"])
+    alone.open("?filter=(x%2Bx%2B)%2By&regex=1")
+    expect(alone.part("event")).to_have_count(2)
+    expect(alone.part("regex-held")).to_be_visible()
+    alone.open("?filter=^c.t$&regex=1")
+    expect(alone.part("event")).to_have_count(2)
+    alone.part("regex-held").get_by_role("button").click()
+    expect(alone.part("event-data")).to_have_text(["cat"])
+    expect(alone.part("regex-held")).to_have_count(0)
 
 
 def test_types_topics_and_the_filter_are_in_the_address_and_come_back_with_it(alone: Dashboard) -> None:
@@ -199,8 +212,11 @@ def test_a_pattern_that_is_none_is_refused_in_the_servers_words(alone: Dashboard
     alone.open()
     alone.part("pattern").fill("a//b")
     alone.part("add-pattern").click()
-    expect(alone.state).to_have_text("Refused")
     refused = httpx.get(f"{alone.server.url}/events", params={"topic": "a//b"}).json()["detail"]
+    expect(alone.part("pattern-error")).to_have_text(refused)
+    expect(alone.part("pattern")).to_have_value("a//b")
+    expect(alone.state).to_have_text("Live")
+    alone.open("?topic=a//b", state="Refused")
     expect(alone.part("note")).to_have_text(refused)
 
 

@@ -212,6 +212,25 @@ def test_without_a_token_the_page_asks_for_one_and_keeps_it_nowhere(keyed: Dashb
     expect(keyed.state).to_have_text("Live")
 
 
+def test_forgetting_the_session_ends_what_the_other_tab_gets_too(keyed: Dashboard) -> None:
+    keyed.open(state="Token needed")
+    keyed.part("token-field").fill(token(subscribe=["**"]))
+    keyed.part("sign-in").click()
+    expect(keyed.state).to_have_text("Live")
+    other = Dashboard(keyed.page.context.new_page(), keyed.server).open()
+    keyed.page.bring_to_front()
+    keyed.part("token").click()
+    keyed.part("sign-out").click()
+    expect(keyed.state).to_have_text("Token needed")
+    expect(other.state).to_have_text("Token needed")
+    keyed.server.publish("secret", "x", Authorization=f"Bearer {token(publish=['**'])}")
+    keyed.part("token-field").fill(token(subscribe=["public/**"]))
+    keyed.part("sign-in").click()
+    expect(keyed.state).to_have_text("Live")
+    expect(other.state).to_have_text("Not allowed")
+    assert other.data("secret") == keyed.data("secret") == []
+
+
 def test_a_token_that_is_none_is_refused_in_the_servers_words(keyed: Dashboard) -> None:
     keyed.open(state="Token needed")
     keyed.part("token-field").fill("no token")

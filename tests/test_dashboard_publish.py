@@ -91,9 +91,19 @@ def test_an_idempotency_key_of_ones_own_publishes_once(dashboard: Dashboard) -> 
         dashboard.part("send").click()
         expect(dashboard.part("answer")).to_contain_text("201: published as")
     assert len(dashboard.server.history("form/key")["events"]) == 1
+    expect(dashboard.part("answer")).to_contain_text("it was there already: this key was used")
     fill(dashboard, "form/key", "another", key="mine")
     dashboard.part("send").click()
     expect(dashboard.part("answer")).to_contain_text("422: ")
+
+
+def test_a_key_that_no_header_can_carry_is_said_to_be_not_sent(dashboard: Dashboard) -> None:
+    fill(dashboard, "form/unsent", key="✓")
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_have_text("Not sent: an idempotency key is of visible ASCII characters.")
+    dashboard.part("key").fill("")
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_contain_text("201: published as")
 
 
 def test_the_form_is_copied_as_a_command_that_publishes_the_same(dashboard: Dashboard) -> None:

@@ -34,7 +34,7 @@ dashboard.begin(list, pictures);
 
 function paint() {
   render(page(dashboard, Date.now()), root);
-  list.show(dashboard.timeline.rows.shown, dashboard.selected);
+  list.show(dashboard.timeline.rows.shown, dashboard.selected, !dashboard.timeline.standsStill);
   document.title = `${dashboard.word} · feed`;
 }
 

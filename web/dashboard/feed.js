@@ -51,8 +51,8 @@
 //
 // **From another origin.** List the page's origin in FEED_ORIGINS. The worker's script would be of another origin, so
 // the tabs elect one. A feed that needs a token takes it from the cookie that `POST /session` sets, with
-// `credentials: "include"` in both places; that works between ports and subdomains of one site. After a new session
-// call `retry()`: a connection that is there stays as it is.
+// `credentials: "include"` in both places; that works between ports and subdomains of one site. After a new session, or the end of
+// one, call `renew()`: a connection that is there would go on with what it was opened with.
 //
 // What comes from a feed is text by anybody: show it with `textContent`, never as markup.
 
@@ -134,6 +134,11 @@ export class Feed extends EventTarget {
   /** Try now: from waiting, offline and refused. A connection that is there stays as it is. */
   retry() {
     this.#source.retry();
+  }
+
+  /** Open the connection anew, for all that share it: after a session has begun or ended. Nothing is missed. */
+  renew() {
+    this.#source.renew();
   }
 
   /** End it. The connection ends with the last one that shares it. */

@@ -1,6 +1,7 @@
 // The dashboard's state and what can be done to it. What it looks like is page.js's, when it is drawn painter.js's.
 
 import { connect } from "../feed.js";
+import { readPage } from "../feed/history.js";
 import { copied } from "./copying.js";
 import { passOf } from "./filter.js";
 import { contentOf } from "./inspector.js";
@@ -15,6 +16,8 @@ import { EVERYTHING, writeView } from "./view.js";
 const BEGIN_WITH = 200; // events shown at first
 const MOST_PATTERNS = 100; // that the server takes
 const MOST_TYPES = 200; // told apart
+const ASK_MS = 5_000;
+const REFUSED = [401, 403, 422]; // what is wrong with a pattern, and not with the server
 const SMOOTHING = 0.3; // of the rate, for a second
 
 /** Everything the page shows, and its actions. */
@@ -34,6 +37,9 @@ export class Dashboard {
   /** @type {Map<string, boolean>} branches that somebody has folded or unfolded */
   open = new Map();
   filterError = "";
+  patternError = "";
+  /** A regular expression that came with the address, and may take for ever: somebody has to want it. */
+  regexHeld;
   gap = null;
   publisher;
   publishing = false;
@@ -47,12 +53,14 @@ export class Dashboard {
   #painter;
   #pictures;
   #list;
+  #asking = new AbortController(); // the last pattern that the server was asked about
   #arrived = 0; // events in this second
   #rate = 0;
 
   constructor({ base, view, painter }) {
     this.base = base;
     this.view = view;
+    this.regexHeld = view.regex && view.filter !== "";
     this.#painter = painter;
     const changed = () => painter.now();
     this.publisher = new Publisher(base, changed);
@@ -83,6 +91,11 @@ export class Dashboard {
 
   get lastEventId() {
     return this.#feed?.lastEventId ?? "";
+  }
+
+  /** Whether there are types that are not told apart. */
+  get moreTypes() {
+    return this.types.size >= MOST_TYPES;
   }
 
   /** The milliseconds that events take to get here now, null if that is not known, and how well it is known. */
@@ -175,7 +188,9 @@ export class Dashboard {
     this.gap = null;
     this.selected = null;
     this.inspecting = false;
+    this.patternError = "";
     this.#subscribe();
+    this.#list.toTop();
     this.#painter.now();
   }
 
@@ -184,7 +199,7 @@ export class Dashboard {
   #pass() {
     try {
       this.filterError = "";
-      return passOf(this.view);
+      return passOf(this.regexHeld ? { ...this.view, filter: "" } : this.view);
     } catch (error) {
       this.filterError = error.message;
       return passOf({ ...this.view, filter: "" });
@@ -198,16 +213,22 @@ export class Dashboard {
   }
 
   #share() {
-    history.replaceState(null, "", location.pathname + writeView(this.view));
+    try {
+      history.replaceState(null, "", location.pathname + writeView(this.view));
+    } catch {
+      // Some browsers allow it a hundred times in half a minute: then a later change takes this one along.
+    }
   }
 
   filter(text) {
+    this.regexHeld = false;
     this.view.filter = text;
     this.#refilter();
   }
 
   toggleRegex() {
-    this.view.regex = !this.view.regex;
+    if (!this.regexHeld) this.view.regex = !this.view.regex;
+    this.regexHeld = false;
     this.#refilter();
   }
 
@@ -248,11 +269,17 @@ export class Dashboard {
     this.#painter.now();
   }
 
-  /** Subscribe to a pattern too; the first one takes the place of everything. */
-  addPattern(pattern) {
+  /** Subscribe to a pattern too, if the server takes it; the first one takes the place of everything. */
+  async addPattern(pattern) {
+    if (!pattern) return;
+    const asked = { base: String(this.base), topics: [pattern], types: [], credentials: "same-origin" };
+    const { signal } = (this.#asking = new AbortController());
+    const { status, detail } = await readPage(asked, { limit: 1 }, signal, ASK_MS);
+    if (signal !== this.#asking.signal) return;
+    this.patternError = REFUSED.includes(status) ? detail : "";
     const { topics } = this.view;
-    if (!pattern || topics.includes(pattern) || topics.length >= MOST_PATTERNS) return;
-    this.#patterns(this.#seesEverything ? [pattern] : [...topics, pattern]);
+    if (this.patternError || topics.includes(pattern) || topics.length >= MOST_PATTERNS) this.#painter.now();
+    else this.#patterns(this.#seesEverything ? [pattern] : [...topics, pattern]);
   }
 
   removePattern(pattern) {
@@ -337,7 +364,7 @@ export class Dashboard {
   }
 
   #reveal() {
-    this.#list.show(this.timeline.rows.shown, this.selected);
+    this.#list.show(this.timeline.rows.shown, this.selected, !this.timeline.standsStill);
     if (this.selected) this.#list.reveal(this.selected);
   }
 
@@ -407,11 +434,13 @@ export class Dashboard {
     this.#pictures.refresh();
     // The default view may be more than this token allows: what it does allow is what its bearer wants.
     if (this.#seesEverything && subscribe.length && !subscribe.includes(EVERYTHING)) this.#patterns(subscribe);
-    else this.retry();
+    else this.#feed.renew();
   }
 
   async signOut() {
-    if (await this.session.end()) this.#again();
+    if (!(await this.session.end())) return;
+    this.#feed.renew(); // for the other tabs, which have the same connection
+    this.#again();
   }
 
   /** What screen readers are told now and then; the list itself would flood them. */

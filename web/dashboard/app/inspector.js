@@ -3,6 +3,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { curlPublish, curlSubscribe, frame, javaScript, pretty } from "./commands.js";
 import { copyButton } from "./copying.js";
+import { timeText } from "./list.js";
 import { delayText } from "./numbers.js";
 
 const MOST = 100_000; // characters laid out: the rest can be copied, and would take long to draw
@@ -30,7 +31,7 @@ export function inspector({ row, tab, content, base, withToken, clock }, act) {
     <dl class="facts">
       <div><dt>Id</dt><dd data-testid="inspector-id">${event.id}</dd></div>
       <div><dt>Type</dt><dd><bdi>${event.type}</bdi></dd></div>
-      <div><dt>Time</dt><dd>${event.time}</dd></div>
+      <div><dt>Time</dt><dd>${timeText(row.ms)} <span class="hint">${event.time}</span></dd></div>
       <div><dt>Data</dt><dd>${event.json ? "JSON" : "text"}, ${event.text.length.toLocaleString("en")} characters</dd></div>
       ${row.delay === null
         ? nothing

@@ -23,6 +23,7 @@ export const KEYS = [
   { keys: ["Escape"], label: "Esc", does: "Close what is open", act: "escape" },
 ];
 
+const MOVES = ["nextRow", "previousRow", "nextPage", "previousPage"]; // for as long as a key is held
 const WRITTEN_IN = "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]";
 const OPERATED = "button, a[href], summary, input, [role=tab]"; // these have a use of their own for Space and Enter
 const SCROLLED = "pre[tabindex], aside"; // and these for the keys that move
@@ -35,7 +36,7 @@ const SCROLLED = "pre[tabindex], aside"; // and these for the keys that move
 export function actionOf(event, single) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return null;
   const found = KEYS.find(({ keys }) => keys.includes(event.key));
-  if (!found) return null;
+  if (!found || (event.repeat && !MOVES.includes(found.act))) return null;
   if (found.act === "escape") return found.act;
   const { target } = event;
   if (target.closest(WRITTEN_IN) || document.querySelector("dialog[open]")) return null;

@@ -76,16 +76,21 @@ export class List {
   }
 
   /**
-   * Show these. Where rows came or went on top, and the list is not there, what is in view stays in view.
+   * Show these. Where rows came or went on top, and the list is not there or is not to follow, what is in view stays in
+   * view.
    *
    * @param {import("./rows.js").Row[]} rows oldest first @param {?import("./rows.js").Row} selected
+   * @param {boolean} follows whether the newest row is to be in view while the list is at its top
    */
-  show(rows, selected) {
-    const moved = this.atTop || !this.#rows.length || !rows.length ? 0 : rowsOnTop(this.#rows, rows);
+  show(rows, selected, follows = true) {
+    const stays = (!follows || !this.atTop) && this.#rows.length && rows.length;
+    const moved = stays ? rowsOnTop(this.#rows, rows) : 0;
     this.#rows = [...rows]; // as they are now: the window they are of goes on
     this.#selected = selected;
     this.#draw();
-    if (moved) this.#root.scrollTop += moved * this.#height;
+    if (!moved) return;
+    this.#root.scrollTop += moved * this.#height;
+    this.#draw();
   }
 
   /** Scroll as far as needed for a row to be seen. */

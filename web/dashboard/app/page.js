@@ -43,6 +43,7 @@ export function page(it, now) {
             show: it.view.show,
             search: it.search,
             open: it.open,
+            error: it.patternError,
           },
           {
             search: (text) => it.searchTopics(text),
@@ -53,8 +54,9 @@ export function page(it, now) {
             addPattern: (event) => {
               event.preventDefault();
               const { pattern } = event.target.elements;
-              it.addPattern(pattern.value.trim());
-              pattern.value = "";
+              it.addPattern(pattern.value.trim()).then(() => {
+                if (!it.patternError) pattern.value = "";
+              });
             },
           },
         )}
@@ -195,10 +197,17 @@ function toolbar(it) {
       ${[...new Set([...(view.type ? [view.type] : []), ...it.types.keys()])].map(
         (type) => html`<option value=${type} .selected=${type === view.type}>${type}</option>`,
       )}
+      ${it.moreTypes ? html`<option disabled>others: filter by type=…</option>` : nothing}
     </select>
     <button type="button" class="quiet" aria-expanded=${it.timeline.travel.open} data-testid="travel-open" @click=${() => it.toggleTravel()}>Time travel</button>
     <button type="button" class="quiet" aria-expanded=${it.publishing} data-testid="publish-open" @click=${() => it.togglePublish()}>Publish</button>
     <p class="count" data-testid="count">${countText(it)}</p>
+    ${it.regexHeld
+      ? html`<p class="error" role="alert" data-testid="regex-held">
+          The regular expression in this page's address is not in use yet: one that was made to can stop the page.
+          <button type="button" @click=${() => it.toggleRegex()}>Use it</button>
+        </p>`
+      : nothing}
     ${it.filterError ? html`<p class="error" role="alert" data-testid="filter-error">${it.filterError}</p>` : nothing}
   </div>`;
 }

@@ -90,8 +90,8 @@ export class Publisher {
   #match() {
     const arrived = this.#arrived.get(this.#waiting?.id);
     if (arrived === undefined) return;
-    const { sent } = this.#waiting; // later than it came: the key was used before, and published nothing again
-    const when = arrived < sent ? "as before" : `delivered back in ${span(arrived - sent)}`;
+    const { sent } = this.#waiting;
+    const when = arrived < sent ? "it was there already: this key was used" : `delivered back in ${span(arrived - sent)}`;
     this.#say("good", `${this.answer.text}, ${when}`);
     this.#waiting = null;
   }

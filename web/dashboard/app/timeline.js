@@ -14,7 +14,6 @@ const SEARCHED = 10; // pages that one wish for older events may read where none
  * @property {Rows} rows
  * @property {"pause" | "scroll" | "select" | "past" | "replay"} reason
  * @property {number} fresh events that came since, and pass
- * @property {boolean} atEnd whether its newest row was the feed's newest when it was frozen, or read
  */
 
 /** The rows, and where in time they are. */
@@ -55,6 +54,11 @@ export class Timeline {
     return this.frozen?.rows ?? this.live;
   }
 
+  /** Whether newer events are only added for somebody who reads on, and should not move what is in view. */
+  get standsStill() {
+    return this.frozen?.reason === "past";
+  }
+
   received(events) {
     const passed = this.live.append(events);
     if (this.frozen) this.frozen.fresh += passed;
@@ -71,12 +75,12 @@ export class Timeline {
     this.noOlder = false;
     this.live.clear();
     this.frozen?.rows.clear();
+    if (this.frozen) this.frozen.fresh = 0; // those are gone, too
   }
 
-  /** Keep the list as it is; what comes is counted. A pause outlasts what else froze it. */
+  /** Keep the list as it is; what comes is counted. */
   freeze(reason) {
-    if (!this.frozen) this.frozen = { rows: this.live.copy(), reason, fresh: 0, atEnd: true };
-    else if (reason === "pause") this.frozen.reason = reason;
+    this.frozen ??= { rows: this.live.copy(), reason, fresh: 0 };
   }
 
   /** Show the newest again. */
@@ -97,13 +101,17 @@ export class Timeline {
       for (let pages = 0; pages < SEARCHED; pages++) {
         const before = frozen.rows.all[0]?.event.id;
         const page = await (before ? this.#history.older(before, PAGE, signal) : this.#history.newest(PAGE, signal));
+        if (page.gap) {
+          // What is shown is of a log that is no more: nothing here comes before it.
+          this.#told.gap(page.gap);
+          this.noOlder = true;
+          break;
+        }
         this.noOlder = page.end;
         // They stay when the list goes on, where they are what comes right before it, and there is room for them.
         const stay = before && before === this.live.all[0]?.event.id && this.live.hasRoomFor(page.events);
         if (stay) this.live.prepend(page.events);
-        const newest = frozen.rows.all.at(-1);
         const passed = frozen.rows.prepend(page.events);
-        if (newest && newest !== frozen.rows.all.at(-1)) frozen.atEnd = false;
         this.#told.older(page.events);
         if (passed || page.end) break;
       }
@@ -115,12 +123,12 @@ export class Timeline {
   /** Read on forwards, where the window is in the past. */
   async loadNewer() {
     const { frozen, travel } = this;
-    if (travel.busy || frozen.atEnd || !frozen.rows.all.length) return;
+    if (travel.busy || !frozen.rows.all.length) return;
     await this.#read(async (signal) => {
       const page = await this.#history.newer(frozen.rows.all.at(-1).event.id, PAGE, signal);
+      if (page.gap) this.#told.gap(page.gap);
       const [oldest] = frozen.rows.all;
       frozen.rows.append(page.events);
-      frozen.atEnd = page.end;
       if (oldest !== frozen.rows.all[0]) this.noOlder = false;
     });
   }
@@ -144,7 +152,7 @@ export class Timeline {
       }
       const rows = new Rows(this.#pass);
       rows.append(page.events);
-      this.frozen = { rows, reason: "past", fresh: 0, atEnd: page.end };
+      this.frozen = { rows, reason: "past", fresh: 0 };
       this.noOlder = false;
       meant = rows.shown.find((row) => row.event.id === place.id) ?? rows.shown[0] ?? null;
     });
@@ -163,7 +171,7 @@ export class Timeline {
     await this.#read(async (signal) => {
       const rows = new Rows(this.#pass);
       const state = { done: 0, at: "", skipped: 0, paused: false, over: "" };
-      this.frozen = { rows, reason: "replay", fresh: 0, atEnd: false };
+      this.frozen = { rows, reason: "replay", fresh: 0 };
       travel.replay = state;
       this.#ride = replay({
         history: this.#history,

@@ -3,7 +3,8 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { live } from "../vendor/lit-html/directives/live.js";
 
-const MOST_NODES = 2_000; // a feed may have a topic for each order: beyond this they are counted together
+const MOST_NODES = 2_000; // a feed may have a topic for each order: beyond this they are counted together,
+const MOST_CHILDREN = 500; // and of one branch, so that there is room for others
 const SIBLINGS = 50; // shown of one node's children: the busiest
 const OPEN_DEPTH = 2;
 const SMOOTHING = 0.3; // of a rate, for a second: it follows within five
@@ -64,7 +65,7 @@ export class Topics {
   }
 
   #grow(parent, name) {
-    if (this.#nodes >= MOST_NODES) return undefined;
+    if (this.#nodes >= MOST_NODES || parent.children.size >= MOST_CHILDREN) return undefined;
     this.#nodes += 1;
     const node = new Node(parent.path ? `${parent.path}/${name}` : name, name);
     parent.children.set(name, node);
@@ -97,10 +98,10 @@ export function rateText(rate) {
 }
 
 /**
- * The panel. `state` is `{ topics, patterns, show, search, open }`, `act` what its controls do.
+ * The panel. `state` is `{ topics, patterns, show, search, open, error }`, `act` what its controls do.
  */
 export function topicsPanel(state, act) {
-  const { topics, patterns, show, search } = state;
+  const { topics, patterns, show, search, error } = state;
   const wanted = search.toLowerCase();
   const children = found(topics.root, wanted);
   return html`
@@ -119,7 +120,7 @@ export function topicsPanel(state, act) {
         ? html`<ul>${branches(children, 0, state, wanted, act)}</ul>`
         : html`<p class="hint">${search ? "No topic seen so far holds that." : "None seen yet."}</p>`}
       ${topics.others
-        ? html`<p class="hint">${number(topics.others)} events of more topics than the ${number(MOST_NODES)} told apart.</p>`
+        ? html`<p class="hint">${number(topics.others)} events of more topics than are told apart here.</p>`
         : nothing}
     </div>
     ${show.size
@@ -143,6 +144,7 @@ export function topicsPanel(state, act) {
           autocapitalize="none" autocomplete="off" data-testid="pattern" />
         <button data-testid="add-pattern">Add</button>
       </div>
+      ${error ? html`<p class="error" role="alert" data-testid="pattern-error">${error}</p>` : nothing}
     </form>
   `;
 }

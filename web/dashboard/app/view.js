@@ -29,7 +29,8 @@ export function readView(search) {
     filter: query.get("filter") ?? "",
     regex: query.get("regex") === "1",
     transport: TRANSPORTS.includes(transport) ? transport : TRANSPORTS[0],
-    chart: chart.topic && chart.field !== null ? chart : null, // "" is the field of a number that is in none
+    // No pattern; and "" is the field of a number that is in none.
+    chart: chart.topic && !chart.topic.includes("*") && chart.field !== null ? chart : null,
   };
 }
 

@@ -73,6 +73,11 @@ export class Connection {
     if (["waiting", "offline", "refused"].includes(this.#state.name)) this.#open();
   }
 
+  /** The credentials have changed: a stream that is there ends, and another one resumes after it. */
+  renew() {
+    if (this.#state.name !== "closed") this.#open();
+  }
+
   /** There is reason to hope: the network is back, or somebody looks. */
   hurry() {
     if (["waiting", "offline"].includes(this.#state.name) && this.#timer !== undefined) this.#open();

@@ -14,7 +14,7 @@ const MOST_EVENTS = 20_000;
 const MOST_CHARACTERS = 16 << 20;
 
 /**
- * Tab to hub: `{ack}`, `{retry}`, `{hurry}`, `{check}`, `{ping}`, `{leave}`; how one joins is for the link to say.
+ * Tab to hub: `{ack}`, `{retry}`, `{renew}`, `{hurry}`, `{check}`, `{ping}`, `{leave}`; how one joins is for the link to say.
  * Hub to tab: `{joined: {state, position}}`, `{entries, cost}`, `{pong}`.
  */
 export class Hub {
@@ -81,6 +81,7 @@ export class Hub {
     else if (message.ping) member.send({ pong: true });
     else if (message.leave) this.#remove(member);
     else if (message.retry) this.#connection.retry();
+    else if (message.renew) this.#connection.renew();
     else if (message.hurry) this.#connection.hurry();
     else if (message.check) this.#connection.check(message.check === "offline");
   }

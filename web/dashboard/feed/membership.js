@@ -12,7 +12,7 @@ import { electedLink, workerLink } from "./links.js";
 import { Recent } from "./recent.js";
 
 // In milliseconds.
-const ANSWERING = 8_000; // until the hub has taken this tab on; an elected one may have to be elected first
+const ANSWERING = 4_000; // until the hub has taken this tab on; an elected one may have to be elected first
 const REPLYING = 5_000; // to whether it is there
 const READING = 30_000; // one page
 const FIRST_WAIT = 500;
@@ -78,10 +78,22 @@ export class Membership {
   retry() {
     if (this.#own) return this.#own.retry();
     this.#link?.post({ retry: true });
-    if (this.#refused || this.#timer !== undefined) {
-      this.#refused = null;
-      this.#catchUp();
-    }
+    this.#catchUpNow();
+  }
+
+  renew() {
+    if (this.#own) return this.#own.renew();
+    this.#link?.post({ renew: true });
+    this.#catchUpNow();
+  }
+
+  /* Pages that were refused, or are waited for, are asked for again. */
+  #catchUpNow() {
+    if (!this.#refused && this.#timer === undefined) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#refused = null;
+    this.#catchUp();
   }
 
   hurry() {
