@@ -227,7 +227,7 @@ def test_forgetting_the_session_ends_what_the_other_tab_gets_too(keyed: Dashboar
     keyed.part("token-field").fill(token(subscribe=["public/**"]))
     keyed.part("sign-in").click()
     expect(keyed.state).to_have_text("Live")
-    expect(other.state).to_have_text("Not allowed")
+    expect(other.state).to_have_text("Token needed")
     assert other.data("secret") == keyed.data("secret") == []
 
 
