@@ -95,6 +95,7 @@ def test_an_event_is_published_and_a_topic_ticked_by_keyboard_alone(dashboard: D
 
 
 def test_every_control_is_reached_by_tab_and_shows_that_it_is(dashboard: Dashboard) -> None:
+    expect(dashboard.part("chart-topic")).to_be_visible()
     press(dashboard, "t")
     expect(dashboard.part("travel-place")).to_be_focused()
     dashboard.part("publish-open").click()
