@@ -419,10 +419,10 @@ def test_a_page_of_another_origin_imports_it_and_its_tabs_share_a_connection(
 ) -> None:
     server = serve("--log", "memory:", origins=other_pages.same_site)
     for transport in ("eventsource", "websocket", "fetch"):
-        tabs = [
-            open_tab(other_pages.same_site).connect(f"{server.url}/assets/feed.js", transport=transport, last=1)
-            for _ in range(2)
-        ]
+        tabs = [open_tab(other_pages.same_site) for _ in range(2)]
+        for tab in tabs:
+            tab.watched.origins |= {other_pages.same_site, server.url}
+            tab.connect(f"{server.url}/assets/feed.js", transport=transport, last=1)
         for tab in tabs:
             tab.live()
         assert subscriptions(server) == 1
@@ -438,6 +438,7 @@ def test_a_page_of_another_origin_may_use_the_session_of_the_feed(
 ) -> None:
     server = serve("--log", "memory:", jwt_secret=SECRET, origins=other_pages.same_site)
     tab = open_tab(other_pages.same_site)
+    tab.watched.origins |= {other_pages.same_site, server.url}
     status = tab.page.evaluate(
         """([url, token]) => fetch(url, {
             method: "POST", credentials: "include", headers: { Authorization: `Bearer ${token}` },
