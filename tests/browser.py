@@ -154,6 +154,8 @@ class _SharedWorkers:
         self._context = target.send("Target.getTargetInfo")["targetInfo"]["browserContextId"]
         target.detach()
         self._session = page.context.browser.new_browser_cdp_session()
+        self._attached: set[str] = set()
+        page.context.on("request", lambda request: self._let_go() if request.is_navigation_request() else None)
         self._session.on("Target.targetCreated", self._listen_to)
         self._session.on("Target.receivedMessageFromTarget", self._hear)
         self._session.send("Target.setDiscoverTargets", {"discover": True})
@@ -169,9 +171,16 @@ class _SharedWorkers:
             attach = {"targetId": target["targetId"], "flatten": False}
             with contextlib.suppress(Error):  # it has gone already
                 session = self._session.send("Target.attachToTarget", attach)["sessionId"]
+                self._attached.add(session)
                 for number, method in enumerate(("Runtime.enable", "Log.enable")):  # which tell of what was before, too
                     message = json.dumps({"id": number, "method": method})
                     self._session.send("Target.sendMessageToTarget", {"sessionId": session, "message": message})
+
+    def _let_go(self) -> None:
+        """A worker that is listened to outlives its pages, and would never answer the next one."""
+        while self._attached:
+            with contextlib.suppress(Error):
+                self._session.send("Target.detachFromTarget", {"sessionId": self._attached.pop()})
 
     def _hear(self, received: dict[str, Any]) -> None:
         message = json.loads(received["message"])

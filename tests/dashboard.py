@@ -17,7 +17,7 @@ _COLLECT = """
 async () => {
     const list = document.getElementById("list");
     if (!list.clientHeight) return [];
-    const frame = () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+    const frame = () => new Promise(requestAnimationFrame); // the list has drawn by then
     const rows = new Map();
     const collect = () => {
         for (const row of list.querySelectorAll("[data-n]")) {
@@ -27,7 +27,7 @@ async () => {
     };
     const before = list.scrollTop;
     const end = Math.max(0, list.scrollHeight - list.clientHeight - 100);
-    for (let top = 0, over = false; !over; top += list.clientHeight / 2) {
+    for (let top = 0, over = false; !over; top += 0.9 * list.clientHeight) {
         over = top >= end;
         list.scrollTop = Math.min(top, end);
         await frame();

@@ -164,23 +164,27 @@ def test_nothing_scrolls_sideways(dashboard: Dashboard) -> None:
     unbroken = "unbroken" * 15
     topic = f"wide/{unbroken}"
     dashboard.server.publish(f"{topic}?type={unbroken}", unbroken * 10)
+
+    def check(shown: str) -> None:
+        sizes = dashboard.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert sizes[0] <= sizes[1], shown
+
     for width in (320, 375, 768, 1440):
         dashboard.page.set_viewport_size({"width": width, "height": 740})
         dashboard.open(f"?filter={unbroken}&show={topic}&topic=**")
         expect(dashboard.part("event")).to_have_count(1)
         dashboard.part("event").click()
-        press(dashboard, "t")
+        expect(dashboard.part("inspector")).to_be_visible()
+        check(f"an event, {width} wide")
+        press(dashboard, "Escape", "t")
+        expect(dashboard.part("travel-place")).to_be_visible()
         for pane in ("pictures", "topics", "events"):
             if dashboard.part(f"pane-{pane}").is_visible():
                 dashboard.part(f"pane-{pane}").click()
-            sizes = dashboard.page.evaluate(
-                "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-            )
-            assert sizes[0] <= sizes[1], f"{pane}, {width} wide"
+            check(f"{pane}, {width} wide")
         press(dashboard, "Escape", "p")
         expect(dashboard.part("topic")).to_be_visible()
-        sizes = dashboard.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert sizes[0] <= sizes[1], f"publish, {width} wide"
+        check(f"publish, {width} wide")
 
 
 def test_the_policy_is_in_force_and_a_breach_of_it_is_noticed(

@@ -531,8 +531,7 @@ def test_the_own_page_of_a_server_with_a_key_shows_events_once_there_is_a_sessio
     assert set(statuses(feed.of("GET", "/events"))) == {401}
     begin_session(page, feed, token())
     page.reload()
-    # A shared worker that is listened to outlives its page, and answers the next one no more: that one does without.
-    expect(page.get_by_test_id("state")).to_have_text("Live", timeout=20_000)
+    expect(page.get_by_test_id("state")).to_have_text("Live")
     publish(feed, "own", "shown to whoever may see it")
     expect(page.get_by_test_id("event-data").get_by_text("shown to whoever may see it")).to_be_visible()
     assert watched.faults == []
