@@ -187,7 +187,7 @@ def test_a_token_that_never_expires_is_refused() -> None:
 
 
 def test_a_token_that_is_not_valid_yet_is_refused() -> None:
-    assert refusal(saying(nbf=NOW + 60)) == "the token is not valid: it is not valid yet (`nbf`)"
+    assert refusal(saying(nbf=LATER)) == "the token is not valid: it is not valid yet (`nbf`)"
     assert grants(saying(nbf=NOW - 60, feed=ALLOWED)).admin
 
 
