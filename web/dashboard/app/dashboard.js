@@ -273,7 +273,9 @@ export class Dashboard {
   async addPattern(pattern) {
     if (!pattern) return;
     const asked = { base: String(this.base), topics: [pattern], types: [], credentials: "same-origin" };
-    const { signal } = (this.#asking = new AbortController());
+    this.#asking.abort();
+    this.#asking = new AbortController();
+    const { signal } = this.#asking;
     const { status, detail } = await readPage(asked, { limit: 1 }, signal, ASK_MS);
     if (signal !== this.#asking.signal) return;
     this.patternError = REFUSED.includes(status) ? detail : "";
