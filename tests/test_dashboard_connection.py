@@ -32,6 +32,11 @@ def keyed(page: Page, watched: Watched, serve: Serve) -> Dashboard:
     return Dashboard(page, serve("--log", "memory:", jwt_secret=SECRET, retry=0.2))
 
 
+def sign_in(dashboard: Dashboard, presented: str) -> None:
+    dashboard.part("token-field").fill(presented)
+    dashboard.part("sign-in").click()
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_killed_server_is_counted_down_to_and_nothing_is_missed(
     dashboard: Dashboard, serve: Serve, tmp_path: Path, transport: str
@@ -197,8 +202,7 @@ def test_without_a_token_the_page_asks_for_one_and_keeps_it_nowhere(keyed: Dashb
     keyed.open(state="Token needed")
     expect(keyed.part("token-box")).to_be_visible()
     bearer = token(subscribe=["**"], publish=["**"])
-    keyed.part("token-field").fill(bearer)
-    keyed.part("sign-in").click()
+    sign_in(keyed, bearer)
     expect(keyed.state).to_have_text("Live")
     expect(keyed.part("token-box")).to_have_count(0)
     keyed.server.publish("kept/nowhere", "x", Authorization=f"Bearer {bearer}")
@@ -214,8 +218,7 @@ def test_without_a_token_the_page_asks_for_one_and_keeps_it_nowhere(keyed: Dashb
 
 def test_forgetting_the_session_ends_what_the_other_tab_gets_too(keyed: Dashboard) -> None:
     keyed.open(state="Token needed")
-    keyed.part("token-field").fill(token(subscribe=["**"]))
-    keyed.part("sign-in").click()
+    sign_in(keyed, token(subscribe=["**"]))
     expect(keyed.state).to_have_text("Live")
     other = Dashboard(keyed.page.context.new_page(), keyed.server).open()
     keyed.page.bring_to_front()
@@ -224,8 +227,7 @@ def test_forgetting_the_session_ends_what_the_other_tab_gets_too(keyed: Dashboar
     expect(keyed.state).to_have_text("Token needed")
     expect(other.state).to_have_text("Token needed")
     keyed.server.publish("secret", "x", Authorization=f"Bearer {token(publish=['**'])}")
-    keyed.part("token-field").fill(token(subscribe=["public/**"]))
-    keyed.part("sign-in").click()
+    sign_in(keyed, token(subscribe=["public/**"]))
     expect(keyed.state).to_have_text("Live")
     expect(other.state).to_have_text("Token needed")
     assert other.data("secret") == keyed.data("secret") == []
@@ -233,16 +235,14 @@ def test_forgetting_the_session_ends_what_the_other_tab_gets_too(keyed: Dashboar
 
 def test_a_token_that_is_none_is_refused_in_the_servers_words(keyed: Dashboard) -> None:
     keyed.open(state="Token needed")
-    keyed.part("token-field").fill("no token")
-    keyed.part("sign-in").click()
+    sign_in(keyed, "no token")
     expect(keyed.part("token-error")).to_contain_text("401: ")
     expect(keyed.state).to_have_text("Token needed")
 
 
 def test_a_token_for_some_topics_shows_those(keyed: Dashboard) -> None:
     keyed.open(state="Token needed")
-    keyed.part("token-field").fill(token(subscribe=["orders/**"]))
-    keyed.part("sign-in").click()
+    sign_in(keyed, token(subscribe=["orders/**"]))
     expect(keyed.state).to_have_text("Live")
     expect(keyed.part("patterns")).to_contain_text("orders/**")
     keyed.server.publish("orders/1", "x", Authorization=f"Bearer {token(publish=['**'])}")
@@ -251,8 +251,7 @@ def test_a_token_for_some_topics_shows_those(keyed: Dashboard) -> None:
 
 def test_a_view_that_the_token_does_not_cover_is_called_not_allowed(keyed: Dashboard) -> None:
     keyed.open("?topic=orders/*", state="Token needed")
-    keyed.part("token-field").fill(token(subscribe=["news/**"]))
-    keyed.part("sign-in").click()
+    sign_in(keyed, token(subscribe=["news/**"]))
     expect(keyed.state).to_have_text("Not allowed")
     expect(keyed.part("note")).to_contain_text("orders/*")
 
@@ -260,16 +259,14 @@ def test_a_view_that_the_token_does_not_cover_is_called_not_allowed(keyed: Dashb
 def test_a_token_that_ends_is_said_to_have_expired_and_the_next_one_misses_nothing(keyed: Dashboard) -> None:
     publisher = token(publish=["**"])
     keyed.open(state="Token needed")
-    keyed.part("token-field").fill(token(subscribe=["**"], seconds=4))
-    keyed.part("sign-in").click()
+    sign_in(keyed, token(subscribe=["**"], seconds=4))
     expect(keyed.state).to_have_text("Live")
     keyed.server.publish("expiry", "before", Authorization=f"Bearer {publisher}")
     keyed.wait_for("expiry", "before")
     expect(keyed.state).to_have_text("Token expired", timeout=15_000)
     keyed.server.publish("expiry", "meanwhile", Authorization=f"Bearer {publisher}")
     expect(keyed.part("token-box")).to_be_visible()
-    keyed.part("token-field").fill(token(subscribe=["**"]))
-    keyed.part("sign-in").click()
+    sign_in(keyed, token(subscribe=["**"]))
     expect(keyed.state).to_have_text("Live")
     keyed.wait_for("expiry", "meanwhile")
     assert keyed.data("expiry") == ["before", "meanwhile"]

@@ -4,7 +4,6 @@ with the pages of a real server, and by a clock of the tests' own."""
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +13,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from tests.conftest import Serve
 from tests.running import RunningServer
+from tests.test_history import publish_many
 
 pytestmark = pytest.mark.browser
 
@@ -118,13 +118,6 @@ def ask(page: Page, *topics: str, types: tuple[str, ...] = ()) -> None:
 
 def read(page: Page, method: str, *args: Any) -> Any:
     return page.evaluate(READ, [method, *args])
-
-
-def publish_many(server: RunningServer, topic: str, count: int) -> list[str]:
-    body = json.dumps([{"topic": topic, "data": number} for number in range(count)])
-    answer = server.http.post(f"{server.url}/events", content=body, headers={"Content-Type": "application/json"})
-    ids: list[str] = answer.json()["ids"]
-    return ids
 
 
 def ids_of(document: Any) -> list[str]:
