@@ -234,7 +234,7 @@ def test_events_that_are_gone_are_a_gap(serve: Serve, page: Page) -> None:
     ids = publish_many(server, "a", 20)
     page.goto(f"{server.url}/healthz")
     found = read(page, "newer", ids[3], 10)
-    assert found["gap"] == {"requested": ids[3], "resumed_from": ids[14], "reason": "expired"}
+    assert found["gap"] == {"requested": ids[3], "resumedFrom": ids[14], "reason": "expired"}
     assert ids_of(found) == ids[15:]
 
 
@@ -283,7 +283,8 @@ def test_an_empty_page_that_leads_up_to_a_loss_is_not_the_end(server: RunningSer
 
     page.route("**/events?*", answer)
     found = read(page, "newer", "old-5", 10)
-    assert (found["gap"], found["end"]) == (gap, False)
+    told = {"requested": "old-9", "resumedFrom": "new-0", "reason": "unknown"}
+    assert (found["gap"], found["end"]) == (told, False)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +427,7 @@ def test_a_stop_in_the_middle_of_a_burst_ends_it_with_the_batch(page: Page) -> N
 
 
 def test_a_gap_is_told_between_the_events_that_it_is_between(page: Page) -> None:
-    gap = {"requested": "e-2", "resumed_from": "e-2", "reason": "unknown"}
+    gap = {"requested": "e-2", "resumedFrom": "e-2", "reason": "unknown"}
     found = perform(page, [0, 1, 2, 3], size=2, gaps={2: gap})
     assert found["gaps"] == [[2, gap]]
     assert numbers(found) == [1, 2, 3, 4]

@@ -68,8 +68,7 @@ export class Dashboard {
     this.timeline = new Timeline(this.#pass(), {
       soon: () => painter.soon(),
       now: changed,
-      // A page of history says it in the contract's words, a stream's event in those of JavaScript.
-      gap: ({ resumed_from: resumedFrom, ...gap }) => this.#gapSeen({ ...gap, resumedFrom }),
+      gap: (gap) => this.#gapSeen(gap),
       older: (events) => this.topics.add(events),
     });
   }

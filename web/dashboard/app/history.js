@@ -21,7 +21,7 @@ export class HistoryError extends Error {
  * @typedef {object} Page
  * @property {import("../feed/event.js").FeedEvent[]} events oldest first
  * @property {string} next the position read to: to be asked from when going on in the same direction
- * @property {{requested: string, resumed_from: string, reason: string} | null} gap events may be missing before these
+ * @property {{requested: string, resumedFrom: string, reason: string} | null} gap events may be missing before these
  * @property {boolean} end nothing more is there in this direction now
  */
 
@@ -76,8 +76,13 @@ export class History {
     if (!answer.page) throw new HistoryError(answer.status, answer.detail);
     const { envelopes, next, gap = null } = answer.page;
     const events = envelopes.map((envelope) => eventOf(envelope, false));
-    return { events, next, gap, end: events.length === 0 && gap === null };
+    return { events, next, gap: gap && gapOf(gap), end: events.length === 0 && gap === null };
   }
+}
+
+/* In the words that a stream's `gap` has in feed.js. */
+function gapOf({ requested, resumed_from: resumedFrom, reason }) {
+  return { requested, resumedFrom, reason };
 }
 
 /**
