@@ -161,15 +161,15 @@ def test_a_regular_expression_in_an_address_is_not_run_before_somebody_wants_it(
 
 
 def test_types_topics_and_the_filter_are_in_the_address_and_come_back_with_it(alone: Dashboard) -> None:
-    for topic, kind in [("a/1", "x"), ("a/1", "y"), ("a/2", "x"), ("b", "x")]:
-        alone.server.publish(f"{topic}?type={kind}", "text")
+    for topic, kind, text in [("a/1", "x", "ripe"), ("a/1", "y", "ripe"), ("a/2", "x", "green"), ("b", "x", "ripe")]:
+        alone.server.publish(f"{topic}?type={kind}", text)
     alone.open()
     alone.part("type-filter").select_option("x")
     alone.page.get_by_label("a", exact=True).check()
-    alone.part("filter").fill("1")
+    alone.part("filter").fill("ripe")
     expect(alone.part("event")).to_have_count(1)
     expect(alone.part("count")).to_have_text("1 shown of 4 kept")
-    assert alone.page.url == f"{alone.server.url}/?show=a&type=x&filter=1"
+    assert alone.page.url == f"{alone.server.url}/?show=a&type=x&filter=ripe"
     alone.page.reload()
     expect(alone.part("event")).to_have_count(1)
     expect(alone.page.get_by_label("a", exact=True)).to_be_checked()
