@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from feed.batch import Batch
-from feed.control import Reason
 from feed.event import Event
 from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.pattern import TopicIndex
 from feed.peer import counted_as
 from feed.pump import Pump
-from feed.subscription import Subscription
+from feed.subscription import Limits, Subscription
 
 
 class Queues(NamedTuple):
@@ -120,10 +120,11 @@ class Broadcaster:
         for subscription in self:
             subscription.fall_behind()
 
-    def end(self, reason: Reason) -> None:
-        """Let every stream end."""
-        for subscription in list(self):
-            subscription.end(reason)
+    def drain(self, limits: Limits) -> None:
+        """Let every stream end, as this feed is stopped. They come back evenly spread over the drain, not at once."""
+        ending = list(self)
+        for number, subscription in enumerate(ending):
+            subscription.end("shutdown", limits.drained_retry((number + random.random()) / len(ending)))
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self._subscriptions.values())

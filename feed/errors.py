@@ -74,7 +74,7 @@ class Overloaded(FeedUnavailable):
 
 
 class Draining(FeedUnavailable):
-    """No new streams here."""
+    """No new streams here. `retry_after` is when those that were here are back elsewhere."""
 
 
 class Indeterminate(FeedError):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import socket
 import time
@@ -101,6 +102,7 @@ class Feed:
     def __init__(self, log: str, options: FeedOptions = FeedOptions()) -> None:  # noqa: B008  immutable
         self.options = options
         self.draining = False
+        self._drained_at = 0.0  # by the monotonic clock: when its readers are back, here or elsewhere
         self.published = 0
         self.log = log
         self._held_bytes = 0
@@ -177,10 +179,15 @@ class Feed:
         return start.result()
 
     def drain(self) -> None:
-        """Let every stream say `feed.closing` and end, and take on no new ones. Publishing goes on."""
-        self.draining = True
+        """Let every stream say `feed.closing` and end, and take on no new ones. Publishing goes on.
+
+        Their clients are told to come back spread over `Limits.drain` seconds.
+        """
+        if not self.draining:
+            self.draining = True
+            self._drained_at = time.monotonic() + self.options.limits.drain
         if (running := self._running_now()) is not None:
-            running.broadcaster.end("shutdown")
+            running.broadcaster.drain(self.options.limits)
 
     async def close(self) -> None:
         """End all streams, commit what waits, and let the log go. To do so twice does no harm, and both wait for it;
@@ -201,7 +208,7 @@ class Feed:
             # That it could not be opened was told to those who waited for it.
             with contextlib.suppress(FeedError, asyncio.CancelledError):
                 running = await start
-                running.broadcaster.end("shutdown")
+                running.broadcaster.drain(self.options.limits)
                 await running.stop()
                 self._past_reconnects += running.log.reconnects
 
@@ -331,7 +338,8 @@ class Feed:
                     cursor = await running.before_last(selection, last)
         # From here to `register` there is no `await`: what is committed after the position was taken is passed on.
         if self.draining:
-            raise Draining("this server is being stopped")
+            left = self._drained_at - time.monotonic()
+            raise Draining("this server is being stopped", max(1, math.ceil(left)))
         self._check_room(running, peer)
         replay = cursor is not None
         if cursor is None:

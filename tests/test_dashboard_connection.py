@@ -23,7 +23,7 @@ EVENTS_URL = re.compile(r"/events\?")
 @pytest.fixture
 def dashboard(page: Page, watched: Watched, serve: Serve, tmp_path: Path) -> Dashboard:
     """On a server of the test's own, whose log survives it."""
-    return Dashboard(page, serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2))
+    return Dashboard(page, serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2, drain=2))
 
 
 @pytest.fixture

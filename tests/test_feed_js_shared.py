@@ -336,7 +336,7 @@ def test_a_frozen_tab_comes_back_to_all_that_it_has_missed(serve: Serve, open_ta
 
 @by_each
 def test_retry_in_one_tab_is_for_all(serve: Serve, open_tab: OpenTab, way: str) -> None:
-    server = serve("--log", "memory:", retry=30)
+    server = serve("--log", "memory:", drain=30)
     tabs = [open_tab(server).connect().live() for _ in range(2)]
     server.stop()
     for tab in tabs:

@@ -106,7 +106,7 @@ class Told:
 class Follower(threading.Thread):
     """A reader that always comes back with the last id it was told, like an `EventSource`.
 
-    `account` is what it got, in order; `got` the data by id.
+    `account` is what it got, in order; `got` the data by id. It comes back `pause` seconds after a stream has ended.
     """
 
     def __init__(self, server: Server, after: str = "earliest", patience: float = 2.0) -> None:
@@ -114,6 +114,7 @@ class Follower(threading.Thread):
         self.server = server
         self.last_id = after
         self.patience = patience
+        self.pause = 0.01
         self.got: dict[str, str] = {}
         self.account: list[Got | Told] = []
         self.connections = 0
@@ -131,7 +132,7 @@ class Follower(threading.Thread):
             while not self.stopping.is_set():
                 with contextlib.suppress(httpx.HTTPError, EOFError, OSError, ConnectionClosed, InvalidHandshake):
                     self.read()
-                self.stopping.wait(0.01)
+                self.stopping.wait(self.pause)
         except BaseException as error:  # noqa: BLE001  told to the test, which would wait in vain
             self.failed = error
 

@@ -334,7 +334,10 @@ class Settings(BaseSettings):
     stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
     heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
     retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
-    drain: Annotated[Duration, Field(description="How long a stopping server waits for its streams to end.")] = 10
+    drain: Annotated[
+        Duration,
+        Field(description="How long a stopping server waits for its streams to end, and over which they come back."),
+    ] = 10
 
     @classmethod
     def settings_customise_sources(
@@ -405,6 +408,7 @@ class Settings(BaseSettings):
                 queue_bytes=self.queue_bytes,
                 heartbeat=self.heartbeat,
                 retry=self.retry,
+                drain=self.drain,
             ),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from operator import attrgetter
 from typing import cast
@@ -87,8 +88,10 @@ class StreamResponse(Response):
                 problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[NDJSON]]
                 await problem(scope, receive, send)
                 return
-            retry = self._feed.options.limits.jittered_retry()
-            refusal = closing("shutdown" if isinstance(error, Draining) else "busy", retry)
+            if isinstance(error, Draining):  # somebody came back too early: not later than the others, nor with them
+                refusal = closing("shutdown", int(error.retry_after * random.uniform(0.1, 1) * 1000))
+            else:
+                refusal = closing("busy", self._feed.options.limits.jittered_retry())
             await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
         try:
