@@ -25,8 +25,11 @@ GREETING = 5
 class RunningServer:
     """One `feed serve`. `url` is where it listens; `start` after `kill` or `stop` brings it back on the same port."""
 
-    def __init__(self, *args: str, **settings: object) -> None:
+    def __init__(self, *args: str, program: str | Path = FEED, folder: Path | None = None, **settings: object) -> None:
+        """`program` is the command, and `folder` where it runs, unless it is the tests' own."""
         self._args = args
+        self._program = program
+        self._folder = folder
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FEED_")},
             **{f"FEED_{name.upper()}": str(value) for name, value in settings.items()},
@@ -58,7 +61,8 @@ class RunningServer:
         """Start it, and wait until it listens."""
         self._lines = []
         process = self._process = subprocess.Popen(
-            [FEED, "serve", "--port", str(self.port), *self._args],
+            [self._program, "serve", "--port", str(self.port), *self._args],
+            cwd=self._folder,
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,219 @@
+"""What is shipped: the sdist and the wheel, in environments that have nothing else, away from the sources; and the files
+for containers and systemd, as far as they can be tried without either."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from uv import find_uv_bin
+
+from tests.redis_server import RedisServer, running_redis
+from tests.running import RunningServer
+from tests.streams import eventually, subscribed
+from web.settings import Settings, variable
+
+ROOT = Path(__file__).parent.parent
+VERSIONS = ("3.11", "3.12", "3.13")
+SECONDS = 120.0
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def _pythons() -> dict[str, str]:
+    """The interpreters of this machine by version: the one that runs the tests, and what stands in the usual places."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for version in VERSIONS:
+        on_path = shutil.which(f"python{version}")
+        candidates = [*([on_path] if on_path else []), *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
+        for candidate in candidates:
+            if version not in found and _says(candidate, version):
+                found[version] = candidate
+    return found
+
+
+def _says(program: str, version: str) -> bool:
+    """Whether it runs, and is of this version: on the path there may be shims that are neither."""
+    command = [program, "-c", "import sys, ssl; print('%d.%d' % sys.version_info[:2])"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.returncode == 0 and result.stdout.strip() == version
+
+
+PYTHONS = _pythons()
+
+
+def uv(*arguments: object, folder: Path) -> str:
+    """Run uv in a folder. It must not see the environment that the tests run in."""
+    result = subprocess.run(
+        [find_uv_bin(), *map(str, arguments)],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and with the wheel that was made of it."""
+    folder = tmp_path_factory.mktemp("dist")
+    uv("build", "--quiet", "--out-dir", folder, ROOT, folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def install(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Makes an environment with this Python and this package, and gives the folder of its commands."""
+
+    def make(python: str, package: str) -> Path:
+        [file] = dist.glob(package)
+        folder = tmp_path_factory.mktemp("environment")
+        uv("venv", "--quiet", "--python", PYTHONS[python], folder / "venv", folder=folder)
+        uv("pip", "install", "--quiet", "--python", folder / "venv/bin/python", file, folder=folder)
+        return folder / "venv/bin"
+
+    return make
+
+
+@pytest.fixture
+def serve_with(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
+    """Starts the server of an environment, in a folder that has nothing of the sources."""
+    with ExitStack() as stack:
+
+        def start(commands: Path, *args: str, **settings: object) -> RunningServer:
+            server = RunningServer(*args, program=commands / "feed", folder=tmp_path, **settings)
+            stack.callback(server.close)
+            return server.start()
+
+        yield start
+
+
+def test_the_wheel_holds_the_packages_and_all_their_files_and_nothing_else(dist: Path) -> None:
+    [wheel] = dist.glob("*.whl")
+    sources = {path for package in ("feed", "web") for path in (ROOT / package).rglob("*") if path.is_file()}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == {str(path.relative_to(ROOT)) for path in sources if path.parent.name != "__pycache__"}
+    assert {"feed/py.typed", "web/py.typed", "web/dashboard/index.html"} <= names
+
+
+def test_the_sdist_holds_what_is_needed_to_build_and_test_it(dist: Path) -> None:
+    [sdist] = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "Makefile", "README.md", "LICENSE", "tests/conftest.py", "Dockerfile"} <= names
+    assert not [name for name in names if name.endswith(".pyc") or "feed.db" in name or name.startswith(".venv")]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_wheel_runs_away_from_the_sources(
+    python: str, install: Callable[[str, str], Path], serve_with: Callable[..., RunningServer]
+) -> None:
+    commands = install(python, "*.whl")
+    server = serve_with(commands, "--log", "sqlite:feed.db")
+    with subscribed(f"{server.url}/events/orders/*") as stream:
+        run = [commands / "feed", "publish", "orders/1", "Hello", "--url", server.url]
+        id = subprocess.run(run, capture_output=True, text=True, check=True, timeout=SECONDS).stdout.strip()
+        frame = stream.frame()
+        assert (frame.id, frame.data) == (id, "Hello")
+    for path in ("/", "/docs", "/assets/feed.js", "/metrics", "/openapi.json", "/readyz"):
+        answer = server.http.get(f"{server.url}{path}")
+        assert answer.status_code == 200, path
+        assert answer.content
+    assert server.stop() == 0
+    assert "Traceback" not in server.output
+    assert "Warning" not in server.output
+
+
+def test_the_sdist_installs_too(install: Callable[[str, str], Path]) -> None:
+    commands = install("3.11" if "3.11" in PYTHONS else next(iter(PYTHONS)), "*.tar.gz")
+    result = subprocess.run([commands / "feed", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"feed \d+\.\d+\.\d+\n", result.stdout)
+
+
+# Containers and systemd.
+
+
+def _dockerfile() -> str:
+    return (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+
+
+def test_the_health_check_of_the_container_tells_a_living_server_from_none(server: RunningServer) -> None:
+    found = re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", _dockerfile(), re.M)
+    assert found
+    _, *arguments = json.loads(found[1])
+    command = [sys.executable, *arguments]
+    alive = {**os.environ, "FEED_PORT": str(server.port)}
+    assert subprocess.run(command, env=alive, check=False).returncode == 0
+    dead = {**os.environ, "FEED_PORT": "1"}
+    assert subprocess.run(command, env=dead, stderr=subprocess.DEVNULL, check=False).returncode != 0
+
+
+def test_the_container_is_given_all_that_the_build_needs() -> None:
+    copied = {name for line in re.findall(r"^COPY (?!--from)(.*)$", _dockerfile(), re.M) for name in line.split()[:-1]}
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_every_setting_that_these_files_name_is_one() -> None:
+    settings = {variable(name) for name in Settings.model_fields}
+    for name in ("Dockerfile", "compose.yaml", "deploy/feed.service"):
+        named = set(re.findall(r"FEED_[A-Z_]+", (ROOT / name).read_text()))
+        assert named, name
+        assert named <= settings, name
+
+
+def test_a_container_without_a_key_refuses_to_start_and_says_why(tmp_path: Path) -> None:
+    settings = dict(re.findall(r"(FEED_[A-Z]+)=(\S+)", _dockerfile()))
+    settings["FEED_LOG"] = "memory:"
+    command = [Path(sys.executable).parent / "feed", "serve"]
+    result = subprocess.run(
+        command, env={**os.environ, **settings}, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert result.returncode == 1
+    assert "FEED_JWT_SECRET" in result.stderr
+
+
+def test_redis_takes_the_options_of_the_compose_file_and_the_feed_its_settings(
+    tmp_path: Path, serve_with: Callable[..., RunningServer]
+) -> None:
+    compose = (ROOT / "compose.yaml").read_text()
+    found = re.search(r"command: redis-server (.*)$", compose, re.M)
+    log = re.search(r"FEED_LOG: (\S+)$", compose, re.M)
+    assert found
+    assert log
+    options = dict(re.findall(r"--(\S+) (\S+)", found[1]))
+    with running_redis(tmp_path / "redis", **options) as redis:
+        url = log[1].replace("redis:6379", f"127.0.0.1:{redis.port}")
+        server = serve_with(Path(sys.executable).parent, "--log", url, workers=2, jwt_secret="x" * 32)
+        eventually(lambda: server.http.get(f"{server.url}/readyz").status_code == 200)
+        assert server.http.get(f"{server.url}/events/a").status_code == 401
+        assert server.stop() == 0
+
+
+def test_the_unit_starts_the_command_with_time_to_drain() -> None:
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "deploy/feed.service")
+    service = unit["Service"]
+    assert service["ExecStart"] == "/opt/feed/bin/feed serve"
+    assert float(service["TimeoutStopSec"]) > Settings.model_fields["drain"].default + 3
+    assert service["KillMode"] == "mixed", "workers are told by their parent"
+    assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
