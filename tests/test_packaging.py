@@ -1,5 +1,5 @@
-"""What is shipped: the sdist and the wheel, in environments that have nothing else, away from the sources; and the files
-for containers and systemd, as far as they can be tried without either."""
+"""What is shipped: sdist and wheel, in environments that have nothing else, away from the sources; and the files for
+containers and systemd, as far as they can be tried without either."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
-from tests.redis_server import RedisServer, running_redis
+from tests.redis_server import running_redis
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
 from web.settings import Settings, variable
@@ -155,7 +155,7 @@ def _dockerfile() -> str:
 
 
 def test_the_health_check_of_the_container_tells_a_living_server_from_none(server: RunningServer) -> None:
-    found = re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", _dockerfile(), re.M)
+    found = re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", _dockerfile(), re.MULTILINE)
     assert found
     _, *arguments = json.loads(found[1])
     command = [sys.executable, *arguments]
@@ -166,7 +166,9 @@ def test_the_health_check_of_the_container_tells_a_living_server_from_none(serve
 
 
 def test_the_container_is_given_all_that_the_build_needs() -> None:
-    copied = {name for line in re.findall(r"^COPY (?!--from)(.*)$", _dockerfile(), re.M) for name in line.split()[:-1]}
+    copied = {
+        name for line in re.findall(r"^COPY (?!--from)(.*)$", _dockerfile(), re.MULTILINE) for name in line.split()[:-1]
+    }
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == let_in
     assert all((ROOT / name).exists() for name in copied)
@@ -195,8 +197,8 @@ def test_redis_takes_the_options_of_the_compose_file_and_the_feed_its_settings(
     tmp_path: Path, serve_with: Callable[..., RunningServer]
 ) -> None:
     compose = (ROOT / "compose.yaml").read_text()
-    found = re.search(r"command: redis-server (.*)$", compose, re.M)
-    log = re.search(r"FEED_LOG: (\S+)$", compose, re.M)
+    found = re.search(r"command: redis-server (.*)$", compose, re.MULTILINE)
+    log = re.search(r"FEED_LOG: (\S+)$", compose, re.MULTILINE)
     assert found
     assert log
     options = dict(re.findall(r"--(\S+) (\S+)", found[1]))
