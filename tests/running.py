@@ -15,6 +15,9 @@ from typing import Any
 
 import httpx
 
+from tests.forking import Forked
+from tests.forking import start as fork
+
 FEED = str(Path(sys.executable).parent / "feed")
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -34,7 +37,7 @@ class RunningServer:
             **{name: value for name, value in os.environ.items() if not name.startswith("FEED_")},
             **{f"FEED_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | Forked | None = None
         self._lines: list[str] = []
         self.http = httpx.Client(verify=False, timeout=30)  # no TLS here, and loading certificates takes its time
         self.url = ""
@@ -60,14 +63,7 @@ class RunningServer:
     def start(self) -> RunningServer:
         """Start it, and wait until it listens."""
         self._lines = []
-        process = self._process = subprocess.Popen(
-            [self._program, "serve", "--port", str(self.port), *self._args],
-            cwd=self._folder,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = self._process = self._run(["serve", "--port", str(self.port), *self._args])
         greeted = threading.Event()
         threading.Thread(target=self._collect, args=(process, greeted), daemon=True).start()
         assert greeted.wait(START_SECONDS), f"no greeting: {self.output}"
@@ -76,7 +72,21 @@ class RunningServer:
         self.url, self.port = found[1], int(found[2])
         return self
 
-    def _collect(self, process: subprocess.Popen[str], greeted: threading.Event) -> None:
+    def _run(self, arguments: list[str]) -> subprocess.Popen[str] | Forked:
+        # prometheus-client looks for the workers' folder when it is loaded, and coverage begins with a process.
+        has_workers = "--workers" in arguments or "FEED_WORKERS" in self._environment
+        if self._program == FEED and not has_workers and not _is_measured():
+            return fork(arguments, self._environment, self._folder or Path.cwd())
+        return subprocess.Popen(
+            [self._program, *arguments],
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _collect(self, process: subprocess.Popen[str] | Forked, greeted: threading.Event) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
@@ -112,7 +122,7 @@ class RunningServer:
     def close(self) -> None:
         """Leave nothing behind."""
         self.http.close()
-        if self.alive and any(name.startswith("COVERAGE_PROCESS") for name in os.environ):
+        if self.alive and _is_measured():
             self.stop()  # a process that is killed says nothing of what it has run
         if self.alive:
             self.kill()
@@ -132,6 +142,11 @@ class RunningServer:
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+
+def _is_measured() -> bool:
+    """Whether coverage looks on, which begins where a process begins."""
+    return any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
 
 
 @contextlib.contextmanager
