@@ -20,6 +20,7 @@ from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
 from web.origins import Headers, Origins
+from web.outcomes import reads_counted
 from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import accepted, forget_query, last_event_id, path_parameter, query_of
@@ -177,6 +178,7 @@ class FeedEndpoints:
         await response(scope, receive, send)
 
 
+@reads_counted
 async def _subscribe(gate: Gate, request: Request) -> Response:
     query = query_of(request)
     pattern = path_parameter(request, "topic", "pattern")

@@ -17,6 +17,7 @@ from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
 from feed.peer import Peer
+from web.outcomes import read_refused
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from web.problems import SAFE, problem_of
 
@@ -82,6 +83,7 @@ class StreamResponse(Response):
                 raise self._refused
             subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
         except FeedUnavailable as error:
+            read_refused(self._feed.figures, error)
             if self._format == "line":
                 problem = problem_of(error)
                 # What was added for the page that asks.
