@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.running import RunningServer
 
 Scraped = dict[str, dict[str, float]]
-"""Values by sample and node. A sample that has another label than `node` bears it in its name: `feed_gaps_total expired`."""
+"""Values by sample and node. A sample that has another label than `node` bears it in its name:
+`feed_gaps_total expired`."""
 
 
 def scraped(text: str) -> Scraped:

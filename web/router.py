@@ -16,6 +16,7 @@ from feed import Feed, FeedUnavailable, Invalid
 from feed.feed import MAX_LAST
 from web import openapi
 from web.access import Authorize, allow_everything
+from web.exchange import answered
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
@@ -175,6 +176,8 @@ class FeedEndpoints:
             logger.exception("%s %r failed", scope["method"], scope["path"])
             response = Problem(500, "an error of this server, which its log explains")
         response.raw_headers += headers
+        if not isinstance(response, StreamResponse):
+            answered(scope, response)
         await response(scope, receive, send)
 
 

@@ -19,6 +19,7 @@ from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key
 from feed.subscription import Subscription
+from web.exchange import stream_ended, streaming
 from web.gate import Gate, peer, principal
 from web.grants import Grants
 from web.outcomes import publish_refused, read_refused
@@ -73,6 +74,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         read_refused(feed.figures, error)
         await deny(websocket, problem_of(error))
         return
+    streaming(websocket.scope)
     try:
         batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
         await websocket.accept(BATCH_PROTOCOL if batch else None)
@@ -87,6 +89,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         pass
     finally:
         feed.detach(subscription)
+        stream_ended(subscription)
 
 
 def _stream(websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None) -> Callable[[], object]:
