@@ -268,6 +268,14 @@ def told(found: Scraped) -> bool:
         and set(found["feed_log_bytes"].values()) == {6 * (len("amessagex") + 64)}
         and sum(found["feed_queued_events"].values()) == 0
         and sum(found["feed_lagging_subscribers"].values()) == 0
+        and sum(found["feed_subscribers_by_transport sse"].values()) == 30
+        and sum(found["feed_subscriptions_total sse"].values()) == 30
+        and sum(found["feed_delivered_events_total sse"].values()) == 30 * 6
+        and sorted(found["feed_publishes_total created"].values()) == [1, 2, 3]
+        and found["feed_log_commit_seconds_count"] == found["feed_published_events_total"]
+        and found["feed_log_commit_seconds_bucket +Inf"] == found["feed_published_events_total"]
+        and all(sum(found[f"feed_{each}_seconds_count"].values()) >= 6 for each in ("fan_out", "delivery_delay"))
+        and 0 < sum(found["feed_fan_out_seconds_sum"].values()) < 10
     )
 
 
