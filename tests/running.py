@@ -35,6 +35,7 @@ class RunningServer:
         self._folder = folder
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FEED_")},
+            "FEED_LOG_LEVEL": "warning",  # what is logged then is a fault, and many tests look for some
             **{f"FEED_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self._process: subprocess.Popen[str] | Forked | None = None

@@ -31,6 +31,7 @@ from feed import (
     TooLarge,
     Unauthenticated,
 )
+from web.exchange import answered
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 """Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
@@ -87,6 +88,7 @@ class UnreadProblem(Problem):
 
 async def deny(websocket: WebSocket, response: Response) -> None:
     """Answer a handshake with a status, where the server can."""
+    answered(websocket.scope, response)
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(response)
     else:

@@ -26,6 +26,7 @@ from feed.event import (
 from feed.feed import MAX_BATCH, idempotency_key
 from web.gate import Gate, principal
 from web.grants import Grants
+from web.outcomes import publishes_counted
 from web.problems import SAFE, Refused, UnreadProblem
 from web.request import media_type, path_parameter, query_of
 
@@ -62,6 +63,7 @@ def _many_bounded() -> msgspec.json.Decoder[Any]:
 _TOO_MANY = "Expected `array` of at most length"
 
 
+@publishes_counted
 async def publish_to_topic(gate: Gate, request: Request) -> Response:
     """`POST /events/{topic}`: the body is the data."""
     grants = await gate.publisher(request)
@@ -81,6 +83,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     return Created({"id": ids[0], "topic": topic})
 
 
+@publishes_counted
 async def publish_batch(gate: Gate, request: Request) -> Response:
     """`POST /events`: the body holds the topic, for one event or for many."""
     grants = await gate.publisher(request)

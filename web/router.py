@@ -16,10 +16,12 @@ from feed import Feed, FeedUnavailable, Invalid
 from feed.feed import MAX_LAST
 from web import openapi
 from web.access import Authorize, allow_everything
+from web.exchange import answered
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
 from web.origins import Headers, Origins
+from web.outcomes import reads_counted
 from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import accepted, forget_query, last_event_id, path_parameter, query_of
@@ -174,9 +176,12 @@ class FeedEndpoints:
             logger.exception("%s %r failed", scope["method"], scope["path"])
             response = Problem(500, "an error of this server, which its log explains")
         response.raw_headers += headers
+        if not isinstance(response, StreamResponse):
+            answered(scope, response)
         await response(scope, receive, send)
 
 
+@reads_counted
 async def _subscribe(gate: Gate, request: Request) -> Response:
     query = query_of(request)
     pattern = path_parameter(request, "topic", "pattern")
