@@ -234,6 +234,10 @@ class Follower:
         until = min(stretch.end, settled)
         if not stretch.rising and until < stretch.end:
             return  # which of it belongs where can be told once all of it is settled
+        if until < stretch.start:
+            return  # its stream began beyond what is settled yet
+        if until == stretch.start and not stretch.seqs:
+            return  # away, perhaps for longer than anything is remembered
         end = bisect_right(stretch.seqs, until) if stretch.rising else len(stretch.seqs)
         seqs, serials = stretch.seqs[:end], stretch.serials[:end]
         self.checked += end
