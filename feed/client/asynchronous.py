@@ -139,7 +139,7 @@ class AsyncClient:
                     try:
                         return await self._try(call)
                     except httpx.RequestError as error:
-                        again = Again(words(error))
+                        again = Again(words(error, "no answer"))
                     except Again as error:
                         again = error
                     await asyncio.sleep(call.wait(again))
@@ -213,7 +213,7 @@ class AsyncClient:
                     for frame in frames.feed(chunk):
                         yield of_frame(frame)
         except httpx.RequestError as error:
-            raise Again(words(error)) from error
+            raise Again(words(error, "it fell silent")) from error
 
     async def _refusal(self, reading: Reading, response: httpx.Response) -> Exception:
         body = Body.of_refusal()

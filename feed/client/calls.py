@@ -203,13 +203,13 @@ def refusal(
     return Refused(status, detail)
 
 
-def words(error: httpx.RequestError) -> str:
-    """What has happened to a connection."""
+def words(error: httpx.RequestError, silence: str) -> str:
+    """What has happened to a connection, and what it is called if nothing came."""
     match error:
         case httpx.ConnectError() | httpx.ConnectTimeout():
             return "cannot connect"
         case httpx.ReadTimeout():
-            return "it fell silent"
+            return silence
         case httpx.NetworkError() | httpx.RemoteProtocolError():
             return "the connection broke"
     return str(error) or type(error).__name__

@@ -135,7 +135,7 @@ class Client:
             try:
                 return self._try(call)
             except httpx.RequestError as error:
-                again = Again(words(error))
+                again = Again(words(error, "no answer"))
             except Again as error:
                 again = error
             time.sleep(call.wait(again))
@@ -265,7 +265,7 @@ class _Stream:
                     for frame in frames.feed(chunk):
                         yield of_frame(frame)
         except httpx.RequestError as error:
-            raise Again(words(error)) from error
+            raise Again(words(error, "it fell silent")) from error
 
     def _watch(self, happened: str, facts: dict[str, Any]) -> None:
         # What another thread has to cut is there before there is an answer, and a new one when TLS begins.
