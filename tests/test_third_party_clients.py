@@ -160,7 +160,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, curl_program: str) -> Iterat
     with ExitStack() as stack:
         origin = stack.enter_context(third_party.page_server())
         log = f"sqlite:{folder / 'feed.db'}"
-        server = stack.enter_context(running("--log", log, retry=0.1, origins=origin))
+        server = stack.enter_context(running("--log", log, retry=0.1, drain=1, origins=origin))
         readers = start(stack, f"{server.url}/events/{TOPIC}?last_event_id=earliest", origin, folder)
         published: list[list[Event]] = []
         for texts, end in ((HOSTILE, server.stop), (AFTER_RESTART, server.kill), (AFTER_KILL, None)):
