@@ -103,7 +103,7 @@ def test_several_feeds_in_one_process_count_each_for_itself() -> None:
         async with Feed("memory:") as one, Feed("memory:") as other, one.subscribe("a"):
             pages = [metrics_of(feed, "same") for feed in (one, other)]
             await one.publish("a", "x")
-            first, second = (scraped(page.page("")[0].decode()) for page in pages)
+            first, second = [scraped((await page.page(""))[0].decode()) for page in pages]
             assert first["feed_published_events_total"] == {"same": 1}
             assert first["feed_subscribers"] == {"same": 1}
             assert second["feed_published_events_total"] == {"same": 0}

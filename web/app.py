@@ -289,7 +289,7 @@ def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRo
     async def prometheus(request: Request) -> Response:
         """Figures for Prometheus, each with the `node` that it is of."""
         (await authorize_metrics(request)).check_admin()
-        page, media_type = metrics.page(request.headers.get("accept", ""))
+        page, media_type = await metrics.page(request.headers.get("accept", ""))
         return Response(page, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
     return router

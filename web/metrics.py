@@ -41,13 +41,13 @@ _T = TypeVar("_T")
 _Share = Callable[[Now], None]
 
 _SHARE_SECONDS = 0.5
-_TRIES, _TRY_AGAIN = 5, 0.002  # seconds; the loop stands still meanwhile
+_TRIES, _TRY_AGAIN = 5, 0.002  # seconds
 
 
 class Metrics(Protocol):
     """What the application needs: an answer, and somebody to keep it true."""
 
-    def page(self, accept: str) -> tuple[bytes, str]:
+    async def page(self, accept: str) -> tuple[bytes, str]:
         """All figures, and their media type, by a request's `Accept`."""
 
     async def keep(self) -> None:
@@ -96,7 +96,7 @@ class OwnMetrics(Collector):
             family.add_metric(_labelled(figure, self._node, of_label), _buckets(value), value.sum)
         return family
 
-    def page(self, accept: str) -> tuple[bytes, str]:
+    async def page(self, accept: str) -> tuple[bytes, str]:
         """See `Metrics`."""
         return _page(self._registry, accept)
 
@@ -119,9 +119,12 @@ class SharedMetrics:
         self._registry = CollectorRegistry()
         MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
-    def page(self, accept: str) -> tuple[bytes, str]:
+    async def page(self, accept: str) -> tuple[bytes, str]:
         """See `Metrics`. A worker that is just beginning may have made its file and not filled it yet."""
         self.share()
+        return await asyncio.to_thread(self._merged, accept)  # a millisecond for each worker
+
+    def _merged(self, accept: str) -> tuple[bytes, str]:
         for _ in range(_TRIES):
             with contextlib.suppress(OSError, ValueError, struct.error):
                 return _page(self._registry, accept)
