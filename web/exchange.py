@@ -93,10 +93,10 @@ def streaming(scope: Scope) -> None:
         exchange.streamed = True
 
 
-def stream_refused(scope: Scope, reason: str) -> None:
-    """There is none, and this is what the client is told in its stead."""
+def without_stream(scope: Scope, refused: str | None = None) -> None:
+    """There is none behind the head that a stream has: because of this, where it is refused."""
     if (exchange := exchange_of(scope)) is not None:
-        exchange.status, exchange.refused = 200, reason
+        exchange.status, exchange.refused = 200, refused
 
 
 def unreadable(client: tuple[str, int] | None, status: int, detail: str) -> None:

@@ -17,7 +17,7 @@ from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
 from feed.peer import Peer
-from web.exchange import answered, stream_ended, stream_refused, streaming
+from web.exchange import answered, stream_ended, streaming, without_stream
 from web.outcomes import read_refused
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from web.problems import SAFE, problem_of
@@ -77,6 +77,7 @@ class StreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
+            without_stream(scope)
             await self._carry(_Chunks(None, self._format), scope, receive, send)
             return
         try:
@@ -96,7 +97,7 @@ class StreamResponse(Response):
                 refusal = closing("shutdown", int(error.retry_after * random.uniform(0.1, 1) * 1000))
             else:
                 refusal = closing("busy", self._feed.options.limits.jittered_retry())
-            stream_refused(scope, "shutdown" if isinstance(error, Draining) else "busy")
+            without_stream(scope, "shutdown" if isinstance(error, Draining) else "busy")
             await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
         streaming(scope)
