@@ -37,6 +37,14 @@ def options(server: Server, silence: float, max_event: int) -> dict[str, Any]:
     return found if server.ssl is None else {**found, "ssl": server.ssl}
 
 
+class Unredirected:
+    """For `connect`: it follows no redirect, as a token is for this server alone."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """See `websockets`."""
+        return exc
+
+
 def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception:
     """What to raise for one of `FAULTS`."""
     match error:
