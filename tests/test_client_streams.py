@@ -69,8 +69,11 @@ def is_reconnecting(item: Item) -> bool:
 # What comes.
 
 
-async def test_over_a_restart_and_a_crash_each_event_comes_once(serve: Serve, tmp_path: Path) -> None:
+async def test_over_a_restart_and_a_crash_each_event_comes_once(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All four ways at once, as the server's starts are what takes time."""
+    monkeypatch.setattr("feed.client.reading.COME_BACK", 0.2)
     server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2)
     got: dict[str, list[str]] = {}
 
