@@ -74,7 +74,7 @@ async def test_over_a_restart_and_a_crash_each_event_comes_once(
 ) -> None:
     """All four ways at once, as the server's starts are what takes time."""
     monkeypatch.setattr("feed.client.reading.COME_BACK", 0.2)
-    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2)
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2, drain=0.5)
     got: dict[str, list[str]] = {}
 
     async def read(name: str, items: AsyncIterator[Item]) -> None:
