@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -44,7 +45,7 @@ def event(id: str) -> str:
 
 @contextlib.asynccontextmanager
 async def accepting(
-    converse: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    converse: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
     """A server that has `converse` with each connection; its URL. It leaves no connection open."""
     connections: set[asyncio.Task[None]] = set()
@@ -61,9 +62,9 @@ async def accepting(
         writers.append(writer)
         connections.add(asyncio.create_task(hold(reader, writer)))
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for connection in connections:
@@ -100,8 +101,8 @@ class Script:
 
 
 @contextlib.asynccontextmanager
-async def playing(*answers: Answer) -> AsyncIterator[Script]:
+async def playing(*answers: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Script]:
     """A scripted server for as long as the block lasts."""
     script = Script(*answers)
-    async with accepting(script.converse) as script.url:
+    async with accepting(script.converse, tls) as script.url:
         yield script

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,6 +22,7 @@ from websockets.datastructures import Headers
 
 from feed import Invalid, TooLarge
 from feed.client import AsyncClient, Client, Gap, Item, Message, Notice, Reconnecting, Refused, Subscription, Transport
+from tests.certificates import certified
 from tests.clients import BOTH, AnyClient
 from tests.conftest import Serve
 from tests.running import RunningServer, running
@@ -151,15 +153,21 @@ async def test_what_was_read_ahead_and_not_handed_out_comes_again(
 async def socket_server(
     converse: Callable[[ServerConnection], Awaitable[object]],
     refuse: Callable[[ServerConnection, Request], Response | None] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """A WebSocket server for as long as the block lasts; its URL, as one of HTTP."""
 
     async def handle(connection: ServerConnection) -> None:
         await converse(connection)
 
-    async with serve(handle, "127.0.0.1", 0, process_request=refuse, close_timeout=0.2) as server:
+    async with serve(handle, "127.0.0.1", 0, process_request=refuse, close_timeout=0.2, ssl=tls) as server:
         [listening] = server.sockets
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def open_and_wait(connection: ServerConnection) -> None:
+    await connection.send(said("feed.open", "e-1"))
+    await connection.wait_closed()
 
 
 def said(type: str, id: str | None = None, **data: Any) -> str:
@@ -374,6 +382,38 @@ async def test_what_else_goes_wrong_with_a_token_is_raised(
     async with playing(CREATED) as script, client_to(script.url, give) as client:
         with pytest.raises(raised) if raised else contextlib.nullcontext():
             await client.publish("a", "x")
+
+
+# The way there.
+
+
+async def test_certificates_of_ones_own_are_trusted_where_they_are_named(
+    client_to: AnyClient, tmp_path: Path, transport: str
+) -> None:
+    for_server, for_client = certified(tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        if transport == "sse":
+            url = (await stack.enter_async_context(playing(silence, tls=for_server))).url
+        else:
+            url = await stack.enter_async_context(socket_server(open_and_wait, tls=for_server))
+        client = await stack.enter_async_context(client_to(url, ssl=for_client))
+        items = await stack.enter_async_context(client.subscribe("a", transport=transport))
+        assert isinstance(await anext(items), Notice)
+        wary = await stack.enter_async_context(client_to(url))
+        items = await stack.enter_async_context(wary.subscribe("a", transport=transport))
+        with_reason = "cannot connect: the server's certificate is not trusted: self-signed certificate"
+        assert (await anext(items)).reason == with_reason
+
+
+async def test_a_proxy_of_the_environment_is_taken_unless_that_is_not_trusted(
+    client_to: AnyClient, server: RunningServer, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # where nobody is
+    monkeypatch.setenv("no_proxy", "")
+    async with client_to(server.url) as client, client.subscribe("a", transport=transport) as items:
+        assert (await anext(items)).reason == "cannot connect"
+    async with client_to(server.url, trust_env=False) as client, client.subscribe("a", transport=transport) as items:
+        assert isinstance(await anext(items), Notice)
 
 
 # The past.

@@ -7,7 +7,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, InvalidURI, WebSocketException
 from websockets.frames import CloseCode
 
-from feed.client.calls import Body
+from feed.client.calls import Body, no_connection
 from feed.client.errors import Again
 from feed.client.frames import no_feed
 from feed.client.reading import Reading
@@ -65,5 +65,5 @@ def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception
             fell_silent = sent is not None and sent.code == CloseCode.INTERNAL_ERROR  # no answer to a ping
             return Again("it fell silent" if fell_silent else "the connection broke")
         case OSError():
-            return Again("cannot connect")
+            return Again(no_connection(error))
     return Again("the connection broke")
