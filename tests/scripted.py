@@ -75,19 +75,20 @@ async def accepting(
 
 
 class Script:
-    """A server that gives each request the next answer, the last one again and again. `heads` are the requests."""
+    """A server that gives each request the next answer, the last one again and again. `heads` and `bodies` are those of
+    the requests."""
 
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
         self.heads: list[str] = []
+        self.bodies: list[bytes] = []
         self.url = ""
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the one request of a connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
-        if length:
-            await reader.readexactly(int(length[0].partition(":")[2]))
+        self.bodies.append(await reader.readexactly(int(length[0].partition(":")[2]) if length else 0))
         self.heads.append(head)
         await self._answers[min(len(self.heads), len(self._answers)) - 1](writer)
 

@@ -109,7 +109,7 @@ def test_without_a_word_from_the_server_a_crowd_comes_back_over_seconds() -> Non
     assert 3.5 < max(waits) <= 3.75
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 524])
 def test_what_may_be_better_later_is_tried_again_after_the_time_the_server_names(status: int) -> None:
     found = reading()
     again = found.refused(status, "Busy", {"retry-after": "40"}, Body.of_refusal())

@@ -405,6 +405,32 @@ async def test_certificates_of_ones_own_are_trusted_where_they_are_named(
         assert (await anext(items)).reason == with_reason
 
 
+async def test_a_password_of_the_url_goes_with_the_request_and_not_into_words(client_to: AnyClient) -> None:
+    asked = []
+
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        asked.append((request.headers["Authorization"], request.path))
+        return refusing(401, "No")(connection, request)
+
+    async with socket_server(nobody, refuse) as url, client_to(url.replace("//", "//na%20me:se%3Acret@")) as client:
+        for transport in TRANSPORTS:
+            with pytest.raises(Refused) as raised:
+                await anext(client.subscribe("a", transport=transport))
+            assert "cret" not in str(raised.value) + client.url
+    expected = "Basic " + base64.b64encode(b"na me:se:cret").decode()
+    assert asked == [(expected, "/events?envelope=1&topic=a"), (expected, "/ws?topic=a")]
+
+
+async def test_a_proxy_that_is_none_is_refused(
+    client_to: AnyClient, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ws_proxy", "nonsense://secret@127.0.0.1:1")
+    async with client_to(server.url) as client:
+        with pytest.raises(Invalid, match="proxy") as raised:
+            await anext(client.subscribe("a", transport="websocket"))
+    assert "secret" not in str(raised.value)
+
+
 async def test_a_proxy_of_the_environment_is_taken_unless_that_is_not_trusted(
     client_to: AnyClient, server: RunningServer, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

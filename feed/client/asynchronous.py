@@ -223,7 +223,7 @@ class AsyncClient:
         return reading.refused(response.status_code, response.reason_phrase, response.headers, body)
 
     async def _messages(self, reading: Reading) -> AsyncGenerator[Received, None]:
-        headers = reading.headers(await self._bearer())
+        headers = {**reading.headers(await self._bearer()), **self._server.password}
         options = sockets.options(self._server, self._silence, self._max_event)
         try:
             url = self._server.socket_url(reading.parameters)

@@ -27,7 +27,7 @@ NDJSON = "application/x-ndjson"
 MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
 _MAX_DETAIL = 64 << 10  # bytes of an answer that are read for the reason of a refusal
 
-_AGAIN = frozenset({429, 502, 503, 504})  # statuses that may be another one the next time
+_AGAIN = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}  # statuses that may be another one the next time
 
 A = TypeVar("A")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, WebSocketException
 from websockets.frames import CloseCode
 
 from feed.client.calls import Body, no_connection
@@ -55,8 +55,8 @@ def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception
             return reading.refused(response.status_code, response.reason_phrase, headers, body)
         case InvalidStatus():
             return no_feed()
-        case InvalidProxy() | InvalidURI():
-            return Invalid("url", str(error))
+        case InvalidProxy(msg=problem):
+            return Invalid("proxy", problem)  # and not the error's own words, which may hold a password
         case ConnectionClosed(sent=sent, rcvd=rcvd):
             if sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG and not error.rcvd_then_sent:
                 return TooLarge("an event", max_event)

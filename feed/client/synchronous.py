@@ -280,7 +280,7 @@ class _Stream:
         return reading.refused(response.status_code, response.reason_phrase, response.headers, body)
 
     def _messages(self, reading: Reading) -> Generator[Received, None, None]:
-        headers = reading.headers(_bearer(self._token))
+        headers = {**reading.headers(_bearer(self._token)), **self._server.password}
         options = sockets.options(self._server, self._silence, self._max_event)
         try:
             url = self._server.socket_url(reading.parameters)
