@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser import Watched, chromium, watch
+from tests.clients import BOTH, AnyClient
 from tests.nodes import HEARTBEAT, Nodes, StartNodes
 from tests.redis_server import RedisServer, running_redis
 from tests.running import RunningServer, running
@@ -62,6 +63,13 @@ def server() -> Iterator[RunningServer]:
     """A server on a memory log that the tests of a module share: each uses topics of its own."""
     with running("--log", "memory:") as shared:
         yield shared
+
+
+@pytest.fixture(params=BOTH.values(), ids=BOTH.keys())
+def client_to(request: pytest.FixtureRequest) -> AnyClient:
+    """What makes a client: a test that takes it holds for both of them."""
+    made: AnyClient = request.param
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ HOSTILE = [
     "\tTab, \x1b[31mred",
     "\U0001f600 é",
     '{"json": [1, "\u2028"]}',
-    "x" * 200_000,
+    "x" * (256 << 10),
 ]
 AFTER_RESTART = ["after the restart", "\nand its\nsecond"]
 AFTER_KILL = ["after the kill", ""]

@@ -223,7 +223,7 @@ class AsyncClient:
         return reading.refused(response.status_code, response.reason_phrase, response.headers, body)
 
     async def _messages(self, reading: Reading) -> AsyncGenerator[Received, None]:
-        headers = reading.headers(await self._bearer())
+        headers = {**reading.headers(await self._bearer()), **self._server.password}
         options = sockets.options(self._server, self._silence, self._max_event)
         try:
             url = self._server.socket_url(reading.parameters)
@@ -249,6 +249,9 @@ class AsyncSubscription(AsyncIterator[Item]):
     def __init__(self, reading: Reading, items: AsyncGenerator[Item, None]) -> None:
         self._reading = reading
         self._items = items
+        self._reader: asyncio.Task[object] | None = None
+        self._left = asyncio.Event()
+        self._end = asyncio.Event()
 
     @property
     def position(self) -> str:
@@ -257,7 +260,19 @@ class AsyncSubscription(AsyncIterator[Item]):
         return self._reading.position
 
     async def __anext__(self) -> Item:
-        return await anext(self._items)
+        if self._end.is_set():
+            raise StopAsyncIteration
+        self._reader = task = asyncio.current_task()
+        try:
+            return await anext(self._items)
+        except asyncio.CancelledError:
+            # Not the task is cancelled, if it was `aclose`, but this wait: its loop ends.
+            if self._end.is_set() and task is not None and not task.uncancel():
+                raise StopAsyncIteration from None
+            raise
+        finally:
+            self._reader = None
+            self._left.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -268,11 +283,15 @@ class AsyncSubscription(AsyncIterator[Item]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End it, and close its connection. To end it from another task, cancel the one that reads."""
-        await self._items.aclose()
+        """End it, and close its connection. Another task may do this: the loop of the one that reads then ends."""
+        self._end.set()
+        if self._reader is None:
+            await self._items.aclose()
+        else:
+            self._left.clear()
+            self._reader.cancel()
+            await self._left.wait()
 
 
-class _Connect(connect):
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        """None is followed: a token is for this server alone."""
-        return exc
+class _Connect(sockets.Unredirected, connect):
+    pass

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from ssl import SSLCertVerificationError
 from typing import Generic, TypeVar
 
 import httpx
@@ -26,7 +27,7 @@ NDJSON = "application/x-ndjson"
 MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
 _MAX_DETAIL = 64 << 10  # bytes of an answer that are read for the reason of a refusal
 
-_AGAIN = frozenset({429, 502, 503, 504})  # statuses that may be another one the next time
+_AGAIN = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}  # statuses that may be another one the next time
 
 A = TypeVar("A")
 
@@ -84,7 +85,7 @@ class Call(Generic[A]):
             raise TooLarge("the answer", MAX_ANSWER)
         try:
             return self._read(bytes(body.content))
-        except (msgspec.DecodeError, Refused):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Refused):
             raise Refused(status, f"{self._server} is no feed") from None
 
     def _refusal(self, response: httpx.Response, body: Body) -> Again | Refused:
@@ -100,8 +101,9 @@ class Call(Generic[A]):
         return wait
 
     def gave_up(self) -> GaveUp:
-        """No answer in time."""
-        return GaveUp(f"given up after {self._patience:g} s: {self._server}: {self._reason}")
+        """No answer in time; or it is known already that there will be none."""
+        elapsed = time.monotonic() - self._deadline + self._patience
+        return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {self._reason}")
 
 
 class Body:
@@ -207,12 +209,22 @@ def words(error: httpx.RequestError, silence: str) -> str:
     """What has happened to a connection, and what it is called if nothing came."""
     match error:
         case httpx.ConnectError() | httpx.ConnectTimeout():
-            return "cannot connect"
+            return no_connection(error)
         case httpx.ReadTimeout():
             return silence
         case httpx.NetworkError() | httpx.RemoteProtocolError():
             return "the connection broke"
     return str(error) or type(error).__name__
+
+
+def no_connection(error: BaseException) -> str:
+    """That there is none; and why, where that is for the client's side to mend: a certificate it does not trust."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SSLCertVerificationError):
+            return f"cannot connect: the server's certificate is not trusted: {cause.verify_message}"
+        cause = cause.__cause__ or cause.__context__
+    return "cannot connect"
 
 
 def _key(key: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from ssl import SSLContext
 from typing import Any
@@ -50,7 +51,16 @@ class Server:
         """Where the WebSocket is."""
         scheme = "wss" if self.ssl else "ws"
         path = self.url.path.rstrip("/") + "/ws"
-        return str(self.url.copy_with(scheme=scheme, path=path, fragment=None).copy_with(params=parameters))
+        url = self.url.copy_with(scheme=scheme, path=path, userinfo=b"", fragment=None)
+        return str(url.copy_with(params=parameters))
+
+    @property
+    def password(self) -> dict[str, str]:
+        """The header that carries the URL's name and password, where it has them. httpx makes its own."""
+        if not self.url.userinfo:
+            return {}
+        both = f"{self.url.username}:{self.url.password}".encode()
+        return {"Authorization": f"Basic {b64encode(both).decode()}"}
 
 
 def bearer(token: str | None) -> dict[str, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, WebSocketException
 from websockets.frames import CloseCode
 
-from feed.client.calls import Body
+from feed.client.calls import Body, no_connection
 from feed.client.errors import Again
 from feed.client.frames import no_feed
 from feed.client.reading import Reading
@@ -37,6 +37,14 @@ def options(server: Server, silence: float, max_event: int) -> dict[str, Any]:
     return found if server.ssl is None else {**found, "ssl": server.ssl}
 
 
+class Unredirected:
+    """For `connect`: it follows no redirect, as a token is for this server alone."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """See `websockets`."""
+        return exc
+
+
 def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception:
     """What to raise for one of `FAULTS`."""
     match error:
@@ -47,8 +55,8 @@ def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception
             return reading.refused(response.status_code, response.reason_phrase, headers, body)
         case InvalidStatus():
             return no_feed()
-        case InvalidProxy() | InvalidURI():
-            return Invalid("url", str(error))
+        case InvalidProxy(msg=problem):
+            return Invalid("proxy", problem)  # and not the error's own words, which may hold a password
         case ConnectionClosed(sent=sent, rcvd=rcvd):
             if sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG and not error.rcvd_then_sent:
                 return TooLarge("an event", max_event)
@@ -57,5 +65,5 @@ def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception
             fell_silent = sent is not None and sent.code == CloseCode.INTERNAL_ERROR  # no answer to a ping
             return Again("it fell silent" if fell_silent else "the connection broke")
         case OSError():
-            return Again("cannot connect")
+            return Again(no_connection(error))
     return Again("the connection broke")

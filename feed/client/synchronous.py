@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from websockets.sync.client import connect
+from websockets.sync.client import reconnect
 
 from feed.client import sockets
 from feed.client.calls import Body, Call, Paging, page_of, publishing, publishing_one, words
@@ -280,16 +280,20 @@ class _Stream:
         return reading.refused(response.status_code, response.reason_phrase, response.headers, body)
 
     def _messages(self, reading: Reading) -> Generator[Received, None, None]:
-        headers = reading.headers(_bearer(self._token))
+        headers = {**reading.headers(_bearer(self._token)), **self._server.password}
         options = sockets.options(self._server, self._silence, self._max_event)
         try:
             url = self._server.socket_url(reading.parameters)
-            with self.line, connect(url, additional_headers=headers, **options) as connection:
+            with self.line, _Connect(url, additional_headers=headers, **options) as connection:
                 self.line.hold(connection.socket)
                 while True:
                     yield of_object(connection.recv())
         except sockets.FAULTS as error:
             raise sockets.meaning(reading, error, self._max_event) from error
+
+
+class _Connect(sockets.Unredirected, reconnect):
+    """One connection: what it is named after happens only in a loop over it."""
 
 
 class _Line:

@@ -21,11 +21,10 @@ async def plain() -> None:
 
 
 async def by_hand() -> None:
-    """With a way back from a broken connection, lines as long as an event may be, and no end after five minutes."""
+    """With a way back from a broken connection, and no end after five minutes."""
     place = Place()
     options = {
         "timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=45),
-        "read_bufsize": 1 << 20,  # a line may be twice as long
         "reconnection_time": timedelta(seconds=0.1),
         "max_connect_retry": 0,
     }

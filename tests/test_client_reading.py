@@ -1,0 +1,179 @@
+"""What a subscription makes of what happens to it, without a socket: its place, its waits, its rights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from feed import Invalid
+from feed.client import Gap, Message, Notice, Refused
+from feed.client.calls import Body, Paging
+from feed.client.errors import Again
+from feed.client.frames import Control
+from feed.client.items import Page
+from feed.client.reading import Reading, Transport
+from feed.client.waits import obeyed
+
+MESSAGE = Message("e-5", "a", "t", "now", "1", "{}")
+ENDED = Again("the stream ended")
+
+
+def reading(transport: Transport = "sse", *, after: str | None = None, renewable: bool = False) -> Reading:
+    return Reading(["a/*", "b"], ["t"], after, 7, transport, renewable=renewable)
+
+
+def opened(transport: Transport = "sse", retry: int | None = 2000) -> Reading:
+    found = reading(transport)
+    found.take(Control("feed.open", {}, "e-1", retry))
+    return found
+
+
+def closing(**data: Any) -> Control:
+    return Control("feed.closing", data, None, None)
+
+
+def test_an_sse_stream_asks_for_envelopes_and_a_websocket_for_nothing_else() -> None:
+    asked = [("topic", "a/*"), ("topic", "b"), ("type", "t"), ("last_event_id", "e-1"), ("last", "7")]
+    assert reading(after="e-1").parameters.multi_items() == [("envelope", "1"), *asked]
+    assert reading("websocket", after="e-1").parameters.multi_items() == asked
+
+
+def test_another_transport_is_refused() -> None:
+    with pytest.raises(Invalid):
+        reading("carrier pigeon")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("received", "item", "position"),
+    [
+        (Control("feed.open", {"subscription": "s"}, "e-1", 50), Notice("feed.open", {"subscription": "s"}), "e-1"),
+        (MESSAGE, MESSAGE, "e-5"),
+        (Control("feed.position", {}, "e-9"), Notice("feed.position", {}), "e-9"),
+        (Control("feed.live", {"replayed": 3}), Notice("feed.live", {"replayed": 3}), ""),
+        (
+            Control("feed.gap", {"requested": "x", "resumed_from": "e-3", "reason": "expired"}, "e-3"),
+            Gap("x", "e-3", "expired"),
+            "e-3",
+        ),
+        (Control("", {}, None, 60), None, ""),
+        (Control("", {}, "e-4"), None, "e-4"),
+    ],
+)
+def test_a_position_is_kept_of_whatever_names_one(received: Any, item: Any, position: str) -> None:
+    found = reading()
+    assert found.take(received) == item
+    assert found.position == position
+    assert found.headers({}).get("Last-Event-ID", "") == position
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+def test_a_server_that_sends_its_readers_away_is_obeyed_to_the_letter(transport: Transport) -> None:
+    found = opened(transport)
+    for retry in (140, 7321, 61_000):
+        found.take(Control("feed.open", {}, "e-1"))
+        found.take(closing(reason="shutdown", retry=retry))
+        assert found.ended(ENDED).wait == retry / 1000
+
+
+@pytest.mark.parametrize(
+    ("retry", "wait"), [(0, 0.05), (-5, 0.05), (10**12, 300), (1e400, 300), ("soon", None), (None, None)]
+)
+def test_it_is_obeyed_within_reason(retry: object, wait: float | None) -> None:
+    found = opened()
+    found.take(closing(retry=retry))
+    waited = found.ended(ENDED).wait
+    assert waited == wait if wait else 1.5 <= waited <= 2.5
+
+
+def test_a_server_that_never_lets_us_in_is_asked_less_and_less_often() -> None:
+    found = reading()
+    waits = []
+    for _ in range(8):
+        found.take(closing(reason="busy", retry=1200))
+        waits.append(found.ended(ENDED).wait)
+    assert all(wait >= 1.2 for wait in waits)
+    assert waits[5] > 15
+
+
+def test_what_one_stream_asked_for_does_not_count_for_the_next() -> None:
+    found = opened(retry=50)
+    found.take(closing(retry=9000))
+    assert found.ended(ENDED).wait == 9
+    assert found.ended(Again("cannot connect")).wait < 1
+
+
+def test_without_a_word_from_the_server_a_crowd_comes_back_over_seconds() -> None:
+    waits = [opened("websocket", None).ended(ENDED).wait for _ in range(500)]
+    assert 2.25 <= min(waits) < 2.5
+    assert 3.5 < max(waits) <= 3.75
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 524])
+def test_what_may_be_better_later_is_tried_again_after_the_time_the_server_names(status: int) -> None:
+    found = reading()
+    again = found.refused(status, "Busy", {"retry-after": "40"}, Body.of_refusal())
+    assert isinstance(again, Again)
+    assert found.ended(again).wait == 40
+
+
+@pytest.mark.parametrize("value", ["", "-1", "x", "1.5", "Wed, 21 Oct 2026 07:28:00 GMT", "²", "9999999"])
+def test_a_time_that_is_none_is_not_waited_for(value: str) -> None:
+    again = reading().refused(503, "Busy", {"retry-after": value}, Body.of_refusal())
+    assert isinstance(again, Again)
+    assert again.at_least == 0
+
+
+def test_a_first_401_asks_for_another_token_where_there_is_one_and_a_second_is_final() -> None:
+    found = reading(renewable=True)
+    assert isinstance(found.refused(401, "No", {}, Body.of_refusal()), Again)
+    assert isinstance(found.refused(401, "No", {}, Body.of_refusal()), Refused)
+    found.take(Control("feed.open", {}, "e-1"))
+    assert isinstance(found.refused(401, "No", {}, Body.of_refusal()), Again)
+    assert isinstance(reading().refused(401, "No", {}, Body.of_refusal()), Refused)
+
+
+def test_a_compressed_stream_is_refused() -> None:
+    headers = {"content-type": "text/event-stream; charset=utf-8"}
+    reading().opened(headers)
+    with pytest.raises(Refused, match="compressed"):
+        reading().opened({**headers, "content-encoding": "gzip"})
+    with pytest.raises(Refused, match="no feed"):
+        reading().opened({"content-type": "text/html"})
+
+
+def test_obeying_is_bounded() -> None:
+    assert [obeyed(asked) for asked in (-1, 0, 2, 10**9)] == [0.05, 0.05, 2, 300]
+
+
+FULL, EMPTY = Page([MESSAGE], "e-5"), Page([], "e-9")
+
+
+@pytest.mark.parametrize(
+    ("pages", "ended"),
+    [
+        ([FULL], False),
+        ([FULL, EMPTY], False),  # a gap may come
+        ([FULL, EMPTY, EMPTY], True),
+        ([FULL, Page([], "e-5")], True),
+        ([FULL, EMPTY, Page([], "e-10", Gap("e-9", "e-10", "unknown"))], False),
+        ([FULL, EMPTY, Page([], "e-10")], True),
+    ],
+)
+def test_a_history_ends_where_nothing_more_is_to_come(pages: list[Page], ended: bool) -> None:
+    paging = Paging(None, None, None, None)
+    for page in pages:
+        assert not paging.ended
+        paging.turn(page)
+    assert paging.ended == ended
+
+
+def test_the_newest_are_one_page_and_backwards_ends_at_the_oldest() -> None:
+    newest = Paging(None, None, None, 5)
+    newest.turn(FULL)
+    assert newest.ended
+    backwards = Paging(None, "e-9", None, None)
+    backwards.turn(FULL)
+    assert (backwards.ended, backwards.before, backwards.after) == (False, "e-5", None)
+    backwards.turn(EMPTY)
+    assert backwards.ended
