@@ -67,8 +67,8 @@ def _process(outcome: Outcome) -> list[str]:
     lines = [f"{'the server':<20}" + "".join(f"{name:>10}" for name, _ in columns)]
     lines += [f"{name:<20}" + "".join(f"{show(sample):>10}" for _, sample in columns) for name, show in rows.items()]
     lines.append(
-        "(begin and end are of the measured part: "
-        f"the first fifth, {clock(outcome.seconds / 5)}, is a warm-up and left out)"
+        f"(begin and end are of the measured part: the first fifth, {clock(outcome.seconds / 5)}, is a warm-up and left"
+        " out)"
     )
     if (line := outcome.slope) is not None:
         lines.append(
