@@ -47,6 +47,8 @@ class Bounds:
     """More than before the first reader."""
     threads: int = 4
     """More than when the measured part began: pools have grown until then."""
+    patience: float = 20.0
+    """Seconds that what readers leave behind has to go, once they have."""
 
 
 @dataclass(frozen=True)
