@@ -16,7 +16,7 @@ from web.bench.framing import Garbled
 from web.bench.soak.ledger import Committed, Findings, Follower, Ledger, Wish
 from web.bench.soak.report import report
 from web.bench.soak.run import Plan, soak
-from web.bench.soak.samples import KIB, Bounds, Sample, leaks, measured, slope
+from web.bench.soak.samples import Bounds, Sample, leaks, measured, slope
 from web.bench.soak.streams import Form, Item, Parser, request
 
 SECONDS = 60.0
@@ -253,7 +253,11 @@ def test_a_server_that_gives_everything_back_leaks_nothing() -> None:
 @pytest.mark.parametrize(
     ("growth", "after", "found"),
     [
-        (8738.2, {}, "memory grew by 512 KiB a minute (175 bytes a connection), more than 256"),
+        (
+            34133.4,
+            {},
+            "memory grew by 2,000 KiB a minute (683 bytes a connection), more than the 1,664 that are allowed",
+        ),
         (0.0, {"descriptors": 27}, "27 descriptors when all have left, 14 before they came"),
         (0.0, {"tasks": 13}, "13 tasks when all have left, 8 before they came"),
         (0.0, {"threads": 8}, "8 threads when all have left, 3 when the measured part began"),
@@ -262,7 +266,7 @@ def test_a_server_that_gives_everything_back_leaks_nothing() -> None:
 )
 def test_a_leak_is_found(growth: float, after: dict[str, int], found: str) -> None:
     part = measured(samples(200, growth), 200.0)
-    assert leaks(BEFORE, part, replace(BEFORE, **after), Bounds(memory=256 * KIB)) == [found]  # type: ignore[arg-type]
+    assert leaks(BEFORE, part, replace(BEFORE, **after), Bounds()) == [found]  # type: ignore[arg-type]
 
 
 def test_memory_is_not_judged_by_a_moment() -> None:
@@ -296,8 +300,8 @@ def test_a_soak_of_seconds_has_everything_in_it_and_says_so(tmp_path: Path) -> N
     written = json.loads(file.read_text(encoding="utf-8"))
     assert (written["faults"], written["findings"]) == ([], {})
     tally = written["tally"]
-    assert written["events"] > 300
-    assert tally["checked"] == tally["deliveries"] > 1_000
+    assert written["events"] > 50
+    assert tally["checked"] == tally["deliveries"] > 500
     assert all(tally[name] for name in ("connections", "resumes", "pages", "bad publishes", "stalls"))
     assert all(tally[name] for name in ("closed", "reset", "half-closed"))
     assert written["after"]["tasks"] == written["before"]["tasks"]
