@@ -43,6 +43,9 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        # They hold each other, and so would stay: nobody collects garbage while there are many (see web.collector).
+        self.conn.parser.close()
+        self.conn.parser_exc = None
         self._unread.clear()
         self._common.messages.end(self)
         self._common.bodies.release(self._held)

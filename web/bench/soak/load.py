@@ -15,8 +15,8 @@ from web.bench.soak.readers import Guest, House
 from web.bench.soak.streams import Form
 from web.bench.worker import BenchError, Control
 
-_TICK = 0.5  # seconds between two checks
-_ARRIVE_SECONDS = 2.0  # over which the first readers come
+_TICK = 0.25  # seconds between two checks
+_ARRIVE_SECONDS = 1.0  # over which the first readers come
 _PAGERS = 2
 
 
@@ -90,13 +90,11 @@ class _Load:
                 random.Random(job.seed),
             )
             self._guests = [Guest(house, number) for number in range(1, job.readers + 1)]
-            asyncio.get_running_loop().add_reader(self._control.fileno(), self._hear, house)
             ticking = asyncio.create_task(self._tick(house))
             try:
                 await self._play(house, Publishers(house, http, job.publishers, job.rate, job.size))
             finally:
                 ticking.cancel()
-                asyncio.get_running_loop().remove_reader(self._control.fileno())
         self._control.send(Done(self._seen(house)))
 
     async def _play(self, house: House, publishers: Publishers) -> None:
@@ -116,15 +114,14 @@ class _Load:
             for guest in self._guests:
                 going.create_task(guest.go())
 
-    def _hear(self, house: House) -> None:
-        try:
-            self._control.recv()
-        except EOFError:  # the bench is gone
-            raise SystemExit(1) from None
-        house.stopping.set()
-
     async def _tick(self, house: House) -> None:
         while True:
+            if self._control.poll():  # a loop that watches it would make it one that does not block
+                try:
+                    self._control.recv()
+                except EOFError:  # the bench is gone
+                    raise SystemExit(1) from None
+                house.stopping.set()
             for guest in self._guests:
                 guest.check()
             self._control.send(self._seen(house))

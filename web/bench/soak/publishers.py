@@ -56,8 +56,10 @@ class Publishers:
         """One publisher, until it is time to stop. The first of them is a WebSocket."""
         house, chance = self._house, random.Random(self._house.chance.random())
         socket = await self._socket() if number == 0 else None
+        clock = asyncio.get_running_loop().time
+        due = clock() + chance.uniform(0, 2) * self._count / self._rate
         while not house.stopping.is_set():
-            begun = asyncio.get_running_loop().time()
+            await house.pause(max(0, due - clock()))
             if chance.random() < _REFUSED:
                 await self._wrong(chance)
                 continue
@@ -67,8 +69,8 @@ class Publishers:
                 await self._over(socket, self._draft(number, chance))
             else:
                 await self._request(number, many, chance)
-            due = chance.uniform(0, 2) * many * self._count / self._rate
-            await house.pause(max(0, due - (asyncio.get_running_loop().time() - begun)))
+            # What is late is made up for, but never by more than a second.
+            due = max(due, clock() - 1) + chance.uniform(0, 2) * many * self._count / self._rate
         if socket is not None:
             socket.stream.leave()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,21 +26,10 @@ def print_report(outcome: Outcome, console: Console) -> None:
 
 def report(outcome: Outcome) -> list[str]:
     """The lines of it."""
-    plan, seen, tally = outcome.plan, outcome.seen, outcome.seen.tally
+    plan, seen = outcome.plan, outcome.seen
     early = "" if outcome.seconds >= plan.seconds else f", ended after {clock(outcome.seconds)}"
     lines = [f"feed bench --soak: {plan.description}{early}", ""]
-    rows = [
-        ("events", f"{seen.events:,} in {tally.get('publishes', 0):,} publishes, {tally.get('keys', 0):,} with a key, "
-         f"{tally.get('repeats', 0):,} repeats of such; {tally.get('bad publishes', 0):,} bad ones were refused"),
-        ("turned over", f"the log {max(0, seen.events // plan.retained):,} times"),
-        ("deliveries", f"{tally.get('deliveries', 0):,}, {tally.get('checked', 0):,} of them checked by id"),
-        ("connections", f"{tally.get('connections', 0):,}, of which {tally.get('resumes', 0):,} resumed; "
-         f"left: {tally.get('closed', 0):,} closed, {tally.get('reset', 0):,} reset, {tally.get('half-closed', 0):,} "
-         f"half-closed; {tally.get('stalls', 0):,} stalls, {tally.get('slow', 0):,} slow visits"),
-        ("gaps announced", f"{tally.get('gaps', 0):,}, to readers who were away for too long"),
-        ("pages of history", f"{tally.get('pages', 0):,}"),
-        *((kind, f"{seen.findings.get(kind, 0):,}") for kind in ("lost", "doubled", "reordered", "refused")),
-    ]  # fmt: skip
+    rows = _counted(outcome)
     lines += [f"{name:<18}{value}" for name, value in rows]
     lines += ["", *_process(outcome), ""]
     lines += [f"WRONG: {fault}" for fault in outcome.faults]
@@ -47,6 +37,23 @@ def report(outcome: Outcome) -> list[str]:
     if not outcome.faults:
         lines.append("every reader got every event once and in order, or was told; nothing was left behind")
     return lines
+
+
+def _counted(outcome: Outcome) -> list[tuple[str, str]]:
+    """What the load has done and seen."""
+    seen, number = outcome.seen, {name: f"{count:,}" for name, count in outcome.seen.tally.items()}
+    of = defaultdict(lambda: "0", number)
+    return [
+        ("events", f"{seen.events:,} ({seen.events / max(1, outcome.seconds):,.0f}/s) in {of['publishes']} publishes"),
+        ("", f"{of['keys']} with a key, {of['repeats']} repeats of these; {of['bad publishes']} bad ones refused"),
+        ("turned over", f"the log, {seen.events // outcome.plan.retained:,} times"),
+        ("deliveries", f"{of['deliveries']}, {of['checked']} of them checked by id"),
+        ("connections", f"{of['connections']}, of which {of['resumes']} resumed and {of['slow']} were slow"),
+        ("", f"{of['closed']} closed, {of['reset']} reset, {of['half-closed']} half-closed; {of['stalls']} stalls"),
+        ("gaps announced", f"{of['gaps']}, to readers who were away for too long"),
+        ("pages of history", of["pages"]),
+        *((kind, f"{seen.findings.get(kind, 0):,}") for kind in ("lost", "doubled", "reordered", "refused")),
+    ]
 
 
 def _process(outcome: Outcome) -> list[str]:
@@ -67,8 +74,8 @@ def _process(outcome: Outcome) -> list[str]:
     lines = [f"{'the server':<20}" + "".join(f"{name:>10}" for name, _ in columns)]
     lines += [f"{name:<20}" + "".join(f"{show(sample):>10}" for _, sample in columns) for name, show in rows.items()]
     lines.append(
-        "(begin and end are of the measured part: "
-        f"the first fifth, {clock(outcome.seconds / 5)}, is a warm-up and left out)"
+        f"(begin and end are of the measured part: the first fifth, {clock(outcome.seconds / 5)}, is a warm-up and left"
+        " out)"
     )
     if (line := outcome.slope) is not None:
         lines.append(

@@ -33,11 +33,12 @@ from web.bench.worker import BenchError, Worker, descriptor_limit
 _SPARE = 300  # descriptors a server needs for itself
 _RETAINED_SECONDS = 15  # of events, so that the log turns over several times a minute
 _LEAST_RETAINED = 200
+_MOST_RETAINED = 20_000
 _LINE_SECONDS = 60.0
 _TASKS_SECONDS = 10.0
-_AFTER_SECONDS = 20.0  # for what readers leave behind to go
+_START_SECONDS = 30.0  # of the process that makes the load
 _FINISH_SECONDS = 180.0
-_READY = 1.0  # seconds in which a server settles that nobody has spoken to
+_READY = 0.5  # seconds in which a server settles that nobody has spoken to
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Plan:
     @property
     def retained(self) -> int:
         """Events that the server keeps."""
-        return max(_LEAST_RETAINED, int(self.rate * _RETAINED_SECONDS))
+        return min(max(_LEAST_RETAINED, int(self.rate * _RETAINED_SECONDS)), _MOST_RETAINED)
 
     @property
     def description(self) -> str:
@@ -132,6 +133,7 @@ def soak(plan: Plan, cores: Cores, show: Show) -> Outcome:
     """Let them come and go. Ctrl-C ends it early, a second one at once."""
     show.status("starting")
     with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(_interruptions())
         folder = stack.enter_context(a_folder())
         log = stack.enter_context(fresh_log(plan.log, folder, cores.redis))
         server = stack.enter_context(_server(plan, log.url, folder, cores))
@@ -147,7 +149,6 @@ def soak(plan: Plan, cores: Cores, show: Show) -> Outcome:
             plan.retained,
             secrets.randbits(32),
         )
-        interrupted = stack.enter_context(_interruptions())
         return _Soak(plan, server, folder, show, interrupted).run(partial(_start, stack, job, cores))
 
 
@@ -203,7 +204,9 @@ class _Soak:
         before = self._sample()
         worker = start()
         self._load = psutil.Process(worker.pid)
+        self._receive(worker, _START_SECONDS)  # the first that it says
         self._begun = time.monotonic()
+        self._show.line(f"{self._progress()}; Ctrl-C ends it early")
         end, line = self._begun + plan.seconds, self._begun + _LINE_SECONDS
         every = min(5.0, max(0.25, plan.seconds / 100))
         due = self._begun + every
@@ -243,7 +246,8 @@ class _Soak:
 
     def _settled(self, before: Sample) -> tuple[Sample, dict[str, int]]:
         """The server when all have left, as soon as everything has gone that is to go."""
-        bounds, deadline = self._plan.bounds, time.monotonic() + _AFTER_SECONDS
+        bounds = self._plan.bounds
+        deadline = time.monotonic() + bounds.patience
         while True:
             after = self._sample()
             back = after.descriptors <= before.descriptors + bounds.descriptors

@@ -37,8 +37,10 @@ class Sample:
 class Bounds:
     """What is taken for a leak. Each is more than what a server that leaks nothing was seen to differ by."""
 
-    memory: float = 256 * KIB
-    """Bytes a minute, as the slope of a line through all samples after the warm-up."""
+    memory: float = 4096 * KIB
+    """Bytes by which a line through all samples after the warm-up may rise: allocators breathe."""
+    memory_rate: float = 128 * KIB
+    """Bytes a minute that it may rise besides: idempotency keys are kept for a day, and connections differ."""
     least_seconds: float = 120.0
     """A shorter measured part says nothing about memory: allocators take their share first."""
     descriptors: int = 12
@@ -47,6 +49,12 @@ class Bounds:
     """More than before the first reader."""
     threads: int = 4
     """More than when the measured part began: pools have grown until then."""
+    patience: float = 20.0
+    """Seconds that what readers leave behind has to go, once they have."""
+
+    def allowed(self, seconds: float) -> float:
+        """Bytes by which memory may rise in this time."""
+        return self.memory + self.memory_rate * seconds / 60
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,11 @@ class Slope:
     """Bytes."""
     per_connection: float
     """Bytes for each stream that was opened meanwhile."""
+
+    @property
+    def growth(self) -> float:
+        """Bytes from the beginning of the line to its end."""
+        return self.per_minute * self.seconds / 60
 
 
 def measured(samples: Sequence[Sample], seconds: float) -> list[Sample]:
@@ -78,10 +91,10 @@ def leaks(before: Sample, part: Sequence[Sample], after: Sample, bounds: Bounds)
     """What did not go away. `before` is without load, `part` what was measured, `after` when all have left."""
     found = []
     line = slope(part)
-    if line is not None and line.seconds >= bounds.least_seconds and line.per_minute > bounds.memory:
+    if line is not None and line.seconds >= bounds.least_seconds and line.growth > bounds.allowed(line.seconds):
         found.append(
             f"memory grew by {line.per_minute / KIB:,.0f} KiB a minute ({line.per_connection:,.0f} bytes a connection),"
-            f" more than {bounds.memory / KIB:,.0f}"
+            f" more than the {bounds.allowed(line.seconds) * 60 / line.seconds / KIB:,.0f} that are allowed"
         )
     if after.descriptors > before.descriptors + bounds.descriptors:
         found.append(f"{after.descriptors} descriptors when all have left, {before.descriptors} before they came")

@@ -192,6 +192,7 @@ class Stream(asyncio.Protocol):
         self._slow = slow
         self.left = False
         """Whether it is we who ended it."""
+        self._said_all = False
         self._transport: asyncio.Transport | None = None
 
     async def open(self, host: str, port: int) -> None:
@@ -246,7 +247,7 @@ class Stream(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Send bytes as they are."""
-        if (transport := self._open_transport) is not None:
+        if (transport := self._open_transport) is not None and not self._said_all:
             transport.write(data)
 
     def stall(self) -> None:
@@ -276,6 +277,7 @@ class Stream(asyncio.Protocol):
         """Say that nothing more comes from here, and read on to the end."""
         if (transport := self._open_transport) is not None:
             transport.write_eof()
+            self._said_all = True
 
     def reset(self) -> None:
         """Go without a goodbye."""
