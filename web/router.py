@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, WebSocket
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Lifespan, Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable, Invalid
 from feed.feed import MAX_LAST
 from web import openapi
-from web.access import Authorize, allow_everything
+from web.access import allow_everything
+from web.dependency import authorize_by
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
@@ -24,6 +26,7 @@ from web.problems import FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import accepted, forget_query, last_event_id, path_parameter, query_of
 from web.sse import NDJSON, SSE, StreamResponse
+from web.topics import Topic, Topics
 from web.websocket import serve_websocket
 
 logger = logging.getLogger(__name__)
@@ -47,30 +50,55 @@ class _Whole(Convertor[str]):
 def feed_router(
     feed: Feed,
     *,
-    authorize: Authorize = allow_everything,
+    authorize: Callable[..., object] | None = None,
+    topics: Iterable[Topic[Any]] = (),
+    strict_topics: bool = False,
     origins: Iterable[str] = (),
     max_body: int = 16 << 20,
     farewell: float = 5.0,
 ) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
-    Errors on these routes are problem documents, whatever the application around them does. Who opens and closes the
-    feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
+    The feed opens and closes with the application that the router is included in, unless the application has opened it
+    before (`async with feed:` in its lifespan) and so closes it after. Where no lifespan is run, as in an application
+    that is mounted in another, the feed opens at its first use, and closing it is the business of whoever has one.
 
-    `authorize` says what a request may do; unless given, everything. Pages of an origin other than the application's
+    Errors on these routes are problem documents, whatever the application around them does.
+
+    `authorize` is any FastAPI dependency that gives the `Grants` of a request or a WebSocket's handshake; unless given,
+    everything is allowed. What it holds, by `yield` or in its own dependencies, is given back before a stream begins.
+    It may raise `feed.Unauthenticated` and `feed.Forbidden`; `HTTPException` is answered as on the application's own
+    routes.
+
+    `topics` say what the data of which events is; the first in the list that covers an event's topic and type counts.
+    With `strict_topics` nothing else may be published.
+
+    Pages of an origin other than the application's
     own may not publish nor open a WebSocket, unless it is one of `origins`; what else they may, CORS, is the
     application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
     to say `feed.closing` when the server around it stops, in seconds.
     """
-    if not callable(authorize):
-        raise TypeError("authorize is a function that gives the grants of a request")
-    return gated_router(Gate(feed, authorize, Origins(origins), max_body=max_body, farewell=farewell))
+    gate = Gate(
+        feed,
+        allow_everything if authorize is None else authorize_by(authorize),
+        Origins(origins),
+        Topics(topics, strict=strict_topics),
+        max_body=max_body,
+        farewell=farewell,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        async with feed:
+            yield
+
+    return gated_router(gate, lifespan)
 
 
-def gated_router(gate: Gate) -> APIRouter:
-    """The same behind a gate that is there already."""
+def gated_router(gate: Gate, lifespan: Lifespan[Any] | None = None) -> APIRouter:
+    """The same behind a gate that is there already. Who opens the feed is the caller's business, or the lifespan's."""
     register_url_convertor("feed_whole", _Whole())
-    router = APIRouter(route_class=FeedRoute, tags=["feed"])
+    router = APIRouter(route_class=FeedRoute, tags=["feed"], lifespan=lifespan)
 
     def route(path: str, method: str, documentation: dict[str, Any] | None) -> Callable[[_Endpoint], _Endpoint]:
         return router.api_route(

@@ -161,6 +161,7 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
             owner = principal(websocket, grants)
             key = None if message.key is None else idempotency_key(owner, message.key, [draft])
         grants.check_publish(draft.topic)
+        gate.topics.check(draft)
         appended = await gate.feed.append([draft], key)
     except TooLarge:
         raise

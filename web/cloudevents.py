@@ -1,0 +1,195 @@
+"""CloudEvents 1.0 over HTTP (the CloudEvents HTTP binding and its JSON format): from a request to drafts.
+
+    a CloudEvent's      becomes
+    type                the event's type, unless the URL says `?type=`
+    subject             the topic, unless the URL names one
+    source and id       together the idempotency key, unless there is an `Idempotency-Key`
+    data                the data: JSON where `datacontenttype` says so, else text
+    data_base64         the same, decoded; it has to be UTF-8
+
+`time` is not kept: a feed's events bear the time of their commit. Nor are `source`, `id`, `dataschema` and extensions:
+whoever wants to read those publishes the whole CloudEvent as `application/json`, and it is kept as it is. `source`
+never names the topic: it says where an event comes from, by a URI, and not what it is about.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from feed import Invalid, Malformed
+from feed.event import Draft, check_json_size, json_draft, text_draft
+from web.many import Many
+from web.problems import Refused, UnreadProblem
+
+Form = Literal["binary", "structured", "batch"]
+
+_STRUCTURED = "application/cloudevents+json"
+_BATCH = "application/cloudevents-batch+json"
+_JSON = re.compile(r"[^/]+/(?:json|[^/]+\+json)", re.ASCII)  # JSON format, 3.1
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_SPACE = b" \t\r\n"  # of JSON
+
+
+class CloudEvent(msgspec.Struct):
+    """One of them, as in JSON. Attributes that are not here are passed over."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str | None = None
+    datacontenttype: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    data_base64: str | None = None
+
+    def check(self) -> None:
+        """Raises `Invalid` for what is not CloudEvents 1.0."""
+        if self.specversion != "1.0":
+            raise Invalid("specversion", f"only CloudEvents 1.0 are taken here, not {self.specversion[:20]!r}")
+        for name, value in (("id", self.id), ("source", self.source), ("type", self.type)):
+            if not value:
+                raise Invalid(name, "may not be empty")
+        if self.data and self.data_base64 is not None:
+            raise Invalid("data", "and data_base64 exclude each other")
+
+    def draft(self, topic: str | None, type: str | None, max_data: int) -> Draft:
+        """What is published of it: to the topic and with the type of the URL, where that has them.
+
+        Raises `Invalid` and `Malformed`, and `TooLarge` for JSON.
+        """
+        self.check()
+        topic, type = topic or self.subject, type or self.type
+        if topic is None:
+            raise Invalid("subject", "is missing: it names the topic, unless the URL does: POST /events/TOPIC")
+        is_json = self.datacontenttype is None or _is_json(self.datacontenttype)
+        if self.data_base64 is not None:
+            return _draft(topic, _decoded(self.data_base64), type, max_data, is_json=is_json and bool(self.data_base64))
+        if not self.data:
+            return text_draft(topic, "", type)
+        raw = bytes(self.data)
+        if not is_json and not raw.startswith(b'"'):
+            raise Invalid("data", f"has to be a string, as its datacontenttype is {self.datacontenttype!r}")
+        return _draft(topic, raw, type, max_data, is_json=True)
+
+
+_one = msgspec.json.Decoder(CloudEvent)
+_many = Many(CloudEvent)
+
+
+def form_of(media_type: str, headers: Iterable[tuple[bytes, bytes]]) -> Form | None:
+    """How a request holds CloudEvents; None if it holds none. Without `ce-specversion` other `ce-` headers are
+    nothing to us. Raises `Refused` for a format of CloudEvents that is not JSON."""
+    if media_type.startswith("application/cloudevents"):
+        if media_type == _STRUCTURED:
+            return "structured"
+        if media_type == _BATCH:
+            return "batch"
+        detail = f"CloudEvents are taken as {_STRUCTURED}, as {_BATCH}, and in binary mode"
+        raise Refused(UnreadProblem(415, detail))
+    return "binary" if any(name == b"ce-specversion" for name, _ in headers) else None
+
+
+def binary(headers: Iterable[tuple[bytes, bytes]], media_type: str) -> CloudEvent:
+    """The event of a request whose body is its data, without the data. Raises `Invalid` and `Malformed`."""
+    values: dict[str, str] = {}
+    for name, value in headers:
+        if name.startswith(b"ce-"):
+            attribute = name[3:].decode("latin-1").lower()
+            if attribute in values:
+                raise Invalid(f"ce-{attribute}", "may be given once")
+            values[attribute] = _unescaped(attribute, value)
+    missing = [name for name in ("id", "source", "type") if name not in values]
+    if missing:
+        raise Invalid(f"ce-{missing[0]}", "is missing: CloudEvents need it")
+    subject = values.get("subject")
+    event = CloudEvent(values["specversion"], values["id"], values["source"], values["type"], subject, media_type)
+    event.check()
+    return event
+
+
+def binary_draft(event: CloudEvent, body: bytes, topic: str | None, type: str | None, max_data: int) -> Draft:
+    """The same with its data. Raises what `CloudEvent.draft` raises."""
+    empty = event.draft(topic, type, max_data)
+    is_json = _is_json(event.datacontenttype or "") and bool(body)
+    return _draft(empty.topic, body, empty.type, max_data, is_json=is_json)
+
+
+def structured(body: bytes) -> CloudEvent:
+    """The one event that a body is. Raises `Invalid` and `Malformed`."""
+    try:
+        return _one.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        _refuse(error)
+
+
+def batch(body: bytes) -> list[CloudEvent]:
+    """The events of a batch. Raises `Invalid`, for two that are the same too, and `Malformed`."""
+    try:
+        events = _many.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        _refuse(error)
+    first: dict[tuple[str, str], int] = {}
+    for place, event in enumerate(events):
+        if (earlier := first.setdefault((event.source, event.id), place)) != place:
+            raise Invalid(f"event {place}", f"has the source and id of event {earlier}")
+    return events
+
+
+def key_of(events: Sequence[CloudEvent]) -> str:
+    """The idempotency key of these: a digest of the source and id of each, as both may be of any length and script. A
+    batch has one key, as it is committed whole."""
+    digest = hashlib.sha256()
+    for event in events:
+        for part in (event.source, event.id):
+            encoded = part.encode()
+            digest.update(b"%d:" % len(encoded))
+            digest.update(encoded)
+    return f"cloudevents-{digest.hexdigest()}"
+
+
+def _refuse(error: msgspec.DecodeError | RecursionError) -> NoReturn:
+    if isinstance(error, msgspec.ValidationError):
+        raise Invalid("body", str(error)) from None
+    raise Malformed(f"body: {error}") from None
+
+
+def _is_json(media_type: str) -> bool:
+    return _JSON.fullmatch(media_type.partition(";")[0].strip().lower()) is not None
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Malformed(f"data_base64: not Base64: {error}") from None
+
+
+def _draft(topic: str, data: bytes, type: str, max_data: int, *, is_json: bool) -> Draft:
+    if is_json:
+        return json_draft(topic, check_json_size(data.strip(_SPACE), max_data), type)
+    try:
+        return text_draft(topic, data.decode(), type)
+    except UnicodeDecodeError as error:
+        raise Malformed(
+            f"data: not UTF-8, and a feed carries text: byte {error.start} is {data[error.start]:#04x}"
+        ) from None
+
+
+def _unescaped(name: str, value: bytes) -> str:
+    """A header's value as the attribute that it stands for (HTTP binding, 3.1.3.2): out of its quotes, if it has any,
+    then percent-decoded, once."""
+    text = value.strip(b" \t").decode("latin-1")
+    if found := _QUOTED.fullmatch(text):
+        text = re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL)
+    try:
+        return unquote_to_bytes(text.encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise Malformed(f"ce-{name}: not UTF-8, or not percent-encoded") from None
