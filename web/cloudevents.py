@@ -19,7 +19,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NoReturn
+from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -36,6 +36,7 @@ _BATCH = "application/cloudevents-batch+json"
 _JSON = re.compile(r"[^/]+/(?:json|[^/]+\+json)", re.ASCII)  # JSON format, 3.1
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _SPACE = b" \t\r\n"  # of JSON
+_HEADERS = frozenset({b"ce-specversion", b"ce-id", b"ce-source", b"ce-type", b"ce-subject"})
 
 
 class CloudEvent(msgspec.Struct):
@@ -63,21 +64,40 @@ class CloudEvent(msgspec.Struct):
     def draft(self, topic: str | None, type: str | None, max_data: int) -> Draft:
         """What is published of it: to the topic and with the type of the URL, where that has them.
 
-        Raises `Invalid` and `Malformed`, and `TooLarge` for JSON.
+        Raises `Invalid`, `Malformed` and `TooLarge`.
         """
         self.check()
         topic, type = topic or self.subject, type or self.type
         if topic is None:
             raise Invalid("subject", "is missing: it names the topic, unless the URL does: POST /events/TOPIC")
+        data, is_json = self.content()
+        if is_json:
+            return json_draft(topic, check_json_size(data.strip(_SPACE), max_data), type)
+        try:
+            return text_draft(topic, data.decode(), type)
+        except UnicodeDecodeError as error:
+            place = f"byte {error.start} is {data[error.start]:#04x}"
+            raise Malformed(f"data: not UTF-8, and a feed carries text: {place}") from None
+
+    def content(self) -> tuple[bytes, bool]:
+        """The data, and whether it is JSON; else it is text. Without data the text is empty."""
         is_json = self.datacontenttype is None or _is_json(self.datacontenttype)
         if self.data_base64 is not None:
-            return _draft(topic, _decoded(self.data_base64), type, max_data, is_json=is_json and bool(self.data_base64))
-        if not self.data:
-            return text_draft(topic, "", type)
-        raw = bytes(self.data)
-        if not is_json and not raw.startswith(b'"'):
-            raise Invalid("data", f"has to be a string, as its datacontenttype is {self.datacontenttype!r}")
-        return _draft(topic, raw, type, max_data, is_json=True)
+            data = _decoded(self.data_base64)
+            return data, is_json and bool(data)
+        data = bytes(self.data)
+        if data and not is_json and not data.startswith(b'"'):
+            raise Invalid("data", f"has to be a string, as datacontenttype is {self.datacontenttype!r}")
+        return data, bool(data)  # a string is text to the feed, whatever it is a string of
+
+
+class _Binary(CloudEvent):
+    """One whose data is the body."""
+
+    body: bytes = b""
+
+    def content(self) -> tuple[bytes, bool]:
+        return self.body, bool(self.body) and _is_json(self.datacontenttype or "")
 
 
 _one = msgspec.json.Decoder(CloudEvent)
@@ -97,50 +117,37 @@ def form_of(media_type: str, headers: Iterable[tuple[bytes, bytes]]) -> Form | N
     return "binary" if any(name == b"ce-specversion" for name, _ in headers) else None
 
 
-def binary(headers: Iterable[tuple[bytes, bytes]], media_type: str) -> CloudEvent:
-    """The event of a request whose body is its data, without the data. Raises `Invalid` and `Malformed`."""
-    values: dict[str, str] = {}
-    for name, value in headers:
-        if name.startswith(b"ce-"):
-            attribute = name[3:].decode("latin-1").lower()
-            if attribute in values:
-                raise Invalid(f"ce-{attribute}", "may be given once")
-            values[attribute] = _unescaped(attribute, value)
-    missing = [name for name in ("id", "source", "type") if name not in values]
-    if missing:
-        raise Invalid(f"ce-{missing[0]}", "is missing: CloudEvents need it")
-    subject = values.get("subject")
-    event = CloudEvent(values["specversion"], values["id"], values["source"], values["type"], subject, media_type)
-    event.check()
-    return event
-
-
-def binary_draft(event: CloudEvent, body: bytes, topic: str | None, type: str | None, max_data: int) -> Draft:
-    """The same with its data. Raises what `CloudEvent.draft` raises."""
-    empty = event.draft(topic, type, max_data)
-    is_json = _is_json(event.datacontenttype or "") and bool(body)
-    return _draft(empty.topic, body, empty.type, max_data, is_json=is_json)
-
-
-def structured(body: bytes) -> CloudEvent:
-    """The one event that a body is. Raises `Invalid` and `Malformed`."""
+def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[CloudEvent]:
+    """The events of a request. Raises `Invalid`, for two that are the same too, and `Malformed`."""
+    if form == "binary":
+        return [_binary(body, headers)]
     try:
-        return _one.decode(body)
+        events = _many.decode(body) if form == "batch" else [_one.decode(body)]
+    except msgspec.ValidationError as error:
+        raise Invalid("body", str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        _refuse(error)
-
-
-def batch(body: bytes) -> list[CloudEvent]:
-    """The events of a batch. Raises `Invalid`, for two that are the same too, and `Malformed`."""
-    try:
-        events = _many.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        _refuse(error)
+        raise Malformed(f"body: {error}") from None
     first: dict[tuple[str, str], int] = {}
     for place, event in enumerate(events):
         if (earlier := first.setdefault((event.source, event.id), place)) != place:
             raise Invalid(f"event {place}", f"has the source and id of event {earlier}")
     return events
+
+
+def _binary(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> CloudEvent:
+    values: dict[str, str] = {}
+    for name, value in headers:
+        if name == b"content-type":
+            values["datacontenttype"] = value.decode("latin-1")
+        elif name in _HEADERS:
+            attribute = name[3:].decode()
+            if attribute in values:
+                raise Invalid(f"ce-{attribute}", "may be given once")
+            values[attribute] = _unescaped(attribute, value)
+    for attribute in ("id", "source", "type"):
+        if attribute not in values:
+            raise Invalid(f"ce-{attribute}", "is missing: a CloudEvent has it")
+    return msgspec.convert({**values, "body": body}, _Binary)
 
 
 def key_of(events: Sequence[CloudEvent]) -> str:
@@ -155,12 +162,6 @@ def key_of(events: Sequence[CloudEvent]) -> str:
     return f"cloudevents-{digest.hexdigest()}"
 
 
-def _refuse(error: msgspec.DecodeError | RecursionError) -> NoReturn:
-    if isinstance(error, msgspec.ValidationError):
-        raise Invalid("body", str(error)) from None
-    raise Malformed(f"body: {error}") from None
-
-
 def _is_json(media_type: str) -> bool:
     return _JSON.fullmatch(media_type.partition(";")[0].strip().lower()) is not None
 
@@ -170,17 +171,6 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise Malformed(f"data_base64: not Base64: {error}") from None
-
-
-def _draft(topic: str, data: bytes, type: str, max_data: int, *, is_json: bool) -> Draft:
-    if is_json:
-        return json_draft(topic, check_json_size(data.strip(_SPACE), max_data), type)
-    try:
-        return text_draft(topic, data.decode(), type)
-    except UnicodeDecodeError as error:
-        raise Malformed(
-            f"data: not UTF-8, and a feed carries text: byte {error.start} is {data[error.start]:#04x}"
-        ) from None
 
 
 def _unescaped(name: str, value: bytes) -> str:

@@ -63,7 +63,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     max_data = gate.feed.options.max_data
     kind = media_type(request)
     if (form := cloudevents.form_of(kind, request.scope["headers"])) is not None:
-        return await _publish_cloudevents(gate, request, grants, form, kind, topic)
+        return await _publish_cloudevents(gate, request, grants, form, topic)
     is_json = kind == JSON
     # A JSON string may be up to six times as long as the text it stands for.
     limit = min(gate.max_body, 6 * max_data + 2) if is_json else max_data
@@ -83,7 +83,7 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
     grants = await gate.publisher(request)
     kind = media_type(request)
     if (form := cloudevents.form_of(kind, request.scope["headers"])) is not None:
-        return await _publish_cloudevents(gate, request, grants, form, kind, None)
+        return await _publish_cloudevents(gate, request, grants, form, None)
     if kind not in {JSON, NDJSON}:
         raise Refused(
             UnreadProblem(
@@ -103,11 +103,10 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
 
 
 async def _publish_cloudevents(
-    gate: Gate, request: Request, grants: Grants, form: cloudevents.Form, kind: str, topic: str | None
+    gate: Gate, request: Request, grants: Grants, form: cloudevents.Form, topic: str | None
 ) -> Response:
     """Either route with CloudEvents: what the URL says of topic and type goes before what they say."""
     max_data = gate.feed.options.max_data
-    headers = request.scope["headers"]
     limit = min(gate.max_body, 6 * max_data + 2) if form == "binary" else gate.max_body
     async with gate.bodies.read(request, "body", limit) as body:
         if topic is not None:
@@ -115,9 +114,20 @@ async def _publish_cloudevents(
         type_ = None if topic is None else query_of(request).one("type")
         if type_ is not None:
             check_type(type_)
-        events, drafts = await _in_thread_if_large(
-            body, _cloudevents, body, form, request.headers.get("content-type", ""), headers, topic, type_, max_data
-        )
+
+        def parse() -> tuple[list[cloudevents.CloudEvent], list[Draft]]:
+            events = cloudevents.read(form, body, request.scope["headers"])
+            if form != "batch":
+                return events, [events[0].draft(topic, type_, max_data)]
+            drafts = []
+            for place, event in enumerate(events):
+                try:
+                    drafts.append(event.draft(topic, type_, max_data))
+                except (Invalid, Malformed) as error:
+                    raise _placed(error, f"event {place}") from None
+            return events, drafts
+
+        events, drafts = await _in_thread_if_large(body, parse)
         grants.check_publish_all({draft.topic: None for draft in drafts})
         gate.count_more(request, grants, len(drafts) - 1)
         if gate.topics:
@@ -125,30 +135,6 @@ async def _publish_cloudevents(
             await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
         ids = await _append(gate, request, grants, drafts, "cloudevents", cloudevents.key_of(events))
     return Created({"ids": ids} if form == "batch" else {"id": ids[0], "topic": drafts[0].topic})
-
-
-def _cloudevents(
-    body: bytes,
-    form: cloudevents.Form,
-    content_type: str,
-    headers: Sequence[tuple[bytes, bytes]],
-    topic: str | None,
-    type: str | None,
-    max_data: int,
-) -> tuple[list[cloudevents.CloudEvent], list[Draft]]:
-    if form == "binary":
-        event = cloudevents.binary(headers, content_type)
-        return [event], [cloudevents.binary_draft(event, body, topic, type, max_data)]
-    if form == "structured":
-        event = cloudevents.structured(body)
-        return [event], [event.draft(topic, type, max_data)]
-    events, drafts = cloudevents.batch(body), []
-    for place, event in enumerate(events):
-        try:
-            drafts.append(event.draft(topic, type, max_data))
-        except (Invalid, Malformed) as error:
-            raise _placed(error, f"event {place}") from None
-    return events, drafts
 
 
 async def _in_thread_if_large(body: bytes, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from inspect import Parameter, Signature
+from types import GenericAlias
+from typing import Annotated, Any, TypeVar, Union, cast
 
-from fastapi import APIRouter, Request, WebSocket
+import orjson
+from fastapi import APIRouter, Body, Request, WebSocket
+from fastapi.sse import EventSourceResponse
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Lifespan, Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable, Invalid
 from feed.feed import MAX_LAST
-from web import openapi
+from web import asyncapi, openapi
 from web.access import allow_everything
 from web.dependency import authorize_by
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
 from web.origins import Headers, Origins
-from web.problems import FeedRoute, Problem, problems_answered
+from web.problems import SAFE, FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
-from web.request import accepted, forget_query, last_event_id, path_parameter, query_of
+from web.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
 from web.sse import NDJSON, SSE, StreamResponse
 from web.topics import Topic, Topics
 from web.websocket import serve_websocket
@@ -92,11 +97,12 @@ def feed_router(
         async with feed:
             yield
 
-    return gated_router(gate, lifespan)
+    return gated_router(gate, lifespan=lifespan)
 
 
-def gated_router(gate: Gate, lifespan: Lifespan[Any] | None = None) -> APIRouter:
-    """The same behind a gate that is there already. Who opens the feed is the caller's business, or the lifespan's."""
+def gated_router(gate: Gate, *, lifespan: Lifespan[Any] | None = None, key: bool = False) -> APIRouter:
+    """The same behind a gate that is there already. Who opens the feed is the caller's business, or the lifespan's.
+    `key`: whether tokens are needed."""
     register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"], lifespan=lifespan)
 
@@ -148,7 +154,74 @@ def gated_router(gate: Gate, lifespan: Lifespan[Any] | None = None) -> APIRouter
     async def websocket(websocket: WebSocket) -> None:
         await serve_websocket(gate, websocket)
 
+    descriptions: dict[str, Any] = {}
+
+    @router.get("/asyncapi.json", include_in_schema=False)
+    async def describe_streams(request: Request) -> Response:
+        """The AsyncAPI document, where the application shows its OpenAPI document."""
+        app = request.app
+        if getattr(app, "openapi_url", None) is None:
+            raise HTTPException(404)
+        if not descriptions:
+            title, version = app.title, app.version
+            descriptions.update(asyncapi.describe(gate.topics, title=title, version=version, key=key))
+        document = orjson.dumps(asyncapi.document(place_of(request, "/asyncapi.json"), descriptions))
+        response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+        response.raw_headers += SAFE
+        return response
+
+    _document_topics(router, gate.topics)
     return router
+
+
+def _document_topics(router: APIRouter, topics: Topics) -> None:
+    """Routes for OpenAPI alone, with the models of typed topics: never reached, as those above take every topic."""
+    by_address: dict[str, list[Topic[Any]]] = {}
+    for topic in topics.topics:
+        by_address.setdefault(topic.address, []).append(topic)
+    for address, kinds in by_address.items():
+        model: Any = Union.__getitem__(tuple(kind.model for kind in kinds))
+        names = kinds[0].parameters
+        types = {kind.type for kind in kinds}
+        refusals: dict[int | str, dict[str, Any]] = {422: {}}  # else FastAPI describes its own
+        router.add_api_route(
+            f"/events/{address}",
+            _documented(names, body=model),
+            methods=["POST"],
+            status_code=201,
+            response_class=Response,
+            response_model=None,
+            responses=refusals,
+            summary=f"Publish to {address}",
+            openapi_extra=openapi.publish_typed(kinds[0].type if len(types) == 1 else None),
+        )
+        router.add_api_route(
+            f"/events/{address}",
+            _documented(names, gives=GenericAlias(AsyncIterable, (model,))),
+            methods=["GET"],
+            response_class=EventSourceResponse,
+            responses=refusals,
+            summary=f"Subscribe to {address}",
+            openapi_extra=openapi.SUBSCRIBE_TYPED,
+        )
+
+
+def _documented(names: Iterable[str], *, body: Any = None, gives: Any = None) -> Callable[..., Any]:
+    """What FastAPI takes for a route's function, with these parameters in the path, this body, and this stream."""
+
+    async def publish(**_: object) -> None:
+        raise AssertionError("another route answers")
+
+    async def subscribe(**_: object) -> AsyncIterator[None]:
+        yield
+
+    parameters = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=str) for name in names]
+    if body is not None:
+        own = "data" if "data" not in names else max(names, key=len) + "_data"
+        parameters.append(Parameter(own, Parameter.KEYWORD_ONLY, annotation=Annotated[body, Body()]))
+    function: Any = publish if gives is None else subscribe
+    function.__signature__ = Signature(parameters, return_annotation=Signature.empty if gives is None else gives)
+    return cast("Callable[..., Any]", function)
 
 
 class FeedEndpoints:
