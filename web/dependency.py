@@ -18,7 +18,6 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from web.access import Authorize
 from web.grants import Grants
 
 _GRANTS = "feed.grants"  # in the scope of the request in which the dependencies are solved
@@ -82,11 +81,6 @@ def dependency(authorize: Callable[..., object]) -> Callable[..., object]:
         return await grants if inspect.isawaitable(grants) else grants
 
     return of_connection
-
-
-def authorize_by(authorize: Callable[..., object]) -> Authorize:
-    """The `Authorize` that a dependency is. Raises `TypeError` as `dependency` does."""
-    return Dependency(dependency(authorize))
 
 
 def _endpoint(provide: Callable[..., object]) -> Callable[..., Any]:

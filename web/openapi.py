@@ -295,7 +295,7 @@ _CLOUDEVENT: dict[str, Any] = {
         "id": {"type": "string", "minLength": 1},
         "source": {"type": "string", "minLength": 1},
         "type": {**_TYPE, "minLength": 1},
-        "subject": _TOPIC,
+        "subject": {**_TOPIC, "type": ["string", "null"]},
         "data": {},
     },
 }

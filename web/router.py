@@ -11,7 +11,7 @@ from types import GenericAlias
 from typing import Annotated, Any, TypeVar, Union, cast
 
 import orjson
-from fastapi import APIRouter, Body, Request, WebSocket
+from fastapi import APIRouter, Body, Depends, Request, WebSocket
 from fastapi.sse import EventSourceResponse
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -22,7 +22,7 @@ from feed import Feed, FeedUnavailable, Invalid
 from feed.feed import MAX_LAST
 from web import asyncapi, openapi
 from web.access import allow_everything
-from web.dependency import authorize_by
+from web.dependency import Dependency, dependency
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
@@ -83,9 +83,10 @@ def feed_router(
     application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
     to say `feed.closing` when the server around it stops, in seconds.
     """
+    provide = None if authorize is None else dependency(authorize)
     gate = Gate(
         feed,
-        allow_everything if authorize is None else authorize_by(authorize),
+        allow_everything if provide is None else Dependency(provide),
         Origins(origins),
         Topics(topics, strict=strict_topics),
         max_body=max_body,
@@ -97,25 +98,43 @@ def feed_router(
         async with feed:
             yield
 
-    return gated_router(gate, lifespan=lifespan)
+    return gated_router(gate, lifespan=lifespan, provide=provide)
 
 
-def gated_router(gate: Gate, *, lifespan: Lifespan[Any] | None = None, key: bool = False) -> APIRouter:
+def gated_router(
+    gate: Gate,
+    *,
+    lifespan: Lifespan[Any] | None = None,
+    provide: Callable[..., object] | None = None,
+    key: bool = False,
+) -> APIRouter:
     """The same behind a gate that is there already. Who opens the feed is the caller's business, or the lifespan's.
-    `key`: whether tokens are needed."""
+    `provide` is the dependency that the gate asks, and `key` whether tokens are needed, for the documents."""
     register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"], lifespan=lifespan)
 
+    # Beside what is served there are routes for OpenAPI alone, never reached as they come after: they have what the
+    # gate asks, and the models of typed topics, which FastAPI is to describe and not to act on.
+    documented = APIRouter(dependencies=[] if provide is None else [Depends(provide)])
+
     def route(path: str, method: str, documentation: dict[str, Any] | None) -> Callable[[_Endpoint], _Endpoint]:
-        return router.api_route(
-            path,
-            methods=[method],
-            status_code=201 if method == "POST" else None,
-            response_class=Response,
-            response_model=None,
-            include_in_schema=documentation is not None,
-            openapi_extra=documentation,
-        )
+        def add(endpoint: _Endpoint) -> _Endpoint:
+            status = 201 if method == "POST" else None
+            router.add_api_route(path, endpoint, methods=[method], status_code=status, include_in_schema=False)
+            if documentation is not None:
+                documented.add_api_route(
+                    path,
+                    endpoint,
+                    methods=[method],
+                    status_code=status,
+                    response_class=Response,
+                    response_model=None,
+                    responses={422: {}},  # else FastAPI describes its own
+                    openapi_extra=documentation,
+                )
+            return endpoint
+
+        return add
 
     @route("/events/{topic:feed_whole}", "POST", openapi.PUBLISH_TO_TOPIC)
     async def publish_one_event(request: Request) -> Response:
@@ -170,12 +189,13 @@ def gated_router(gate: Gate, *, lifespan: Lifespan[Any] | None = None, key: bool
         response.raw_headers += SAFE
         return response
 
-    _document_topics(router, gate.topics)
+    _document_topics(documented, gate.topics)
+    router.include_router(documented)
     return router
 
 
 def _document_topics(router: APIRouter, topics: Topics) -> None:
-    """Routes for OpenAPI alone, with the models of typed topics: never reached, as those above take every topic."""
+    """Typed topics, with their models."""
     by_address: dict[str, list[Topic[Any]]] = {}
     for topic in topics.topics:
         by_address.setdefault(topic.address, []).append(topic)
@@ -183,7 +203,7 @@ def _document_topics(router: APIRouter, topics: Topics) -> None:
         model: Any = Union.__getitem__(tuple(kind.model for kind in kinds))
         names = kinds[0].parameters
         types = {kind.type for kind in kinds}
-        refusals: dict[int | str, dict[str, Any]] = {422: {}}  # else FastAPI describes its own
+        refusals: dict[int | str, dict[str, Any]] = {422: {}}
         router.add_api_route(
             f"/events/{address}",
             _documented(names, body=model),
