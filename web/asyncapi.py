@@ -14,15 +14,13 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from web.openapi import PAYLOADS, SECURITY_SCHEMES, control_schema
+from web.openapi import ANSWERS, PAYLOADS, SECURITY_SCHEMES, control_schema
 from web.request import Place
 from web.topics import Topics
 
 Json = dict[str, Any]
 
 _HTTP, _WEBSOCKET = "http", "websocket"
-_ANSWERS = ["feed.ack", "feed.error"]  # to what a WebSocket sent
-
 _STRING: Json = {"type": "string"}
 _TIME: Json = {"type": "string", "format": "date-time"}
 
@@ -255,7 +253,7 @@ def _controls() -> Iterable[tuple[str, Json]]:
     """What the feed says of a stream itself, and its answers."""
     for name, payload in PAYLOADS.items():
         yield f"{name}.{_WEBSOCKET}", {"name": name, "payload": control_schema(name)}
-        if name not in _ANSWERS:
+        if name not in ANSWERS:
             headers = {"type": "object", "required": ["event"], "properties": {"event": {"const": name}, "id": _STRING}}
             yield f"{name}.{_HTTP}", {"name": name, "headers": headers, "payload": payload}
     committed = {"type": "object", "required": ["id", "topic"], "properties": {"id": _STRING, "topic": _STRING}}

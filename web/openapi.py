@@ -122,7 +122,10 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "feed.ack": _object(["ref"], ref={}, id={"type": "string"}),
     "feed.error": _object(["ref"], ref={}, status={"type": "integer"}, detail={"type": "string"}),
 }
-"""What the feed says of a stream itself, by type: the data. The last two only answer what a WebSocket sent."""
+"""What the feed says of a stream itself, by type: the data."""
+
+ANSWERS = ["feed.ack", "feed.error"]
+"""Of these, what only answers what a WebSocket sent."""
 
 
 def control_schema(name: str) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def control_schema(name: str) -> dict[str, Any]:
     return _object(["id"], type={"const": name}, id={"type": "string"}, data=PAYLOADS[name])
 
 
-_LINE: dict[str, Any] = {"anyOf": [_EVENT, *map(control_schema, PAYLOADS)]}
+_LINE: dict[str, Any] = {"anyOf": [_EVENT, *(control_schema(name) for name in PAYLOADS if name not in ANSWERS)]}
 
 # As FastAPI describes the items of a stream of its own.
 _FRAME: dict[str, Any] = {

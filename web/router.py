@@ -173,25 +173,29 @@ def gated_router(
     async def websocket(websocket: WebSocket) -> None:
         await serve_websocket(gate, websocket)
 
+    _describe_streams(router, gate.topics, key=key)
+    _document_topics(documented, gate.topics)
+    router.include_router(documented)
+    return router
+
+
+def _describe_streams(router: APIRouter, topics: Topics, *, key: bool) -> None:
+    """The AsyncAPI document."""
     descriptions: dict[str, Any] = {}
 
     @router.get("/asyncapi.json", include_in_schema=False)
     async def describe_streams(request: Request) -> Response:
-        """The AsyncAPI document, where the application shows its OpenAPI document."""
+        """It is there where the application shows its OpenAPI document."""
         app = request.app
         if getattr(app, "openapi_url", None) is None:
             raise HTTPException(404)
         if not descriptions:
             title, version = app.title, app.version
-            descriptions.update(asyncapi.describe(gate.topics, title=title, version=version, key=key))
+            descriptions.update(asyncapi.describe(topics, title=title, version=version, key=key))
         document = orjson.dumps(asyncapi.document(place_of(request, "/asyncapi.json"), descriptions))
         response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
         response.raw_headers += SAFE
         return response
-
-    _document_topics(documented, gate.topics)
-    router.include_router(documented)
-    return router
 
 
 def _document_topics(router: APIRouter, topics: Topics) -> None:

@@ -30,13 +30,14 @@ class AppServer(Server):
 
     It runs in this process, so that what a test overrides in it counts (`app.dependency_overrides`). `feed` is the
     application's: `kick` and `gap` need it, and without it `restart` cuts streams instead of ending them. All starts
-    are on one event loop, the feed's.
+    are on one event loop, the feed's. `root_path` is what a proxy in front would take off the path.
     """
 
-    def __init__(self, app: Any, feed: Feed | None = None) -> None:
+    def __init__(self, app: Any, feed: Feed | None = None, *, root_path: str = "") -> None:
         super().__init__()
-        self._app = app
+        self.app = app
         self._feed = feed
+        self._root_path = root_path
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="app-server", daemon=True)
         self._thread.start()
@@ -65,7 +66,13 @@ class AppServer(Server):
     def _start(self) -> int:
         server = self._server = uvicorn.Server(
             uvicorn.Config(
-                self._app, host="127.0.0.1", port=0, log_config=None, workers=1, timeout_graceful_shutdown=_FORCED
+                self.app,
+                host="127.0.0.1",
+                port=0,
+                root_path=self._root_path,
+                log_config=None,
+                workers=1,
+                timeout_graceful_shutdown=_FORCED,
             )
         )
         serving = self._serving = asyncio.run_coroutine_threadsafe(_serve(server), self._loop)
