@@ -179,19 +179,26 @@ class Proxy:
         *,
         answers: bool = False,
     ) -> None:
-        while chunk := await reader.read(self._step if answers else _CHUNK):
+        while chunk := await reader.read(_CHUNK):
             if self.delay:
                 await asyncio.sleep(self.delay)
             await gate.wait()
             watch(chunk)
-            writer.write(chunk)
-            await writer.drain()
-            if answers and self.rate is not None:
-                await asyncio.sleep(len(chunk) / self.rate)
+            if not answers:
+                writer.write(chunk)
+                await writer.drain()
+            else:
+                await self._pass_at_rate(chunk, writer)
 
-    @property
-    def _step(self) -> int:
-        return _CHUNK if self.rate is None else min(_CHUNK, max(1, int(self.rate / _STEPS)))
+    async def _pass_at_rate(self, chunk: bytes, writer: asyncio.StreamWriter) -> None:
+        while chunk:
+            rate = self.rate
+            step = _CHUNK if rate is None else max(1, int(rate / _STEPS))
+            piece, chunk = chunk[:step], chunk[step:]
+            writer.write(piece)
+            await writer.drain()
+            if rate is not None:
+                await asyncio.sleep(len(piece) / rate)
 
 
 class _Connection:
