@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from feed.batch import Batch
 from feed.event import Event
+from feed.figures import Figures, transport_of
 from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.pattern import TopicIndex
@@ -33,12 +34,13 @@ class Broadcaster:
 
     `window` holds the newest events that were passed on, and its position is how far that is. `pump` writes what is
     put into the queues of those that flow into outlets. `losses` counts how often the log has lost events: positions
-    from before do not mean now what they meant.
+    from before do not mean now what they meant. `figures` is what is counted here, and by the pump.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, figures: Figures | None = None) -> None:
         self.window = window
-        self.pump = Pump()
+        self.figures = figures or Figures()
+        self.pump = Pump(self.figures)
         self.losses = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._index: TopicIndex[Subscription] = TopicIndex()
@@ -46,6 +48,7 @@ class Broadcaster:
 
     def register(self, subscription: Subscription) -> None:
         """From the next `push` on it is offered what it wants."""
+        self.figures.subscribed[transport_of(subscription.peer.transport)] += 1
         self._subscriptions[subscription.id] = subscription
         if address := counted_as(subscription.peer.address):
             self._by_address[address] += 1

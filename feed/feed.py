@@ -28,6 +28,7 @@ from feed.broadcaster import Broadcaster, Queues
 from feed.control import Gap
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
+from feed.figures import Delivered, Figures, Histogram, transport_of
 from feed.from_thread import FromThread
 from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
 from feed.log.contract import LogLost, Loss, Retained
@@ -97,21 +98,21 @@ class Feed:
     trying, and raises `FeedUnavailable` meanwhile. Several may hold it by `async with`: the last one out closes it. It
     belongs to one event loop; from other threads see `from_thread`.
 
-    `log` is the URL as it was given. `published` counts the events whose publishers were told that they are committed,
-    since the feed was made; those of a publish that is repeated with its key count each time.
+    `log` is the URL as it was given. `figures` is what the feed has counted since it was made.
     """
 
     def __init__(self, log: str, options: FeedOptions = FeedOptions()) -> None:  # noqa: B008  immutable
         self.options = options
         self.draining = False
         self._drained_at = 0.0  # by the monotonic clock: when its readers are back, here or elsewhere
-        self.published = 0
+        self.figures = Figures()
         self.log = log
         self.from_thread = FromThread(self)
         self._holders = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held_bytes = 0
         self._past_reconnects = 0  # while it was open before
+        self._past_commits = Histogram()
         self._entrance = Turnstile(_ENTER)
         self._start: asyncio.Task[_Running] | None = None
         self._tried = asyncio.Event()
@@ -164,7 +165,7 @@ class Feed:
         try:
             while True:
                 try:
-                    return await _Running.start(self.log, self.options)
+                    return await _Running.start(self.log, self.options, self.figures)
                 except FeedUnavailable as error:
                     if not tried.is_set():
                         logger.warning("the log cannot be opened yet, and it is tried again: %s", error)
@@ -223,6 +224,7 @@ class Feed:
                 running.broadcaster.drain(self.options.limits)
                 await running.stop()
                 self._past_reconnects += running.log.reconnects
+                self._past_commits.add(running.log.commits)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -236,6 +238,26 @@ class Feed:
         return 0 if running is None else len(running.broadcaster)
 
     @property
+    def subscribers_by_transport(self) -> dict[str, int]:
+        """The same, each transport by itself. This looks at each of them, as do the next two."""
+        running = self._running_now()
+        found = dict.fromkeys(self.figures.subscribed, 0)
+        for subscription in () if running is None else running.broadcaster:
+            found[transport_of(subscription.peer.transport)] += 1
+        return found
+
+    @property
+    def delivered(self) -> dict[str, Delivered]:
+        """How many events, and bytes of body, were handed to connections since the feed was made, by transport; and as
+        pages of history. A long poll counts as the page that it is answered with."""
+        running = self._running_now()
+        found = {name: Delivered(past.events, past.bytes) for name, past in self.figures.delivered.items()}
+        for subscription in () if running is None else running.broadcaster:
+            found[transport_of(subscription.peer.transport)].add(subscription.events, subscription.sent)
+        del found["poll"]
+        return found
+
+    @property
     def queues(self) -> Queues:
         """What waits in the queues of the streams that are open, and how many of those are behind. This looks at each
         of them: 15,000 take a millisecond."""
@@ -247,6 +269,22 @@ class Feed:
         """How much the log holds, as far as it is known here; None while the log is not open."""
         running = self._running_now()
         return None if running is None else running.log.retained
+
+    @property
+    def oldest_time(self) -> int | None:
+        """When the log's oldest event was committed, in milliseconds since 1970, as far as it is known here; None if
+        there is none, and while the log is not open."""
+        running = self._running_now()
+        return None if running is None else running.log.oldest_time
+
+    @property
+    def commits(self) -> Histogram:
+        """How long the log's commits took, in seconds, since the feed was made."""
+        commits = Histogram()
+        commits.add(self._past_commits)
+        if (running := self._running_now()) is not None:
+            commits.add(running.log.commits)
+        return commits
 
     @property
     def position(self) -> int:
@@ -295,14 +333,22 @@ class Feed:
             raise Invalid("batch", "holds no event")
         if len(drafts) > MAX_BATCH:
             raise Invalid("batch", f"may hold {MAX_BATCH:,} events at most, not {len(drafts):,}")
+        size = 0
         for draft in drafts:
             if draft.data_bytes > self.options.max_data:
                 raise TooLarge("data", self.options.max_data)
+            size += draft.data_bytes
         running = await self._running()
         if running.broadcaster.pump.busy:
             await self._wait_for_readers(running, drafts)
         appended = await running.log.append(drafts, key)
-        self.published += appended.count
+        figures = self.figures
+        if appended.repeated:
+            figures.publishes["repeated"] += 1
+        else:
+            figures.publishes["created"] += 1
+            figures.published += appended.count
+            figures.published_bytes += size
         return appended
 
     async def _wait_for_readers(self, running: _Running, drafts: Sequence[Draft]) -> None:
@@ -395,7 +441,13 @@ class Feed:
             raise FeedUnavailable("this address has as many subscribers here as it may")
 
     def detach(self, subscription: Subscription) -> None:
-        """Let go of a subscription. To do so twice does no harm."""
+        """Let go of a subscription, and note why it has ended. To do so twice does no harm."""
+        if subscription.ended is None:
+            broken = subscription.closed and subscription.reason is None
+            subscription.ended = "error" if broken else subscription.reason or "client"
+            figures, transport = self.figures, transport_of(subscription.peer.transport)
+            figures.ended[subscription.ended] += 1
+            figures.delivered[transport].add(subscription.events, subscription.sent)
         subscription.close()
         if (running := self._running_now()) is not None:
             running.broadcaster.unregister(subscription)
@@ -473,11 +525,11 @@ class _Running:
         ]
 
     @classmethod
-    async def start(cls, url: str, options: FeedOptions) -> _Running:
+    async def start(cls, url: str, options: FeedOptions, figures: Figures) -> _Running:
         options = msgspec.structs.replace(options, node=options.node or f"{socket.gethostname()}:{os.getpid()}")
         log = await open_log(url, options.retention, options.node)
         try:
-            return cls(log, Broadcaster(await _newest(log, options)), options)
+            return cls(log, Broadcaster(await _newest(log, options), figures), options)
         except BaseException:
             await log.close()
             raise
@@ -520,6 +572,7 @@ class _Running:
                 len(portion) / limits.queue_events, sum(event.size for event in portion) / limits.queue_bytes
             )
             broadcaster.push(portion)
+            pump.carry(portion[0].time)
             if len(portion) < len(batch):
                 await asyncio.sleep(0)
 
@@ -629,7 +682,7 @@ class _Running:
             events += page.events
             size += sum(event.size for event in page.events)
         next_id = losses[0].before if losses and cursor == losses[0].position else log.id_at(cursor)
-        return HistoryPage(events, next_id, gap)
+        return self._counted(HistoryPage(events, next_id, gap))
 
     async def page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:
         log, gap = self.log, None
@@ -646,7 +699,12 @@ class _Running:
             count += len(page.events)
             size += sum(event.size for event in page.events)
         events = [event for page_events in reversed(pages) for event in page_events]
-        return HistoryPage(events, log.id_at(min(position, log.position)), gap)
+        return self._counted(HistoryPage(events, log.id_at(min(position, log.position)), gap))
+
+    def _counted(self, page: HistoryPage) -> HistoryPage:
+        if page.gap is not None:
+            self.broadcaster.figures.gaps[page.gap.reason] += 1
+        return page
 
 
 def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:

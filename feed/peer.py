@@ -13,11 +13,13 @@ _PREFIX_V6 = 64  # bits: what one household or machine is given, and may take it
 
 class Peer(msgspec.Struct, frozen=True):
     """`transport` is how it reads (`sse`, `ndjson`, `websocket`, `poll`, or `library`), `address` the client's own, ''
-    inside this process. At `expires`, in seconds since 1970, its right to read ends, and the stream with it."""
+    inside this process. At `expires`, in seconds since 1970, its right to read ends, and the stream with it.
+    `principal` is who it is, for those who look after the feed, where that is known."""
 
     transport: str = "library"
     address: str = ""
     expires: float = math.inf
+    principal: str | None = None
 
 
 @lru_cache(maxsize=4096)

@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
+from feed.figures import Figures
+
 logger = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.004
@@ -47,8 +49,10 @@ class Pump:
     `admit` meanwhile: else they would be served at the expense of those whom they publish to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Figures | None = None) -> None:
         self.passed = 0.0
+        self.figures = figures or Figures()
+        self._committed: int | None = None
         self._woken: list[Flushed] = []
         self._runs: deque[_Run] = deque()
         self._replays: deque[Flushed] = deque()
@@ -70,6 +74,12 @@ class Pump:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
+
+    def carry(self, committed: int) -> None:
+        """What was woken just now is to be sent events of which the oldest was committed at that time, in milliseconds
+        since 1970."""
+        if self._woken and self._committed is None:
+            self._committed = committed
 
     @property
     def backlog(self) -> float:
@@ -95,8 +105,8 @@ class Pump:
                 if not held.done():  # cancelled
                     held.set_result(None)
         if self._woken:
-            self._runs.append(_Run(self.passed, iter(self._woken)))
-            self._woken = []
+            self._runs.append(_Run(self.passed, iter(self._woken), self._committed))
+            self._woken, self._committed = [], None
         end = time.perf_counter() + _TURN_SECONDS
         now = self._loop.time()
         self._write(now, end)
@@ -121,6 +131,9 @@ class Pump:
                 if writes >= _TURN_WRITES or size >= _TURN_BYTES or time.perf_counter() > end:
                     self._runs.append(run)
                     return
+            if run.committed is not None:
+                self.figures.fan_outs.observe(time.perf_counter() - run.begun)
+                self.figures.delays.observe(max(0.0, time.time() - run.committed / 1000))
 
     def _replay(self, now: float, end: float) -> None:
         size = 0
@@ -141,8 +154,10 @@ def _break_off(flushed: Flushed) -> None:
 
 
 class _Run:
-    __slots__ = ("passed", "woken")
+    __slots__ = ("begun", "committed", "passed", "woken")
 
-    def __init__(self, passed: float, woken: Iterator[Flushed]) -> None:
+    def __init__(self, passed: float, woken: Iterator[Flushed], committed: int | None) -> None:
+        self.begun = time.perf_counter()
+        self.committed = committed
         self.passed = passed
         self.woken = woken

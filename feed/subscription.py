@@ -26,6 +26,7 @@ from feed.batch import Batch, Item, Wire
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
+from feed.figures import Ending
 from feed.log.contract import Log, LogLost, Page
 from feed.log.window import Window
 from feed.pattern import Selection
@@ -123,6 +124,7 @@ class Subscription:
         "_awake",
         "_blocked",
         "_end",
+        "_from_log",
         "_handed",
         "_limits",
         "_log",
@@ -143,6 +145,8 @@ class Subscription:
         "behind",
         "closed",
         "cursor",
+        "ended",
+        "events",
         "id",
         "peer",
         "queue",
@@ -174,8 +178,10 @@ class Subscription:
         self.behind = cursor < window.position or replay
         self.since = time.time_ns() // 1_000_000
         self.sent = 0  # bytes of the stream's body that were handed to the connection
+        self.events = 0  # that were handed out
         self.closed = False
         self.reason: Reason | None = None  # why the server ends it, once it does
+        self.ended: Ending | None = None  # why it has ended, once `Feed.detach` knows
         self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
         self._log = log
         self._window = window
@@ -184,6 +190,7 @@ class Subscription:
         self._queued_events = 0
         self._queued_bytes = 0
         self._replayed: int | None = 0 if replay else None
+        self._from_log = False  # whether any of it came from the log, and not from the window
         self._told = cursor  # the position the client knows
         self._opening: list[Item] = [control.opened(self.id, resumed or log.id_at(cursor), limits.jittered_retry())]
         self._end: Control | None = None
@@ -204,6 +211,11 @@ class Subscription:
         """How many events wait in the queue."""
         return self._queued_events
 
+    @property
+    def told(self) -> str:
+        """The id that the client knows: of the last event, or position, that it was told."""
+        return self._log.id_at(self._told)
+
     # What the broadcaster calls, without ever waiting.
 
     def offer(self, batch: Batch) -> None:
@@ -221,6 +233,7 @@ class Subscription:
         events = self._queued_events + batch.count
         size = self._queued_bytes + batch.size
         if (events > limits.queue_events or size > limits.queue_bytes) and not self.queue.empty():
+            self._pump.figures.overflows += 1
             self.fall_behind()
             return
         self._queued_events = events
@@ -325,6 +338,7 @@ class Subscription:
         self._outlet, self._awake = None, True
         self._clear()
         self._stop_reading()
+        self._note_replay()
 
     def __aiter__(self) -> Subscription:
         return self
@@ -346,6 +360,7 @@ class Subscription:
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
         """Let the stream begin with the news that it cannot go on where the client asked for."""
         id = self._log.id_at(self.cursor)
+        self._pump.figures.gaps[reason] += 1
         self._opening.append(control.gap(requested, id, reason))
         self._expect_losses_beyond(id)
 
@@ -401,6 +416,7 @@ class Subscription:
         size = self._queued_bytes
         first = self.queue.get_nowait()
         if isinstance(first, Batch) and first.count == self._queued_events:  # it is all there is
+            self.events += self._queued_events
             self._queued_events = self._queued_bytes = 0
             self.cursor = self._told = first.last
             self._quiet_since = now
@@ -438,9 +454,10 @@ class Subscription:
             if self.queue.empty():
                 break
             entry = self.queue.get_nowait()
-        self._queued_events = self._queued_bytes = 0
+        count, self._queued_events, self._queued_bytes = self._queued_events, 0, 0
         if self._end is not None or self.behind:
             return []  # what was taken out was only there to wake us
+        self.events += count
         last = items[-1]
         if isinstance(last, Event):
             self.cursor = self._told = last.seq
@@ -460,7 +477,7 @@ class Subscription:
                 # No `await` between this look and the change: the next event that is passed on goes into the queue.
                 self.behind = False
                 self._clear()
-                replayed, self._replayed = self._replayed, None
+                replayed = self._note_replay()
                 return [] if replayed is None else [control.live(replayed)]
             self._window.drop_before(oldest)
             page = None
@@ -469,6 +486,7 @@ class Subscription:
             if page is None:
                 self._reading = asyncio.ensure_future(self._read_page())
                 self._reading.add_done_callback(lambda _: self.wake())
+                self._from_log = True
                 return None
         elif reading.done():
             self._reading = None
@@ -480,9 +498,17 @@ class Subscription:
         self.cursor = page.end
         if page.events:
             self._told = page.events[-1].seq
+            self.events += len(page.events)
             if self._replayed is not None:
                 self._replayed += len(page.events)
         return page.events
+
+    def _note_replay(self) -> int | None:
+        """The replay is over, if there was one: how many events it was."""
+        replayed, self._replayed = self._replayed, None
+        if replayed is not None:
+            self._pump.figures.replays["log" if self._from_log else "window"].observe(replayed)
+        return replayed
 
     async def _read_page(self) -> Page:
         """The next page of the log. While the log cannot be read the stream stays, and it is tried again."""
@@ -508,12 +534,14 @@ class Subscription:
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position
+        self._pump.figures.gaps["expired"] += 1
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
 
     def _tell_loss(self) -> Gap:
         loss, *rest = self._losses
         self._losses = tuple(rest)
         self._told = self.cursor
+        self._pump.figures.gaps["unknown"] += 1
         return control.gap(loss.requested, self._log.id_at(self.cursor), "unknown")
 
     def _expect_losses_beyond(self, id: str) -> None:

@@ -6,13 +6,14 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from feed.testing.process import START_SECONDS, STOP_SECONDS, FeedProcess
+from feed.testing.process import START_SECONDS, STOP_SECONDS, FeedProcess, Process
+from tests.forking import start as fork
 
 __all__ = ["FEED", "GREETING", "START_SECONDS", "STOP_SECONDS", "RunningServer", "running"]
 
@@ -26,6 +27,8 @@ class RunningServer(FeedProcess):
 
     def __init__(self, *args: str, program: str | Path = FEED, folder: Path | None = None, **settings: object) -> None:
         """`program` is the command, and `folder` where it runs, unless it is the tests' own."""
+        # What is logged as a warning is a fault, and many tests look for some.
+        settings = {"log_level": "warning", **settings}
         super().__init__(*args, settings=settings, command=[program], folder=folder)
         self.http = httpx.Client(verify=False, timeout=30)  # no TLS here, and loading certificates takes its time
 
@@ -35,10 +38,17 @@ class RunningServer(FeedProcess):
         greeting = re.compile(r"feed is listening|  (dashboard|access|token|subscribe|publish) ")
         return "".join(line for line in list(self._lines) if not greeting.match(line))
 
+    def _run(self, arguments: Sequence[str]) -> Process:
+        # prometheus-client looks for the workers' folder when it is loaded, and coverage begins with a process.
+        has_workers = "--workers" in arguments or "FEED_WORKERS" in self._environment
+        if self._command == [FEED] and not has_workers and not _is_measured():
+            return fork(arguments, self._environment, self._folder or Path.cwd())
+        return super()._run(arguments)
+
     def close(self) -> None:
         """Leave nothing behind."""
         self.http.close()
-        if self.alive and any(name.startswith("COVERAGE_PROCESS") for name in os.environ):
+        if self.alive and _is_measured():
             self.stop()  # a process that is killed says nothing of what it has run
         super().close()
 
@@ -57,6 +67,11 @@ class RunningServer(FeedProcess):
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+
+def _is_measured() -> bool:
+    """Whether coverage looks on, which begins where a process begins."""
+    return any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.running import RunningServer
 
 Scraped = dict[str, dict[str, float]]
-"""Values by sample and node."""
+"""Values by sample and node. A sample that has another label than `node` bears it in its name:
+`feed_gaps_total expired`."""
 
 
 def scraped(text: str) -> Scraped:
@@ -20,10 +21,10 @@ def scraped(text: str) -> Scraped:
     found: Scraped = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            assert set(sample.labels) == {"node"}, sample
-            nodes = found.setdefault(sample.name, {})
-            assert sample.labels["node"] not in nodes, f"twice: {sample}"
-            nodes[sample.labels["node"]] = sample.value
+            node, *others = (sample.labels[name] for name in sorted(sample.labels, key=lambda name: name != "node"))
+            nodes = found.setdefault(" ".join([sample.name, *others]), {})
+            assert node not in nodes, f"twice: {sample}"
+            nodes[node] = sample.value
     return found
 
 

@@ -201,6 +201,16 @@ def test_a_websocket_is_refused_before_it_opens_with_the_same_status(
     assert raised.value.response.status_code == status
 
 
+def test_whom_the_applications_own_login_refuses_counts_as_denied(server: AppServer, client: httpx.Client) -> None:
+    before = (feed.figures.publishes["denied"], feed.figures.refused["denied"])
+    client.post("/of/shop/live/events/shop/ann/a", content="x")
+    client.get("/of/shop/live/events/shop/a")
+    with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{server.port}/of/shop/live/ws/shop/a"):
+        pass
+    after = (feed.figures.publishes["denied"], feed.figures.refused["denied"])
+    assert after == (before[0] + 1, before[1] + 2)
+
+
 def test_dependencies_of_include_router_hold_too(client: httpx.Client) -> None:
     for method in ("GET", "POST"):
         answer = client.request(method, "/of/shop/live/events/shop/ann/a", headers={**ANN, "X-Day": "monday"})

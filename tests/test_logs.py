@@ -16,6 +16,7 @@ from feed import Event, Invalid, LogRefused, Retention
 from feed.event import Draft, json_draft, text_draft
 from feed.log import IdempotencyKey, Log, open_log
 from feed.log.contract import SCAN_EVENTS, Retained
+from feed.log.memory import MemoryLog
 from feed.pattern import EVERYTHING, Selection
 
 pytestmark = pytest.mark.anyio
@@ -223,6 +224,31 @@ async def test_it_says_that_nothing_is_retained_when_all_is_too_old(opened: Open
     assert log.position == 2
 
 
+async def test_it_says_when_its_oldest_event_was_committed(opened: OpenLog) -> None:
+    log = await opened(events=2)
+    assert log.oldest_time is None
+    times = []
+    for _ in range(3):
+        await log.append(drafts("a"))
+        times.append((await read_all(log, log.position - 1, EVERYTHING))[0].time)
+        async with asyncio.timeout(10):
+            while log.oldest_time != times[-2 if len(times) > 1 else -1]:  # a log on Redis finds out within a second
+                await asyncio.sleep(0.01)
+            while time.time_ns() // 1_000_000 <= times[-1]:
+                await asyncio.sleep(0)
+    assert len(set(times)) == 3
+
+
+async def test_each_commit_is_timed_where_there_is_one(opened: OpenLog) -> None:
+    log = await opened()
+    begun = time.perf_counter()
+    for _ in range(3):
+        await log.append(drafts("a", "b"))
+    assert sum(log.commits.counts) == (0 if isinstance(log, MemoryLog) else 3)
+    assert 0 <= log.commits.sum < time.perf_counter() - begun
+    assert (log.commits.sum > 0) is not isinstance(log, MemoryLog)
+
+
 @pytest.mark.parametrize(
     "id",
     [
@@ -295,6 +321,7 @@ async def test_a_key_is_answered_once_also_at_the_same_time(log: Log) -> None:
     key = IdempotencyKey("somebody", "k", b"fingerprint")
     answers = await asyncio.gather(*(log.append(drafts("a", "b"), key) for _ in range(5)))
     assert {tuple(answer.ids) for answer in answers} == {tuple(answers[0].ids)}
+    assert sorted(answer.repeated for answer in answers) == [False, True, True, True, True]
     assert log.position == 2
     with pytest.raises(Invalid, match="Idempotency-Key"):
         await log.append(drafts("c"), IdempotencyKey("somebody", "k", b"another"))

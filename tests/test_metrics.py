@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,21 +24,15 @@ from tests.running import RunningServer
 from tests.scraping import Scraped, client_of_each, scrape, scraped, workers
 from tests.streams import eventually, subscribed
 from web import Settings, create_app
+from web.figures import FIGURES
 from web.metrics import metrics_of
 
-NAMES = {
-    "feed_subscribers",
-    "feed_published_events_total",
-    "feed_log_position",
-    "feed_log_reconnects_total",
-    "feed_log_lag_events",
-    "feed_queued_events",
-    "feed_queue_deepest_events",
-    "feed_lagging_subscribers",
-    "feed_log_events",
-    "feed_log_bytes",
-    "feed_time_seconds",
-}
+NAMES = {figure.name + ("_total" if getattr(figure, "kind", "") == "counter" else "") for figure in FIGURES}
+
+
+def names(found: Scraped) -> set[str]:
+    """What the page is of. The parts of a histogram have its name."""
+    return {re.sub(r"(_bucket|_sum|_count)?( .*)?$", "", name) for name in found}
 
 
 @pytest.fixture
@@ -53,7 +48,7 @@ def test_it_says_what_was_done(alone: RunningServer) -> None:
         batch = [{"topic": "b", "data": 1}] * 3
         assert alone.http.post(f"{alone.url}/events", json=batch).status_code == 201
         found = scrape(alone)
-        assert set(found) == NAMES
+        assert names(found) == NAMES
         assert found["feed_subscribers"] == {"n": 2}
         assert found["feed_published_events_total"] == {"n": 8}
         assert found["feed_log_position"] == {"n": 8}
@@ -129,7 +124,7 @@ def test_the_lag_is_what_was_not_passed_on_yet() -> None:
             async with asyncio.timeout(10):
                 while feed.lag:
                     await asyncio.sleep(0)
-        assert (feed.position, feed.lag, feed.published) == (0, 0, 1)
+        assert (feed.position, feed.lag, feed.figures.published) == (0, 0, 1)
 
     asyncio.run(publish())
 
@@ -194,13 +189,13 @@ def test_the_log_is_said_to_hold_what_retention_keeps(serve: Serve, tmp_path: Pa
 def test_of_a_log_that_is_not_open_nothing_is_said(serve: Serve, start_redis: StartRedis) -> None:
     redis = start_redis(appendonly="no")
     redis.kill()
-    of_log = {"feed_log_events", "feed_log_bytes"}
+    of_log = {"feed_log_events", "feed_log_bytes", "feed_log_oldest_age_seconds"}
     servers = [serve("--log", redis.url(), *several, node="n") for several in ((), ("--workers", "2"))]
     for server in servers:
-        assert NAMES - set(scrape(server)) == of_log
+        assert NAMES - names(scrape(server)) == of_log
     redis.start()
     for server in servers:
-        eventually(lambda server=server: set(scrape(server)) == NAMES, 20)
+        eventually(lambda server=server: names(scrape(server)) == NAMES, 20)
 
 
 def test_a_node_knows_what_others_have_brought_to_the_log(
@@ -263,7 +258,7 @@ def test_whichever_worker_answers_it_is_of_all_of_them(several: RunningServer) -
 
 def told(found: Scraped) -> bool:
     """Whether that is what was done: thirty streams, and one, two and three events through each worker."""
-    assert set(found) == NAMES
+    assert names(found) == NAMES
     return (
         sorted(found["feed_published_events_total"].values()) == [1, 2, 3]
         and sum(found["feed_subscribers"].values()) == 30
@@ -273,6 +268,14 @@ def told(found: Scraped) -> bool:
         and set(found["feed_log_bytes"].values()) == {6 * (len("amessagex") + 64)}
         and sum(found["feed_queued_events"].values()) == 0
         and sum(found["feed_lagging_subscribers"].values()) == 0
+        and sum(found["feed_subscribers_by_transport sse"].values()) == 30
+        and sum(found["feed_subscriptions_total sse"].values()) == 30
+        and sum(found["feed_delivered_events_total sse"].values()) == 30 * 6
+        and sorted(found["feed_publishes_total created"].values()) == [1, 2, 3]
+        and found["feed_log_commit_seconds_count"] == found["feed_published_events_total"]
+        and found["feed_log_commit_seconds_bucket +Inf"] == found["feed_published_events_total"]
+        and all(sum(found[f"feed_{each}_seconds_count"].values()) >= 6 for each in ("fan_out", "delivery_delay"))
+        and 0 < sum(found["feed_fan_out_seconds_sum"].values()) < 10
     )
 
 

@@ -41,10 +41,14 @@ class Reader:
         self._thread.start()
 
     def _run(self) -> None:
+        with httpx.Client(verify=False, timeout=20) as client:  # no TLS here, and loading certificates takes its time
+            self._read(client)
+
+    def _read(self, client: httpx.Client) -> None:
         while not self._stopping.is_set():
             headers = {**self.headers, **({} if self.last is None else {"Last-Event-ID": self.last})}
             try:
-                with httpx.stream("GET", self.url, headers=headers, timeout=httpx.Timeout(20)) as response:
+                with client.stream("GET", self.url, headers=headers) as response:
                     if response.status_code != 200:
                         return
                     stream = Stream(response)
@@ -175,7 +179,7 @@ def test_a_reader_of_an_application_sees_the_same(tmp_path: Path) -> None:
 def test_with_a_key_there_are_tokens_and_a_stream_ends_with_its_own() -> None:
     with FeedServer(jwt_secret=SECRET) as server:
         assert httpx.get(f"{server.url}/events/a", headers={"Accept": "application/json"}).status_code == 401
-        short = {"Authorization": f"Bearer {server.token(subscribe=['a'], seconds=1)}"}
+        short = {"Authorization": f"Bearer {server.token(subscribe=['a'], seconds=3)}"}
         with reading(server, f"{server.url}/events/a", **short) as reader:
             server.publish("a", "x")
             reader.wait_for("x")

@@ -13,6 +13,7 @@ import msgspec
 from starlette.requests import HTTPConnection
 
 from feed import Unauthenticated
+from web.exchange import exchange_of
 from web.grants import EVERYTHING, Grants
 from web.request import query_of
 
@@ -54,6 +55,8 @@ class Access:
         if token is None:
             return self._mistaken if _has_strange_authorization(connection) else self._anybody
         grants = await self._tokens.grants(token)
+        if (exchange := exchange_of(connection.scope)) is not None:
+            exchange.principal = grants.subject
         if self._public:
             return msgspec.structs.replace(grants, subscribe=(*grants.subscribe, *self._public))
         return grants

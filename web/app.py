@@ -24,6 +24,7 @@ from feed.log import is_shared
 from web import openapi
 from web.access import Access, Authorize, allow_everything
 from web.bodies import Bodies
+from web.exchange import Exchange, answered, begin
 from web.gate import Gate
 from web.limits import Rate
 from web.metrics import Metrics, metrics_of
@@ -109,15 +110,21 @@ class _App(FastAPI):
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return
-        headers = self._origins.answer_headers(scope)
-        if (answer := self._answer_at_once(scope)) is not None:
-            answer.raw_headers += headers
-            if scope["type"] == "websocket":
-                await deny(WebSocket(scope, receive, send), answer)
-            else:
-                await answer(scope, receive, send)
-        elif self.user_middleware or not await self._endpoints.answer(scope, receive, send, headers):
-            await super().__call__(scope, receive, _with_headers(send, [*headers, *SAFE]))
+        exchange = begin(scope)
+        try:
+            headers = self._origins.answer_headers(scope)
+            if (answer := self._answer_at_once(scope)) is not None:
+                answer.raw_headers += headers
+                answered(scope, answer)
+                if scope["type"] == "websocket":
+                    await deny(WebSocket(scope, receive, send), answer)
+                else:
+                    await answer(scope, receive, send)
+            elif self.user_middleware or not await self._endpoints.answer(scope, receive, send, headers):
+                await super().__call__(scope, receive, _with_headers(send, [*headers, *SAFE], exchange))
+        finally:
+            if exchange is not None:
+                exchange.end(scope)
 
     def _answer_at_once(self, scope: Scope) -> Response | None:
         try:
@@ -133,8 +140,11 @@ class _App(FastAPI):
         return None
 
 
-def _with_headers(send: Send, headers: Headers) -> Send:
+def _with_headers(send: Send, headers: Headers, exchange: Exchange | None) -> Send:
     async def send_with_headers(message: Message) -> None:
+        if exchange is not None:
+            exchange.status = message.get("status", exchange.status)
+            exchange.bytes_out += len(message.get("body", b""))
         if message["type"] in {"http.response.start", "websocket.http.response.start"}:
             there = {name for name, _ in message.get("headers", ())}
             missing = [header for header in headers if header[0] not in there]

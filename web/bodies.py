@@ -10,6 +10,7 @@ from types import TracebackType
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from web.exchange import exchange_of
 from web.outlet import begun
 from web.problems import Refused, UnreadProblem
 
@@ -120,6 +121,8 @@ class Reading:
         return part, more
 
     def _release(self) -> None:
+        if (exchange := exchange_of(self._request.scope)) is not None:
+            exchange.bytes_in = self._held
         self._bodies.release(self._held)
         self._held = 0
 

@@ -72,7 +72,7 @@ class Gate(msgspec.Struct, frozen=True):
 
 def peer(connection: HTTPConnection, transport: str, grants: Grants) -> Peer:
     """What the feed has to know of who subscribes."""
-    return Peer(transport, address(connection), grants.expires)
+    return Peer(transport, address(connection), grants.expires, grants.subject)
 
 
 def principal(connection: HTTPConnection, grants: Grants) -> str:

@@ -37,7 +37,9 @@ async def history_page(feed: Feed, request: Request, selection: Selection, query
     if not page.events and page.gap is None and wait > 0 and before is None:
         await _something(feed, request, selection, page.next, wait, peer(request, "poll", grants))
         page = await feed.history(selection, limit=limit, after=page.next)
-    response = Response(_document(page), media_type="application/json", headers={"Cache-Control": "no-store"})
+    document = _document(page)
+    feed.figures.delivered["history"].add(len(page.events), len(document))
+    response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
     response.raw_headers += SAFE
     return response
 

@@ -1,27 +1,100 @@
-"""What the server logs: a line each, whatever a client has put into it."""
+"""What the server logs: a line each, whatever a client has put into it, and never a token.
+
+As text for people, or as JSON, an object a line, for programs. The journal of systemd adds the time itself, and learns
+from a prefix of each line how serious it is (sd-daemon(3)).
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from feed.wire import rfc3339
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 and C1 controls, the line ends that only Unicode knows, what turns a terminal's text around, and what no encoding
 takes."""
 
+# No line is made of a request's query or headers. This is for those that somebody else has made, and for tracebacks.
+_TOKEN = re.compile(r"(?i)(token=|bearer\s+)[^\s&;,'\"]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+_LEVELS = {level: logging.getLevelName(level).lower() for level in (10, 20, 30, 40, 50)}
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
 
 def one_line(text: str) -> str:
     """The text with everything escaped that could end the line, or be more than text to a terminal."""
+    if text.isascii() and text.isprintable():
+        return text
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def without_tokens(text: str) -> str:
+    """The text with `***` for everything that looks like a token."""
+    return _TOKEN.sub(lambda found: f"{found[1] or ''}***", text)
+
+
+class Facts(logging.LogRecord):
+    """A record that is made of names and values rather than of words, in as little time as goes: there is one for each
+    request. It is for the handlers of this program as for any other's."""
+
+    # What a record knows that is made in the usual way, and no one asks of this one: where in the code it is from.
+    args = ()
+    exc_info = exc_text = stack_info = None
+    pathname = filename = module = funcName = ""  # noqa: N815
+    lineno = 0
+    process = thread = None
+    processName = threadName = taskName = None  # noqa: N815
+
+    def __init__(self, name: str, level: int, facts: Mapping[str, Any]) -> None:
+        # Not the base's, which takes twice as long as all the rest of a line.
+        self.name = name
+        self.levelno = level
+        self.levelname = "DEBUG" if level == logging.DEBUG else "INFO"
+        self.created = time.time()
+        self.msecs = self.created % 1 * 1000
+        self.relativeCreated = 0.0
+        self.facts = facts
+        self.msg = ""
+
+    def getMessage(self) -> str:  # noqa: N802
+        """The values, with their names but for those that speak for themselves."""
+        return " ".join([_text(name, value) for name, value in self.facts.items()])
+
+
+_BARE = frozenset({"event", "method", "path", "status"})
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        if " " in value or '"' in value or not value:
+            value = json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, list):
+        value = ",".join(value)
+    elif value is None:
+        value = "-"
+    return f"{value}" if name in _BARE else f"{name}={value}"
 
 
 class OneLine(logging.Formatter):
     """A record is one line. Only a traceback goes on, in lines that are set in: none of them, not even one that quotes
     a client, can be taken for a record."""
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """See `logging.Formatter`."""
+        return f"{_second(int(record.created))},{int(record.msecs):03}"
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """See `logging.Formatter`."""
-        record.message = one_line(record.message)
+        message = record.message
+        record.message = one_line(message if isinstance(record, Facts) else without_tokens(message))
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:  # noqa: N802
@@ -33,11 +106,51 @@ class OneLine(logging.Formatter):
         return self._set_in(super().formatStack(stack_info))
 
     def _set_in(self, text: str) -> str:
-        return "\n".join(f"  {one_line(line)}" for line in text.split("\n"))
+        return "\n".join(f"  {one_line(line)}" for line in without_tokens(text).split("\n"))
 
 
-def log_to_stderr(form: str) -> None:
-    """Log warnings and errors, in this form; a second call replaces the first."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine(form))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+@lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
+class JournalLine(OneLine):
+    """The same for the journal, each line with its priority."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>"
+        return prefix + super().format(record).replace("\n", f"\n{prefix}")
+
+
+class JsonLine(logging.Formatter):
+    """A record is a JSON object: `level`, `time` unless it is for the journal, `worker` where there are several; then
+    its facts, or `logger`, `message` and `exception`. `server` is what all of them say."""
+
+    def __init__(self, *, timed: bool, server: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._timed = timed
+        self._server = server
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        return self.encoded(record).decode()
+
+    def encoded(self, record: logging.LogRecord) -> bytes:
+        """The same as bytes, as they are made."""
+        begin: dict[str, Any] = {"time": rfc3339(int(record.created * 1000))} if self._timed else {}
+        begin["level"] = _LEVELS.get(record.levelno) or record.levelname.lower()
+        line = {**begin, **self._server, **(record.facts if isinstance(record, Facts) else self._words(record))}
+        try:
+            encoded = orjson.dumps(line)
+        except orjson.JSONEncodeError:  # a lone surrogate, or a value of somebody else's
+            return json.dumps(line, default=str).encode()
+        if encoded.isascii() and b"\x7f" not in encoded:
+            return encoded  # other controls are escaped already
+        return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded.decode()).encode()
+
+    def _words(self, record: logging.LogRecord) -> dict[str, Any]:
+        words = {"logger": record.name, "message": without_tokens(record.getMessage())}
+        if record.exc_info:
+            words["exception"] = without_tokens(self.formatException(record.exc_info))
+        return words

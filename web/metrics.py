@@ -1,10 +1,10 @@
-"""What `/metrics` says, in Prometheus's format.
+"""How `/metrics` is made of the figures, in Prometheus's format.
 
-**Nothing here is done per event.** The feed counts in plain integers, and they are read when somebody asks; what waits
-in queues is summed up then, which takes a millisecond with 15,000 streams. Add a figure to `_FIGURES`, and there it is,
-whichever way it is read:
+**Nothing here is done per event.** The feed counts in plain numbers, and they are read when somebody asks; what waits
+in queues is summed up then, which takes a millisecond with 15,000 streams. Which figures: `web.figures`. How they are
+read:
 
-- one process: the integers are read while the answer is written (`OwnMetrics`);
+- one process: while the answer is written (`OwnMetrics`);
 - several workers behind one port: each shares its own twice a second in a file that the others read, by
   prometheus-client's multiprocess mode, so that whichever answers, answers for all (`SharedMetrics`).
 
@@ -19,125 +19,29 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable
-from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+from typing import Any, Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, values
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from feed import Feed, FeedUnavailable
-from feed.broadcaster import Queues
-from feed.log.contract import Retained
+from feed.figures import Histogram
+from web.figures import FIGURES, Distribution, Figure, LoopDelay, Now
 from web.settings import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+_Share = Callable[[Now], None]
+
 _SHARE_SECONDS = 0.5
 _TRIES, _TRY_AGAIN = 5, 0.002  # seconds; the loop stands still meanwhile
-
-
-class _Now:
-    """What a feed knows of itself at one moment. What is not one integer is asked for once for all figures."""
-
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
-
-    @cached_property
-    def queues(self) -> Queues:
-        return self.feed.queues
-
-    @cached_property
-    def retained(self) -> Retained | None:
-        return self.feed.retained
-
-
-class _Figure(NamedTuple):
-    """A number that a feed knows of itself. A counter's name is given without the `_total` that it ends with. What is
-    read is None where it is not known: then the page does without.
-
-    `several` says what is made of a gauge where two processes have the same node's name: one that is being replaced,
-    and its successor.
-    """
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    documentation: str
-    read: Callable[[_Now], float | None]
-    several: Literal["livesum", "livemax"] = "livesum"
-
-
-_FIGURES = (
-    _Figure("feed_subscribers", "gauge", "Streams that are open.", lambda now: now.feed.subscribers),
-    _Figure(
-        "feed_published_events",
-        "counter",
-        "Events whose publishers were told that they are committed.",
-        lambda now: now.feed.published,
-    ),
-    _Figure(
-        "feed_log_position",
-        "gauge",
-        "The number of the log's newest event, as far as this node knows.",
-        lambda now: now.feed.position,
-        "livemax",
-    ),
-    _Figure(
-        "feed_log_reconnects",
-        "counter",
-        "How often this node lost the log's server and found it again.",
-        lambda now: now.feed.reconnects,
-    ),
-    _Figure(
-        "feed_log_lag_events",
-        "gauge",
-        "Events in the log, as far as this node knows, that it has not passed on yet.",
-        lambda now: now.feed.lag,
-        "livemax",
-    ),
-    _Figure(
-        "feed_queued_events",
-        "gauge",
-        "Events that wait in the queues of all streams that are open, in sum: an event counts once for each.",
-        lambda now: now.queues.events,
-    ),
-    _Figure(
-        "feed_queue_deepest_events",
-        "gauge",
-        "Events that wait in the queue of the stream for which most do.",
-        lambda now: now.queues.deepest,
-        "livemax",
-    ),
-    _Figure(
-        "feed_lagging_subscribers",
-        "gauge",
-        "Streams that read the log: they could not keep up, or have come back and not caught up yet.",
-        lambda now: now.queues.lagging,
-    ),
-    _Figure(
-        "feed_log_events",
-        "gauge",
-        "Events that the log retains, as far as this node knows. Nodes on one log say the same.",
-        lambda now: None if now.retained is None else now.retained.events,
-        "livemax",
-    ),
-    _Figure(
-        "feed_log_bytes",
-        "gauge",
-        "The sizes of those events, as retention counts them: roughly what they take in memory and on disk.",
-        lambda now: None if now.retained is None else now.retained.bytes,
-        "livemax",
-    ),
-    _Figure(
-        "feed_time_seconds",
-        "gauge",
-        "This node's clock, in seconds since 1970. The latest of several workers' is that of the one that answered.",
-        lambda _: time.time(),
-        "livemax",
-    ),
-)
 
 
 class Metrics(Protocol):
@@ -147,7 +51,7 @@ class Metrics(Protocol):
         """All figures, and their media type, by a request's `Accept`."""
 
     async def keep(self) -> None:
-        """Share with the other workers what this one knows, for ever."""
+        """Look at the event loop, and share with the other workers what this one knows, for ever."""
 
     def share(self) -> None:
         """The same once. After the feed is closed it is the last word."""
@@ -165,19 +69,32 @@ class OwnMetrics(Collector):
     def __init__(self, feed: Feed, node: str) -> None:
         self._feed = feed
         self._node = node
+        self._loop = LoopDelay()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
         """What the library asks of a collector."""
-        now = _Now(self._feed)
-        for figure in _FIGURES:
-            if (value := figure.read(now)) is None:
-                continue
-            metric = Metric(figure.name, figure.documentation, figure.kind)
-            name = f"{figure.name}_total" if figure.kind == "counter" else figure.name
-            metric.add_sample(name, {"node": self._node}, value)
-            yield metric
+        now = Now(self._feed, self._loop)
+        for figure in FIGURES:
+            if isinstance(figure, Distribution):
+                yield self._histogram(figure, now)
+            elif found := figure.values(now):
+                yield self._metric(figure, found)
+
+    def _metric(self, figure: Figure, found: Mapping[str, float]) -> Metric:
+        metric = Metric(figure.name, figure.documentation, figure.kind)
+        name = f"{figure.name}_total" if figure.kind == "counter" else figure.name
+        for of_label, value in found.items():
+            labels = dict(zip(_labels(figure), _labelled(figure, self._node, of_label), strict=True))
+            metric.add_sample(name, labels, value)
+        return metric
+
+    def _histogram(self, figure: Distribution, now: Now) -> Metric:
+        family = HistogramMetricFamily(figure.name, figure.documentation, labels=_labels(figure))
+        for of_label, value in figure.values(now).items():
+            family.add_metric(_labelled(figure, self._node, of_label), _buckets(value), value.sum)
+        return family
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """See `Metrics`."""
@@ -185,6 +102,7 @@ class OwnMetrics(Collector):
 
     async def keep(self) -> None:
         """See `Metrics`: there is nobody to share with."""
+        await self._loop.watch()
 
     def share(self) -> None:
         """See `Metrics`."""
@@ -196,7 +114,8 @@ class SharedMetrics:
 
     def __init__(self, feed: Feed, node: str) -> None:
         self._feed = feed
-        self._shares = [(figure, _share(figure, node)) for figure in _FIGURES]
+        self._loop = LoopDelay()
+        self._shares = [_share(figure, node) for figure in FIGURES]
         self._registry = CollectorRegistry()
         MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
@@ -211,27 +130,70 @@ class SharedMetrics:
 
     async def keep(self) -> None:
         """See `Metrics`."""
-        while True:
-            try:
-                self.share()
-            except Exception:
-                logger.exception("the metrics were not shared; the next time comes")
-            await asyncio.sleep(_SHARE_SECONDS)
+        watching = asyncio.create_task(self._loop.watch(), name="feed-loop-delay")
+        try:
+            while True:
+                try:
+                    self.share()
+                except Exception:
+                    logger.exception("the metrics were not shared; the next time comes")
+                await asyncio.sleep(_SHARE_SECONDS)
+        finally:
+            watching.cancel()
 
     def share(self) -> None:
         """See `Metrics`."""
-        now = _Now(self._feed)
-        for figure, share in self._shares:
-            if (value := figure.read(now)) is not None:
-                share(value)
+        now = Now(self._feed, self._loop)
+        for share in self._shares:
+            share(now)
 
 
-def _share(figure: _Figure, node: str) -> Callable[[float], None]:
-    if figure.kind == "gauge":
-        gauge = Gauge(figure.name, figure.documentation, ["node"], registry=None, multiprocess_mode=figure.several)
-        # Its sample is made at the first value: before it is known it would say 0.
-        return lambda value: gauge.labels(node).set(value)
-    counter = Counter(figure.name, figure.documentation, ["node"], registry=None).labels(node)
+def _labels(figure: Figure | Distribution) -> list[str]:
+    return ["node"] if figure.label is None else ["node", figure.label]
+
+
+def _labelled(figure: Figure | Distribution, node: str, of_label: str) -> list[str]:
+    return [node] if figure.label is None else [node, of_label]
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Each with the values that are up to its bound, those of the buckets before it included."""
+    return list(zip(_bounds(histogram), accumulate(histogram.counts), strict=True))
+
+
+def _bounds(histogram: Histogram) -> list[str]:
+    return [*map(floatToGoString, histogram.bounds), "+Inf"]
+
+
+def _share(figure: Figure | Distribution, node: str) -> _Share:
+    """What puts the figure into this process's file. A sample is made at the first value: before it is known it would
+    say 0."""
+    if isinstance(figure, Distribution):
+        return _each(figure.values, lambda of_label: _shared_histogram(figure, _labelled(figure, node, of_label)))
+    share = _shared_gauge if figure.kind == "gauge" else _shared_counter
+    return _each(figure.values, lambda of_label: share(figure, _labelled(figure, node, of_label)))
+
+
+def _each(values_of: Callable[[Now], Mapping[str, _T]], make: Callable[[str], Callable[[_T], None]]) -> _Share:
+    made: dict[str, Callable[[_T], None]] = {}
+
+    def share(now: Now) -> None:
+        for of_label, value in values_of(now).items():
+            if of_label not in made:
+                made[of_label] = make(of_label)
+            made[of_label](value)
+
+    return share
+
+
+def _shared_gauge(figure: Figure, labelled: list[str]) -> Callable[[float], None]:
+    mode = figure.several
+    gauge = Gauge(figure.name, figure.documentation, _labels(figure), registry=None, multiprocess_mode=mode)
+    return gauge.labels(*labelled).set
+
+
+def _shared_counter(figure: Figure, labelled: list[str]) -> Callable[[float], None]:
+    counter = Counter(figure.name, figure.documentation, _labels(figure), registry=None).labels(*labelled)
     counted = 0.0
 
     def count(value: float) -> None:
@@ -240,6 +202,32 @@ def _share(figure: _Figure, node: str) -> Callable[[float], None]:
         counted = max(counted, value)
 
     return count
+
+
+def _shared_histogram(figure: Distribution, labelled: list[str]) -> Callable[[Histogram], None]:
+    """The library's own histogram takes single values, and here there are sums of very many: so it is its samples that
+    are written, as it writes them, each bucket by itself."""
+    made: list[Any] = []
+    counted = [0.0]
+
+    def sample(suffix: str, labels: list[str], labelled: list[str]) -> Any:
+        name = f"{figure.name}_{suffix}"
+        return values.ValueClass("histogram", figure.name, name, labels, labelled, figure.documentation)
+
+    def observe(histogram: Histogram) -> None:
+        nonlocal counted
+        if not made:
+            labels = _labels(figure)
+            made.append(sample("sum", labels, labelled))
+            made.extend(sample("bucket", [*labels, "le"], [*labelled, bound]) for bound in _bounds(histogram))
+            counted = [0.0] * len(made)
+        now = [histogram.sum, *histogram.counts]  # which may go on meanwhile, in another thread
+        for place, (own, before) in enumerate(zip(made, counted, strict=True)):
+            if now[place] > before:
+                own.inc(now[place] - before)
+        counted = now
+
+    return observe
 
 
 def _page(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:

@@ -31,6 +31,7 @@ from feed import (
     TooLarge,
     Unauthenticated,
 )
+from web.exchange import answered
 from web.topics import Mismatch
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
@@ -96,6 +97,7 @@ class UnreadProblem(Problem):
 
 async def deny(websocket: WebSocket, response: Response) -> None:
     """Answer a handshake with a status, where the server can."""
+    answered(websocket.scope, response)
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(response)
     else:

@@ -28,6 +28,7 @@ from web import cloudevents
 from web.gate import Gate, principal
 from web.grants import Grants
 from web.many import LARGE, Many, check_count
+from web.outcomes import publishes_counted
 from web.problems import SAFE, Refused, UnreadProblem
 from web.request import media_type, path_parameter, query_of
 
@@ -55,6 +56,7 @@ _one = msgspec.json.Decoder(Envelope)
 _many = Many(Envelope)
 
 
+@publishes_counted
 async def publish_to_topic(gate: Gate, request: Request) -> Response:
     """`POST /events/{topic}`: the body is the data."""
     grants = await gate.publisher(request)
@@ -78,6 +80,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     return Created({"id": ids[0], "topic": topic})
 
 
+@publishes_counted
 async def publish_batch(gate: Gate, request: Request) -> Response:
     """`POST /events`: the body holds the topic, for one event or for many."""
     grants = await gate.publisher(request)

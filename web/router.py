@@ -23,10 +23,12 @@ from feed.feed import MAX_LAST
 from web import asyncapi, openapi
 from web.access import allow_everything
 from web.dependency import Dependency, dependency
+from web.exchange import answered
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
 from web.origins import Headers, Origins
+from web.outcomes import reads_counted
 from web.problems import SAFE, FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
@@ -299,9 +301,12 @@ class FeedEndpoints:
             logger.exception("%s %r failed", scope["method"], scope["path"])
             response = Problem(500, "an error of this server, which its log explains")
         response.raw_headers += headers
+        if not isinstance(response, StreamResponse):
+            answered(scope, response)
         await response(scope, receive, send)
 
 
+@reads_counted
 async def _subscribe(gate: Gate, request: Request) -> Response:
     query = query_of(request)
     pattern = path_parameter(request, "topic", "pattern")

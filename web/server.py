@@ -21,8 +21,8 @@ from feed.log import without_password
 from web.app import application
 from web.bodies import Bodies
 from web.deadlines import Deadline
-from web.lines import log_to_stderr
 from web.listening import BACKLOG, check_private, listen, url_of
+from web.output import logging_to_stderr
 from web.settings import Settings, variable
 from web.stalled import Connection, Stalled
 from web.websocket import max_message
@@ -127,7 +127,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
     prepare(settings)
     [listening] = listen(settings.host, settings.port)
-    with listening:
+    with listening, logging_to_stderr(settings.log_format, settings.log_level):
         url = url_of(listening)
         Server(on_port(settings, listening), lambda: greet(url, settings)).run([listening])
 
@@ -136,7 +136,6 @@ def prepare(settings: Settings) -> None:
     """What a process needs before it serves. Raises `ServeError` for a server that would be open to everybody."""
     if not (settings.has_key or settings.insecure):
         check_private(settings.host)
-    log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()
     _raise_handshake_limits()
 

@@ -37,6 +37,7 @@ from feed.event import check_pattern
 from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
 from web.origins import parse_host, parse_origin
+from web.output import Format, Level
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
@@ -217,6 +218,17 @@ class Settings(BaseSettings):
             "Workers add their numbers to it.",
         ),
     ] = None
+
+    log_format: Annotated[
+        Format, Field(description="How log lines look: text, json, or auto: text on a terminal, else JSON.")
+    ] = "auto"
+    log_level: Annotated[
+        Level,
+        Field(
+            description="What is logged: error, warning, info (a line for each request, and for each stream at its "
+            "end) or debug (health checks too)."
+        ),
+    ] = "info"
 
     jwt_secret: Annotated[
         Secret | None,
@@ -477,6 +489,8 @@ def _problem(problem: ErrorDetails) -> str:
             return f"is {bounds['le']:,} at most"
         case "bool_parsing" | "bool_type":
             return NO_FLAG
+        case "literal_error":
+            return f"is one of {bounds['expected'].replace(chr(39), '')}"
         case "string_too_short":
             return "is empty"
         case "string_too_long":

@@ -17,6 +17,8 @@ from feed.batch import Item
 from feed.control import Reason, closing
 from feed.pattern import Selection
 from feed.peer import Peer
+from web.exchange import answered, stream_ended, stream_refused, streaming
+from web.outcomes import read_refused
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from web.problems import SAFE, problem_of
 
@@ -82,18 +84,22 @@ class StreamResponse(Response):
                 raise self._refused
             subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
         except FeedUnavailable as error:
+            read_refused(self._feed.figures, error)
             if self._format == "line":
                 problem = problem_of(error)
                 # What was added for the page that asks.
                 problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[NDJSON]]
+                answered(scope, problem)
                 await problem(scope, receive, send)
                 return
             if isinstance(error, Draining):  # somebody came back too early: not later than the others, nor with them
                 refusal = closing("shutdown", int(error.retry_after * random.uniform(0.1, 1) * 1000))
             else:
                 refusal = closing("busy", self._feed.options.limits.jittered_retry())
+            stream_refused(scope, "shutdown" if isinstance(error, Draining) else "busy")
             await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
+        streaming(scope)
         try:
             outlet = outlet_for(scope, send, subscription, _last)
             if outlet is None:
@@ -102,6 +108,7 @@ class StreamResponse(Response):
                 await self._flow(subscription, outlet, receive, send)
         finally:
             self._feed.detach(subscription)
+            stream_ended(subscription)
 
     async def _flow(
         self, subscription: Subscription, outlet: FramedOutlet | SteppedOutlet, receive: Receive, send: Send

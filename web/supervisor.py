@@ -27,8 +27,8 @@ from functools import partial
 from prometheus_client.multiprocess import mark_process_dead
 
 from feed.backoff import Backoff
-from web.lines import log_to_stderr
 from web.listening import ServeError, listen, url_of
+from web.output import logging_to_stderr
 from web.server import FORCED, greet, on_port, prepare
 from web.settings import Settings
 from web.worker import DRAIN, END, FAILED, LEAVING, LISTENING, RETIRE, work
@@ -52,7 +52,8 @@ def serve_with_workers(settings: Settings) -> None:
         importlib.import_module(name)
     sockets = listen(settings.host, settings.port, settings.workers)
     url = url_of(sockets[0])
-    Supervisor(on_port(settings, sockets[0]), sockets, lambda: greet(url, settings)).run()
+    with logging_to_stderr(settings.log_format, settings.log_level, forks=True):
+        Supervisor(on_port(settings, sockets[0]), sockets, lambda: greet(url, settings)).run()
 
 
 class _Worker:
@@ -188,9 +189,13 @@ class Supervisor:
             others = {each for each in self._sockets if each is not listening}
             for each in (ours, self._bell, self._ring, *others, *(worker.channel for worker in self._workers)):
                 each.close()
-            log_to_stderr(f"%(asctime)s %(levelname)s worker {number} %(name)s: %(message)s")
-            node = f"{self._settings.node_name}/{number}"
-            return work(self._settings.model_copy(update={"node": node}), listening, channel)
+            settings = self._settings.model_copy(update={"node": f"{self._settings.node_name}/{number}"})
+            with logging_to_stderr(settings.log_format, settings.log_level, worker=number):
+                try:
+                    return work(settings, listening, channel)
+                except BaseException:
+                    logger.exception("worker %d broke", number)
+                    return 1
         except BaseException:
             logger.exception("worker %d broke", number)
             return 1

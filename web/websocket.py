@@ -19,8 +19,10 @@ from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key
 from feed.subscription import Subscription
+from web.exchange import stream_ended, streaming
 from web.gate import Gate, peer, principal
 from web.grants import Grants
+from web.outcomes import publish_refused, read_refused
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from web.problems import deny, problem_of, status_of
 from web.request import last_event_id, path_parameter, query_of
@@ -69,8 +71,13 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
             peer=peer(websocket, "websocket", grants),
         )
     except FeedError as error:
+        read_refused(feed.figures, error)
         await deny(websocket, problem_of(error))
         return
+    except Exception as error:  # the application around the feed answers
+        read_refused(feed.figures, error)
+        raise
+    streaming(websocket.scope)
     try:
         batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
         await websocket.accept(BATCH_PROTOCOL if batch else None)
@@ -85,6 +92,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         pass
     finally:
         feed.detach(subscription)
+        stream_ended(subscription)
 
 
 def _stream(websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None) -> Callable[[], object]:
@@ -132,6 +140,7 @@ async def _receive(
         if text is None:
             return 1003
         if len(text) > max_message(gate.feed.options.max_data):
+            publish_refused(gate.feed.figures, TooLarge("data", gate.feed.options.max_data))
             return 1009
         try:
             answer = await _publish(gate, grants, websocket, text, topic)
@@ -163,9 +172,11 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
         grants.check_publish(draft.topic)
         gate.topics.check(draft)
         appended = await gate.feed.append([draft], key)
-    except TooLarge:
+    except TooLarge as error:
+        publish_refused(gate.feed.figures, error)
         raise
     except FeedError as error:
+        publish_refused(gate.feed.figures, error)
         ref = ref or _ref(text)  # whoever is refused wants to know for what
         return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), orjson.dumps(str(error))))
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())

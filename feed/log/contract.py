@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from feed.event import Draft, Event
+from feed.figures import Histogram
 from feed.log.epochs import Epochs
 from feed.pattern import Selection
 
@@ -71,11 +72,13 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """Where a batch is: `count` events from `first` on, committed under `epoch`."""
+    """Where a batch is: `count` events from `first` on, committed under `epoch`. `repeated` says that it was so before,
+    under its key, and nothing was committed now."""
 
     epoch: str
     first: int
     count: int
+    repeated: bool = False
 
     @property
     def ids(self) -> list[str]:
@@ -142,6 +145,16 @@ class Log(Protocol):
     def retained(self) -> Retained:
         """How much is retained, as far as is known here: nobody is asked for it. A log that several nodes share may
         know of what others have published a second later."""
+
+    @property
+    def oldest_time(self) -> int | None:
+        """When the oldest retained event was committed, in milliseconds since 1970, as far as is known here; None if
+        none is retained."""
+
+    @property
+    def commits(self) -> Histogram:
+        """How long commits took, in seconds: each is what several publishers have brought meanwhile. A log that keeps
+        nothing outside of this process has none."""
 
     @property
     def reconnects(self) -> int:

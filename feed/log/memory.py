@@ -11,6 +11,7 @@ import msgspec
 
 from feed.errors import Invalid
 from feed.event import Draft, Event
+from feed.figures import Histogram
 from feed.log.contract import (
     KEY_LIFETIME_MS,
     KEY_REUSED,
@@ -38,6 +39,7 @@ class MemoryLog:
         self._epochs = Epochs([(new_epoch(), 1)])
         self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes or _RETAIN_BYTES)
         self._tails = Tails()
+        self.commits = Histogram()  # see `Log`: there are none
         self._answers: OrderedDict[tuple[str, str], tuple[bytes, int, Appended]] = OrderedDict()
 
     @property
@@ -58,6 +60,13 @@ class MemoryLog:
         """See `Log`."""
         self.oldest  # noqa: B018  what is too old goes
         return Retained(len(self._window), self._window.bytes)
+
+    @property
+    def oldest_time(self) -> int | None:
+        """See `Log`."""
+        self.oldest  # noqa: B018  what is too old goes
+        event = self._window.oldest()
+        return None if event is None else event.time
 
     @property
     def reconnects(self) -> int:
@@ -91,7 +100,7 @@ class MemoryLog:
             return None
         if answer[0] != key.fingerprint:
             raise Invalid("Idempotency-Key", KEY_REUSED)
-        return answer[2]
+        return msgspec.structs.replace(answer[2], repeated=True)
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""

@@ -10,13 +10,26 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import IO, Protocol, Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 
 # Without the directory of whoever starts it on the path: a package `web` of theirs would be taken for ours.
 COMMAND = (sys.executable, "-P", "-m", "web")
+
+
+class Process(Protocol):
+    """What is needed of `subprocess.Popen`."""
+
+    pid: int
+
+    @property
+    def stdout(self) -> IO[str] | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 class FeedProcess:
@@ -41,7 +54,7 @@ class FeedProcess:
             **{name: value for name, value in os.environ.items() if not name.startswith("FEED_")},
             **{f"FEED_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
         self._lines: list[str] = []
         self.url = ""
         self.port = 0
@@ -52,7 +65,7 @@ class FeedProcess:
         return self._started.pid
 
     @property
-    def _started(self) -> subprocess.Popen[str]:
+    def _started(self) -> Process:
         if self._process is None:
             raise RuntimeError("the server has not been started")
         return self._process
@@ -65,14 +78,7 @@ class FeedProcess:
     def start(self) -> Self:
         """Start it, and wait until it listens. Raises `RuntimeError` with what it said if it does not."""
         self._lines = []
-        process = self._process = subprocess.Popen(  # noqa: S603  ourselves
-            [*self._command, "serve", "--port", str(self.port), *self._args],
-            cwd=self._folder,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = self._process = self._run(["serve", "--port", str(self.port), *self._args])
         greeted = threading.Event()
         threading.Thread(target=self._collect, args=(process, greeted), daemon=True).start()
         greeted.wait(START_SECONDS)
@@ -82,7 +88,17 @@ class FeedProcess:
         self.url, self.port = found[1], int(found[2])
         return self
 
-    def _collect(self, process: subprocess.Popen[str], greeted: threading.Event) -> None:
+    def _run(self, arguments: Sequence[str]) -> Process:
+        return subprocess.Popen(  # noqa: S603  ourselves
+            [*self._command, *arguments],
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _collect(self, process: Process, greeted: threading.Event) -> None:
         if process.stdout is not None:
             with process.stdout:
                 for line in process.stdout:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m))?")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|)")
+_SOAK = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|)")
+_SOAK_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_SOAK_OPTIONS = {"soak", "log", "readers", "transport", "publishers", "rate", "data", "json"}
 
 
 class ScenarioName(enum.StrEnum):
@@ -65,6 +68,13 @@ def _duration(option: str, text: str) -> float:
     return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
+def _soak_seconds(text: str) -> float:
+    found = _SOAK.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise typer.BadParameter("a duration is a number of seconds, or one with s, m or h: 90s, 20m")
+    return float(found[1]) * _SOAK_SECONDS[found[2]]
+
+
 def _steps(text: str) -> list[int]:
     try:
         steps = [int(step) for step in text.split(",")]
@@ -76,6 +86,7 @@ def _steps(text: str) -> list[int]:
 
 
 def bench(
+    context: typer.Context,
     scenario: Annotated[
         ScenarioName,
         typer.Argument(
@@ -116,7 +127,7 @@ def bench(
         ),
     ] = None,
     readers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many read. [default: 1000; storm: 5000]")
+        int | None, typer.Option(metavar="N", min=1, help="How many read. [default: 1000; storm: 5000; --soak: 500]")
     ] = None,
     transport: Annotated[Transport, typer.Option(metavar="sse|ws|ws-batch", help="How they read.")] = Transport.SSE,
     publishers: Annotated[int, typer.Option(metavar="N", min=1, help="How many publish at once.")] = 16,
@@ -153,6 +164,17 @@ def bench(
         str, typer.Option(metavar="N,N,…", help="idle: the numbers of readers to look at.")
     ] = "0,2000,5000,10000",
     behind: Annotated[int, typer.Option(metavar="N", min=1, help="storm: events that each has missed.")] = 500,
+    soak: Annotated[
+        float | None,
+        typer.Option(
+            parser=_soak_seconds,
+            metavar="TIME",
+            help="Instead of rounds: churn for this time, such as 20m. Readers of every kind come, stall, leave in "
+            "every way and come back with their last id; the server's memory, descriptors, threads and tasks are "
+            "watched. Exit code 1 for an event lost, doubled or out of order, and for what is left behind. Takes "
+            "--log, --readers, --transport (default: all), --publishers, --rate (default: 200/s), --data and --json.",
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything there, as JSON.")] = None,
 ) -> None:
     """Measure a feed.
@@ -164,6 +186,17 @@ def bench(
     where there are not, they share what one core for the load leaves, and the report says so: then several nodes cannot
     show what they deliver together, but what a delivery costs them in CPU.
     """
+    if soak is not None:
+        given = _given(context)
+        if useless := sorted(given - _SOAK_OPTIONS):
+            raise typer.BadParameter(f"--soak: has nothing to do with {', '.join(useless)}")
+        if len(log or []) > 1:
+            raise typer.BadParameter("--soak: one --log at a time")
+        forms = [transport.value] if "transport" in given else None
+        if not _soak(soak, (log or ["memory:"])[0], readers, publishers, rate, data, forms, json):
+            raise typer.Exit(1)
+        return
+
     from web.bench.plan import Plan, Scenario
 
     plan = Plan(
@@ -189,6 +222,46 @@ def bench(
     signal.signal(signal.SIGTERM, _leave)
     if not _measure(plan, json):
         raise typer.Exit(1)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The options that stand on the command line."""
+    sources = ((name, context.get_parameter_source(name)) for name in context.params)
+    return {name for name, source in sources if source is not None and source.name != "DEFAULT"}
+
+
+def _soak(
+    seconds: float,
+    log: str,
+    readers: int | None,
+    publishers: int,
+    rate: float | None,
+    size: int,
+    forms: list[str] | None,
+    json: Path | None,
+) -> bool:
+    """Run it; whether everything was right."""
+    from rich.console import Console
+
+    from web.bench.cores import share_cores
+    from web.bench.soak.report import print_report, write_json
+    from web.bench.soak.run import Plan, soak
+    from web.bench.soak.streams import Form
+
+    wanted = [Form(form) for form in forms] if forms else list(Form)
+    plan = Plan(seconds, log, wanted, readers or 500, publishers, rate or 200.0, size)
+    plan.check()
+    if json is not None:
+        _check_writable(json)
+    signal.signal(signal.SIGTERM, _leave)
+    cores = share_cores(redis=plan.owns_redis)
+    with _shown(Console(stderr=True, highlight=False)) as show:
+        show.line(f"{plan.description}; {cores}")
+        outcome = soak(plan, cores, show)
+    print_report(outcome, Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False))
+    if json is not None:
+        write_json(outcome, json, sys.argv[1:])
+    return not outcome.faults
 
 
 def _check_writable(file: Path) -> None:

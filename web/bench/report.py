@@ -223,7 +223,7 @@ def write_json(report: Report, path: Path, arguments: Sequence[str]) -> None:
     first, *others = report.targets
     plan = report.plan
     value: dict[str, Any] = {
-        "command": ["feed", *(_PASSWORD.sub(r"\1***@", argument) for argument in arguments)],
+        "command": ["feed", *without_passwords(arguments)],
         "machine": machine(),
         "plan": {
             **{name: item for name, item in vars(plan).items() if name != "targets"},
@@ -255,6 +255,11 @@ def write_json(report: Report, path: Path, arguments: Sequence[str]) -> None:
         "faults": report.faults,
     }
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def without_passwords(arguments: Iterable[str]) -> list[str]:
+    """A command line as it may be shown."""
+    return [_PASSWORD.sub(r"\1***@", argument) for argument in arguments]
 
 
 def machine() -> dict[str, object]:

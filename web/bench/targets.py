@@ -162,6 +162,7 @@ class FeedTarget(Target):
         name = self.name if self.nodes == 1 else f"node {number + 1} of {self.name}"
         command = [sys.executable, "-c", "from web.cli import main; main()", "serve", "--port", "0", "--log", log]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
+        environment["FEED_LOG_LEVEL"] = "warning"  # the others log no requests either
         if self._key is not None:
             environment["FEED_JWT_SECRET"] = self._key
         return child(name, command, place, cores.nodes[number], environment)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from web.exchange import unreadable
 from web.outlet import EXTENSION
 from web.problems import Problem
 from web.protocol.common import LINGER, Common, Streaming, part
@@ -281,6 +282,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         self._refused = True
+        unreadable(self.client, status, detail)
         self.transport.write(_refusal(status, detail))
         # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
         self.transport.write_eof()

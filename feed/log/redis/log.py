@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
+from feed.figures import Histogram
 from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retained, Retention
 from feed.log.epochs import is_id
 from feed.log.redis.address import parse_address
@@ -71,6 +72,16 @@ class RedisLog:
     def retained(self) -> Retained:
         """See `Log`."""
         return self._state.retained
+
+    @property
+    def oldest_time(self) -> int | None:
+        """See `Log`. What Redis has said when it was last asked what has become of the log."""
+        return self._state.oldest_time
+
+    @property
+    def commits(self) -> Histogram:
+        """See `Log`: a round trip to Redis each, and the script in it."""
+        return self._writer.commits
 
     @property
     def reconnects(self) -> int:

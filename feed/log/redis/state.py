@@ -39,6 +39,7 @@ class State:
         self._retention = retention
         self._oldest = 1
         self._bytes = 0
+        self._oldest_time = 0
         self._written = ("-", 0)
         self._told = self._written  # what Redis has been told of
         self._changes = 0
@@ -55,6 +56,11 @@ class State:
         """See `Log`. The bytes are what Redis has said with the last append of this node, or when it was last asked
         what has become of the log, which is done once a second."""
         return Retained(self.position + 1 - self.oldest, self._bytes)
+
+    @property
+    def oldest_time(self) -> int | None:
+        """See `Log`. Of an event that has just become the oldest it is known a second later."""
+        return self._oldest_time if self.oldest <= self.position and self._oldest_time else None
 
     def knows(self, events: Sequence[Event]) -> bool:
         """Whether they are all of epochs that this node knows."""
@@ -104,6 +110,7 @@ class State:
                 break  # else the answer may be older than what another connection has brought meanwhile
         self.seen = asyncio.get_running_loop().time()
         self._bytes = record.bytes
+        self._oldest_time = record.oldest_time
         if record.has_same_epochs(self.record):
             self.position = max(self.position, record.position)
             self._oldest = max(self._oldest, record.oldest)
@@ -150,6 +157,8 @@ class State:
             self.position = max(self.position, appended.first + appended.count - 1)
             self._oldest = max(self._oldest, oldest)
             self._bytes = size
+            if appended.first <= self._oldest:
+                self._oldest_time = 0  # not known until Redis is asked again
 
     def reached(self, position: int) -> None:
         """A follower has come to this event."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 
 from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid
 from feed.event import Draft
+from feed.figures import Histogram
 from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey
 from feed.log.epochs import new_epoch
 from feed.log.redis.entries import pack_batches
@@ -37,6 +39,7 @@ class Writer:
     """Everything that this node appends, over one connection, a group at a time."""
 
     def __init__(self, link: Link, state: State) -> None:
+        self.commits = Histogram()
         self._link = link
         self._state = state
         self._script = Script("append")
@@ -109,7 +112,7 @@ class Writer:
         return group
 
     async def _commit(self, group: Sequence[Append]) -> list[Appended | FeedError]:
-        state = self._state
+        state, begun = self._state, time.perf_counter()
         given, oldest, size = await self._link.run(
             self._script,
             *state.written,
@@ -122,6 +125,7 @@ class Writer:
         committed = [answer for answer, each in zip(answers, given, strict=True) if each is not None and len(each) == 3]
         if committed and isinstance(committed[-1], Appended):
             state.appended(committed[-1], oldest, size)
+            self.commits.observe(time.perf_counter() - begun)
         return answers
 
 
@@ -129,4 +133,4 @@ def _parsed(given: Any) -> Appended | FeedError:
     if given is None:
         return Invalid("Idempotency-Key", KEY_REUSED)
     epoch, first, count = given[:3]
-    return Appended(epoch.decode(), first, count)
+    return Appended(epoch.decode(), first, count, repeated=len(given) > 3)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
+from feed.figures import Histogram
 from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retained, Retention
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
@@ -77,6 +78,16 @@ class SQLiteLog:
     def retained(self) -> Retained:
         """See `Log`. What the writer knew after its last commit, or when it last looked for what is too old."""
         return self._writer.retained
+
+    @property
+    def oldest_time(self) -> int | None:
+        """See `Log`. As new as `retained`."""
+        return self._writer.oldest_time
+
+    @property
+    def commits(self) -> Histogram:
+        """See `Log`."""
+        return self._writer.commits
 
     @property
     def reconnects(self) -> int:

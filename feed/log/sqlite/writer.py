@@ -19,6 +19,7 @@ import msgspec
 
 from feed.errors import FeedError, FeedUnavailable, Invalid
 from feed.event import Draft, Event, event_size
+from feed.figures import Histogram
 from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey, Retained, Retention
 from feed.log.epochs import Epochs
 from feed.log.sqlite.file import LOCK_SUFFIX, identity, report, unavailable
@@ -65,6 +66,8 @@ class Writer:
         self.oldest = 1
         self.position = 0
         self.retained = Retained(0, 0)  # replaced as a whole: the numbers that it is made of change one after the other
+        self.oldest_time: int | None = None
+        self.commits = Histogram()
         self._path = path
         self._lock = lock
         self._connection = connection
@@ -122,7 +125,7 @@ class Writer:
         return group, True
 
     def _commit(self, group: Sequence[Append]) -> tuple[list[Outcome], list[Event]]:
-        now = _now()
+        now, begun = _now(), time.perf_counter()
         try:
             if self._is_one_statement(group):
                 self._check_files()
@@ -136,6 +139,7 @@ class Writer:
             # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
             return [(request, unavailable(error)) for request in group], []
         if events:
+            self.commits.observe(time.perf_counter() - begun)
             if self.oldest > self.position:
                 self._oldest_start, self._oldest_time = self._end, now
             self.position = events[-1].seq
@@ -193,7 +197,7 @@ class Writer:
             return None
         if row[0] != key.fingerprint:
             return Invalid("Idempotency-Key", KEY_REUSED)
-        return Appended(*row[1:])
+        return Appended(row[1], row[2], row[3], repeated=True)
 
     def _remember_answer(self, key: IdempotencyKey, appended: Appended, now: int) -> None:
         self._connection.execute(
@@ -226,6 +230,7 @@ class Writer:
         if self.oldest <= self.position and self._oldest_time < now - retention.age * 1000:
             self._skip_to("time >= ?", now - int(retention.age * 1000))
         self.retained = Retained(self.position + 1 - self.oldest, self._end - self._oldest_start)
+        self.oldest_time = self._oldest_time if self.oldest <= self.position else None
 
     def _skip_to(self, condition: str, bound: int) -> None:
         # Walks over the rows that are to go, each of them once in its life: no index needed.

@@ -9,6 +9,7 @@ local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
 local time_text = text(time)
 local last = last_seq()
+local first = last + 1
 if is_other(last, newest_known, written) then
   begin_epoch(new_epoch, last)
 end
@@ -55,5 +56,6 @@ for place, batch in ipairs(cmsgpack.unpack(ARGV[9])) do
   given[place] = answer
 end
 redis.call('HSET', state, 'end', text(size))
-local oldest, kept = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
+local oldest, kept = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]),
+  first <= last and first or nil)
 return { given, oldest, kept }

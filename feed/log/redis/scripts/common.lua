@@ -107,8 +107,8 @@ local function begin_epoch(name, last)
 end
 
 -- Let go of the events that retention does not keep, and of answers that do not count any more. Gives the oldest seq
--- and the sizes of what is kept, together.
-local function retain(last, time, max_events, max_bytes, max_age, max_answers)
+-- and the sizes of what is kept, together. What was committed just now, if anything, begins at `first`.
+local function retain(last, time, max_events, max_bytes, max_age, max_answers, first)
   local values = redis.call('HMGET', state, 'end', 'oldest', 'oldest_start', 'oldest_time')
   local size = tonumber(values[1] or 0)
   local oldest, start, since = tonumber(values[2]), tonumber(values[3]), tonumber(values[4])
@@ -122,6 +122,8 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers)
   if keep > oldest then
     redis.call('XTRIM', events, 'MINID', '0-' .. text(keep))
     oldest, start = note_oldest(keep, last, size, time)
+  elseif oldest == first then
+    note_oldest(oldest, last, size, time) -- the log was empty, and what is known of its oldest is when that became so
   end
   local gone = redis.call('ZRANGEBYSCORE', expiries, '-inf', time, 'LIMIT', 0, 100)
   local beyond = redis.call('ZCARD', expiries) - #gone - max_answers

@@ -1,0 +1,278 @@
+"""The client for asyncio: httpx and websockets, and nothing decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from ssl import SSLContext
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from websockets.asyncio.client import connect
+
+from feed.client import sockets
+from feed.client.calls import Body, Call, Paging, page_of, publishing, publishing_one, words
+from feed.client.errors import Again
+from feed.client.frames import Frames, Received, of_frame, of_object
+from feed.client.items import Item, Outgoing, Page
+from feed.client.reading import MAX_EVENT, Reading, Transport
+from feed.client.server import AsyncToken, Server, bearer
+from feed.client.waits import ANSWER, CONNECT, PATIENCE, SILENCE
+
+A = TypeVar("A")
+
+
+class AsyncClient:
+    """One feed, for the length of an `async with` block.
+
+    `token` says what this client may do. One that is called is asked anew for each request and each connect, so that a
+    reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
+    `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. `trust_env`:
+    proxies and certificates as the environment has them, the way httpx and websockets read it; `ssl` is for
+    certificates of one's own. Raises `Invalid` for a URL or token that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: AsyncToken = None,
+        *,
+        patience: float = PATIENCE,
+        silence: float = SILENCE,
+        max_event: int = MAX_EVENT,
+        trust_env: bool = True,
+        ssl: SSLContext | None = None,
+    ) -> None:
+        self._server = Server(url, token, trust_env=trust_env, ssl=ssl)
+        self._token = token
+        self._patience = patience
+        self._silence = silence
+        self._max_event = max_event
+        self._http = self._new_http()
+
+    @property
+    def url(self) -> str:
+        """Where the feed is, without a password."""
+        return self._server.name
+
+    def _new_http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**self._server.http_options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of calls. A subscription has its own, and its own block."""
+        await self._http.aclose()
+
+    # Publishing.
+
+    async def publish(self, topic: str, data: object, *, type: str = "message", key: str | None = None) -> str:
+        """Publish one event, and give its id. What `data` may be is said at `Outgoing`.
+
+        It is repeated until the server answers or `patience` is over, and is there once all the same: `key`, or one
+        of its own, makes sure of it. Raises `Refused`, `GaveUp`, and `Malformed` or `Invalid` for what cannot be sent.
+        """
+        return await self._call(publishing_one(Outgoing(topic, data, type), key))
+
+    async def publish_batch(self, events: Sequence[Outgoing], *, key: str | None = None) -> list[str]:
+        """Publish events, all of them or none, in order, and give their ids. Else as `publish`."""
+        return await self._call(publishing(events, key))
+
+    # The past.
+
+    async def page(
+        self,
+        *patterns: str,
+        types: Iterable[str] = (),
+        after: str | None = None,
+        before: str | None = None,
+        since: str | datetime | None = None,
+        last: int | None = None,
+        limit: int | None = None,
+    ) -> Page:
+        """One page of history, of at most `limit` events: those after an id, those before one, those since a time (RFC
+        3339), the newest `last`, or else the oldest that are retained. Raises `Refused` and `GaveUp`."""
+        return await self._call(page_of(patterns, types, after, before, since, last, limit))
+
+    async def history(
+        self,
+        *patterns: str,
+        types: Iterable[str] = (),
+        after: str | None = None,
+        before: str | None = None,
+        since: str | datetime | None = None,
+        last: int | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page, None]:
+        """Page after page, up to the newest event, with `before` backwards to the oldest one; with `last` the one page
+        there is. Else as `page`."""
+        paging, types = Paging(after, before, since, last), tuple(types)
+        while not paging.ended:
+            page = await self.page(
+                *patterns,
+                types=types,
+                after=paging.after,
+                before=paging.before,
+                since=paging.since,
+                last=paging.last,
+                limit=limit,
+            )
+            paging.turn(page)
+            if page.messages or page.gap:
+                yield page
+
+    async def _call(self, call: Call[A]) -> A:
+        call.begin(self.url, self._patience, renewable=callable(self._token))
+        try:
+            async with asyncio.timeout(self._patience):
+                while True:
+                    try:
+                        return await self._try(call)
+                    except httpx.RequestError as error:
+                        again = Again(words(error, "no answer"))
+                    except Again as error:
+                        again = error
+                    await asyncio.sleep(call.wait(again))
+        except TimeoutError:
+            raise call.gave_up() from None
+
+    async def _try(self, call: Call[A]) -> A:
+        headers = {**call.headers, **await self._bearer()}
+        async with self._http.stream(
+            call.method,
+            "/events",
+            params=call.parameters,
+            headers=headers,
+            content=call.content,
+            timeout=call.timeout,
+        ) as response:
+            body = call.body(response.status_code)
+            async for chunk in response.aiter_raw():
+                if not body.takes(chunk):
+                    break
+            return call.answered(response, body)
+
+    # Subscribing.
+
+    def subscribe(
+        self,
+        *patterns: str,
+        types: Iterable[str] = (),
+        after: str | None = None,
+        last: int | None = None,
+        transport: Transport = "sse",
+    ) -> AsyncSubscription:
+        """What is published to topics that match, in order and without end: each event once, over every broken
+        connection and restarted server.
+
+        It begins after the id `after` (`earliest`: with the oldest retained event), or with the newest `last` ones,
+        else with what is published from now on. A `Gap` says where events may be missing. Raises `Refused` when the
+        server will never take it on, `TooLarge` for an event beyond `max_event`.
+        """
+        reading = Reading(patterns, types, after, last, transport, renewable=callable(self._token))
+        return AsyncSubscription(reading, self._items(reading))
+
+    async def _items(self, reading: Reading) -> AsyncGenerator[Item, None]:
+        open_stream = self._events if reading.transport == "sse" else self._messages
+        while True:
+            again = Again("the stream ended")
+            try:
+                async with aclosing(open_stream(reading)) as stream:
+                    async for received in stream:
+                        if (item := reading.take(received)) is not None:
+                            yield item
+            except Again as error:
+                again = error
+            reconnecting = reading.ended(again)
+            yield reconnecting
+            await asyncio.sleep(reconnecting.wait)
+
+    async def _events(self, reading: Reading) -> AsyncGenerator[Received, None]:
+        headers = reading.headers(await self._bearer())
+        timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=self._silence)
+        frames = Frames(self._max_event)
+        try:
+            async with (
+                self._new_http() as http,
+                http.stream("GET", "/events", params=reading.parameters, headers=headers, timeout=timeout) as response,
+            ):
+                if response.status_code != 200:
+                    raise await self._refusal(reading, response)
+                reading.opened(response.headers)
+                async for chunk in response.aiter_raw():
+                    for frame in frames.feed(chunk):
+                        yield of_frame(frame)
+        except httpx.RequestError as error:
+            raise Again(words(error, "it fell silent")) from error
+
+    async def _refusal(self, reading: Reading, response: httpx.Response) -> Exception:
+        body = Body.of_refusal()
+        async for chunk in response.aiter_raw():
+            if not body.takes(chunk):
+                break
+        return reading.refused(response.status_code, response.reason_phrase, response.headers, body)
+
+    async def _messages(self, reading: Reading) -> AsyncGenerator[Received, None]:
+        headers = reading.headers(await self._bearer())
+        options = sockets.options(self._server, self._silence, self._max_event)
+        try:
+            url = self._server.socket_url(reading.parameters)
+            async with _Connect(url, additional_headers=headers, **options) as socket:
+                while True:
+                    yield of_object(await socket.recv())
+        except sockets.FAULTS as error:
+            raise sockets.meaning(reading, error, self._max_event) from error
+
+    async def _bearer(self) -> dict[str, str]:
+        if not callable(self._token):
+            return bearer(self._token)
+        try:
+            token = self._token()
+            return bearer(await token if inspect.isawaitable(token) else token)
+        except (OSError, httpx.TransportError) as error:
+            raise Again(f"no token: {error}") from error
+
+
+class AsyncSubscription(AsyncIterator[Item]):
+    """What `AsyncClient.subscribe` gives: items without end, for the length of an `async with` block."""
+
+    def __init__(self, reading: Reading, items: AsyncGenerator[Item, None]) -> None:
+        self._reading = reading
+        self._items = items
+
+    @property
+    def position(self) -> str:
+        """The id that stands for all that was handed out so far, and for what was passed over as nobody wanted it: a
+        later `subscribe(after=position)` begins behind it. "" before the server has named one."""
+        return self._reading.position
+
+    async def __anext__(self) -> Item:
+        return await anext(self._items)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End it, and close its connection. To end it from another task, cancel the one that reads."""
+        await self._items.aclose()
+
+
+class _Connect(connect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """None is followed: a token is for this server alone."""
+        return exc

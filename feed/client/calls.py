@@ -1,0 +1,249 @@
+"""A call: one request that is repeated until it is answered. What is sent, what an answer means, and how long to wait
+before the next try; the sockets are elsewhere.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+import httpx
+import msgspec
+import orjson
+
+from feed.client.errors import Again, GaveUp, Refused
+from feed.client.frames import of_page
+from feed.client.items import Outgoing, Page
+from feed.client.waits import ANSWER, CONNECT, FIRST_CALL, LONGEST_CALL, Waits
+from feed.errors import Invalid, TooLarge
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
+_MAX_DETAIL = 64 << 10  # bytes of an answer that are read for the reason of a refusal
+
+_AGAIN = frozenset({429, 502, 503, 504})  # statuses that may be another one the next time
+
+A = TypeVar("A")
+
+
+class Call(Generic[A]):
+    """One request, and what its tries have come to. `status` is that of success, `read` makes the answer of its body.
+
+    `renewable`: the token is asked anew for each try, so that a first 401 may be of one that has just expired.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        status: int,
+        read: Callable[[bytes], A],
+        *,
+        parameters: httpx.QueryParams | None = None,
+        content: bytes | None = None,
+    ) -> None:
+        self.method = method
+        self.headers = headers
+        self.parameters = parameters or httpx.QueryParams()
+        self.content = content
+        self._status = status
+        self._read = read
+
+    def begin(self, server: str, patience: float, *, renewable: bool) -> None:
+        """The clock runs from here."""
+        self._server = server
+        self._patience = patience
+        self._deadline = time.monotonic() + patience
+        self._waits = Waits(FIRST_CALL, LONGEST_CALL)
+        self._renewable = renewable
+        self._reason = "no answer"
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """For the next try. Raises `GaveUp` when there is no time left for one."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self.gave_up()
+        return httpx.Timeout(min(ANSWER, left), connect=min(CONNECT, left))
+
+    def body(self, status: int) -> Body:
+        """What takes the body of an answer."""
+        return Body(MAX_ANSWER, self._deadline) if status == self._status else Body.of_refusal(self._deadline)
+
+    def answered(self, response: httpx.Response, body: Body) -> A:
+        """What an answer means. Raises `Again`, and `Refused` where it is final."""
+        status = response.status_code
+        if status != self._status:
+            raise self._refusal(response, body)
+        if body.is_cut:
+            raise TooLarge("the answer", MAX_ANSWER)
+        try:
+            return self._read(bytes(body.content))
+        except (msgspec.DecodeError, Refused):
+            raise Refused(status, f"{self._server} is no feed") from None
+
+    def _refusal(self, response: httpx.Response, body: Body) -> Again | Refused:
+        renewable, self._renewable = self._renewable, self._renewable and response.status_code != 401
+        return refusal(response.status_code, response.reason_phrase, response.headers, body, renewable=renewable)
+
+    def wait(self, again: Again) -> float:
+        """How long to wait before the next try. Raises `GaveUp` when there would be no time left for it."""
+        self._reason = again.reason
+        wait = max(again.at_least, self._waits.next())
+        if time.monotonic() + wait >= self._deadline:
+            raise self.gave_up()
+        return wait
+
+    def gave_up(self) -> GaveUp:
+        """No answer in time."""
+        return GaveUp(f"given up after {self._patience:g} s: {self._server}: {self._reason}")
+
+
+class Body:
+    """The body of an answer, no more than `limit` bytes of it, and not for longer than until `deadline`."""
+
+    def __init__(self, limit: int, deadline: float = float("inf")) -> None:
+        self.content = bytearray()
+        self.is_cut = False
+        self._limit = limit
+        self._deadline = deadline
+
+    @classmethod
+    def of_refusal(cls, deadline: float = float("inf")) -> Body:
+        """As much of it as a reason may be long."""
+        return cls(_MAX_DETAIL, deadline)
+
+    def takes(self, chunk: bytes) -> bool:
+        """Take a piece; False when that was enough."""
+        self.content += chunk
+        if len(self.content) > self._limit:
+            self.is_cut = True
+        if time.monotonic() > self._deadline:
+            raise Again("the answer does not end")
+        return not self.is_cut
+
+
+def publishing(events: Sequence[Outgoing], key: str | None) -> Call[list[str]]:
+    """A batch of events. Raises `Malformed` or `Invalid` for what cannot be sent."""
+    headers = {"Content-Type": NDJSON, "Idempotency-Key": _key(key)}
+    content = b"\n".join([event.envelope() for event in events])
+    return Call("POST", headers, 201, lambda body: _many.decode(body).ids, content=content)
+
+
+def publishing_one(event: Outgoing, key: str | None) -> Call[str]:
+    """One event. Raises as `publishing`."""
+    headers = {"Content-Type": JSON, "Idempotency-Key": _key(key)}
+    return Call("POST", headers, 201, lambda body: _one.decode(body).id, content=event.envelope())
+
+
+def page_of(
+    patterns: Sequence[str],
+    types: Iterable[str],
+    after: str | None,
+    before: str | None,
+    since: str | datetime | None,
+    last: int | None,
+    limit: int | None,
+) -> Call[Page]:
+    """A page of history."""
+    parameters = selected(patterns, types)
+    moment = since.astimezone(UTC).isoformat() if isinstance(since, datetime) else since
+    named = {"last_event_id": after, "before": before, "since": moment, "last": last, "limit": limit}
+    parameters += [(name, str(value)) for name, value in named.items() if value is not None]
+    return Call("GET", {"Accept": JSON}, 200, of_page, parameters=httpx.QueryParams(tuple(parameters)))
+
+
+class Paging:
+    """Which page of a history comes next, and when there is none."""
+
+    def __init__(self, after: str | None, before: str | None, since: str | datetime | None, last: int | None) -> None:
+        self.after, self.before, self.since, self.last = after, before, since, last
+        self.ended = False
+        self._was_empty = False
+
+    def turn(self, page: Page) -> None:
+        """The page is there: go on after it, or before it. `last` asks for one page only.
+
+        An empty page is not always the end: what is beyond a place where events were lost begins another one.
+        """
+        is_empty = not page.messages and page.gap is None
+        if self.before is not None:
+            self.ended = not page.messages
+            self.before = page.next
+        else:
+            self.ended = self.last is not None or (is_empty and (self._was_empty or page.next == self.after))
+            self.after, self.since = page.next, None
+        self._was_empty = is_empty
+
+
+def selected(patterns: Sequence[str], types: Iterable[str]) -> list[tuple[str, str]]:
+    """What both streams and pages are asked for."""
+    # No pattern in the path: httpx would resolve dots there, and ask for something else.
+    parameters = [("topic", pattern) for pattern in patterns] + [("type", type) for type in types]
+    for name, value in parameters:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Invalid(name, "not encodable as UTF-8") from None
+    return parameters
+
+
+def refusal(
+    status: int, phrase: str, headers: Mapping[str, str], body: Body, *, renewable: bool = False
+) -> Again | Refused:
+    """What an answer other than the hoped-for means."""
+    detail = _detail(bytes(body.content)) or phrase or "no reason given"
+    if status in _AGAIN or (status == 401 and renewable):
+        return Again(f"{status}: {detail}", _retry_after(headers))
+    return Refused(status, detail)
+
+
+def words(error: httpx.RequestError, silence: str) -> str:
+    """What has happened to a connection, and what it is called if nothing came."""
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout():
+            return "cannot connect"
+        case httpx.ReadTimeout():
+            return silence
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return "the connection broke"
+    return str(error) or type(error).__name__
+
+
+def _key(key: str | None) -> str:
+    if key is None:
+        return secrets.token_urlsafe(18)
+    if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
+        raise Invalid("key", "is 1 to 255 visible ASCII characters")
+    return key
+
+
+def _detail(problem: bytes) -> str:
+    try:
+        document = orjson.loads(problem)
+    except orjson.JSONDecodeError:
+        return ""
+    detail = document.get("detail") if isinstance(document, dict) else None
+    return detail if isinstance(detail, str) else ""
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    value = headers.get("retry-after", "")
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0.0
+
+
+class _One(msgspec.Struct):
+    id: str
+
+
+class _Many(msgspec.Struct):
+    ids: list[str]
+
+
+_one = msgspec.json.Decoder(_One)
+_many = msgspec.json.Decoder(_Many)

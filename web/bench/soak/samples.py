@@ -1,0 +1,92 @@
+"""What is seen of the server's process while it runs, and what of it does not go away again: samples in, words out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import linear_regression
+
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look. Sizes are in bytes."""
+
+    at: float
+    """Seconds since the load began; before it, it is 0."""
+    memory: int
+    """Resident."""
+    descriptors: int
+    threads: int
+    tasks: int
+    """Of asyncio."""
+    cpu: float
+    """Seconds, in sum."""
+    stored: int
+    """What the log takes on disk."""
+    streams: int
+    """Open, as the load sees it."""
+    connections: int
+    """Streams that were opened so far."""
+    load_memory: int
+    """Of the process that makes the load."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is taken for a leak. Each is more than what a server that leaks nothing was seen to differ by."""
+
+    memory: float = 256 * KIB
+    """Bytes a minute, as the slope of a line through all samples after the warm-up."""
+    least_seconds: float = 120.0
+    """A shorter measured part says nothing about memory: allocators take their share first."""
+    descriptors: int = 12
+    """More than before the first reader, when all have left: connections to the log that were opened since stay."""
+    tasks: int = 4
+    """More than before the first reader."""
+    threads: int = 4
+    """More than when the measured part began: pools have grown until then."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How memory went in the measured part."""
+
+    seconds: float
+    per_minute: float
+    """Bytes."""
+    per_connection: float
+    """Bytes for each stream that was opened meanwhile."""
+
+
+def measured(samples: Sequence[Sample], seconds: float) -> list[Sample]:
+    """Those after the warm-up, the first fifth of the time."""
+    return [sample for sample in samples if sample.at >= seconds / 5]
+
+
+def slope(samples: Sequence[Sample]) -> Slope | None:
+    """The line through the memory of these samples, by least squares; None if there are too few for one."""
+    if len(samples) < 2 or samples[-1].at <= samples[0].at:
+        return None
+    each = linear_regression([sample.at for sample in samples], [sample.memory for sample in samples]).slope
+    seconds, connections = samples[-1].at - samples[0].at, samples[-1].connections - samples[0].connections
+    return Slope(seconds, each * 60, each * seconds / connections if connections else 0.0)
+
+
+def leaks(before: Sample, part: Sequence[Sample], after: Sample, bounds: Bounds) -> list[str]:
+    """What did not go away. `before` is without load, `part` what was measured, `after` when all have left."""
+    found = []
+    line = slope(part)
+    if line is not None and line.seconds >= bounds.least_seconds and line.per_minute > bounds.memory:
+        found.append(
+            f"memory grew by {line.per_minute / KIB:,.0f} KiB a minute ({line.per_connection:,.0f} bytes a connection),"
+            f" more than {bounds.memory / KIB:,.0f}"
+        )
+    if after.descriptors > before.descriptors + bounds.descriptors:
+        found.append(f"{after.descriptors} descriptors when all have left, {before.descriptors} before they came")
+    if after.tasks > before.tasks + bounds.tasks:
+        found.append(f"{after.tasks} tasks when all have left, {before.tasks} before they came")
+    if part and after.threads > part[0].threads + bounds.threads:
+        found.append(f"{after.threads} threads when all have left, {part[0].threads} when the measured part began")
+    return found
