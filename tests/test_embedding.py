@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -21,7 +23,7 @@ from websockets.sync.client import connect
 
 from feed import Feed, FeedUnavailable, Forbidden, Unauthenticated
 from feed.testing import AppServer
-from tests.streams import subscribed
+from tests.streams import eventually, subscribed
 from web import Grants, feed_router
 
 Json = {"Accept": "application/json"}
@@ -126,6 +128,21 @@ def test_a_stream_passes_all_middleware_at_once_and_bears_what_it_adds(server: A
         assert stream.response.headers["x-seen"] == "yes"
         assert stream.response.headers["access-control-allow-origin"] == "https://app.example.org"
         assert "content-encoding" not in stream.response.headers
+        assert feed.subscribers == 1
+    eventually(lambda: feed.subscribers == 0)
+
+
+def test_an_application_that_is_let_go_leaves_nothing_behind(server: AppServer) -> None:
+    router = feed_router(Feed("memory:"), authorize=anybody)
+    app = FastAPI()
+    app.include_router(router)
+    with AppServer(app) as other_server:
+        assert httpx.get(f"{other_server.url}/events/a", headers=Json).status_code == 200
+    gone = weakref.ref(app)
+    del app, other_server
+    gc.collect()
+    assert gone() is None
+    assert router.routes
 
 
 def test_two_feeds_in_one_application_know_nothing_of_each_other(server: AppServer, client: httpx.Client) -> None:

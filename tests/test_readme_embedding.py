@@ -79,14 +79,14 @@ def test_the_readmes_thread_publishes_once_however_often_it_is_asked(typed: tupl
     assert first == again
 
 
-def test_the_readmes_tests_run_and_pass(folder: Path) -> None:
+def test_the_readmes_tests_run_and_pass(tmp_path: Path) -> None:
     conftest, test = blocks("In your tests")
-    (folder / "shop.py").write_text(example("Inside your FastAPI application"))
-    (folder / "conftest.py").write_text(conftest)
-    (folder / "test_shop.py").write_text(test)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
+    (tmp_path / "shop.py").write_text(example("Inside your FastAPI application"))
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_shop.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     quick = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # those of others
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, env=quick)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=quick)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 

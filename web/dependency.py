@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 from fastapi import Depends
 from fastapi.routing import APIRoute
@@ -56,7 +56,7 @@ class Dependency:
                 methods=["GET", "HEAD", "POST"],
                 response_class=Response,
                 response_model=None,
-                dependency_overrides_provider=app,
+                dependency_overrides_provider=proxy(app),  # else the application would never be let go
             )
         return routes[parameters]
 

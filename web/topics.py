@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -46,7 +46,13 @@ class Topic(Generic[T]):
     what to subscribe to for all of them; `orders.parse(event)` gives the value back.
     """
 
-    def __init__(self, address: str, model: type[T], *, type: str | None = None) -> None:
+    @overload
+    def __init__(self, address: str, model: type[T], *, type: str | None = None) -> None: ...
+
+    @overload
+    def __init__(self: Topic[Any], address: str, model: Any, *, type: str | None = None) -> None: ...
+
+    def __init__(self, address: str, model: Any, *, type: str | None = None) -> None:
         """Raises `Invalid` for an address that no topic can have, or with the same parameter twice."""
         self.address = address
         self.model = model
