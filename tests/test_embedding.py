@@ -320,6 +320,11 @@ async def bare(connection):  # type: ignore[no-untyped-def]
     return Grants(subscribe=["**"])
 
 
+async def greedy(request: Request) -> Grants:
+    await request.body()
+    return Grants(publish=["**"])
+
+
 def nothing(_: HTTPConnection) -> None:
     return None
 
@@ -340,6 +345,7 @@ def test_authorize_may_be_a_plain_function_of_the_connection_an_object_or_a_gene
     app.include_router(feed_router(memory, authorize=bare), prefix="/bare")
     app.include_router(feed_router(memory, authorize=Door("news/*")), prefix="/door")
     app.include_router(feed_router(memory, authorize=nothing), prefix="/nothing")
+    app.include_router(feed_router(memory, authorize=greedy), prefix="/greedy")
     with AppServer(app) as server, httpx.Client(base_url=server.url, headers=Json) as client:
         assert client.get("/bare/events/a").json()["detail"] == "who are you?"
         assert client.get("/bare/events/a", headers={"X-User": "ann"}).status_code == 200
@@ -348,7 +354,11 @@ def test_authorize_may_be_a_plain_function_of_the_connection_an_object_or_a_gene
         assert client.post("/door/events/news/a", content="x").status_code == 403
         with connect(f"ws://127.0.0.1:{server.port}/door/ws/news/a"):
             pass
-        assert client.get("/nothing/events/a").status_code == 500, "what is no Grants lets nobody in"
+        # Each with a connection of its own: uvicorn closes those whose application has failed.
+        nobody = httpx.get(f"{server.url}/nothing/events/a", headers=Json)
+        assert nobody.status_code == 500, "what is no Grants lets nobody in"
+        unread = httpx.post(f"{server.url}/greedy/events/a", content="x")
+        assert unread.status_code == 500, "the body is the event, and not for authorize to read"
 
 
 def test_what_cannot_be_asked_is_refused_when_the_router_is_made() -> None:

@@ -207,9 +207,10 @@ def test_a_server_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="Is a directory"), FeedServer(f"sqlite:{tmp_path}"):
         pass
-    server = FeedServer()
-    with server:
-        pass
+    server = AppServer(FastAPI())
+    for _ in range(2):
+        with server:
+            assert httpx.get(server.url).status_code == 404
     with pytest.raises(RuntimeError, match="not running"):
         server.drop()
     assert set(threading.enumerate()) <= before

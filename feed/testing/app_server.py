@@ -38,9 +38,6 @@ class AppServer(Server):
         self.app = app
         self._feed = feed
         self._root_path = root_path
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="app-server", daemon=True)
-        self._thread.start()
         self._server: uvicorn.Server | None = None
         self._serving: concurrent.futures.Future[None] | None = None
 
@@ -62,6 +59,11 @@ class AppServer(Server):
         if self._feed is None:
             raise RuntimeError("which feed? AppServer(app, feed)")
         return self._feed
+
+    def _open(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="app-server", daemon=True)
+        self._thread.start()
 
     def _start(self) -> int:
         server = self._server = uvicorn.Server(

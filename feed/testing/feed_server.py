@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,22 @@ class FeedServer(Server):
 
     def __init__(self, log: str | None = None, **settings: object) -> None:
         super().__init__()
-        self._folder = tempfile.TemporaryDirectory(prefix="feed-")
-        self.log = log or f"sqlite:{Path(self._folder.name) / 'feed.db'}"
         self._secret = settings.get("jwt_secret")
+        self._given = log
         # A drain is for thousands of readers; those of a test are gone at once, and told to come back soon.
-        self._process = FeedProcess(settings={"drain": "100ms", "retry": "100ms", **settings, "log": self.log})
-        self._http = httpx.Client(timeout=30)
+        self._settings = {"drain": "100ms", "retry": "100ms", **settings}
+        self._stack = ExitStack()
+
+    def _open(self) -> None:
+        with ExitStack() as stack:
+            self.log = self._given or f"sqlite:{self._in_folder(stack) / 'feed.db'}"
+            self._process = FeedProcess(settings={**self._settings, "log": self.log})
+            stack.callback(self._process.close)
+            self._http = stack.enter_context(httpx.Client(timeout=30))
+            self._stack = stack.pop_all()
+
+    def _in_folder(self, stack: ExitStack) -> Path:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="feed-")))
 
     @property
     def output(self) -> str:
@@ -99,6 +110,4 @@ class FeedServer(Server):
         delete_log(self.log)
 
     def _close(self) -> None:
-        self._http.close()
-        self._process.close()
-        self._folder.cleanup()
+        self._stack.close()

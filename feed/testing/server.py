@@ -11,7 +11,7 @@ from feed.testing.proxy import Proxy
 
 
 class Server(abc.ABC):
-    """A server for tests, behind a proxy that can do to its clients what networks do.
+    """A server for tests, behind a proxy that can do to its clients what networks do. It may be entered again.
 
     `url` is where clients reach it, and stays the same for as long as the block lasts: `with FeedServer() as server`.
     Every switch returns when it is done; what it did to the network lasts until `heal`. To be used from the test's own
@@ -22,9 +22,9 @@ class Server(abc.ABC):
         self._proxy: Proxy | None = None
 
     def __enter__(self) -> Self:
+        self._open()
         try:
-            port = self._start()
-            self._proxy = Proxy(port)
+            self._proxy = Proxy(self._start())
         except BaseException:
             self._close()
             raise
@@ -101,6 +101,10 @@ class Server(abc.ABC):
     @abc.abstractmethod
     def kick(self) -> int:
         """End all streams with `feed.closing`, reason `kicked`, and give how many there were. They may come back."""
+
+    @abc.abstractmethod
+    def _open(self) -> None:
+        """Get what lasts until `_close`."""
 
     @abc.abstractmethod
     def _start(self) -> int:
