@@ -17,13 +17,15 @@ from feed.errors import (
     TooLarge,
     Unauthenticated,
 )
-from feed.event import Event
+from feed.event import Draft, Event
+from feed.event import value_draft as draft
 from feed.feed import EARLIEST, Feed, FeedOptions, HistoryPage, select
 from feed.log import Retention
 from feed.subscription import Limits, Subscription
 
 __all__ = [
     "EARLIEST",
+    "Draft",
     "Draining",
     "Event",
     "Feed",
@@ -44,5 +46,6 @@ __all__ = [
     "Subscription",
     "TooLarge",
     "Unauthenticated",
+    "draft",
     "select",
 ]

@@ -29,6 +29,7 @@ from feed.control import Gap
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
 from feed.figures import Delivered, Figures, Histogram, transport_of
+from feed.from_thread import FromThread
 from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
 from feed.log.contract import LogLost, Loss, Retained
 from feed.log.window import Window
@@ -94,7 +95,8 @@ class Feed:
     """A feed on the log that `log` names: `memory:`, `sqlite:PATH` or `redis://HOST:PORT/DB?stream=NAME`.
 
     It opens at `async with`, which also closes it, or else at its first use; where Redis is not there yet it goes on
-    trying, and raises `FeedUnavailable` meanwhile. It belongs to one event loop.
+    trying, and raises `FeedUnavailable` meanwhile. Several may hold it by `async with`: the last one out closes it. It
+    belongs to one event loop; from other threads see `from_thread`.
 
     `log` is the URL as it was given. `figures` is what the feed has counted since it was made.
     """
@@ -105,6 +107,9 @@ class Feed:
         self._drained_at = 0.0  # by the monotonic clock: when its readers are back, here or elsewhere
         self.figures = Figures()
         self.log = log
+        self.from_thread = FromThread(self)
+        self._holders = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._held_bytes = 0
         self._past_reconnects = 0  # while it was open before
         self._past_commits = Histogram()
@@ -114,27 +119,34 @@ class Feed:
         self._end: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Feed:
-        if self._end is not None:
-            await asyncio.shield(self._end)
-            self._end, self.draining = None, False
+        while self._end is not None:
+            await asyncio.shield(end := self._end)
+            if self._end is end:  # else somebody else has opened it again meanwhile
+                self._end, self.draining = None, False
+        self._holders += 1
         try:
             with contextlib.suppress(FeedUnavailable):  # it is tried again, and what needs the log says so meanwhile
                 await self._opened()
         except BaseException:
-            self._close_in_background()  # cancelled, it may still be opening
+            self._holders -= 1
+            if not self._holders:
+                self._close_in_background()  # cancelled, it may still be opening
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        self._holders -= 1
+        if not self._holders:
+            await self.close()
 
     async def _opened(self) -> _Running:
         if (running := self._running_now()) is not None:
             return running
         if self._start is None:
             self._tried = asyncio.Event()
+            self._loop = asyncio.get_running_loop()
             self._start = asyncio.create_task(self._begin(self._tried), name="feed-start")
         start = self._start
         await self._tried.wait()
@@ -213,6 +225,11 @@ class Feed:
                 await running.stop()
                 self._past_reconnects += running.log.reconnects
                 self._past_commits.add(running.log.commits)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop it was opened in; None before it is opened for the first time, and once it is closed."""
+        return None if self._end is not None else self._loop
 
     @property
     def subscribers(self) -> int:
@@ -304,6 +321,11 @@ class Feed:
         """
         drafts = [value_draft(topic, data, type)]
         return (await self.append(drafts, idempotency_key("", key, drafts) if key is not None else None)).ids[0]
+
+    async def publish_all(self, drafts: Sequence[Draft], *, key: str | None = None) -> list[str]:
+        """Commit several events, made by `draft`, whole or not at all and in this order, and give their ids. Raises
+        what `publish` raises."""
+        return (await self.append(drafts, None if key is None else idempotency_key("", key, drafts, "batch"))).ids
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """Commit a batch, whole and in order. Raises what `publish` raises."""

@@ -5,7 +5,8 @@ in SCHEMATHESIS_HOOKS.
   than a moment (`wait`).
 - The rules for topics, patterns and types are more than the schemas say: what is sent as valid data is made to keep
   them, so that what is refused of it is a mistake. So it is with NDJSON.
-- A key belongs to one request: what is sent as valid data has a fresh one each time.
+- A key belongs to one request: what is sent as valid data has a fresh one each time, and a CloudEvent an id.
+- In the body of `POST /events` a CloudEvent needs a subject.
 """
 
 from __future__ import annotations
@@ -60,7 +61,14 @@ def _mend(case: Any) -> None:
     _mend_member(case.query, "topic", check_pattern)
     _mend_member(case.query, "type", check_type)
     for envelope in case.body if isinstance(case.body, list) else [case.body]:
-        if case.path == "/events" and isinstance(envelope, dict):
+        if "cloudevents" in (case.media_type or "") and isinstance(envelope, dict):
+            envelope["id"] = f"{os.getpid()}-{next(_keys)}"
+            envelope["subject"] = envelope.get("subject") or "a"
+            for name in ("datacontenttype", "data_base64"):
+                envelope.pop(name, None)
+            _mend_member(envelope, "subject", check_topic)
+            _mend_member(envelope, "type", check_type)
+        elif case.path == "/events" and isinstance(envelope, dict):
             _mend_member(envelope, "topic", check_topic)
             _mend_member(envelope, "type", check_type)
 

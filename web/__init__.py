@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from web.grants import Grants
     from web.router import feed_router
     from web.settings import Settings
+    from web.topics import Topic
 
-__all__ = ["Grants", "Settings", "create_app", "feed_router"]
+__all__ = ["Grants", "Settings", "Topic", "create_app", "feed_router"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from web.settings import Settings
 
         return Settings
+    if name == "Topic":
+        from web.topics import Topic
+
+        return Topic
     if name == "create_app":
         from web.app import create_app
 

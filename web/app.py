@@ -218,7 +218,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
         redirect_slashes=False,
         exception_handlers={HTTPException: answer_http_exception, 500: answer_http_exception},
     )
-    app.include_router(gated_router(gate))
+    app.include_router(gated_router(gate, key=settings.has_key))
     app.include_router(session_router(authorize))
     app.include_router(subscriptions_router(feed, authorize))
     app.include_router(_around(feed, metrics, allow_everything if settings.metrics_public else authorize))

@@ -18,12 +18,14 @@ from web.grants import Grants
 from web.limits import Rate
 from web.origins import Origins
 from web.request import address
+from web.topics import Topics
 
 
 class Gate(msgspec.Struct, frozen=True):
     """A feed, and the rules for getting to it.
 
-    `origins` is None where the application judges every request by them. `max_body` bounds one request's body, in
+    `origins` is None where the application judges every request by them. `topics` say what may be published to which.
+    `max_body` bounds one request's body, in
     bytes, and `bodies` all of them together; `rate` is how much one client may publish; `farewell`, in seconds, is how
     long an SSE stream may take to say `feed.closing` when the server around it stops.
     """
@@ -31,6 +33,7 @@ class Gate(msgspec.Struct, frozen=True):
     feed: Feed
     authorize: Authorize = allow_everything
     origins: Origins | None = Origins()
+    topics: Topics = Topics()
     bodies: Bodies = msgspec.field(default_factory=Bodies)
     max_body: int = 16 << 20
     farewell: float = 5.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from feed.control import Reason
 
 
 def _parameter(name: str, where: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -43,6 +46,15 @@ _PROBLEM: dict[str, Any] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "description": "Of data that is not what its topic is for: what is wrong, and where.",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "detail"],
+                "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
+            },
+        },
     },
 }
 
@@ -84,6 +96,54 @@ _EVENT: dict[str, Any] = {
         "type": {"type": "string"},
         "data": {"description": "The JSON value as it was published, else a string."},
         "time": {"type": "string", "format": "date-time"},
+    },
+}
+
+
+def _object(optional: Sequence[str] = (), **properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [name for name in properties if name not in optional],
+        "properties": properties,
+    }
+
+
+_GAP = _object(requested={"type": "string"}, resumed_from={"type": "string"}, reason={"enum": ["expired", "unknown"]})
+
+PAYLOADS: dict[str, dict[str, Any]] = {
+    "feed.open": _object(subscription={"type": "string"}),
+    "feed.gap": _GAP,
+    "feed.live": _object(replayed={"type": "integer", "minimum": 0}),
+    "feed.position": {"type": "object"},
+    "feed.closing": _object(
+        reason={"enum": list(get_args(Reason))},
+        retry={"type": "integer", "minimum": 0, "description": "Milliseconds: when to come back."},
+    ),
+    "feed.ack": _object(["ref"], ref={}, id={"type": "string"}),
+    "feed.error": _object(["ref"], ref={}, status={"type": "integer"}, detail={"type": "string"}),
+}
+"""What the feed says of a stream itself, by type: the data."""
+
+ANSWERS = ["feed.ack", "feed.error"]
+"""Of these, what only answers what a WebSocket sent."""
+
+
+def control_schema(name: str) -> dict[str, Any]:
+    """The object that such a message is on a WebSocket, and as a line of NDJSON."""
+    return _object(["id"], type={"const": name}, id={"type": "string"}, data=PAYLOADS[name])
+
+
+_LINE: dict[str, Any] = {"anyOf": [_EVENT, *(control_schema(name) for name in PAYLOADS if name not in ANSWERS)]}
+
+# As FastAPI describes the items of a stream of its own.
+_FRAME: dict[str, Any] = {
+    "type": "object",
+    "description": "A frame; those whose `event` begins with `feed.` say how the stream is.",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string", "description": "The event's type; left out for `message`."},
+        "data": {"type": "string"},
+        "retry": {"type": "integer", "minimum": 0},
     },
 }
 
@@ -227,6 +287,26 @@ _PUBLISH_PROBLEMS = _MAY_NOT | _problems(
     status_504="It cannot be known whether it was published: Redis did not answer. Repeat it with the same key.",
 )
 
+_CLOUDEVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "A CloudEvent 1.0. Its `subject` is the topic unless the path names one, its `type` the event's "
+    "type, `source` and `id` together the idempotency key unless there is one. `datacontenttype` and `data_base64` are "
+    "understood; `time` and whatever else it has are not kept. Binary mode (`ce-` headers) is taken, too.",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": {"type": "string", "minLength": 1},
+        "source": {"type": "string", "minLength": 1},
+        "type": {**_TYPE, "minLength": 1},
+        "subject": {**_TOPIC, "type": ["string", "null"]},
+        "data": {},
+    },
+}
+_CLOUDEVENTS: dict[str, Any] = {
+    "application/cloudevents+json": {"schema": _CLOUDEVENT},
+    "application/cloudevents-batch+json": {"schema": _list(_CLOUDEVENT, minItems=1, maxItems=10_000)},
+}
+
 PUBLISH_TO_TOPIC: dict[str, Any] = {
     "parameters": [
         _parameter("topic", "path", "Segments joined by `/`: `orders/42`.", _TOPIC),
@@ -235,10 +315,17 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
     ],
     "requestBody": {
         "description": "The data: JSON if it is `application/json`, else UTF-8 text, as it is.",
-        "content": {"application/json": {"schema": {}}, "text/plain": {"schema": {"type": "string"}}},
+        "content": {
+            "application/json": {"schema": {}},
+            "text/plain": {"schema": {"type": "string"}},
+            **_CLOUDEVENTS,
+        },
     },
     "responses": {
-        "201": {"description": "Committed to the log.", "content": {"application/json": {"schema": _ONE}}},
+        "201": {
+            "description": "Committed to the log.",
+            "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}},
+        },
         **_PUBLISH_PROBLEMS,
     },
 }
@@ -257,6 +344,7 @@ PUBLISH_BATCH: dict[str, Any] = {
                 }
             },
             "application/x-ndjson": {"schema": {"type": "string", "description": "An event a line."}},
+            **_CLOUDEVENTS,
         },
     },
     "responses": {
@@ -298,8 +386,8 @@ SUBSCRIBE: dict[str, Any] = {
             "description": "A stream, as Server-Sent Events or a JSON object a line; with `Accept: application/json` a "
             "page of history.",
             "content": {
-                "text/event-stream": {"schema": {"type": "string"}},
-                "application/x-ndjson": {"schema": {"type": "string"}},
+                "text/event-stream": {"itemSchema": _FRAME},
+                "application/x-ndjson": {"schema": {"type": "string"}, "itemSchema": _LINE},
                 "application/json": {
                     "schema": {
                         "type": "object",
@@ -307,14 +395,7 @@ SUBSCRIBE: dict[str, Any] = {
                         "properties": {
                             "events": {"type": "array", "items": _EVENT},
                             "next": {"type": "string", "description": "Go on from here."},
-                            "gap": {
-                                "type": "object",
-                                "properties": {
-                                    "requested": {"type": "string"},
-                                    "resumed_from": {"type": "string"},
-                                    "reason": {"enum": ["expired", "unknown"]},
-                                },
-                            },
+                            "gap": _GAP,
                         },
                     }
                 },
@@ -338,6 +419,28 @@ SUBSCRIBE_TO_PATTERN: dict[str, Any] = {
         *SUBSCRIBE["parameters"][1:],
     ],
 }
+
+
+def publish_typed(type: str | None) -> dict[str, Any]:
+    """What publishing to a typed topic takes besides what FastAPI knows: of the events of one type, or of any."""
+    name = {**_TYPE, "default": "message"} if type is None else {"const": type}
+    parameter = {**_parameter("type", "query", "The event's name.", name), "required": type is not None}
+    return {
+        "parameters": [parameter, _KEY],
+        "responses": {
+            "201": {"description": "Committed to the log.", "content": {"application/json": {"schema": _ONE}}},
+            **_PUBLISH_PROBLEMS,
+        },
+    }
+
+
+SUBSCRIBE_TYPED: dict[str, Any] = {
+    "parameters": [
+        each for each in SUBSCRIBE["parameters"][1:] if each["name"] not in {"limit", "before", "since", "wait"}
+    ],
+    "responses": {status: answer for status, answer in SUBSCRIBE["responses"].items() if status != "200"},
+}
+"""The same for subscribing to it."""
 
 _EVERYWHERE = _problems(
     status_400="This is no HTTP request.",

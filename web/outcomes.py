@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import wraps
 
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -74,6 +76,10 @@ def _outcome(error: Exception) -> Outcome:
     match error:
         case FeedError():
             status = status_of(error)
+        case HTTPException():  # of the application around the feed, as what follows
+            status = error.status_code
+        case RequestValidationError():
+            status = 422
         case Refused():
             status = error.response.status_code
         case ClientDisconnect():  # before its request was there

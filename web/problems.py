@@ -32,6 +32,7 @@ from feed import (
     Unauthenticated,
 )
 from web.exchange import answered
+from web.topics import Mismatch
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 """Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
@@ -48,13 +49,21 @@ class Problem(Response):
 
     media_type = "application/problem+json"
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
+    ) -> None:
+        """`members` are more of the document's (RFC 9457, 3.2)."""
         self.detail = detail
         document = {
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
             "status": status,
             "detail": detail,
+            **(members or {}),
         }
         super().__init__(orjson.dumps(document), status, {"Cache-Control": "no-store", **(headers or {})})
         self.raw_headers += SAFE
@@ -128,7 +137,8 @@ def status_of(error: FeedError) -> int:
 def problem_of(error: FeedError) -> Problem:
     """The document for `error`."""
     status = status_of(error)
-    return Problem(status, str(error) if status != 500 else "", _headers_of(error))
+    members = {"errors": error.errors} if isinstance(error, Mismatch) and error.errors else None
+    return Problem(status, str(error) if status != 500 else "", _headers_of(error), members)
 
 
 def _headers_of(error: FeedError) -> dict[str, str]:

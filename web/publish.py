@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 import msgspec
 import orjson
@@ -23,12 +23,17 @@ from feed.event import (
     json_draft,
     text_draft,
 )
-from feed.feed import MAX_BATCH, idempotency_key
+from feed.feed import idempotency_key
+from web import cloudevents
 from web.gate import Gate, principal
 from web.grants import Grants
+from web.many import LARGE, Many, check_count
 from web.outcomes import publishes_counted
 from web.problems import SAFE, Refused, UnreadProblem
 from web.request import media_type, path_parameter, query_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -42,25 +47,13 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     type: str = DEFAULT_TYPE
 
 
-_LARGE = 256 << 10  # bytes of a body
 _SPACE = b" \t\r\n"  # of JSON
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 _STEP = 64 << 10  # bytes
 
 _one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
 _one = msgspec.json.Decoder(Envelope)
-
-
-@cache
-def _many_bounded() -> msgspec.json.Decoder[Any]:
-    """A list of envelopes that ends at the first that is one too many. Else there would be hundreds of thousands of a
-    large body, and all other threads held up while they are made. Only a struct has a bound that is kept while it is
-    read."""
-    places = [(f"event_{place}", Envelope, None) for place in range(MAX_BATCH)]
-    return msgspec.json.Decoder(msgspec.defstruct("Batch", places, array_like=True, forbid_unknown_fields=True))
-
-
-_TOO_MANY = "Expected `array` of at most length"
+_many = Many(Envelope)
 
 
 @publishes_counted
@@ -70,7 +63,10 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     topic = path_parameter(request, "topic") or ""
     grants.check_publish(topic)
     max_data = gate.feed.options.max_data
-    is_json = media_type(request) == JSON
+    kind = media_type(request)
+    if (form := cloudevents.form_of(kind, request.scope["headers"])) is not None:
+        return await _publish_cloudevents(gate, request, grants, form, topic)
+    is_json = kind == JSON
     # A JSON string may be up to six times as long as the text it stands for.
     limit = min(gate.max_body, 6 * max_data + 2) if is_json else max_data
     # The body before what else may be wrong: a client that is refused while it still sends may never see why.
@@ -78,7 +74,9 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
         check_topic(topic)
         type_ = query_of(request).one("type")
         type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
-        draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, _text(body), type_)
+        draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, text_of(body), type_)
+        if gate.topics:
+            gate.topics.check(draft)
         ids = await _append(gate, request, grants, [draft], "one")
     return Created({"id": ids[0], "topic": topic})
 
@@ -88,6 +86,8 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
     """`POST /events`: the body holds the topic, for one event or for many."""
     grants = await gate.publisher(request)
     kind = media_type(request)
+    if (form := cloudevents.form_of(kind, request.scope["headers"])) is not None:
+        return await _publish_cloudevents(gate, request, grants, form, None)
     if kind not in {JSON, NDJSON}:
         raise Refused(
             UnreadProblem(
@@ -96,20 +96,65 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
         )
     async with gate.bodies.read(request, "body", gate.max_body) as body:
         parse = _lines if kind == NDJSON else _batch
-        # A large body takes its time: the loop turns meanwhile.
-        arguments = (body, gate.feed.options.max_data)
-        drafts, one = await asyncio.to_thread(parse, *arguments) if len(body) > _LARGE else parse(*arguments)
+        drafts, one = await _in_thread_if_large(body, parse, body, gate.feed.options.max_data)
         grants.check_publish_all({draft.topic: None for draft in drafts})
         gate.count_more(request, grants, len(drafts) - 1)
+        if gate.topics:
+            place = (lambda _: "") if one else partial(_line_of, body) if kind == NDJSON else "event {}".format
+            await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
         ids = await _append(gate, request, grants, drafts, "one" if one else "batch")
     return Created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
 
 
-async def _append(gate: Gate, request: Request, grants: Grants, drafts: Sequence[Draft], form: str) -> list[str]:
+async def _publish_cloudevents(
+    gate: Gate, request: Request, grants: Grants, form: cloudevents.Form, topic: str | None
+) -> Response:
+    """Either route with CloudEvents: what the URL says of topic and type goes before what they say."""
+    max_data = gate.feed.options.max_data
+    limit = min(gate.max_body, 6 * max_data + 2) if form == "binary" else gate.max_body
+    async with gate.bodies.read(request, "body", limit) as body:
+        if topic is not None:
+            check_topic(topic)
+        type_ = None if topic is None else query_of(request).one("type")
+        if type_ is not None:
+            check_type(type_)
+
+        def parse() -> tuple[list[cloudevents.CloudEvent], list[Draft]]:
+            events = cloudevents.read(form, body, request.scope["headers"])
+            if form != "batch":
+                return events, [events[0].draft(topic, type_, max_data)]
+            drafts = []
+            for place, event in enumerate(events):
+                try:
+                    drafts.append(event.draft(topic, type_, max_data))
+                except (Invalid, Malformed) as error:
+                    raise _placed(error, f"event {place}") from None
+            return events, drafts
+
+        events, drafts = await _in_thread_if_large(body, parse)
+        grants.check_publish_all({draft.topic: None for draft in drafts})
+        gate.count_more(request, grants, len(drafts) - 1)
+        if gate.topics:
+            place = "event {}".format if form == "batch" else lambda _: ""
+            await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
+        ids = await _append(gate, request, grants, drafts, "cloudevents", cloudevents.key_of(events))
+    return Created({"ids": ids} if form == "batch" else {"id": ids[0], "topic": drafts[0].topic})
+
+
+async def _in_thread_if_large(body: bytes, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A large body takes its time: the loop turns meanwhile."""
+    return await asyncio.to_thread(do, *args, **kwargs) if len(body) > LARGE else do(*args, **kwargs)
+
+
+async def _append(
+    gate: Gate, request: Request, grants: Grants, drafts: Sequence[Draft], form: str, own_key: str | None = None
+) -> list[str]:
+    """`own_key` is what makes the events known where the request does not."""
     headers = request.headers.getlist("idempotency-key")
     if len(headers) > 1:
         raise Invalid("Idempotency-Key", "may be given once")
-    key = idempotency_key(principal(request, grants), headers[0].strip(" \t"), drafts, form) if headers else None
+    name = headers[0].strip(" \t") if headers else own_key
+    key = None if name is None else idempotency_key(principal(request, grants), name, drafts, form)
     return (await gate.feed.append(drafts, key)).ids
 
 
@@ -118,14 +163,11 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     try:
         envelopes = _envelopes(body)
     except msgspec.ValidationError as error:
-        if str(error).startswith(_TOO_MANY):
-            _check_count(MAX_BATCH + 1)
         raise Invalid("body", str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"body: {error}") from None
     if isinstance(envelopes, Envelope):
         return [_draft(envelopes, max_data)], True
-    _check_count(len(envelopes))
     drafts = []
     for place, envelope in enumerate(envelopes):
         try:
@@ -136,11 +178,12 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
 
 
 def _envelopes(body: bytes) -> Envelope | list[Envelope]:
-    if len(body) <= _LARGE or not body.startswith(b"[", _after_blanks(body, 0)):
+    if len(body) <= LARGE or not body.startswith(b"[", _after_blanks(body, 0)):
         one_or_many: Envelope | list[Envelope] = _one_or_many.decode(body)
+        if isinstance(one_or_many, list):
+            check_count(len(one_or_many))
         return one_or_many
-    batch = msgspec.structs.astuple(_many_bounded().decode(body))
-    return [envelope for envelope in batch if envelope is not None]
+    return _many.decode(body)
 
 
 def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
@@ -150,7 +193,7 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     while (start := _after_blanks(body, start)) < len(body):
         end = body.find(b"\n", start)
         end = len(body) if end < 0 else end
-        _check_count(len(drafts) + 1)
+        check_count(len(drafts) + 1)
         try:
             drafts.append(_draft(_one.decode(body[start:end]), max_data))
         except (Invalid, Malformed) as error:
@@ -176,6 +219,14 @@ def _line(body: bytes, place: int) -> str:
     return f"line {count + 1}"
 
 
+def _line_of(body: bytes, event: int) -> str:
+    """Where in an NDJSON body an event is."""
+    start = 0
+    for _ in range(event):
+        start = body.index(b"\n", _after_blanks(body, start))
+    return _line(body, _after_blanks(body, start))
+
+
 def _draft(envelope: Envelope, max_data: int) -> Draft:
     return json_draft(envelope.topic, check_json_size(bytes(envelope.data), max_data), envelope.type)
 
@@ -189,12 +240,8 @@ def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:
     return Invalid(place, str(error)) if isinstance(error, Invalid) else Malformed(f"{place}: {error}")
 
 
-def _check_count(count: int) -> None:
-    if count > MAX_BATCH:
-        raise Invalid("batch", f"may hold {MAX_BATCH:,} events at most")
-
-
-def _text(body: bytes) -> str:
+def text_of(body: bytes) -> str:
+    """Data that is text. Raises `Malformed`."""
     try:
         return body.decode()
     except UnicodeDecodeError as error:

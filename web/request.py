@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from starlette.requests import HTTPConnection, Request
@@ -154,6 +155,24 @@ def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:
             if kind in offered and quality > best:
                 best, found = quality, kind
     return found
+
+
+class Place(NamedTuple):
+    """Where a feed is, as a client sees it: `path` is what stands before `/events`."""
+
+    host: str
+    path: str
+    secure: bool
+
+
+def place_of(request: Request, below: str) -> Place:
+    """Where the feed is one of whose own paths, `below`, was asked for: under a prefix, in a mounted application, or
+    behind a proxy that takes a path away (`root_path`)."""
+    root: str = request.scope.get("root_path", "").rstrip("/")
+    path: str = request.scope["path"]
+    if not path.startswith(f"{root}/"):
+        path = root + path
+    return Place(request.url.netloc, path.removesuffix(below), request.url.scheme == "https")
 
 
 def address(connection: HTTPConnection) -> str:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from inspect import Parameter, Signature
+from types import GenericAlias
+from typing import Annotated, Any, TypeVar, Union, cast
 
-from fastapi import APIRouter, Request, WebSocket
+import orjson
+from fastapi import APIRouter, Body, Depends, Request, WebSocket
+from fastapi.sse import EventSourceResponse
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Lifespan, Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable, Invalid
 from feed.feed import MAX_LAST
-from web import openapi
-from web.access import Authorize, allow_everything
+from web import asyncapi, openapi
+from web.access import allow_everything
+from web.dependency import Dependency, dependency
 from web.exchange import answered
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
 from web.origins import Headers, Origins
 from web.outcomes import reads_counted
-from web.problems import FeedRoute, Problem, problems_answered
+from web.problems import SAFE, FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
-from web.request import accepted, forget_query, last_event_id, path_parameter, query_of
+from web.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
 from web.sse import NDJSON, SSE, StreamResponse
+from web.topics import Topic, Topics
 from web.websocket import serve_websocket
 
 logger = logging.getLogger(__name__)
@@ -49,41 +57,86 @@ class _Whole(Convertor[str]):
 def feed_router(
     feed: Feed,
     *,
-    authorize: Authorize = allow_everything,
+    authorize: Callable[..., object] | None = None,
+    topics: Iterable[Topic[Any]] = (),
+    strict_topics: bool = False,
     origins: Iterable[str] = (),
     max_body: int = 16 << 20,
     farewell: float = 5.0,
 ) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
-    Errors on these routes are problem documents, whatever the application around them does. Who opens and closes the
-    feed is the application's business (`async with feed:` in its lifespan); unopened, it opens at its first use.
+    The feed opens and closes with the application that the router is included in, unless the application has opened it
+    before (`async with feed:` in its lifespan) and so closes it after. Where no lifespan is run, as in an application
+    that is mounted in another, the feed opens at its first use, and closing it is the business of whoever has one.
 
-    `authorize` says what a request may do; unless given, everything. Pages of an origin other than the application's
+    Errors on these routes are problem documents, whatever the application around them does.
+
+    `authorize` is any FastAPI dependency that gives the `Grants` of a request or a WebSocket's handshake; unless given,
+    everything is allowed. What it holds, by `yield` or in its own dependencies, is given back before a stream begins.
+    It may raise `feed.Unauthenticated` and `feed.Forbidden`; `HTTPException` is answered as on the application's own
+    routes.
+
+    `topics` say what the data of which events is; the first in the list that covers an event's topic and type counts.
+    With `strict_topics` nothing else may be published.
+
+    Pages of an origin other than the application's
     own may not publish nor open a WebSocket, unless it is one of `origins`; what else they may, CORS, is the
     application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
     to say `feed.closing` when the server around it stops, in seconds.
     """
-    if not callable(authorize):
-        raise TypeError("authorize is a function that gives the grants of a request")
-    return gated_router(Gate(feed, authorize, Origins(origins), max_body=max_body, farewell=farewell))
+    provide = None if authorize is None else dependency(authorize)
+    gate = Gate(
+        feed,
+        allow_everything if provide is None else Dependency(provide),
+        Origins(origins),
+        Topics(topics, strict=strict_topics),
+        max_body=max_body,
+        farewell=farewell,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        async with feed:
+            yield
+
+    return gated_router(gate, lifespan=lifespan, provide=provide)
 
 
-def gated_router(gate: Gate) -> APIRouter:
-    """The same behind a gate that is there already."""
+def gated_router(
+    gate: Gate,
+    *,
+    lifespan: Lifespan[Any] | None = None,
+    provide: Callable[..., object] | None = None,
+    key: bool = False,
+) -> APIRouter:
+    """The same behind a gate that is there already. Who opens the feed is the caller's business, or the lifespan's.
+    `provide` is the dependency that the gate asks, and `key` whether tokens are needed, for the documents."""
     register_url_convertor("feed_whole", _Whole())
-    router = APIRouter(route_class=FeedRoute, tags=["feed"])
+    router = APIRouter(route_class=FeedRoute, tags=["feed"], lifespan=lifespan)
+
+    # Beside what is served there are routes for OpenAPI alone, never reached as they come after: they have what the
+    # gate asks, and the models of typed topics, which FastAPI is to describe and not to act on.
+    documented = APIRouter(dependencies=[] if provide is None else [Depends(provide)])
 
     def route(path: str, method: str, documentation: dict[str, Any] | None) -> Callable[[_Endpoint], _Endpoint]:
-        return router.api_route(
-            path,
-            methods=[method],
-            status_code=201 if method == "POST" else None,
-            response_class=Response,
-            response_model=None,
-            include_in_schema=documentation is not None,
-            openapi_extra=documentation,
-        )
+        def add(endpoint: _Endpoint) -> _Endpoint:
+            status = 201 if method == "POST" else None
+            router.add_api_route(path, endpoint, methods=[method], status_code=status, include_in_schema=False)
+            if documentation is not None:
+                documented.add_api_route(
+                    path,
+                    endpoint,
+                    methods=[method],
+                    status_code=status,
+                    response_class=Response,
+                    response_model=None,
+                    responses={422: {}},  # else FastAPI describes its own
+                    openapi_extra=documentation,
+                )
+            return endpoint
+
+        return add
 
     @route("/events/{topic:feed_whole}", "POST", openapi.PUBLISH_TO_TOPIC)
     async def publish_one_event(request: Request) -> Response:
@@ -122,7 +175,79 @@ def gated_router(gate: Gate) -> APIRouter:
     async def websocket(websocket: WebSocket) -> None:
         await serve_websocket(gate, websocket)
 
+    _describe_streams(router, gate.topics, key=key)
+    _document_topics(documented, gate.topics)
+    router.include_router(documented)
     return router
+
+
+def _describe_streams(router: APIRouter, topics: Topics, *, key: bool) -> None:
+    """The AsyncAPI document."""
+    descriptions: dict[str, Any] = {}
+
+    @router.get("/asyncapi.json", include_in_schema=False)
+    async def describe_streams(request: Request) -> Response:
+        """It is there where the application shows its OpenAPI document."""
+        app = request.app
+        if getattr(app, "openapi_url", None) is None:
+            raise HTTPException(404)
+        if not descriptions:
+            title, version = app.title, app.version
+            descriptions.update(asyncapi.describe(topics, title=title, version=version, key=key))
+        document = orjson.dumps(asyncapi.document(place_of(request, "/asyncapi.json"), descriptions))
+        response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+        response.raw_headers += SAFE
+        return response
+
+
+def _document_topics(router: APIRouter, topics: Topics) -> None:
+    """Typed topics, with their models."""
+    by_address: dict[str, list[Topic[Any]]] = {}
+    for topic in topics.topics:
+        by_address.setdefault(topic.address, []).append(topic)
+    for address, kinds in by_address.items():
+        model: Any = Union.__getitem__(tuple(kind.model for kind in kinds))
+        names = kinds[0].parameters
+        types = {kind.type for kind in kinds}
+        refusals: dict[int | str, dict[str, Any]] = {422: {}}
+        router.add_api_route(
+            f"/events/{address}",
+            _documented(names, body=model),
+            methods=["POST"],
+            status_code=201,
+            response_class=Response,
+            response_model=None,
+            responses=refusals,
+            summary=f"Publish to {address}",
+            openapi_extra=openapi.publish_typed(kinds[0].type if len(types) == 1 else None),
+        )
+        router.add_api_route(
+            f"/events/{address}",
+            _documented(names, gives=GenericAlias(AsyncIterable, (model,))),
+            methods=["GET"],
+            response_class=EventSourceResponse,
+            responses=refusals,
+            summary=f"Subscribe to {address}",
+            openapi_extra=openapi.SUBSCRIBE_TYPED,
+        )
+
+
+def _documented(names: Iterable[str], *, body: Any = None, gives: Any = None) -> Callable[..., Any]:
+    """What FastAPI takes for a route's function, with these parameters in the path, this body, and this stream."""
+
+    async def publish(**_: object) -> None:
+        raise AssertionError("another route answers")
+
+    async def subscribe(**_: object) -> AsyncIterator[None]:
+        yield
+
+    parameters = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=str) for name in names]
+    if body is not None:
+        own = "data" if "data" not in names else max(names, key=len) + "_data"
+        parameters.append(Parameter(own, Parameter.KEYWORD_ONLY, annotation=Annotated[body, Body()]))
+    function: Any = publish if gives is None else subscribe
+    function.__signature__ = Signature(parameters, return_annotation=Signature.empty if gives is None else gives)
+    return cast("Callable[..., Any]", function)
 
 
 class FeedEndpoints:

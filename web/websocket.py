@@ -74,6 +74,9 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         read_refused(feed.figures, error)
         await deny(websocket, problem_of(error))
         return
+    except Exception as error:  # the application around the feed answers
+        read_refused(feed.figures, error)
+        raise
     streaming(websocket.scope)
     try:
         batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
@@ -167,6 +170,7 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
             owner = principal(websocket, grants)
             key = None if message.key is None else idempotency_key(owner, message.key, [draft])
         grants.check_publish(draft.topic)
+        gate.topics.check(draft)
         appended = await gate.feed.append([draft], key)
     except TooLarge as error:
         publish_refused(gate.feed.figures, error)

@@ -1,0 +1,78 @@
+"""Publishing from code that is not on the feed's event loop: `def` routes, worker threads, threads of any library."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from feed.errors import FeedUnavailable, Indeterminate
+from feed.event import DEFAULT_TYPE, Draft
+
+if TYPE_CHECKING:
+    from feed.feed import Feed
+
+T = TypeVar("T")
+
+TIMEOUT = 30.0
+
+
+class FromThread:
+    """What a feed offers to other threads: `feed.from_thread.publish("orders/1", {"total": 3})`.
+
+    Each call blocks its thread until the event is committed, and raises what the same call on the loop raises. Besides:
+    `RuntimeError` where it is called on the feed's own loop, which it would wait for while it holds it up;
+    `FeedUnavailable` while the feed is not open, and nothing was published; `Indeterminate` when `timeout` seconds are
+    over, or the loop has ended meanwhile: then it may have been published, and the same call with the same `key` makes
+    sure. A thread that is interrupted while it waits (`KeyboardInterrupt`) leaves it open in the same way.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def publish(
+        self,
+        topic: str,
+        data: object,
+        *,
+        type: str = DEFAULT_TYPE,
+        key: str | None = None,
+        timeout: float = TIMEOUT,
+    ) -> str:
+        """`Feed.publish`."""
+        return self._do(self._feed.publish(topic, data, type=type, key=key), timeout)
+
+    def publish_all(self, drafts: Sequence[Draft], *, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
+        """`Feed.publish_all`."""
+        return self._do(self._feed.publish_all(drafts, key=key), timeout)
+
+    def _do(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+        try:
+            loop = self._loop()
+            waiting = asyncio.run_coroutine_threadsafe(work, loop)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            return waiting.result(timeout)
+        except concurrent.futures.CancelledError:
+            raise Indeterminate("the feed's event loop ended before it was known whether it was published") from None
+        except TimeoutError as error:
+            if waiting.done():
+                raise  # its own
+            raise Indeterminate(f"it is not known after {timeout:g} s whether it was published") from error
+        finally:
+            waiting.cancel()  # whoever waited has gone: nothing to do where it is done
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = self._feed.loop
+        if loop is None or loop.is_closed() or not loop.is_running():
+            raise FeedUnavailable("the feed is not open: open it (`async with feed`) before threads publish")
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is loop:
+            raise RuntimeError("this is the feed's own event loop: `await feed.publish(…)` here")
+        return loop

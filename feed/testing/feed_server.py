@@ -1,0 +1,113 @@
+"""The feed's own server, in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+
+from feed.testing.process import FeedProcess
+from feed.testing.server import Server, delete_log
+
+
+class FeedServer(Server):
+    """`feed serve` on a log of its own, for as long as the block lasts.
+
+        with FeedServer() as server:
+            id = server.publish("orders/1", {"total": 3}, type="created")
+            server.restart()
+
+    Settings are those of the README without `FEED_`, in lower case: `FeedServer(heartbeat="1s", jwt_secret="…")`.
+    Unless `log` says otherwise it is SQLite, in a directory that goes with the server.
+    """
+
+    def __init__(self, log: str | None = None, **settings: object) -> None:
+        super().__init__()
+        self._secret = settings.get("jwt_secret")
+        self._given = log
+        # A drain is for thousands of readers; those of a test are gone at once, and told to come back soon.
+        self._settings = {"drain": "100ms", "retry": "100ms", **settings}
+        self._stack = ExitStack()
+
+    def _open(self) -> None:
+        with ExitStack() as stack:
+            self.log = self._given or f"sqlite:{self._in_folder(stack) / 'feed.db'}"
+            self._process = FeedProcess(settings={**self._settings, "log": self.log})
+            stack.callback(self._process.close)
+            self._http = stack.enter_context(httpx.Client(timeout=30))
+            self._stack = stack.pop_all()
+
+    def _in_folder(self, stack: ExitStack) -> Path:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="feed-")))
+
+    @property
+    def output(self) -> str:
+        """What it has printed since it was started."""
+        return self._process.output
+
+    def token(
+        self, *, publish: Sequence[str] = (), subscribe: Sequence[str] = (), admin: bool = False, seconds: float = 600
+    ) -> str:
+        """A token that allows this and ends in `seconds`; a stream with it then ends, too. Needs `jwt_secret`."""
+        if self._secret is None:
+            raise RuntimeError("there are no tokens without a key: FeedServer(jwt_secret='…')")
+        grants = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
+        return jwt.encode({"exp": time.time() + seconds, "feed": grants}, str(self._secret), algorithm="HS256")
+
+    def publish(self, topic: str, data: object, *, type: str | None = None) -> str:
+        """Publish, past whatever is done to the network, and give the id. A `str` is text, anything else JSON."""
+        parameters = {} if type is None else {"type": type}
+        body: dict[str, Any] = {"content": data} if isinstance(data, str) else {"json": data}
+        answer = self._ask("POST", f"/events/{topic}", params=parameters, **body)
+        return str(answer.json()["id"])
+
+    def history(self, *patterns: str) -> list[dict[str, Any]]:
+        """What has been published to these topics, all of them unless said, oldest first: 1,000 events at most."""
+        query = {"topic": patterns or ("**",), "limit": 1000}
+        answer = self._ask("GET", "/events", params=query, headers={"Accept": "application/json"})
+        events: list[dict[str, Any]] = answer.json()["events"]
+        return events
+
+    def kick(self) -> int:
+        """See `Server`."""
+        ids = list(self._subscriptions())
+        for id in ids:
+            self._ask("DELETE", f"/subscriptions/{id}", ended=404)
+        return len(ids)
+
+    def _subscriptions(self) -> Iterator[str]:
+        after: str | None = ""
+        while after is not None:
+            page = self._ask("GET", "/subscriptions", params={"after": after, "limit": 1000}).json()
+            yield from (each["id"] for each in page["subscriptions"])
+            after = page["next"]
+
+    def _ask(
+        self, method: str, path: str, *, ended: int = 0, headers: dict[str, str] | None = None, **request: Any
+    ) -> httpx.Response:
+        headers = dict(headers or {})
+        if self._secret is not None:
+            everything = self.token(publish=["**"], subscribe=["**"], admin=True)
+            headers["Authorization"] = f"Bearer {everything}"
+        answer = self._http.request(method, f"{self._process.url}{path}", headers=headers, **request)
+        if answer.is_error and answer.status_code != ended:
+            raise RuntimeError(f"the server answered {answer.status_code}: {answer.text}")
+        return answer
+
+    def _start(self) -> int:
+        return self._process.start().port
+
+    def _stop(self) -> None:
+        self._process.stop()
+
+    def _forget_log(self) -> None:
+        delete_log(self.log)
+
+    def _close(self) -> None:
+        self._stack.close()

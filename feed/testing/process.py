@@ -1,0 +1,136 @@
+"""A real `feed serve` in a process of its own, to talk to, kill and start again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Protocol, Self
+
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+# Without the directory of whoever starts it on the path: a package `web` of theirs would be taken for ours.
+COMMAND = (sys.executable, "-P", "-m", "web")
+
+
+class Process(Protocol):
+    """What is needed of `subprocess.Popen`."""
+
+    pid: int
+
+    @property
+    def stdout(self) -> IO[str] | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class FeedProcess:
+    """One `feed serve`. `url` is where it listens; `start` after `kill` or `stop` brings it back on the same port.
+
+    Settings are `FEED_…` in its environment, without the prefix and in lower case; of the test's own environment it
+    gets none of these.
+    """
+
+    def __init__(
+        self,
+        *args: str,
+        settings: Mapping[str, object] | None = None,
+        command: Sequence[str | Path] = COMMAND,
+        folder: Path | None = None,
+    ) -> None:
+        """`command` is the program, and `folder` where it runs, unless it is this Python's feed and here."""
+        self._args = args
+        self._command = command
+        self._folder = folder
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("FEED_")},
+            **{f"FEED_{name.upper()}": str(value) for name, value in (settings or {}).items()},
+        }
+        self._process: Process | None = None
+        self._lines: list[str] = []
+        self.url = ""
+        self.port = 0
+
+    @property
+    def pid(self) -> int:
+        """The process to send signals to."""
+        return self._started.pid
+
+    @property
+    def _started(self) -> Process:
+        if self._process is None:
+            raise RuntimeError("the server has not been started")
+        return self._process
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far, its errors too."""
+        return "".join(self._lines)
+
+    def start(self) -> Self:
+        """Start it, and wait until it listens. Raises `RuntimeError` with what it said if it does not."""
+        self._lines = []
+        process = self._process = self._run(["serve", "--port", str(self.port), *self._args])
+        greeted = threading.Event()
+        threading.Thread(target=self._collect, args=(process, greeted), daemon=True).start()
+        greeted.wait(START_SECONDS)
+        found = re.search(r"dashboard +(http://\S+:(\d+))/", self.output)
+        if found is None:
+            raise RuntimeError(f"the server did not start: {self.output}")
+        self.url, self.port = found[1], int(found[2])
+        return self
+
+    def _run(self, arguments: Sequence[str]) -> Process:
+        return subprocess.Popen(  # noqa: S603  ourselves
+            [*self._command, *arguments],
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _collect(self, process: Process, greeted: threading.Event) -> None:
+        if process.stdout is not None:
+            with process.stdout:
+                for line in process.stdout:
+                    self._lines.append(line)
+                    if line.startswith("  publish"):
+                        greeted.set()
+        greeted.set()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, and do not wait."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end, and give the exit code."""
+        return self._started.wait(STOP_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.alive:
+            self.kill()

@@ -1,0 +1,116 @@
+"""The README's examples for people who embed the feed, run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from feed import Event, draft
+from feed.testing import AppServer, Server
+from feed.testing import fixtures as fixtures_module
+from tests.running import RunningServer
+from tests.test_library import README, example
+
+
+def section(title: str) -> str:
+    """A section of the README, with those below it."""
+    marks = re.search(rf"^(#+) {re.escape(title)}\n", README.read_text(), re.MULTILINE)
+    assert marks, f"the README has no section {title!r}"
+    return re.split(rf"^#{{1,{len(marks[1])}}} ", README.read_text()[marks.end() :], flags=re.MULTILINE)[0]
+
+
+def blocks(title: str, language: str = "python") -> list[str]:
+    """The examples of one section."""
+    own = re.split(r"^#+ ", section(title), flags=re.MULTILINE)[0]
+    return re.findall(rf"```{language}\n(.*?)```", own, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the examples keep their log."""
+    before, made = Path.cwd(), tmp_path_factory.mktemp("shop")
+    os.chdir(made)
+    try:
+        yield made
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def typed(folder: Path) -> Iterator[tuple[AppServer, dict[str, Any]]]:
+    """The application of "Typed topics", with the route of "From threads"."""
+    names: dict[str, Any] = {"draft": draft, "__name__": "shop"}
+    exec(compile(blocks("Typed topics")[0], "shop.py", "exec", dont_inherit=True), names)
+    exec(compile(blocks("From threads")[0], "shop.py", "exec", dont_inherit=True), names)
+    with AppServer(names["app"], names["feed"]) as server:
+        yield server, names
+
+
+def test_the_readmes_typed_topic_checks_what_is_published_and_gives_it_back(
+    typed: tuple[AppServer, dict[str, Any]],
+) -> None:
+    server, names = typed
+    with httpx.Client(base_url=server.url) as client:
+        id = client.post("/shop/7", json={"total": 3, "customer": "Ann"}).json()
+        refused = client.post("/events/orders/7", json={"total": "x"})
+        assert (refused.status_code, [each["pointer"] for each in refused.json()["errors"]]) == (
+            422,
+            ["/total", "/customer"],
+        )
+        page = client.get("/events/orders/7", headers={"Accept": "application/json"}).json()
+    assert [event["id"] for event in page["events"]] == [id]
+    event = Event("e", 1, "orders/7", "message", '{"total": 3, "customer": "Ann"}', True, 0)
+    assert names["orders"].parse(event) == names["Order"](total=3, customer="Ann")
+    assert names["orders"].pattern == "orders/*"
+
+
+def test_the_readmes_thread_publishes_once_however_often_it_is_asked(typed: tuple[AppServer, dict[str, Any]]) -> None:
+    server, _ = typed
+    first, again = (httpx.post(f"{server.url}/import", timeout=20).json() for _ in range(2))
+    assert len(first) == 2
+    assert first == again
+
+
+def test_the_readmes_tests_run_and_pass(tmp_path: Path) -> None:
+    conftest, test = blocks("In your tests")
+    (tmp_path / "shop.py").write_text(example("Inside your FastAPI application"))
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_shop.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    quick = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # those of others
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=quick)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_readme_names_every_switch_and_fixture_and_no_other() -> None:
+    text = section("In your tests")
+    table = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    switches = {name for name in vars(Server) if not name.startswith("_")} - {"url", "port", "connections"}
+    assert set(re.findall(r"`(\w+)\(", table)) == switches
+    for fixture in ("feed_server", "serve_app"):
+        assert hasattr(fixtures_module, fixture)
+        assert fixture in text
+
+
+def test_the_readmes_cloudevents_are_published(server: RunningServer) -> None:
+    [commands] = blocks("CloudEvents", "sh")
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands.replace("http://127.0.0.1:8000", server.url).replace("curl ", "curl -sS ")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.count('"topic":"orders/42"') == 2, done
+    events = server.history("orders/42")["events"]
+    assert [(event["type"], event["data"]) for event in events] == [
+        ("com.example.created", {"total": 3}),
+        ("com.example.created", {"total": 4}),
+    ]
