@@ -63,9 +63,9 @@ class QueuedOutput:
         with self._lock:
             if self._size + len(line) > _MOST_BYTES:
                 self.dropped += 1
-                return
-            self._lines.append(line)
-            self._size += len(line)
+            else:
+                self._lines.append(line)
+                self._size += len(line)
             if self._woken:
                 return
             self._woken = True
