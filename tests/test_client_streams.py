@@ -25,6 +25,7 @@ from feed.client import AsyncClient, Client, Gap, Item, Message, Notice, Reconne
 from tests.certificates import certified
 from tests.clients import BOTH, AnyClient
 from tests.conftest import Serve
+from tests.proxy import proxy_to
 from tests.running import RunningServer, running
 from tests.scripted import OPEN, accepting, answer, event, playing, silence, stream
 from tests.streams import eventually
@@ -71,40 +72,75 @@ def is_reconnecting(item: Item) -> bool:
 # What comes.
 
 
+class FourReaders:
+    """Both clients over both transports, each read by a task: the ids that each got."""
+
+    def __init__(self) -> None:
+        self.got: dict[str, list[str]] = {}
+        self.reconnected: dict[str, int] = {}
+
+    async def start(self, stack: contextlib.AsyncExitStack, url: str, pattern: str, server: RunningServer) -> None:
+        """Have all of them listen, until the stack is left."""
+        for kind, client_to in BOTH.items():
+            client = await stack.enter_async_context(client_to(url))
+            for transport in TRANSPORTS:
+                items = await stack.enter_async_context(client.subscribe(pattern, transport=transport))
+                reader = asyncio.create_task(self._read(f"{kind} {transport}", items))
+                stack.callback(reader.cancel)
+        await asyncio.to_thread(eventually, lambda: self._listening(server, pattern))
+
+    async def _read(self, name: str, items: AsyncIterator[Item]) -> None:
+        self.got[name], self.reconnected[name] = [], 0
+        async for item in items:
+            if isinstance(item, Message):
+                self.got[name].append(item.id)
+            self.reconnected[name] += isinstance(item, Reconnecting)
+
+    def _listening(self, server: RunningServer, pattern: str) -> bool:
+        subscriptions = server.http.get(f"{server.url}/subscriptions").json()["subscriptions"]
+        return [each["patterns"] for each in subscriptions].count([pattern]) == 4
+
+    async def have(self, published: list[str]) -> None:
+        """All of them have these, or more."""
+        enough = len(published)
+        await asyncio.to_thread(eventually, lambda: all(len(ids) >= enough for ids in self.got.values()), SECONDS)
+
+
 async def test_over_a_restart_and_a_crash_each_event_comes_once(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All four ways at once, as the server's starts are what takes time."""
     monkeypatch.setattr("feed.client.reading.COME_BACK", 0.2)
     server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2, drain=0.5)
-    got: dict[str, list[str]] = {}
-
-    async def read(name: str, items: AsyncIterator[Item]) -> None:
-        async for item in items:
-            if isinstance(item, Message):
-                got.setdefault(name, []).append(item.id)
-
-    def listening() -> bool:
-        return len(server.http.get(f"{server.url}/subscriptions").json()["subscriptions"]) == 4
-
+    readers = FourReaders()
     async with contextlib.AsyncExitStack() as stack:
-        for kind, client_to in BOTH.items():
-            client = await stack.enter_async_context(client_to(server.url))
-            for transport in TRANSPORTS:
-                items = await stack.enter_async_context(client.subscribe("a/*", transport=transport))
-                reader = asyncio.create_task(read(f"{kind} {transport}", items))
-                stack.callback(reader.cancel)
-        await asyncio.to_thread(eventually, listening)
+        await readers.start(stack, server.url, "a/*", server)
         published = []
         for end in (server.stop, server.kill, None):
             published += [await asyncio.to_thread(server.publish, "a/b", f"{number}\n") for number in range(20)]
             if end is not None:
                 await asyncio.to_thread(end)
                 await asyncio.to_thread(server.start)
-        await asyncio.to_thread(
-            eventually, lambda: len(got) == 4 and all(len(ids) >= len(published) for ids in got.values()), SECONDS
-        )
-    assert got == dict.fromkeys(got, published)
+        await readers.have(published)
+    assert readers.got == dict.fromkeys(readers.got, published)
+
+
+async def test_over_connections_that_break_in_the_middle_of_events_each_comes_once(
+    server: RunningServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed.client.reading.COME_BACK", 0.05)
+    monkeypatch.setattr("feed.client.waits.Waits.next", lambda _: 0.05)
+    readers, published = FourReaders(), []
+    async with contextlib.AsyncExitStack() as stack:
+        proxy = stack.enter_context(proxy_to(server.port))
+        await readers.start(stack, f"http://127.0.0.1:{proxy.port}", topic, server)
+        for _ in range(8):
+            before = list(published)
+            published += [await asyncio.to_thread(server.publish, topic, "x" * 200_000) for _ in range(4)]
+            await readers.have([*before, "one more"])  # the others are on their way
+            await asyncio.to_thread(proxy.reset)
+        await readers.have(published)
+    assert readers.got == dict.fromkeys(readers.got, published)
+    assert min(readers.reconnected.values()) >= 5
 
 
 async def test_a_gap_is_told_as_one(client_to: AnyClient, server: RunningServer, topic: str, transport: str) -> None:
