@@ -254,9 +254,9 @@ def test_a_server_that_gives_everything_back_leaks_nothing() -> None:
     ("growth", "after", "found"),
     [
         (
-            34133.4,
+            8738.2,
             {},
-            "memory grew by 2,000 KiB a minute (683 bytes a connection), more than the 1,664 that are allowed",
+            "memory grew by 512 KiB a minute (175 bytes a connection), more than the 282 that are allowed",
         ),
         (0.0, {"descriptors": 27}, "27 descriptors when all have left, 14 before they came"),
         (0.0, {"tasks": 13}, "13 tasks when all have left, 8 before they came"),
