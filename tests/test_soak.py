@@ -323,7 +323,7 @@ offer, register, offers, kept = Subscription.offer, Broadcaster.register, 0, []
 def lose(self, batch):
     global offers
     offers += 1
-    if offers != 200:
+    if offers % 20:
         offer(self, batch)
 
 def keep(self, subscription):
@@ -338,13 +338,13 @@ main()
 """
 
 
-def test_a_server_that_loses_one_event_and_keeps_what_is_not_needed_is_found_out(tmp_path: Path) -> None:
+def test_a_server_that_loses_events_and_keeps_what_is_not_needed_is_found_out(tmp_path: Path) -> None:
     program = tmp_path / "lying.py"
     program.write_text(LYING)
     bounds = Bounds(patience=0.1)
     plan = Plan(1.5, "memory:", [Form.SSE], 30, 4, 100.0, 200, bounds, program=(str(program),))
     outcome = soak(plan, share_cores(), Quiet())
-    assert set(outcome.seen.findings) == {"lost"}  # all in one batch
+    assert set(outcome.seen.findings) == {"lost"}
     assert outcome.faults[0] == f"{outcome.seen.findings['lost']} lost"
     assert [fault.split()[1] for fault in outcome.faults[1:]] == ["descriptors", "tasks"]
     assert [line for line in report(outcome) if line.startswith("WRONG: ")] == [
