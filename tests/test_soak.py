@@ -247,16 +247,16 @@ def test_the_slope_is_of_the_measured_part_alone() -> None:
 
 
 def test_a_server_that_gives_everything_back_leaks_nothing() -> None:
-    assert leaks(BEFORE, measured(samples(200, 1000.0), 200.0), replace(BEFORE, descriptors=20), Bounds()) == []
+    assert leaks(BEFORE, measured(samples(1000, 1000.0), 1000.0), replace(BEFORE, descriptors=20), Bounds()) == []
 
 
 @pytest.mark.parametrize(
     ("growth", "after", "found"),
     [
         (
-            34133.4,
+            8738.2,
             {},
-            "memory grew by 2,000 KiB a minute (683 bytes a connection), more than the 1,664 that are allowed",
+            "memory grew by 512 KiB a minute (175 bytes a connection), more than the 282 that are allowed",
         ),
         (0.0, {"descriptors": 27}, "27 descriptors when all have left, 14 before they came"),
         (0.0, {"tasks": 13}, "13 tasks when all have left, 8 before they came"),
@@ -265,12 +265,13 @@ def test_a_server_that_gives_everything_back_leaks_nothing() -> None:
     ids=["memory", "descriptors", "tasks", "threads"],
 )
 def test_a_leak_is_found(growth: float, after: dict[str, int], found: str) -> None:
-    part = measured(samples(200, growth), 200.0)
+    part = measured(samples(1000, growth), 1000.0)
     assert leaks(BEFORE, part, replace(BEFORE, **after), Bounds()) == [found]  # type: ignore[arg-type]
 
 
-def test_memory_is_not_judged_by_a_moment() -> None:
-    assert leaks(BEFORE, measured(samples(100, 1e6), 100.0), BEFORE, Bounds()) == []
+def test_memory_is_not_judged_after_a_short_warm_up() -> None:
+    assert leaks(BEFORE, measured(samples(800, 1e6), 800.0), BEFORE, Bounds()) == []
+    assert leaks(BEFORE, measured(samples(900, 1e6), 900.0), BEFORE, Bounds()) != []
 
 
 # Small runs.
@@ -294,7 +295,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_soak_of_seconds_has_everything_in_it_and_says_so(tmp_path: Path) -> None:
     file = tmp_path / "soak.json"
-    done = bench("--soak", "3s", "--log", "sqlite:", "--readers", "60", "--rate", "300/s", "--json", str(file))
+    done = bench("--soak", "2s", "--log", "sqlite:", "--readers", "60", "--rate", "300/s", "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every reader got every event once and in order, or was told" in done.stdout
     written = json.loads(file.read_text(encoding="utf-8"))
@@ -322,7 +323,7 @@ offer, register, offers, kept = Subscription.offer, Broadcaster.register, 0, []
 def lose(self, batch):
     global offers
     offers += 1
-    if offers != 200:
+    if offers % 20:
         offer(self, batch)
 
 def keep(self, subscription):
@@ -337,13 +338,13 @@ main()
 """
 
 
-def test_a_server_that_loses_one_event_and_keeps_what_is_not_needed_is_found_out(tmp_path: Path) -> None:
+def test_a_server_that_loses_events_and_keeps_what_is_not_needed_is_found_out(tmp_path: Path) -> None:
     program = tmp_path / "lying.py"
     program.write_text(LYING)
     bounds = Bounds(patience=0.1)
-    plan = Plan(2.0, "memory:", [Form.SSE], 30, 4, 100.0, 200, bounds, program=(str(program),))
+    plan = Plan(1.5, "memory:", [Form.SSE], 30, 4, 100.0, 200, bounds, program=(str(program),))
     outcome = soak(plan, share_cores(), Quiet())
-    assert set(outcome.seen.findings) == {"lost"}  # all in one batch
+    assert set(outcome.seen.findings) == {"lost"}
     assert outcome.faults[0] == f"{outcome.seen.findings['lost']} lost"
     assert [fault.split()[1] for fault in outcome.faults[1:]] == ["descriptors", "tasks"]
     assert [line for line in report(outcome) if line.startswith("WRONG: ")] == [
@@ -376,6 +377,7 @@ def test_ctrl_c_ends_it_with_the_report_of_what_was_seen(tmp_path: Path) -> None
         (("--soak", "1m", "--nodes", "2"), "--soak: has nothing to do with nodes"),
         (("storm", "--soak", "1m"), "--soak: has nothing to do with scenario"),
         (("--soak", "1m", "--log", "memory:", "--log", "sqlite:"), "--soak: one --log at a time"),
+        (("--soak", "1m", "--log", "sqlite:feed.db"), "a soak has a fresh log, where TMPDIR says: --log sqlite:"),
         (("--soak", "1m", "--data", "10"), "--data 10: an event's token alone needs 64 bytes"),
     ],
 )

@@ -81,7 +81,7 @@ def _process(outcome: Outcome) -> list[str]:
         lines.append(
             f"memory slope       {line.per_minute / KIB:+,.1f} KiB a minute, {line.per_connection:+,.1f} bytes a "
             f"connection, by least squares over {len(part)} samples in {clock(line.seconds)}"
-            + ("" if line.seconds >= plan.bounds.least_seconds else "; too short to be judged")
+            + ("" if plan.bounds.judges_memory(part) else "; not judged, as the warm-up was short")
         )
     cores = (part[-1].cpu - part[0].cpu) / (part[-1].at - part[0].at) if len(part) > 1 else 0.0
     most = max(sample.stored for sample in part)

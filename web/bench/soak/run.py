@@ -68,6 +68,8 @@ class Plan:
                 f"{self.readers:,} readers need {needed:,} descriptors in the server's process, and the limit is "
                 f"{limit:,}: raise it with ulimit -n {needed}, or take fewer readers"
             )
+        if self.log.startswith("sqlite:") and self.log != "sqlite:":
+            raise BenchError(f"--log {self.log}: a soak has a fresh log, where TMPDIR says: --log sqlite:")
         check_log(self.log)
 
     @property
