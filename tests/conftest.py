@@ -40,17 +40,6 @@ def curl_program() -> str:
     return program
 
 
-@pytest.fixture(scope="session")
-def nginx_program() -> str:
-    """Debian's nginx; where it is missing its tests are skipped, and fail in CI."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    if program is None and os.environ.get("CI"):
-        pytest.fail("nginx is missing: apt-get install nginx-light")
-    if program is None:
-        pytest.skip("nginx is missing: apt-get install nginx-light")
-    return program
-
-
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Starts a server of the test's own: `serve("--log", "memory:", retry=1)`."""

@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import Serve
 from tests.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
 from tests.judge import Got, judge
-from tests.nginx import running_nginx
+from tests.proxies import nginx_in_front
 from tests.redis_server import RedisServer
 from tests.running import RunningServer
 from tests.streams import eventually
@@ -210,7 +210,7 @@ class Nginx:
 
 
 def test_a_rolling_restart_behind_nginx_loses_nothing_and_keeps_nobody_away_for_long(
-    shared_redis: RedisServer, serve: Serve, nginx_program: str, tmp_path: Path
+    shared_redis: RedisServer, serve: Serve, tmp_path: Path
 ) -> None:
     drain = 10 if SOAK else 2
     nodes = [
@@ -227,7 +227,7 @@ def test_a_rolling_restart_behind_nginx_loses_nothing_and_keeps_nobody_away_for_
     around = f"upstream feed {{ {upstream} }} map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}"
     readers: list[Obedient] = []
     with ExitStack() as stack:
-        nginx = Nginx(stack.enter_context(running_nginx(nginx_program, tmp_path, location, around)))
+        nginx = Nginx(stack.enter_context(nginx_in_front(tmp_path, location, around)))
         readers += [kind(nginx) for kind in (Obedient, Obedient, ObedientWebSocket) for _ in range(50 if SOAK else 8)]
         publishers = [Publisher(nginx, f"p{number}", 0.01, insists=number % 2 == 0) for number in range(4)]
         with threads_stopped(*readers):

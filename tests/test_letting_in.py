@@ -14,11 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import expect
-from websockets.sync.client import connect
 
 from tests.browser import chromium, origin, watch
 from tests.conftest import Serve
-from tests.nginx import running_nginx
 from tests.redis_server import free_port
 from tests.running import FEED, RunningServer
 from tests.streams import eventually
@@ -91,34 +89,6 @@ def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_wit
         assert "feed_token" not in page.evaluate("document.cookie")
         assert watched.faults == []
     assert "valid" in shell(FEED, "token", "--check", made, FEED_JWT_SECRET=SECRET)
-
-
-@pytest.fixture
-def proxy(serve: Serve, nginx_program: str, tmp_path: Path) -> Iterator[tuple[RunningServer, str]]:
-    """Step 4: a feed that believes its proxy, and nginx as the README configures it."""
-    server = serve("--log", "memory:", jwt_secret=SECRET, proxies="127.0.0.0/8")
-    section = README.read_text().partition("## Letting people in\n")[2]
-    found = re.search(r"```nginx\n(location .*?)^(map .*?)```", section, re.DOTALL | re.MULTILINE)
-    assert found
-    location, map = found[1].replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), found[2]
-    with running_nginx(nginx_program, tmp_path, location, map) as url:
-        yield server, url.removeprefix("http://")
-
-
-def test_behind_the_readmes_nginx_pages_are_its_own_and_addresses_the_clients(proxy: tuple[RunningServer, str]) -> None:
-    server, host = proxy
-    everything = token(["**"], ["**"], admin=True)
-    own = {**bearer(everything), "Origin": f"http://{host}"}
-    assert httpx.post(f"http://{host}/events/a", content="x", headers=own).status_code == 201
-    foreign = {**own, "Origin": "http://evil.example"}
-    assert httpx.post(f"http://{host}/events/a", content="x", headers=foreign).status_code == 403
-    forged = {"X-Forwarded-For": "203.0.113.7", **own}
-    with connect(f"ws://{host}/ws/a", additional_headers=forged) as socket:
-        assert json.loads(socket.recv(10))["type"] == "feed.open"
-        page = httpx.get(f"http://{host}/subscriptions", headers=own).json()
-    # Of what the client claims and the proxy adds the last that is no proxy counts; here the client is one itself.
-    assert [each["address"] for each in page["subscriptions"]] == ["203.0.113.7"]
-    assert server.remarks == ""
 
 
 def test_every_variable_and_option_of_the_section_is_there() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.judge import Got, judge
-from tests.nginx import running_nginx
+from tests.proxies import nginx_in_front
 from tests.redis_server import RedisServer
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
@@ -40,10 +40,10 @@ def nodes(shared_redis: RedisServer, serve: Serve, request: pytest.FixtureReques
 
 
 @pytest.fixture
-def nginx(nginx_program: str, nodes: list[RunningServer], tmp_path: Path) -> Iterator[Nginx]:
+def nginx(nodes: list[RunningServer], tmp_path: Path) -> Iterator[Nginx]:
     """It is told of the nodes, and nothing else about how to pass anything to them."""
     upstream = f"upstream feed {{ {' '.join(f'server 127.0.0.1:{node.port};' for node in nodes)} }}"
-    with running_nginx(nginx_program, tmp_path, "location / { proxy_pass http://feed; }", upstream) as url:
+    with nginx_in_front(tmp_path, "location / { proxy_pass http://feed; }", upstream) as url:
         yield Nginx(url)
 
 

@@ -1,4 +1,5 @@
-"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed token`, `feed bench`.
+"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed token`, `feed bench`,
+`feed doctor`.
 
 Exit codes: 0 is success, 1 a failure, 2 a wrong command line or setting, 130 Ctrl-C. An error is one line on standard
 error. `feed tail` into a pipe whose reader has had enough ends with 0: it has no other end.
@@ -24,6 +25,7 @@ from feed import FeedError
 from feed.client import AsyncClient, GaveUp, Outgoing
 from web.bench.command import bench
 from web.client_command import DEFAULT_URL, Token, Url, run_to_end
+from web.doctor.command import doctor
 from web.publish_command import publish
 from web.settings import (
     METRICS_FOLDER,
@@ -241,3 +243,8 @@ app.command()(token)
 # feed bench
 
 app.command()(bench)
+
+
+# feed doctor
+
+app.command()(doctor)

@@ -74,6 +74,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 backlog=BACKLOG,
                 workers=1,  # else WEB_CONCURRENCY is looked at
+                ws_ping_interval=settings.heartbeat,  # the sign of life of a WebSocket: proxies cut what is quiet
                 ws_ping_timeout=None,  # a pong waits behind what a slow reader has not read: `Stalled` judges better
                 timeout_graceful_shutdown=FORCED,
             )

@@ -15,7 +15,7 @@ from web.problems import Problem
 from web.protocol.common import LINGER, Common, Streaming, part
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
+    from uvicorn._types import ASGI3Application, ASGISendEvent
 
     from web.protocol.websocket import WebSocketProtocol
 
@@ -106,6 +106,8 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        if cycle.scope["http_version"] == "1.0":
+            cycle.send = _Unchunked(cycle).send  # type: ignore[method-assign]
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
@@ -309,6 +311,29 @@ def _give_up(cycle: RequestResponseCycle) -> None:
     if not cycle.response_complete:
         cycle.disconnected = True
         cycle.message_event.set()
+
+
+class _Unchunked:
+    """Answers an HTTP/1.0 client, which knows no chunks (RFC 9112, 7.1): where the length is not known, the body ends
+    with the connection. nginx is one towards what it passes to, unless it is told otherwise."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._endless = False
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """See ASGI."""
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
+            self._endless = all(name.lower() != b"content-length" for name, _ in headers)
+            if self._endless:
+                cycle.chunked_encoding = False
+            message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body" and self._endless:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await self._send(message)
 
 
 class _HeadWithBody:

@@ -1,0 +1,179 @@
+"""`feed doctor` as a command: what it prints, how it ends, and what it does to the feed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.redis_server import free_port
+from tests.running import FEED, RunningServer, running
+from web.doctor.examination import Report, examine
+from web.doctor.target import MAX_PIECES, Target
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running("--log", "memory:", heartbeat=0.5) as shared:
+        yield shared
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    named = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | environment
+    command = [FEED, "doctor", *arguments]
+    return subprocess.run(command, env=named, capture_output=True, text=True, timeout=60)
+
+
+def test_a_line_for_each_check_and_nothing_else(server: RunningServer) -> None:
+    done = run(server.url, "--idle", "1.2s")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) >= 18
+    assert all(re.match(r"(ok|unknown) +[a-z ]+  \S", line) for line in lines), done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_json_for_machines_and_events_only_on_the_topic_that_was_given(server: RunningServer) -> None:
+    before = len(server.history()["events"])
+    done = run(server.url, "--idle", "1.2s", "--json", "--topic", "a/topic", "--origin", "https://app.example.org")
+    document = json.loads(done.stdout)
+    assert (document["url"], document["topic"], document["exit"], document["reached"]) == (
+        server.url,
+        "a/topic",
+        done.returncode,
+        True,
+    )
+    [cors] = [each for each in document["findings"] if each["check"] == "cors"]
+    assert cors == {
+        "check": "cors",
+        "severity": "fail",
+        "words": cors["words"],
+        "cure": "list it: FEED_ORIGINS=https://app.example.org",
+    }
+    assert done.returncode == 4
+    added = server.history()["events"][before:]
+    assert {event["topic"] for event in added} == {"a/topic"}
+    assert len(added) == 10
+
+
+def test_where_nobody_is_it_says_so_with_a_code_of_its_own() -> None:
+    done = run(f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert re.fullmatch(r"fail +reach  no connection: .*; cure: .*\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ftp://x",),
+        ("http://127.0.0.1:1", "--idle", "soon"),
+        ("http://127.0.0.1:1", "--idle", "0"),
+        ("http://127.0.0.1:1", "--topic", "a//b"),
+        ("http://127.0.0.1:1", "--origin", "*"),
+        ("http://127.0.0.1:1", "--token", "two words"),
+    ],
+)
+def test_wrong_use_is_one_line_and_the_code_that_it_always_has(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_on_a_terminal_verdicts_are_coloured_words(server: RunningServer) -> None:
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "300"}
+    environment.pop("NO_COLOR", None)
+    with subprocess.Popen(
+        [FEED, "doctor", server.url, "--idle", "1s"], stdout=follower, stderr=follower, env=environment
+    ) as process:
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while chunk := os.read(leader, 65536):
+                shown += chunk
+        assert process.wait(30) == 0
+    os.close(leader)
+    assert re.search(rb"\x1b\[1;32mok *\x1b\[0m", shown)
+    assert b"done" in shown
+
+
+# A stranger at the other end.
+
+_ENDLESS = b"id: x\nevent: feed.open\ndata: {}\n\n" * 1000
+_NONSENSE = [
+    b"HTTP/1.1 201 X\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+    b'HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"subscriptions":1}',
+    b"HTTP/1.1 403 X\r\nContent-Type: application/problem+json\r\nContent-Length: 4\r\n\r\nnull",
+    b"HTTP/1.1 204 X\r\nSet-Cookie: ;;;=\x00\xff\r\nDate: never\r\n\r\n",
+    b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\nnot gzip",
+    b"HTTP/1.1 200 X\r\nContent-Type: application/x-ndjson\r\n\r\n[]\n1\nnull\n",
+    b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n",
+    b"SSH-2.0-OpenSSH\r\n",
+    b"",
+]
+
+
+class Stranger:
+    """Answers the first question as a feed would, and all others with one piece of nonsense."""
+
+    def __init__(self, nonsense: bytes, *, endless: bool = False) -> None:
+        self._nonsense = nonsense
+        self._endless = endless
+        self._first = True
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            answer, more = self._nonsense, self._endless
+            if self._first:
+                self._first, more = False, False
+                answer = b'HTTP/1.1 200 X\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{"events":[]}'
+            writer.write(answer)
+            while more:
+                writer.write(_ENDLESS)
+                await writer.drain()
+        writer.close()
+
+
+async def examined(stranger: Stranger) -> Report:
+    # The first connection only sees whether somebody is there.
+    server = await asyncio.start_server(stranger.answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, Target(url, "token", "a/b", "https://app.example.org", 0.5, patience=6) as target:
+        return await examine(target)
+
+
+def test_whatever_answers_it_comes_to_an_end_and_finds_fault() -> None:
+    async def all_of_them() -> list[Report]:
+        strangers = [*map(Stranger, _NONSENSE)]
+        strangers.append(Stranger(b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\n\r\n", endless=True))
+        return await asyncio.gather(*map(examined, strangers))
+
+    with ThreadPoolExecutor(1) as thread:  # this one may have a loop already, a browser's
+        reports = thread.submit(asyncio.run, all_of_them()).result(100)
+    for report in reports:
+        assert report.reached
+        assert {"fail", "warn"} & {each.severity.value for each in report.findings}
+
+
+def test_of_a_stream_without_end_so_much_is_kept() -> None:
+    async def read() -> int:
+        stranger = Stranger(b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\n\r\n", endless=True)
+        stranger._first = False
+        server = await asyncio.start_server(stranger.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, Target(url, None, "a/b", None, 1) as target, target.reading("/events/a") as reading:
+            await reading.until(lambda: False, 10)
+            assert reading.end == "too much came"
+            return len(reading.pieces)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(asyncio.run, read()).result(30) == MAX_PIECES

@@ -1,0 +1,172 @@
+"""Whether a WebSocket comes about, carries events both ways, resumes, and is kept while quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+
+from web.doctor.finding import Finding, fail, ok, unknown, warn
+from web.doctor.target import MAX_BODY, Answer, Target, shortened
+
+_TRIES = 20  # messages among which an expected one has to be
+
+_UPGRADE = (
+    "let the proxy pass Upgrade and Connection on over HTTP/1.1 (nginx: `proxy_http_version 1.1`, `proxy_set_header "
+    "Upgrade $http_upgrade`, `proxy_set_header Connection $connection_upgrade`)"
+)
+
+
+class Socket(NamedTuple):
+    """How it went. `handshake` is the answer, of status 101 if it came about. `opened`, `acknowledged`, `heard` and
+    `resumed` are whether the first message came, what was sent was published, that came back as an event, and a second
+    socket that named the position before it got it again; None where it was not tried. `refusal` is why nothing could
+    be published."""
+
+    handshake: Answer
+    opened: bool = False
+    acknowledged: bool | None = None
+    heard: bool | None = None
+    resumed: bool | None = None
+    refusal: str = ""
+
+
+@contextlib.asynccontextmanager
+async def _connected(target: Target, path: str) -> AsyncIterator[ClientConnection]:
+    url = f"{'wss' if target.parsed.scheme == 'https' else 'ws'}{target.url.removeprefix(target.parsed.scheme)}{path}"
+    async with connect(
+        url,
+        additional_headers=target.bearer,
+        ssl=target.tls if target.parsed.scheme == "https" else None,
+        open_timeout=target.patience,
+        close_timeout=1,
+        ping_interval=None,  # ours would keep alive what the feed's do not
+        max_size=8 << 20,
+    ) as socket:
+        yield socket
+
+
+async def look_socket(target: Target, type: str) -> Socket:
+    """Open one, send to it, hear it back, and open another that resumes."""
+    found = Socket(Answer(0))
+    try:
+        async with _connected(target, target.path("ws", type=type)) as socket:
+            found = Socket(Answer(101))
+            opening = await _message(target, socket, "feed.open")
+            if opening is None:
+                return found
+            found = await _try_sending(target, socket, type, found._replace(opened=True))
+        if not found.heard:
+            return found
+        async with _connected(target, target.path("ws", type=type, last_event_id=str(opening["id"]))) as socket:
+            return found._replace(resumed=await _message(target, socket, type) is not None)
+    except InvalidStatus as refused:
+        answer = refused.response
+        headers = [(name.lower(), value) for name, value in answer.headers.raw_items()]
+        return found._replace(handshake=Answer(answer.status_code, headers, bytes(answer.body or b"")[:MAX_BODY]))
+    except (InvalidHandshake, WebSocketException, OSError, TimeoutError) as error:
+        why = shortened(str(error) or "nothing came in time")
+        return found if found.opened else found._replace(handshake=Answer(0, error=why))
+
+
+async def _try_sending(target: Target, socket: ClientConnection, type: str, found: Socket) -> Socket:
+    await socket.send(orjson.dumps({"data": "feed doctor was here", "type": type, "ref": type}).decode())
+    heard = acknowledged = False
+    for _ in range(2):
+        message = await _message(target, socket, type, "feed.ack", "feed.error")
+        if message is None:
+            break
+        if message["type"] == "feed.error":
+            data = message.get("data", {})
+            return found._replace(acknowledged=False, refusal=shortened(f"{data.get('status')} {data.get('detail')}"))
+        heard, acknowledged = heard or message["type"] == type, acknowledged or message["type"] == "feed.ack"
+    return found._replace(heard=heard, acknowledged=acknowledged)
+
+
+async def _message(target: Target, socket: ClientConnection, *types: str) -> dict[str, Any] | None:
+    """The next of one of these types, None if it does not come."""
+    with contextlib.suppress(TimeoutError, ConnectionClosed, orjson.JSONDecodeError):
+        async with asyncio.timeout(target.moment):
+            for _ in range(_TRIES):
+                message = orjson.loads(await socket.recv())
+                if isinstance(message, dict) and message.get("type") in types:
+                    return message
+    return None
+
+
+def judge_socket(socket: Socket) -> Finding:
+    """Whether it works as the contract says."""
+    handshake = socket.handshake
+    if handshake.status != 101:
+        return _judge_handshake(handshake)
+    if not socket.opened:
+        return fail("websocket", "it opens, but nothing comes over it", "let the proxy not buffer it")
+    if socket.acknowledged is False and socket.refusal:
+        return unknown("websocket", f"it opens; nothing could be published over it: {socket.refusal}")
+    if not socket.acknowledged or not socket.heard:
+        return fail("websocket", "it opens, but what is sent over it does not come back", "let the proxy not buffer it")
+    if not socket.resumed:
+        words = "it works, but does not resume: ?last_event_id= gets lost"
+        return fail("websocket", words, "let the proxy pass the query on as it came")
+    return ok("websocket", "it opens, carries events both ways, and resumes")
+
+
+def _judge_handshake(answer: Answer) -> Finding:
+    if answer.status == 426:
+        return fail("websocket", "the feed was asked for a plain page: the upgrade got lost on the way", _UPGRADE)
+    if answer.status in {401, 403} and answer.is_problem:
+        return unknown("websocket", f"it gets there, but is not allowed: {answer}")
+    return fail("websocket", f"it does not open: {answer}", _UPGRADE)
+
+
+class QuietSocket(NamedTuple):
+    """One on which nothing happened, watched for `asked` seconds at most. `ended` is after how many it was closed, None
+    if it was not, and `how` with which code."""
+
+    asked: float
+    opened: bool
+    ended: float | None = None
+    how: str = ""
+
+
+async def look_quiet_socket(target: Target, type: str) -> QuietSocket:
+    """Watch one."""
+    found = QuietSocket(target.idle, opened=False)
+    try:
+        async with _connected(target, target.path("ws", type=type)) as socket:
+            if await _message(target, socket, "feed.open") is None:
+                return found
+            found = found._replace(opened=True)
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(target.idle):
+                    while True:
+                        await socket.recv()
+            except ConnectionClosed as closed:
+                how = (
+                    "without a word" if closed.rcvd is None else f"with {closed.rcvd.code} {closed.rcvd.reason}".strip()
+                )
+                return found._replace(ended=time.monotonic() - began, how=shortened(how))
+    except (WebSocketException, OSError, TimeoutError):
+        pass  # if it was never there, judge_socket says why
+    return found
+
+
+def judge_quiet_socket(quiet: QuietSocket) -> Finding:
+    """Whether it is kept while nothing happens."""
+    check = "websocket idle"
+    if not quiet.opened:
+        return unknown(check, "there was none to be watched")
+    if quiet.ended is None:
+        return ok(check, f"a quiet WebSocket is kept, for {quiet.asked:.0f} s at least")
+    words = f"a quiet WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}"
+    if quiet.how.startswith("with 1001") or quiet.how.startswith("with 1008"):
+        return warn(check, words, "the feed did that: see why in its log")
+    cure = "let the proxy wait for longer than FEED_HEARTBEAT (nginx: `proxy_read_timeout`, HAProxy: `timeout tunnel`)"
+    return fail(check, words, cure)
