@@ -18,6 +18,7 @@ from feed import Subscription
 from web.lines import Facts
 
 _requests = logging.getLogger("web.requests")
+_publishes = logging.getLogger("web.requests.publishes")  # those that have succeeded: there may be thousands a second
 _streams = logging.getLogger("web.streams")
 
 _KEY = "feed.exchange"  # in the scope
@@ -45,7 +46,7 @@ class Exchange:
 
     def end(self, scope: Scope) -> None:
         """It is over: log it."""
-        if self.streamed:
+        if self.streamed or (self.status == 201 and not _publishes.isEnabledFor(self._level)):
             return
         raw: bytes = scope.get("raw_path") or b""
         client = scope.get("client")

@@ -26,7 +26,8 @@ _OWN = ("feed", "web")  # whose records the level is for; libraries say what the
 _MOST_BYTES = 4 << 20  # of lines that wait
 _MOST_LINE = 32 << 10  # bytes of one
 _ATOMIC = 4096  # bytes that a pipe takes whole, also where other workers write to it (PIPE_BUF, pipe(7))
-_GATHER = 0.02  # seconds that a line waits for others: a call of the system for each would cost more than all the rest
+_AT_ONCE = 64 << 10  # bytes that one writer writes
+_GATHER = 0.1  # seconds that a line waits for others: to write each by itself would cost more than all the rest
 _FAREWELL = 1.0  # seconds for what waits when the server ends
 
 
@@ -43,11 +44,13 @@ class Output(Protocol):
 
 
 class QueuedOutput:
-    """Writes from a thread of its own. `remark` makes the line that says how many were dropped."""
+    """Writes from a thread of its own. `remark` makes the line that says how many were dropped. With `others` more
+    processes write to the same place."""
 
-    def __init__(self, descriptor: int, remark: Callable[[int], bytes]) -> None:
+    def __init__(self, descriptor: int, remark: Callable[[int], bytes], *, others: bool = False) -> None:
         self.dropped = 0
         self._descriptor = descriptor
+        self._piece = _ATOMIC if others else _AT_ONCE
         self._remark = remark
         self._lines: list[bytes] = []
         self._size = 0  # of what waits, and of what is being written
@@ -88,7 +91,7 @@ class QueuedOutput:
                 self._woken = False
                 if not is_last:
                     self._some.clear()
-            for piece in _pieces(lines):
+            for piece in _pieces(lines, self._piece):
                 self._write(piece)
             if dropped > told:
                 self._write(self._remark(dropped - told))
@@ -111,12 +114,12 @@ class QueuedOutput:
                 return
 
 
-def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+def _pieces(lines: list[bytes], most: int) -> Iterator[bytes]:
     """Runs of whole lines that are written at once."""
     run: list[bytes] = []
     size = 0
     for line in lines:
-        if run and size + len(line) > _ATOMIC:
+        if run and size + len(line) > most:
             yield b"".join(run)
             run, size = [], 0
         run.append(line)
@@ -186,17 +189,23 @@ class OutputHandler(logging.Handler):
 
 @contextlib.contextmanager
 def logging_to_stderr(
-    format: Format, level: Level, *, worker: int | None = None, forks: bool = False
+    format: Format, level: Level, *, publishes: bool = False, worker: int | None = None, forks: bool = False
 ) -> Iterator[None]:
     """Log to standard error for as long as the block lasts: in this format (`auto`: text on a terminal, else JSON),
-    what is as serious as `level` or more. `worker` is named in each line. `forks`: there may be no thread."""
+    what is as serious as `level` or more. Publishes that succeed are left out unless `publishes`, or `level` is
+    `debug`: a line costs a tenth to a fifth of what they do. `worker` is named in each line. `forks`: there may be no
+    thread."""
     descriptor = sys.stderr.fileno()
     handler = OutputHandler(_formatter(format, descriptor, worker))
-    handler.output = DirectOutput(descriptor) if forks else QueuedOutput(descriptor, handler.remark)
+    handler.output = (
+        DirectOutput(descriptor) if forks else QueuedOutput(descriptor, handler.remark, others=worker is not None)
+    )
     least = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[handler], force=True)
     for name in _OWN:
         logging.getLogger(name).setLevel(least)
+    quiet = not publishes and least > logging.DEBUG
+    logging.getLogger("web.requests.publishes").setLevel(max(least, logging.WARNING) if quiet else logging.NOTSET)
     try:
         yield
     finally:

@@ -128,7 +128,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
     prepare(settings)
     [listening] = listen(settings.host, settings.port)
-    with listening, logging_to_stderr(settings.log_format, settings.log_level):
+    with listening, logging_to_stderr(settings.log_format, settings.log_level, publishes=settings.log_publishes):
         url = url_of(listening)
         Server(on_port(settings, listening), lambda: greet(url, settings)).run([listening])
 
