@@ -32,7 +32,8 @@ class Client:
 
     `token` says what this client may do. One that is called is asked anew for each request and each connect, so that a
     reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
-    `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. `trust_env`:
+    `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. A server that
+    takes a large request drop by drop can outlast `patience`: no thread can be called back from there. `trust_env`:
     proxies and certificates as the environment has them, the way httpx and websockets read it; `ssl` is for
     certificates of one's own. Raises `Invalid` for a URL or token that is none.
     """
