@@ -54,4 +54,4 @@ coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers o
 	$(BIN)/coverage report --show-missing --skip-covered
 
 clean:  ## Remove what make has made.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov build dist test-artifacts
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov build dist test-artifacts tests/third_party/node_modules
