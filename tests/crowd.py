@@ -194,6 +194,7 @@ class Reader(asyncio.Protocol):
         self._request = subscribe_request(form, wanted, last_id)
         self._take = take
         self._transport: asyncio.Transport | None = None
+        self._half_closed = False
 
     async def open(self, port: int, buffer: int | None = None) -> Self:
         """Connect, and wait until the stream is open, or refused. `buffer` is its SO_RCVBUF."""
@@ -237,8 +238,8 @@ class Reader(asyncio.Protocol):
         self.gone.set()
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        if self._transport is not None and not self._transport.is_closing():
+        """Send bytes as they are. Who has said that nothing more comes sends nothing, pongs included."""
+        if self._transport is not None and not self._transport.is_closing() and not self._half_closed:
             self._transport.write(data)
 
     def stall(self) -> None:
@@ -259,6 +260,7 @@ class Reader(asyncio.Protocol):
     def half_close(self) -> None:
         """Say that nothing more comes from here, and read on."""
         if self._transport is not None and not self._transport.is_closing():
+            self._half_closed = True
             self._transport.write_eof()
 
     def reset(self) -> None:

@@ -57,6 +57,9 @@ class Forked:
             status.close()
         self.pid = int(self._read(None))
 
+    def __del__(self) -> None:
+        self._status.close()  # a server that is started anew has not always been waited for
+
     def _read(self, timeout: float | None) -> bytes:
         """The next thing that is said of it, the empty string if that is nothing."""
         self._status.settimeout(timeout)

@@ -23,7 +23,7 @@ SECRET = "a secret of the tests that is long enough"
 
 
 def token(**grants: Any) -> str:
-    return issue(Grants(**grants, expires=time.time() + 600), SECRET, "HS256")
+    return issue(Grants(**grants, expires=time.time() + 4 * 3600), SECRET, "HS256")
 
 
 ADMIN = token(publish=["**"], subscribe=["**"], admin=True)

@@ -234,7 +234,7 @@ def test_p9_a_second_server_on_the_same_file_does_not_start(
     durable: RunningServer, serve: Serve, tmp_path: Path
 ) -> None:
     second = RunningServer("--log", f"sqlite:{tmp_path / 'feed.db'}")
-    with pytest.raises(AssertionError, match="in use by another server"):
+    with pytest.raises(RuntimeError, match="in use by another server"):
         second.start()
     assert second.wait() == 1
     assert durable.publish("a", "x")

@@ -17,7 +17,7 @@ def token(
     subscribe: Sequence[str] = (),
     *,
     admin: bool = False,
-    seconds: float = 600,
+    seconds: float = 4 * 3600,  # modules make some when they are loaded, and run at any time after that
     secret: str = SECRET,
     algorithm: str = "HS256",
     **claims: Any,
