@@ -34,7 +34,7 @@ serve: install  ## Run the server. Options: make serve ARGS="--port 9000 --log m
 
 test: $(VENV)/tools  ## Run all tests, the slow ones too; under 15 minutes.
 	@tests/system-packages caddy chromium curl haproxy nginx-light libnginx-mod-nchan redis-server
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 soak: $(VENV)/tools  ## Run the tests that repeat with their full counts.
 	@tests/system-packages chromium curl redis-server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
@@ -21,6 +22,22 @@ from tests.running import RunningServer, running
 
 Serve = Callable[..., RunningServer]
 StartRedis = Callable[..., RedisServer]
+
+
+@pytest.fixture(autouse=True)
+def _machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The machine: what is marked `alone` has it to itself, all others share it. For tests in several processes."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    folder = tmp_path_factory.getbasetemp().parent  # that of all processes
+    is_alone = request.node.get_closest_marker("alone") is not None
+    with (folder / "next").open("a") as turn, (folder / "machine").open("a") as machine:
+        # Who is to be alone keeps the turn while the others end, so that nobody new begins.
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(machine, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session")

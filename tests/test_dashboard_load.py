@@ -14,7 +14,7 @@ from tests.browser import Watched
 from tests.conftest import Serve
 from tests.dashboard import Dashboard
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 EVENTS = 20_000
 PER_SECOND = 1_000

@@ -113,6 +113,7 @@ def assert_even(retries: Sequence[int], drain: float) -> None:
         assert first + step * place - 1 <= retry <= first + step * (place + 1) + 1, (place, retry)
 
 
+@pytest.mark.alone
 async def test_p11_five_thousand_streams_end_spread_over_the_drain_and_nothing_acknowledged_is_lost(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ async def test_p11_five_thousand_streams_end_spread_over_the_drain_and_nothing_a
             await until(lambda again=story_again, story=story: story.ids + again.ids == log)  # type: ignore[misc]
 
 
+@pytest.mark.alone
 async def test_p12_a_second_signal_ends_it_at_once_and_the_log_is_whole(serve: Serve, tmp_path: Path) -> None:
     server = serve("--log", f"sqlite:{tmp_path}/feed.db", drain="1m", queue_events=1_000_000, queue_bytes="1G")
     async with Crowd(server.port) as crowd:

@@ -275,6 +275,7 @@ def test_a_relay_that_retention_has_overtaken_tells_of_the_gap_and_goes_on() -> 
     run(scenario())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("log", ["memory:", "sqlite"])
 def test_a_hundred_patterns_over_a_full_log_never_hold_the_loop_up(log: str, tmp_path: Path) -> None:
     async def scenario() -> None:

@@ -46,7 +46,7 @@ from tests.crowd import (
 from tests.judge import Got, judge
 from tests.running import FEED, RunningServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
 MEGABYTE = 1 << 20

@@ -84,6 +84,7 @@ async def fill(crowd: Crowd) -> None:
         assert (await http.publish_lines(lines)).status == 201
 
 
+@pytest.mark.alone
 async def test_a_crowd_that_asks_for_what_is_not_there_holds_up_nobody(
     serve: Serve, new_log: Callable[[], str]
 ) -> None:
@@ -218,6 +219,7 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
         assert len((await feed.history(select(["t/1"]))).events) == 1
 
 
+@pytest.mark.alone
 def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:
     window = Window(0, max_events=20_000, max_bytes=1 << 30)
     topic = "/".join("a" * 128)
@@ -269,6 +271,7 @@ def test_a_time_is_found_in_memory_without_looking_at_every_event() -> None:
     assert Window(5, max_events=1, max_bytes=1).before_time(1) == 5
 
 
+@pytest.mark.alone
 async def test_live_readers_do_not_wait_for_those_that_replay() -> None:
     pump, written = Pump(), list[str]()
 
