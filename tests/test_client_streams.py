@@ -22,7 +22,7 @@ from websockets.datastructures import Headers
 
 from feed import Invalid, TooLarge
 from feed.client import AsyncClient, Client, Gap, Item, Message, Notice, Reconnecting, Refused, Subscription, Transport
-from tests.certificates import certified
+from tests.certificate import certified
 from tests.clients import BOTH, AnyClient
 from tests.conftest import Serve
 from tests.proxy import proxy_to
