@@ -360,7 +360,7 @@ class Subscription:
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
         """Let the stream begin with the news that it cannot go on where the client asked for."""
         id = self._log.id_at(self.cursor)
-        self._pump.figures.gaps[reason] += 1
+        self._note_gap(reason)
         self._opening.append(control.gap(requested, id, reason))
         self._expect_losses_beyond(id)
 
@@ -506,9 +506,18 @@ class Subscription:
     def _note_replay(self) -> int | None:
         """The replay is over, if there was one: how many events it was."""
         replayed, self._replayed = self._replayed, None
-        if replayed is not None:
+        if replayed is not None and not self._is_poll:
             self._pump.figures.replays["log" if self._from_log else "window"].observe(replayed)
         return replayed
+
+    def _note_gap(self, reason: Literal["expired", "unknown"]) -> None:
+        if not self._is_poll:
+            self._pump.figures.gaps[reason] += 1
+
+    @property
+    def _is_poll(self) -> bool:
+        """Whether it only waits for something to tell: then the page that is the answer counts."""
+        return self.peer.transport == "poll"
 
     async def _read_page(self) -> Page:
         """The next page of the log. While the log cannot be read the stream stays, and it is tried again."""
@@ -534,14 +543,14 @@ class Subscription:
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position
-        self._pump.figures.gaps["expired"] += 1
+        self._note_gap("expired")
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
 
     def _tell_loss(self) -> Gap:
         loss, *rest = self._losses
         self._losses = tuple(rest)
         self._told = self.cursor
-        self._pump.figures.gaps["unknown"] += 1
+        self._note_gap("unknown")
         return control.gap(loss.requested, self._log.id_at(self.cursor), "unknown")
 
     def _expect_losses_beyond(self, id: str) -> None:

@@ -1,7 +1,8 @@
-"""A certificate for this machine, signed by itself, for proxies that speak TLS in tests."""
+"""A certificate for this machine, signed by itself, for proxies and servers that speak TLS in tests."""
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -51,3 +52,11 @@ def certificate(folder: Path, *, days: float = 30, name: str = "localhost") -> C
     files.key.write_bytes(secret)
     files.both.write_bytes(chain + secret)
     return files
+
+
+def certified(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """For a server on 127.0.0.1 with such a certificate, and for a client that trusts it."""
+    files = certificate(folder)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(files.chain, files.key)
+    return server, ssl.create_default_context(cafile=files.chain)

@@ -22,7 +22,7 @@ from websockets.datastructures import Headers
 
 from feed import Invalid, TooLarge
 from feed.client import AsyncClient, Client, Gap, Item, Message, Notice, Reconnecting, Refused, Subscription, Transport
-from tests.certificates import certified
+from tests.certificate import certified
 from tests.clients import BOTH, AnyClient
 from tests.conftest import Serve
 from tests.proxy import proxy_to
@@ -573,6 +573,30 @@ async def test_a_subscription_that_is_cancelled_leaves_no_socket(server: Running
             await reader
     await asyncio.sleep(0)
     assert descriptors() == before
+
+
+async def test_a_wait_that_is_given_up_loses_nothing(server: RunningServer, transport: Transport, topic: str) -> None:
+    async with AsyncClient(server.url) as client, client.subscribe(topic, transport=transport) as items:
+        await anext(items)
+        for number in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(upto(items, is_message), 0.05)
+            id = await client.publish(topic, number)
+            found = await upto(items, is_message)
+            assert [item.id for item in found if isinstance(item, Message)] == [id]
+
+
+async def test_a_wait_that_is_given_up_does_not_bring_it_back_earlier_than_the_server_wants() -> None:
+    away = stream(OPEN + 'event: feed.closing\ndata: {"reason":"shutdown","retry":400}\n\n')
+    async with playing(away, stream(OPEN + event("e-1"))) as script, AsyncClient(script.url) as client:
+        items = client.subscribe("a")
+        await upto(items, is_reconnecting)
+        told = time.monotonic()
+        while len(script.heads) == 1:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(anext(items), 0.05)
+        assert time.monotonic() - told > 0.35
+        await items.aclose()
 
 
 class Reader:

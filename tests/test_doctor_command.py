@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.proxy import Proxy, proxy_to
 from tests.redis_server import free_port
 from tests.running import FEED, RunningServer, running
+from tests.streams import eventually
 from web.doctor.examination import Report, examine
 from web.doctor.target import MAX_PIECES, Target
 
@@ -103,6 +105,25 @@ def test_on_a_terminal_verdicts_are_coloured_words(server: RunningServer) -> Non
     os.close(leader)
     assert re.search(rb"\x1b\[1;32mok *\x1b\[0m", shown)
     assert b"done" in shown
+
+
+def test_a_websocket_that_dies_silently_is_found(server: RunningServer) -> None:
+    def is_open() -> bool:
+        return bool(server.http.get(f"{server.url}/subscriptions").json()["subscriptions"])
+
+    async def watched(proxy: Proxy) -> Report:
+        async with Target(f"http://127.0.0.1:{proxy.port}", None, "a/silent", None, 0.5, patience=1) as target:
+            looking = asyncio.create_task(examine(target, groups=["quiet socket"]))
+            await asyncio.to_thread(eventually, is_open)
+            await asyncio.to_thread(proxy.stall)
+            return await looking
+
+    eventually(lambda: not is_open())
+    with proxy_to(server.port) as proxy, ThreadPoolExecutor(1) as thread:
+        report = thread.submit(asyncio.run, watched(proxy)).result(30)
+    [finding] = [each for each in report.findings if each.check == "websocket idle"]
+    assert finding.severity.value == "fail"
+    assert "forgets connections" in finding.cure
 
 
 # A stranger at the other end.

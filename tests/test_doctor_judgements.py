@@ -229,6 +229,8 @@ def test_whether_a_cache_is_on_the_way(plain: Seen, expected: str, words: str) -
     ("quiet", "expected", "words"),
     [
         (Quiet(75, True, [15, 30, 45, 60, 75]), "ok", "kept, for 75 s at least, with a sign of life every 15 s"),
+        (Quiet(75, True, [15, 30, 45, 60]), "ok", "kept"),
+        (Quiet(75, True, [15, 30]), "fail", "falls silent after 30 s"),
         (Quiet(75, True, []), "warn", "without a sign of life"),
         (Quiet(5, True, []), "unknown", "without a sign of life"),
         (Quiet(75, True, [], 10, "reset"), "fail", "cut after 10 s, before"),
@@ -299,7 +301,8 @@ def test_whether_a_websocket_works(socket: Socket, expected: str, words: str) ->
 @pytest.mark.parametrize(
     ("quiet", "expected"),
     [
-        (QuietSocket(75, True), "ok"),
+        (QuietSocket(75, True, answered=True), "ok"),
+        (QuietSocket(75, True), "fail"),
         (QuietSocket(75, True, 10, "without a word"), "fail"),
         (QuietSocket(75, True, 10, "with 1001 shutdown"), "warn"),
         (QuietSocket(75, False), "unknown"),

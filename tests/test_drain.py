@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from feed import Draining
 from tests.conftest import Serve
 from tests.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
 from tests.judge import Got, judge
@@ -25,6 +26,7 @@ from tests.redis_server import RedisServer
 from tests.running import RunningServer
 from tests.streams import eventually
 from tests.traffic import Follower, Publisher, WebSocketFollower, data_of, threads_stopped, wait_for_more
+from web.problems import problem_of
 
 pytestmark = pytest.mark.anyio
 
@@ -171,6 +173,11 @@ async def test_p12_a_second_signal_ends_it_at_once_and_the_log_is_whole(serve: S
     server.start()
     log = {event["id"] for event in server.history("all/**")["events"]}
     assert set(publishing.ids) <= log
+
+
+def test_whoever_gets_503_meanwhile_is_not_told_to_come_back_with_all_others() -> None:
+    told = {problem_of(Draining("this server is being stopped", 10)).headers["Retry-After"] for _ in range(300)}
+    assert told == {str(seconds) for seconds in range(1, 11)}
 
 
 class Obedient(Follower):

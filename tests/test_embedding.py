@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -23,6 +27,8 @@ from websockets.sync.client import connect
 
 from feed import Feed, FeedUnavailable, Forbidden, Unauthenticated
 from feed.testing import AppServer
+from tests.redis_server import free_port
+from tests.running import START_SECONDS
 from tests.streams import eventually, subscribed
 from web import Grants, feed_router
 
@@ -387,3 +393,40 @@ def test_a_feed_closes_with_the_last_who_holds_it() -> None:
             await shared.publish("a", "x")
 
     asyncio.run(scenario())
+
+
+STOPPING = """
+from fastapi import FastAPI
+from feed import Feed
+from web import feed_router
+
+feed = Feed("memory:")
+app = FastAPI()
+app.include_router(feed_router(feed))
+
+@app.get("/waiting")
+def waiting() -> int:
+    return feed.subscribers
+"""
+
+
+def test_a_host_that_stops_need_not_wait_for_long_polls(tmp_path: Path) -> None:
+    (tmp_path / "stopping.py").write_text(STOPPING)
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "uvicorn", "stopping:app", "--port", str(port), "--log-level", "warning"]
+
+    def has(waiting: int) -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{url}/waiting").json() == waiting
+        return False
+
+    with subprocess.Popen(command, cwd=tmp_path) as host, ThreadPoolExecutor(1) as thread:
+        try:
+            eventually(lambda: has(0), START_SECONDS)
+            poll = thread.submit(httpx.get, f"{url}/events/a?wait=60", headers=Json, timeout=60)
+            eventually(lambda: has(1))
+            host.terminate()
+            assert poll.result(10).json()["events"] == []
+            host.wait(10)
+        finally:
+            host.kill()

@@ -211,6 +211,13 @@ def test_a_replay_counts_with_its_size_by_where_it_came_from(server: RunningServ
     assert (replays(since, "window"), replays(since, "log")) == ([1, 5], [1, 19])
 
 
+def test_a_long_poll_is_no_replay(server: RunningServer, since: Since) -> None:
+    position = server.history()["next"]
+    assert server.history("nothing", last_event_id=position, wait=0.05)["events"] == []
+    assert since.growing("feed_subscriptions_total") == {"poll": 1}
+    assert (replays(since, "window"), replays(since, "log")) == ([0, 0], [0, 0])
+
+
 def test_a_replay_that_its_reader_did_not_wait_for_counts_too() -> None:
     async def leave() -> Figures:
         async with Feed("memory:") as feed:

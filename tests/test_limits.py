@@ -290,6 +290,16 @@ async def test_what_is_invalid_counts_too() -> None:
         assert statuses == [422, 400, 415, 429]
 
 
+async def test_an_empty_batch_gives_nothing_back() -> None:
+    async with serving(publish_rate=2) as inside, Crowd(inside.port) as crowd:
+        http, kinds = crowd.http(), ("application/json", "application/x-ndjson", "application/cloudevents-batch+json")
+        statuses = [
+            (await http.request("POST", "/events", b"" if "nd" in kind else b"[]", Content_Type=kind)).status
+            for kind in kinds
+        ]
+        assert statuses == [422, 422, 429]
+
+
 async def test_a_batch_counts_by_its_events() -> None:
     async with serving(publish_rate=50) as inside, Crowd(inside.port) as crowd:
         http = crowd.http()

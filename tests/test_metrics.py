@@ -84,6 +84,9 @@ def test_the_answer_is_in_the_format_that_was_asked_for(alone: RunningServer) ->
     open_metrics = alone.http.get(f"{alone.url}/metrics", headers=asked)
     assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
     assert open_metrics.text.endswith("# EOF\n")
+    for odd in ("application/openmetrics-text; version=x", "text/plain; version=;q=x", "text/plain; version=1.y"):
+        answer = alone.http.get(f"{alone.url}/metrics", headers={"Accept": odd})
+        assert (answer.status_code, "# TYPE feed_subscribers gauge" in answer.text) == (200, True)
 
 
 def test_a_folder_that_somebody_else_shares_is_left_alone(

@@ -78,6 +78,15 @@ def test_facts_can_be_taken_by_any_handler() -> None:
     assert passed.get().getMessage().startswith("request GET /a")
 
 
+def test_facts_have_all_that_a_record_has_before_anybody_asks_for_their_words() -> None:
+    """python-json-logger looks at `msg` first, and structlog makes another record of what is there."""
+    facts = Facts("x", logging.INFO, FACTS)
+    assert vars(logging.makeLogRecord({})).keys() <= vars(facts).keys()
+    other = logging.makeLogRecord(vars(facts))
+    assert (other.name, other.levelno, other.levelname) == ("x", logging.INFO, "INFO")
+    assert other.getMessage().startswith("request GET /a")
+
+
 def test_as_json_a_line_has_its_facts_or_its_words() -> None:
     line = JsonLine(timed=True, server={"worker": 3})
     facts = json.loads(line.format(Facts("x", logging.INFO, FACTS)))

@@ -22,7 +22,7 @@ from uv import find_uv_bin
 from tests.redis_server import running_redis
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
-from web.settings import Settings, variable
+from web.settings import Settings, parse_size, variable
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
@@ -208,6 +208,15 @@ def test_redis_takes_the_options_of_the_compose_file_and_the_feed_its_settings(
         eventually(lambda: server.http.get(f"{server.url}/readyz").status_code == 200)
         assert server.http.get(f"{server.url}/events/a").status_code == 401
         assert server.stop() == 0
+
+
+def test_redis_is_not_full_before_retention_lets_go_of_events() -> None:
+    compose = (ROOT / "compose.yaml").read_text()
+    room = re.search(r"--maxmemory (\d+)gb ", compose)
+    kept = re.search(r"FEED_RETAIN_BYTES: (\S+)", compose)
+    assert room
+    assert kept
+    assert parse_size(kept[1]) <= (int(room[1]) << 30) / 2
 
 
 def test_the_unit_starts_the_command_with_time_to_drain() -> None:

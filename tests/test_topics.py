@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from feed import EARLIEST, Event, Feed, Invalid, draft
@@ -41,6 +42,18 @@ emptied = Topic("carts/{id}", bool, type="emptied")
 names = Topic("names", str)
 
 
+class Broken(BaseModel):
+    total: int
+
+    @field_validator("total")
+    @classmethod
+    def check(cls, total: int) -> int:
+        raise RuntimeError("a mistake in somebody's validator")
+
+
+broken = Topic("broken", Broken)
+
+
 @pytest.fixture(scope="module")
 def feed() -> Feed:
     return Feed("memory:")
@@ -49,7 +62,7 @@ def feed() -> Feed:
 @pytest.fixture(scope="module")
 def server(feed: Feed) -> Iterator[AppServer]:
     app = FastAPI()
-    topics = [orders, lines, created, emptied, names]
+    topics = [orders, lines, created, emptied, names, broken]
     app.include_router(feed_router(feed, topics=topics), prefix="/live")
     app.include_router(feed_router(feed, topics=[orders, emptied], strict_topics=True), prefix="/strict")
     only_news = feed_router(feed, topics=[orders], authorize=lambda: Grants(publish=["news"]))
@@ -163,6 +176,18 @@ def test_one_event_that_does_not_fit_refuses_the_whole_batch_and_is_named(
     assert answer.json()["detail"].startswith(f"{place} is not what orders/{{id}} is for: ")
     assert answer.json()["errors"]
     assert feed.position == before
+
+
+def test_a_model_that_breaks_publishes_nothing_and_is_counted_whichever_way_it_comes(
+    server: AppServer, client: httpx.Client, feed: Feed
+) -> None:
+    before = feed.figures.publishes["failed"]
+    assert client.post("/live/events/broken", content='{"total": 1}', headers=JSON).status_code == 500
+    with connect(f"{server.url.replace('http', 'ws')}/live/ws/broken") as socket, pytest.raises(ConnectionClosed):
+        socket.send('{"data": {"total": 1}}')
+        for _ in range(3):
+            socket.recv(5)
+    assert feed.figures.publishes["failed"] == before + 2
 
 
 def test_a_websocket_is_told_for_which_message_and_stays_open(server: AppServer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from feed.log import is_shared
 from web import openapi
 from web.access import Access, Authorize, allow_everything
 from web.bodies import Bodies
+from web.draining import drained_with_server
 from web.exchange import Exchange, answered, begin
 from web.gate import Gate
 from web.limits import Rate
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from web.tokens import Tokens
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
-_LOOK_SECONDS = 0.5
 _READY_SECONDS = 2.0  # that the log has for its answer
 
 _POLICY = (
@@ -174,16 +173,12 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
         if processes > 1 and not is_shared(feed.log):
             # Here, and not earlier: uvicorn would start workers again and again that fail while they are loaded.
             raise LogRefused(f"WEB_CONCURRENCY is {processes}, and {only_one_process(feed.log)}, or one process")
-        async with feed:
-            tasks = [
-                asyncio.create_task(_drain_with_server(feed), name="feed-drain"),
-                asyncio.create_task(metrics.keep(), name="feed-metrics"),
-            ]
+        async with feed, drained_with_server(feed):
+            sharing = asyncio.create_task(metrics.keep(), name="feed-metrics")
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
+                sharing.cancel()
                 if tokens is not None:
                     await tokens.aclose()
         metrics.share()
@@ -238,16 +233,6 @@ def _processes() -> int:
     """How many processes uvicorn and gunicorn are, unless told otherwise."""
     value = os.environ.get("WEB_CONCURRENCY", "").strip()
     return int(value) if value.isdecimal() else 1
-
-
-async def _drain_with_server(feed: Feed) -> None:
-    """End the streams when somebody else's uvicorn is told to stop: it would wait for them, and tells nobody. Our own
-    server does so itself."""
-    while not feed.draining:
-        await asyncio.sleep(_LOOK_SECONDS)
-        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        if getattr(server, "should_exit", False):
-            feed.drain()
 
 
 def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRouter:

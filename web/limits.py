@@ -39,9 +39,9 @@ class Rate:
         self._take(name, 1, least=1.0)
 
     def take_more(self, name: str, events: int) -> None:
-        """Take for the other events of a batch whose first has been taken for. Raises `Overloaded` if others have left
-        a debt meanwhile."""
-        if events:
+        """Take for the other events of a batch whose first has been taken for: of an empty one they are -1, and what
+        was taken stays. Raises `Overloaded` if others have left a debt meanwhile."""
+        if events > 0:
             self._take(name, events, least=0.0)
 
     def _take(self, name: str, events: int, *, least: float) -> None:

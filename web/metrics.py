@@ -234,5 +234,8 @@ def _shared_histogram(figure: Distribution, labelled: list[str]) -> Callable[[Hi
 
 
 def _page(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    encode, media_type = choose_encoder(accept)
+    try:
+        encode, media_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encode, media_type = choose_encoder("")
     return encode(registry), media_type

@@ -6,6 +6,7 @@ Only on the feed's own routes: inside somebody's application the other routes ke
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from feed import (
+    Draining,
     FeedError,
     FeedUnavailable,
     Forbidden,
@@ -143,6 +145,8 @@ def problem_of(error: FeedError) -> Problem:
 
 def _headers_of(error: FeedError) -> dict[str, str]:
     match error:
+        case Draining():  # not all of them at once
+            return {"Retry-After": str(random.randint(1, error.retry_after))}
         case FeedUnavailable():
             return {"Retry-After": str(error.retry_after)}
         case Unauthenticated():  # RFC 6750, 3

@@ -155,7 +155,7 @@ async def _receive(
 
 
 async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, topic: str | None) -> str:
-    """Publish one message. Gives the answer to its sender, good or bad, but for `TooLarge`, which it raises."""
+    """Publish one message. Gives the answer to its sender, good or bad; raises `TooLarge`, and what nobody foresaw."""
     ref = b""
     try:
         grants.check_not_expired()  # the stream is about to end, and may take a moment
@@ -172,11 +172,10 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
         grants.check_publish(draft.topic)
         gate.topics.check(draft)
         appended = await gate.feed.append([draft], key)
-    except TooLarge as error:
+    except Exception as error:
         publish_refused(gate.feed.figures, error)
-        raise
-    except FeedError as error:
-        publish_refused(gate.feed.figures, error)
+        if not isinstance(error, FeedError) or isinstance(error, TooLarge):
+            raise
         ref = ref or _ref(text)  # whoever is refused wants to know for what
         return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), orjson.dumps(str(error))))
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())

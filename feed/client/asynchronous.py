@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from ssl import SSLContext
 from types import TracebackType
 from typing import Self, TypeVar
@@ -180,11 +182,12 @@ class AsyncClient:
         server will never take it on, `TooLarge` for an event beyond `max_event`.
         """
         reading = Reading(patterns, types, after, last, transport, renewable=callable(self._token))
-        return AsyncSubscription(reading, self._items(reading))
+        return AsyncSubscription(reading, partial(self._items, reading))
 
     async def _items(self, reading: Reading) -> AsyncGenerator[Item, None]:
         open_stream = self._events if reading.transport == "sse" else self._messages
         while True:
+            await asyncio.sleep(max(0.0, reading.back_at - time.monotonic()))
             again = Again("the stream ended")
             try:
                 async with aclosing(open_stream(reading)) as stream:
@@ -194,8 +197,8 @@ class AsyncClient:
             except Again as error:
                 again = error
             reconnecting = reading.ended(again)
+            reading.back_at = time.monotonic() + reconnecting.wait
             yield reconnecting
-            await asyncio.sleep(reconnecting.wait)
 
     async def _events(self, reading: Reading) -> AsyncGenerator[Received, None]:
         headers = reading.headers(await self._bearer())
@@ -244,11 +247,17 @@ class AsyncClient:
 
 
 class AsyncSubscription(AsyncIterator[Item]):
-    """What `AsyncClient.subscribe` gives: items without end, for the length of an `async with` block."""
+    """What `AsyncClient.subscribe` gives: items without end, for the length of an `async with` block.
 
-    def __init__(self, reading: Reading, items: AsyncGenerator[Item, None]) -> None:
+    Who gives up waiting for one, by `asyncio.wait_for` or another cancellation, misses nothing: the next wait goes on
+    where it was, over a new connection.
+    """
+
+    def __init__(self, reading: Reading, begin: Callable[[], AsyncGenerator[Item, None]]) -> None:
+        """`begin` makes what goes on where `reading` is."""
         self._reading = reading
-        self._items = items
+        self._begin = begin
+        self._items = begin()
         self._reader: asyncio.Task[object] | None = None
         self._left = asyncio.Event()
         self._end = asyncio.Event()
@@ -269,6 +278,7 @@ class AsyncSubscription(AsyncIterator[Item]):
             # Not the task is cancelled, if it was `aclose`, but this wait: its loop ends.
             if self._end.is_set() and task is not None and not task.uncancel():
                 raise StopAsyncIteration from None
+            self._items = self._begin()  # the one before has ended by it
             raise
         finally:
             self._reader = None

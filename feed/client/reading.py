@@ -23,7 +23,8 @@ MAX_EVENT = 16 << 20  # bytes, as a server's largest body by default
 
 
 class Reading:
-    """The state of a subscription. `position` is the id that a resume names, "" before the server has named one."""
+    """The state of a subscription. `position` is the id that a resume names, "" before the server has named one;
+    `back_at` is for whoever reads, who has a clock: not before then is the stream to be opened."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Reading:
             raise Invalid("transport", "is sse or websocket")
         self.transport = transport
         self.position = ""
+        self.back_at = 0.0
         self._parameters = selected(patterns, types)
         if after is not None:
             self._parameters.append(("last_event_id", after))

@@ -16,11 +16,13 @@ COME_BACK = 3.0  # after a stream that was open, where the server has not named 
 LONGEST_OBEYED = 300.0  # that a server can send a client away for: what is beyond is a mistake
 
 _SHORTEST = 0.05  # that a server can make a client hurry
+_SPREAD = 0.25  # of a wait, either way
 
 
 class Waits:
     """Waits between tries: each about twice the one before, up to a bound, and spread by a quarter, so that a crowd
-    that lost its server at one moment does not come back at one moment."""
+    that lost its server at one moment does not come back at one moment. A first one beyond the bound, which a server
+    has asked for, moves it."""
 
     def __init__(self, first: float, longest: float) -> None:
         self._longest = longest
@@ -28,12 +30,13 @@ class Waits:
 
     def begin(self, first: float) -> None:
         """All is well: the next wait is the first again."""
-        self._next = min(max(first, _SHORTEST), self._longest)
+        self._next = obeyed(first)
+        self._most = max(self._longest, min(self._next * (1 + _SPREAD), LONGEST_OBEYED))
 
     def next(self) -> float:
         """How long to wait now."""
-        wait = min(self._next * random.uniform(0.75, 1.25), self._longest)
-        self._next = min(self._next * 2, self._longest)
+        wait = min(self._next * random.uniform(1 - _SPREAD, 1 + _SPREAD), self._most)
+        self._next = min(self._next * 2, self._most)
         return wait
 
 

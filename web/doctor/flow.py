@@ -21,6 +21,14 @@ _TRIPS = 3  # … but where a request and its answer take so long themselves
 _PADDING = (4 << 10, 16 << 10, 64 << 10)  # bytes that make a buffer run over
 _LONGER = 20.0  # seconds: a feed that says nothing for longer was told to (FEED_HEARTBEAT is 15 s)
 
+_SLACK = 1.0  # seconds by which a sign of life may be late
+
+SILENTLY_CUT = (
+    "something on the way forgets connections without ending them: let it keep them for longer than FEED_HEARTBEAT, or "
+    "set FEED_HEARTBEAT to less than that"
+)
+"""The cure where neither end is told."""
+
 _UNBUFFER = (
     "turn response buffering off for the feed (nginx: `proxy_buffering off`, and no `proxy_ignore_headers "
     "X-Accel-Buffering`); ask your CDN how"
@@ -246,6 +254,9 @@ def _judge_kept(quiet: Quiet) -> Finding:
     if quiet.beats:
         times = [0.0, *quiet.beats]
         longest = max(later - earlier for earlier, later in pairwise(times))
+        if quiet.asked - times[-1] > 1.5 * longest + _SLACK:
+            words = f"a quiet stream falls silent after {times[-1]:.0f} s, and nothing says that it has ended"
+            return fail("idle", words, SILENTLY_CUT)
         words = f"a quiet stream is kept, for {quiet.asked:.0f} s at least, with a sign of life every {longest:.0f} s"
         return ok("idle", words)
     words = f"a quiet stream was kept for {quiet.asked:.0f} s, without a sign of life"

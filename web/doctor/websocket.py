@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 
 from web.doctor.finding import Finding, fail, ok, unknown, warn
+from web.doctor.flow import SILENTLY_CUT
 from web.doctor.target import MAX_BODY, Answer, Target, shortened
 
 _TRIES = 20  # messages among which an expected one has to be
@@ -127,12 +128,13 @@ def _judge_handshake(answer: Answer) -> Finding:
 
 class QuietSocket(NamedTuple):
     """One on which nothing happened, watched for `asked` seconds at most. `ended` is after how many it was closed, None
-    if it was not, and `how` with which code."""
+    if it was not, and `how` with which code; `answered` whether the feed answered a ping at the end."""
 
     asked: float
     opened: bool
     ended: float | None = None
     how: str = ""
+    answered: bool = False
 
 
 async def look_quiet_socket(target: Target, type: str) -> QuietSocket:
@@ -145,9 +147,15 @@ async def look_quiet_socket(target: Target, type: str) -> QuietSocket:
             found = found._replace(opened=True)
             began = time.monotonic()
             try:
-                async with asyncio.timeout(target.idle):
-                    while True:
-                        await socket.recv()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(target.idle):
+                        while True:
+                            await socket.recv()
+                pong = await socket.ping()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(target.moment):
+                        await pong
+                        return found._replace(answered=True)
             except ConnectionClosed as closed:
                 how = (
                     "without a word" if closed.rcvd is None else f"with {closed.rcvd.code} {closed.rcvd.reason}".strip()
@@ -163,6 +171,9 @@ def judge_quiet_socket(quiet: QuietSocket) -> Finding:
     check = "websocket idle"
     if not quiet.opened:
         return unknown(check, "there was none to be watched")
+    if quiet.ended is None and not quiet.answered:
+        words = f"a WebSocket that was quiet for {quiet.asked:.0f} s is dead, and nothing says so: no answer to a ping"
+        return fail(check, words, SILENTLY_CUT)
     if quiet.ended is None:
         return ok(check, f"a quiet WebSocket is kept, for {quiet.asked:.0f} s at least")
     words = f"a quiet WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}"
