@@ -128,6 +128,13 @@ def test_a_header_is_taken_out_of_its_quotes_and_decoded_once(header: str, topic
     assert binary(subject=header).topic == topic
 
 
+@pytest.mark.parametrize("attribute", ["specversion", "type", "subject", "datacontenttype"])
+def test_a_refusal_does_not_give_back_all_that_was_sent(attribute: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        structured(**{"data": {}, attribute: "\x85" * 100_000})
+    assert len(str(raised.value)) < 1_000
+
+
 def test_headers_that_are_missing_doubled_or_no_text_are_refused() -> None:
     for name in ("id", "source", "type"):
         with pytest.raises(Invalid, match=f"ce-{name}: is missing"):

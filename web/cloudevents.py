@@ -87,7 +87,7 @@ class CloudEvent(msgspec.Struct):
             return data, is_json and bool(data)
         data = bytes(self.data)
         if data and not is_json and not data.startswith(b'"'):
-            raise Invalid("data", f"has to be a string, as datacontenttype is {self.datacontenttype!r}")
+            raise Invalid("data", f"has to be a string, as datacontenttype is {(self.datacontenttype or '')[:100]!r}")
         return data, bool(data)  # a string is text to the feed, whatever it is a string of
 
 
