@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -216,7 +217,7 @@ class AsyncClient:
             raise Again(words(error, "it fell silent")) from error
 
     async def _refusal(self, reading: Reading, response: httpx.Response) -> Exception:
-        body = Body.of_refusal()
+        body = Body.of_refusal(time.monotonic() + ANSWER)
         async for chunk in response.aiter_raw():
             if not body.takes(chunk):
                 break
