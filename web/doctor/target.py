@@ -27,6 +27,9 @@ MAX_BODY = 256 << 10
 MAX_PIECES = 1000
 """Events of one stream that are looked at."""
 
+REFUSED = "refused"
+"""Why there is nothing on a stream that was answered with another status than 200."""
+
 MAX_STREAM = 4 << 20
 """Bytes of one stream that are looked at."""
 
@@ -244,7 +247,7 @@ class Target:
                 reading.tell()
                 if response.status_code != 200:
                     reading.head = reading.head._replace(body=await _body(response))
-                    reading.finish("refused")
+                    reading.finish(REFUSED)
                     return
                 whole = await _pieces(response, reading)
             reading.finish("it was ended" if whole else "too much came")
