@@ -77,7 +77,17 @@ def test_a_server_that_sends_its_readers_away_is_obeyed_to_the_letter(transport:
 
 
 @pytest.mark.parametrize(
-    ("retry", "wait"), [(0, 0.05), (-5, 0.05), (10**12, 300), (1e400, 300), ("soon", None), (None, None)]
+    ("retry", "wait"),
+    [
+        (0, 0.05),
+        (-5, 0.05),
+        (10**12, 300),
+        (10**400, 300),
+        (-(10**400), 0.05),
+        (1e400, 300),
+        ("soon", None),
+        (None, None),
+    ],
 )
 def test_it_is_obeyed_within_reason(retry: object, wait: float | None) -> None:
     found = opened()

@@ -95,6 +95,7 @@ def test_what_is_no_cloudevent_or_no_event_of_ours_is_invalid(changes: dict[str,
         (b"", "truncated"),
         (b"{", "truncated"),
         (b'{"id": "\\ud800 and more"}', "surrogate"),
+        (b'{"id": "\xff"}', "utf-8"),
         (b'{"x": ' + b"[" * 100_000, "recursion"),
         (json.dumps({**EVENT, "data": 0})[:-2].encode() + b"[" * 101 + b"]" * 101 + b"}", "nested deeper"),
         (json.dumps({**EVENT, "data_base64": "!"}).encode(), "not Base64"),
@@ -126,6 +127,13 @@ def test_json_data_that_is_too_large_is() -> None:
 )
 def test_a_header_is_taken_out_of_its_quotes_and_decoded_once(header: str, topic: str) -> None:
     assert binary(subject=header).topic == topic
+
+
+@pytest.mark.parametrize("attribute", ["specversion", "type", "subject", "datacontenttype"])
+def test_a_refusal_does_not_give_back_all_that_was_sent(attribute: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        structured(**{"data": {}, attribute: "\x85" * 100_000})
+    assert len(str(raised.value)) < 1_000
 
 
 def test_headers_that_are_missing_doubled_or_no_text_are_refused() -> None:

@@ -87,6 +87,8 @@ FINDINGS = [
     ("ends soon", "tls", "warn", "ends in 5 days", "renew"),
     ("without a token", "reach", "unknown", "may not be read", "FEED_TOKEN"),
     ("without a token", "websocket", "unknown", "not allowed", ""),
+    ("without a token", "buffering", "unknown", "no stream may be read: 401", "token"),
+    ("to publish only", "buffering", "unknown", "no stream may be read: 403", "token"),
     ("to read only", "buffering", "unknown", "whether events do was not timed", "may publish"),
     ("to read only", "idle", "ok", "sign of life", ""),
     ("to read only", "resume", "ok", "feed.gap", ""),
@@ -176,6 +178,7 @@ map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
         targets = {name: target(url, patience=4.0 if name in SILENT else 20.0) for name, url in urls.items()}
         targets["without a token"] = target(feed.url, token=None)
         targets["to read only"] = target(feed.url, token=token([], ["**"]))
+        targets["to publish only"] = target(feed.url, token=token(["**"], []))
         targets["refused"] = target(feed.url, token=token(["**"], ["**"], seconds=-60))
         with ThreadPoolExecutor(1) as thread:  # this one may have a loop already, a browser's
             found = thread.submit(asyncio.run, examined(targets)).result(100)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import pty
 import re
 import subprocess
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import free_port
 from tests.running import FEED, RunningServer, running
 from tests.streams import eventually
 from web.doctor.examination import Report, examine
-from web.doctor.target import MAX_PIECES, Target
+from web.doctor.finding import Finding
+from web.doctor.target import MAX_BODY, MAX_PIECES, Answer, Reading, Target
+from web.doctor.websocket import Socket, judge_socket, look_socket
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,9 @@ _NONSENSE = [
     b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\nnot gzip",
     b"HTTP/1.1 200 X\r\nContent-Type: application/x-ndjson\r\n\r\n[]\n1\nnull\n",
     b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n",
+    b"HTTP/1.1 201 X\r\nDate: Mon, 99999999999999999999 Nov 2026 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 X\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 426 X\r\nContent-Type: \xff\xfe\r\nContent-Length: 0\r\n\r\n",
     b"SSH-2.0-OpenSSH\r\n",
     b"",
 ]
@@ -183,6 +191,9 @@ def test_whatever_answers_it_comes_to_an_end_and_finds_fault() -> None:
     for report in reports:
         assert report.reached
         assert {"fail", "warn"} & {each.severity.value for each in report.findings}
+        words = [each.words for each in report.findings]
+        assert "".join(words).encode()  # no half of a character, which could not be printed
+        assert max(map(len, words)) < 1000
 
 
 def test_of_a_stream_without_end_so_much_is_kept() -> None:
@@ -198,3 +209,88 @@ def test_of_a_stream_without_end_so_much_is_kept() -> None:
 
     with ThreadPoolExecutor(1) as thread:
         assert thread.submit(asyncio.run, read()).result(30) == MAX_PIECES
+
+
+def fetched(head: bytes, body: Sequence[bytes]) -> tuple[Answer, Reading, int]:
+    """What a server of one answer is found to say, asked once and read once, and the bytes that took at most."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 X\r\n%b\r\n\r\n" % head)
+            for piece in body:
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    async def ask() -> tuple[Answer, Reading]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, Target(url, None, "a/b", None, 1) as target, target.reading("/events/a") as reading:
+            await reading.until(lambda: False, 10)
+            return await target.ask("GET", "/"), reading
+
+    tracemalloc.start()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            return *thread.submit(asyncio.run, ask()).result(60), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_little_that_unpacks_to_a_lot_is_unpacked_as_far_as_it_is_looked_at() -> None:
+    bomb = gzip.compress(b"\n" * (64 << 20))
+    answer, reading, most = fetched(b"Content-Encoding: gzip", [bomb])
+    assert (answer.status, len(answer.body), reading.end) == (200, MAX_BODY, "too much came")
+    assert most < 16 << 20
+
+    answer, reading, most = fetched(b"Content-Encoding: gzip, gzip", [gzip.compress(bomb)])
+    assert "nobody asked for" in answer.error
+    assert "nobody asked for" in reading.end
+    assert most < 16 << 20
+
+
+def test_a_frame_without_end_is_read_so_far_whatever_its_fields_are_called() -> None:
+    fields = [b"%d%b: x\n" % (number, b"a" * 60000) for number in range(1000)]
+    _, reading, most = fetched(b"Content-Type: text/event-stream", fields)
+    assert (reading.end, reading.pieces) == ("too much came", [])
+    assert most < 32 << 20
+
+
+def test_a_websocket_that_says_half_of_what_a_feed_says_is_found_to() -> None:
+    async def answer(socket: ServerConnection) -> None:
+        await socket.send('{"type": "feed.open"}')
+        await socket.send('{"type": "feed.error", "data": []}')
+        await socket.wait_closed()
+
+    async def ask(url: str) -> Socket:
+        async with Target(url, None, "a/b", None, 1, patience=2) as target:
+            return await look_socket(target, "some-type")
+
+    async def found() -> Socket:
+        async with serve(answer, "127.0.0.1", 0) as server:
+            return await ask(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+    with ThreadPoolExecutor(1) as thread:
+        socket = thread.submit(asyncio.run, found()).result(30)
+    assert (socket.opened, socket.refusal) == (True, "feed.error")
+
+
+def test_no_websocket_follows_to_elsewhere() -> None:
+    came = []
+
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 302 X\r\nLocation: /ws/elsewhere\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def found() -> Finding:
+        server = await asyncio.start_server(lead, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, Target(url, "token", "a/b", None, 1, patience=2) as target:
+            return judge_socket(await look_socket(target, "some-type"))
+
+    with ThreadPoolExecutor(1) as thread:
+        finding = thread.submit(asyncio.run, found()).result(30)
+    assert (finding.severity.value, len(came)) == ("fail", 1)
+    assert "/ws/elsewhere" in finding.words

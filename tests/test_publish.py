@@ -194,6 +194,9 @@ def test_a_large_body_is_as_good_as_a_small_one(server: RunningServer, size: int
         ("/events", b"nope"),
         ("/events", b'{"topic":"bad","data":"\xff"}'),
         ("/events", b'{"topic":"\\udfff","data":1}'),
+        ("/events", b'{"topic":"\xff","data":1}'),
+        ("/events", b'[{"topic":"bad","type":"\xff","data":1}]'),
+        ("/events", b'{"topic":"bad","data":1,"\xff":1}'),
         ("/events", b'[{"topic":"bad","data":1},{"topic":"bad","data":"\\ud800"}]'),
         ("/events", b'[{"topic":"bad","data":1},{"topic":"bad","data":' + b"[" * 101 + b"]" * 101 + b"}]"),
         ("/events", b'{"topic":"bad","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
@@ -203,6 +206,19 @@ def test_w3_malformed_json_is_400_and_nothing_is_stored(
     server: RunningServer, unchanged: None, path: str, body: bytes
 ) -> None:
     assert_problem(post(server, path, body, **JSON), 400)
+
+
+@pytest.mark.parametrize("line", [b'{"topic":"\xff","data":1}', b'{"topic":"bad","type":"\xff","data":1}'])
+def test_w3_a_line_that_is_not_utf_8_is_400_and_named(server: RunningServer, unchanged: None, line: bytes) -> None:
+    body = b'{"topic":"bad","data":1}\n' + line
+    assert_problem(post(server, "/events", body, **{"Content-Type": "application/x-ndjson"}), 400, "line 2: 'utf-8'")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson", "application/cloudevents+json"])
+def test_a_refusal_is_short_whatever_it_is_for(server: RunningServer, unchanged: None, kind: str) -> None:
+    body = b'{"topic":"bad","data":1,"%b":1}' % (b"x" * 400_000)
+    answer = post(server, "/events", body, **{"Content-Type": kind})
+    assert (answer.status_code, len(answer.content) < 1_000) == (422, True)
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"abc\xed\xa0\x80", b"\xc0\x80"])

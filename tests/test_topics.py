@@ -252,6 +252,12 @@ def test_many_errors_are_told_up_to_a_bound() -> None:
     assert len(raised.value.errors) == 20
 
 
+def test_errors_do_not_give_back_all_that_was_published() -> None:
+    with pytest.raises(Mismatch) as raised:
+        Topic("n", dict[str, list[int]]).validate(json.dumps({"k" * 100_000: ["x"] * 30}), is_json=True)
+    assert len(str(raised.value)) + len(json.dumps(raised.value.errors)) < 20_000
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -26,7 +26,7 @@ import msgspec
 
 from feed import Invalid, Malformed
 from feed.event import Draft, check_json_size, json_draft, text_draft
-from web.many import Many
+from web.many import UNREADABLE, Many, unreadable
 from web.problems import Refused, UnreadProblem
 
 Form = Literal["binary", "structured", "batch"]
@@ -87,7 +87,7 @@ class CloudEvent(msgspec.Struct):
             return data, is_json and bool(data)
         data = bytes(self.data)
         if data and not is_json and not data.startswith(b'"'):
-            raise Invalid("data", f"has to be a string, as datacontenttype is {self.datacontenttype!r}")
+            raise Invalid("data", f"has to be a string, as datacontenttype is {(self.datacontenttype or '')[:100]!r}")
         return data, bool(data)  # a string is text to the feed, whatever it is a string of
 
 
@@ -127,10 +127,8 @@ def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> lis
         return [_binary(body, headers)]
     try:
         events = _many.decode(body) if form == "batch" else [_one.decode(body)]
-    except msgspec.ValidationError as error:
-        raise Invalid("body", str(error)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f"body: {error}") from None
+    except UNREADABLE as error:
+        raise unreadable(error) from None
     first: dict[tuple[str, str], int] = {}
     for place, event in enumerate(events):
         if (earlier := first.setdefault((event.source, event.id), place)) != place:

@@ -1,4 +1,4 @@
-"""Lists in JSON bodies, read without making more of them than are taken."""
+"""JSON bodies: lists that are read without making more of them than are taken, and the words for what is wrong."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from feed import Invalid
+from feed import Invalid, Malformed
 from feed.feed import MAX_BATCH
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 LARGE = 256 << 10
 """Bytes of a body that takes its time."""
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Whatever msgspec raises for bytes that it cannot read, or that are not what was expected. Not all of it is its own:
+invalid UTF-8 in a text is Python's."""
+
+_MAX_WORDS = 300  # characters: the name of a field that nobody knows is as long as a client has made it
 
 _TOO_MANY = "Expected `array` of at most length"
 
@@ -34,7 +40,7 @@ class Many(Generic[T]):
         return msgspec.json.Decoder(msgspec.defstruct("Batch", places, array_like=True, forbid_unknown_fields=True))
 
     def decode(self, body: bytes) -> list[T]:
-        """The list that a body is. Raises `Invalid` for more than a batch may hold, and what msgspec raises."""
+        """The list that a body is. Raises `Invalid` for more than a batch may hold, and `UNREADABLE`."""
         if len(body) <= LARGE:
             found = self._any_number.decode(body)
         else:
@@ -47,6 +53,14 @@ class Many(Generic[T]):
             found = [each for each in batch if each is not None]
         check_count(len(found))
         return found
+
+
+def unreadable(error: Exception, place: str = "body") -> Invalid | Malformed:
+    """What to raise for one of `UNREADABLE`."""
+    words = str(error)
+    if len(words) > _MAX_WORDS:
+        words = f"{words[:_MAX_WORDS]}…"
+    return Invalid(place, words) if isinstance(error, msgspec.ValidationError) else Malformed(f"{place}: {words}")
 
 
 def check_count(count: int) -> None:

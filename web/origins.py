@@ -109,8 +109,9 @@ class Origins:
         origins = _values(scope, b"origin")
         if origins and not (len(origins) == 1 and (self._is_own(scope, origins[0]) or self._is_listed(origins[0]))):
             raise Forbidden(
-                "the page that asks is of another origin: list that origin in FEED_ORIGINS to let it publish, open a "
-                "WebSocket or set a session; behind a proxy that changes Host, list the address that browsers see"
+                "the page that asks is of another origin: list that origin in FEED_ORIGINS (in an application of your "
+                "own: feed_router's origins) to let it publish, open a WebSocket or set a session; behind a proxy that "
+                "changes Host, list the address that browsers see"
             )
 
     def answer_headers(self, scope: Scope) -> Headers:

@@ -27,7 +27,7 @@ from feed.feed import idempotency_key
 from web import cloudevents
 from web.gate import Gate, principal
 from web.grants import Grants
-from web.many import LARGE, Many, check_count
+from web.many import LARGE, UNREADABLE, Many, check_count, unreadable
 from web.outcomes import publishes_counted
 from web.problems import SAFE, Refused, UnreadProblem
 from web.request import media_type, path_parameter, query_of
@@ -162,10 +162,8 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of a JSON body, and whether it was one event rather than a list."""
     try:
         envelopes = _envelopes(body)
-    except msgspec.ValidationError as error:
-        raise Invalid("body", str(error)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f"body: {error}") from None
+    except UNREADABLE as error:
+        raise unreadable(error) from None
     if isinstance(envelopes, Envelope):
         return [_draft(envelopes, max_data)], True
     drafts = []
@@ -198,10 +196,8 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
             drafts.append(_draft(_one.decode(body[start:end]), max_data))
         except (Invalid, Malformed) as error:
             raise _placed(error, _line(body, start)) from None
-        except msgspec.ValidationError as error:
-            raise Invalid(_line(body, start), str(error)) from None
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise Malformed(f"{_line(body, start)}: {error}") from None
+        except UNREADABLE as error:
+            raise unreadable(error, _line(body, start)) from None
         start = end
     return drafts, False
 

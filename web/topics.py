@@ -20,6 +20,7 @@ from feed.pattern import TopicIndex, matches
 T = TypeVar("T")
 
 _MAX_ERRORS = 20  # that are told of one event
+_MAX_WORDS = 200  # characters of each: a place, and what pydantic says, may hold whole parts of what was published
 _PLACE = re.compile(r"\{(.*)\}", re.DOTALL)
 
 
@@ -105,7 +106,10 @@ class Topic(Generic[T]):
 
     def _mismatch(self, error: ValidationError, *, is_json: bool) -> Mismatch:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        errors = [{"pointer": _pointer(each["loc"]), "detail": each["msg"]} for each in found[:_MAX_ERRORS]]
+        errors = [
+            {"pointer": _shortened(_pointer(each["loc"])), "detail": _shortened(each["msg"])}
+            for each in found[:_MAX_ERRORS]
+        ]
         words = "; ".join(
             f"{each['pointer']}: {each['detail']}" if each["pointer"] else each["detail"] for each in errors
         )
@@ -202,3 +206,7 @@ def _segment(text: str) -> _Segment:
 def _pointer(place: Sequence[int | str]) -> str:
     """RFC 6901."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_WORDS else f"{text[: _MAX_WORDS - 1]}…"

@@ -13,7 +13,7 @@ import orjson
 from starlette.types import Message, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from feed import FeedError, Invalid, Malformed, TooLarge
+from feed import FeedError, Invalid, TooLarge
 from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
@@ -22,6 +22,7 @@ from feed.subscription import Subscription
 from web.exchange import stream_ended, streaming
 from web.gate import Gate, peer, principal
 from web.grants import Grants
+from web.many import unreadable
 from web.outcomes import publish_refused, read_refused
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from web.problems import deny, problem_of, status_of
@@ -187,10 +188,10 @@ def _parse(text: str) -> Published | None:
         return _message.decode(text)
     except msgspec.ValidationError as error:
         if _has_data(text):
-            raise Invalid("message", str(error)) from None
+            raise unreadable(error, "message") from None
     except (msgspec.DecodeError, RecursionError) as error:
         if _meant_as_message(text):
-            raise Malformed(f"message: {error}") from None
+            raise unreadable(error, "message") from None
     return None
 
 

@@ -219,7 +219,7 @@ class AsyncClient:
             raise Again(words(error, "it fell silent")) from error
 
     async def _refusal(self, reading: Reading, response: httpx.Response) -> Exception:
-        body = Body.of_refusal()
+        body = Body.of_refusal(time.monotonic() + ANSWER)
         async for chunk in response.aiter_raw():
             if not body.takes(chunk):
                 break

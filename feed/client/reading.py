@@ -21,6 +21,8 @@ Transport = Literal["sse", "websocket"]
 SSE = "text/event-stream"
 MAX_EVENT = 16 << 20  # bytes, as a server's largest body by default
 
+_LONGEST_TOLD = 10**9  # milliseconds; `obeyed` is stricter
+
 
 class Reading:
     """The state of a subscription. `position` is the id that a resume names, "" before the server has named one;
@@ -104,7 +106,8 @@ class Reading:
         elif control.type == "feed.closing":
             # A WebSocket has it in the data alone.
             retry = control.data.get("retry", control.retry)
-            self._sent_away = retry / 1000 if isinstance(retry, int | float) else None
+            # JSON's numbers may be of any length, and what is beyond a float cannot be divided.
+            self._sent_away = min(max(retry, 0), _LONGEST_TOLD) / 1000 if isinstance(retry, int | float) else None
         elif control.retry is not None:
             self._waits.begin(control.retry / 1000)
 

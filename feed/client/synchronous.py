@@ -274,7 +274,7 @@ class _Stream:
             self.line.hold(facts["return_value"].get_extra_info("socket"))
 
     def _refusal(self, reading: Reading, response: httpx.Response) -> Exception:
-        body = Body.of_refusal()
+        body = Body.of_refusal(time.monotonic() + ANSWER)
         for chunk in response.iter_raw():
             if not body.takes(chunk):
                 break

@@ -18,6 +18,10 @@ class Severity(enum.Enum):
     FAIL = "fail"
 
 
+_MOST_WORDS = 600
+"""Characters: some are the other side's."""
+
+
 class Finding(NamedTuple):
     """One verdict: which check, in words what was seen, and what to do about it."""
 
@@ -29,22 +33,28 @@ class Finding(NamedTuple):
 
 def ok(check: str, words: str) -> Finding:
     """All is well."""
-    return Finding(check, Severity.OK, words)
+    return _made(check, Severity.OK, words)
 
 
 def unknown(check: str, words: str, cure: str = "") -> Finding:
     """What could not be found out, and what it would take."""
-    return Finding(check, Severity.UNKNOWN, words, cure)
+    return _made(check, Severity.UNKNOWN, words, cure)
 
 
 def warn(check: str, words: str, cure: str) -> Finding:
     """Could be better."""
-    return Finding(check, Severity.WARN, words, cure)
+    return _made(check, Severity.WARN, words, cure)
 
 
 def fail(check: str, words: str, cure: str) -> Finding:
     """Broken."""
-    return Finding(check, Severity.FAIL, words, cure)
+    return _made(check, Severity.FAIL, words, cure)
+
+
+def _made(check: str, severity: Severity, words: str, cure: str = "") -> Finding:
+    # Headers may hold what is no text at all, which could not be printed as JSON.
+    words = words.encode("utf-8", "replace").decode()
+    return Finding(check, severity, words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…", cure)
 
 
 UNREACHED = 1

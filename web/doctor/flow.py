@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from web.doctor.finding import Finding, fail, ok, unknown, warn
-from web.doctor.target import Answer, Reading, Target
+from web.doctor.target import REFUSED, Answer, Reading, Target
 
 SPACING = 0.3
 """Seconds between the events that are timed."""
@@ -37,7 +37,8 @@ _UNCOMPRESS = "do not compress text/event-stream and application/x-ndjson (nginx
 
 
 class Seen(NamedTuple):
-    """What came on one stream. `opened` is how long its first event took, in seconds, None if it never came."""
+    """What came on one stream. `opened` is how long its first event took, in seconds, None if it never came; `refused`
+    the feed's own answer where there was none to be had."""
 
     opened: float | None
     arrived: Mapping[str, float]
@@ -45,6 +46,7 @@ class Seen(NamedTuple):
     subscription: str = ""
     cache: tuple[str, str, str] = ("", "", "")
     """Its Cache-Control, Age, and what a cache says of itself."""
+    refused: Answer | None = None
 
 
 class Flow(NamedTuple):
@@ -90,7 +92,7 @@ async def look_flow(target: Target, type: str) -> Flow:
             await asyncio.sleep(SPACING)
         ids = {id for id, _ in sent}
         await asyncio.gather(*(_arrived(target, reading, ids) for reading in readings))
-        if sent and not _ids(readings[1]):
+        if sent and not _ids(readings[1]) and readings[1].end != REFUSED:
             released = await _pad(target, type, readings[1])
         browser, plain, lines = map(_seen, readings)
     return Flow(sent, browser, plain, lines, refused, released, trip)
@@ -128,6 +130,7 @@ def _seen(reading: Reading) -> Seen:
         head.one("content-encoding"),
         "" if opening is None else opening.data,
         (head.one("cache-control"), head.one("age"), cache),
+        head if head.is_problem else None,
     )
 
 
@@ -146,6 +149,9 @@ def judge_compression(flow: Flow) -> Finding:
 
 def judge_buffering(flow: Flow) -> Finding:
     """Whether events come at once, one by one."""
+    if flow.plain.refused is not None:
+        words = f"not looked at, as no stream may be read: {flow.plain.refused}"
+        return unknown("buffering", words, "give a token that may publish to the topic and read it")
     if not flow.sent:
         return _judge_unsent(flow)
     held = [_is_late(flow, seen) for seen in (flow.plain, flow.lines)]

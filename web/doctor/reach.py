@@ -12,9 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from web.doctor.finding import Finding, fail, ok, unknown, warn
-from web.doctor.target import Answer, Target, shortened
+from web.doctor.target import REDIRECTS, Answer, Target, shortened
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SOON = 14  # days; Let's Encrypt's are renewed a month before
 _CLOCK = 2.0  # seconds; the header Date knows whole ones only
 _GIVE_TOKEN = "give a token (--token, or FEED_TOKEN) that may publish to the topic and read it"  # noqa: S105
@@ -107,7 +106,7 @@ def judge_stranger(answer: Answer) -> Finding | None:
         return None
     if answer.status == 403 and answer.is_problem:
         return fail("reach", answer.detail, "let the proxy pass Host on as it came, and list it in FEED_HOSTS")
-    if answer.status in _REDIRECTS:
+    if answer.status in REDIRECTS:
         words = f"it sends everybody elsewhere: {shortened(answer.one('location'))}"
         return fail("reach", words, "give that address (without what follows the feed's own); publishers need it, too")
     if answer.status in {502, 503, 504} and not answer.is_problem:
@@ -166,7 +165,7 @@ async def look_clock(target: Target, type: str) -> Clocks:
     if not published.published:
         return found
     page = await target.ask("GET", target.path(type=type, last="1"), {"Accept": "application/json"})
-    with contextlib.suppress(TypeError, KeyError, IndexError, ValueError):
+    with contextlib.suppress(TypeError, KeyError, IndexError, ValueError, OverflowError):
         return found._replace(event=datetime.fromisoformat(page.json["events"][0]["time"]).timestamp())
     return found
 
@@ -174,7 +173,7 @@ async def look_clock(target: Target, type: str) -> Clocks:
 def _date(text: str) -> float | None:
     try:
         return parsedate_to_datetime(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import orjson
 
 from web.doctor.finding import Finding, fail, ok, unknown, warn
-from web.doctor.target import Answer, Target
+from web.doctor.target import REDIRECTS, Answer, Target
 
 SIZE = 2 << 20
 """Bytes of the body that is tried: more than nginx allows unless told to."""
@@ -95,7 +95,7 @@ def judge_paths(paths: Paths) -> Finding:
         words = f"%2F in a path, as encodeURIComponent writes a topic, is answered {paths.encoded}"
         return warn("paths", words, cure)
     for what, answer in (("two slashes", paths.doubled), ("a slash at its end", paths.trailing)):
-        if answer.status in {301, 302, 307, 308}:
+        if answer.status in REDIRECTS:
             return warn("paths", f"a path with {what} is redirected, which loses what a POST brings", cure)
         if answer.status != 422:
             return warn("paths", f"a path with {what} is not refused, but answered {answer}: it is rewritten", cure)

@@ -1,7 +1,7 @@
 """How the checks ask: one URL, with or without a token, and one topic to publish to.
 
-Whatever is at the other end may be anything: what is read of an answer is bounded, each request has a time, and an
-answer that does not come is an answer too (`Answer.error`).
+Whatever is at the other end may be anything: what is read of an answer is bounded, also where it is compressed, each
+request has a time, and an answer that does not come is an answer too (`Answer.error`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import ssl
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -18,14 +19,24 @@ from urllib.parse import quote
 import httpx
 import orjson
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 MAX_BODY = 256 << 10
 """Bytes of an answer that are looked at."""
 
 MAX_PIECES = 1000
 """Events of one stream that are looked at."""
 
+REFUSED = "refused"
+"""Why there is nothing on a stream that was answered with another status than 200."""
+
+MAX_STREAM = 4 << 20
+"""Bytes of one stream that are looked at."""
+
 _LINE = 1 << 20  # bytes; more without a line break is no stream of a feed
 _KEPT = 1024  # characters of an event's data
+_UNPACKED = 64 << 10  # bytes that are unpacked at a time: a few may claim to be gigabytes
+_CODINGS = "gzip, deflate"  # what browsers take, too, and what is unpacked here
 
 
 class Answer(NamedTuple):
@@ -157,7 +168,10 @@ class Target:
         self.moment = patience / 2
         self.tls = ssl.create_default_context()
         self._http = httpx.AsyncClient(
-            verify=self.tls, timeout=httpx.Timeout(patience), limits=httpx.Limits(max_connections=None)
+            verify=self.tls,
+            headers={"Accept-Encoding": _CODINGS},
+            timeout=httpx.Timeout(patience),
+            limits=httpx.Limits(max_connections=None),
         )
 
     async def __aenter__(self) -> Target:
@@ -204,7 +218,7 @@ class Target:
             ):
                 self._http.cookies.clear()  # each request has those that it says it has
                 return Answer(response.status_code, _headers(response), await _body(response))
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError) as error:
             return Answer(0, error=_why(error))
 
     async def publish(self, type: str, data: str = "feed doctor was here") -> Answer:
@@ -233,10 +247,10 @@ class Target:
                 reading.tell()
                 if response.status_code != 200:
                     reading.head = reading.head._replace(body=await _body(response))
-                    reading.finish("refused")
+                    reading.finish(REFUSED)
                     return
-                await _pieces(response, reading)
-            reading.finish("it was ended" if len(reading.pieces) < MAX_PIECES else "too much came")
+                whole = await _pieces(response, reading)
+            reading.finish("it was ended" if whole else "too much came")
         except (httpx.HTTPError, TimeoutError, OSError, ValueError) as error:
             reading.finish(_why(error))
 
@@ -255,9 +269,29 @@ def _headers(response: httpx.Response) -> list[tuple[str, str]]:
     return [(name.lower(), value) for name, value in response.headers.multi_items()]
 
 
+async def _unpacked(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body piece by piece, each of a bounded size. Not by httpx, which unpacks all of what came at once, and
+    several layers of it. Raises `ValueError` for what was not asked for, or is not what it claims to be."""
+    coding = response.headers.get("content-encoding", "").strip().lower()
+    if coding in {"", "identity"}:
+        async for chunk in response.aiter_raw():
+            yield chunk
+        return
+    if coding not in {"gzip", "deflate"}:
+        raise ValueError(f"it is packed as {coding!r}, which nobody asked for")
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either, as its first bytes say
+    async for chunk in response.aiter_raw():
+        while chunk and not unpacker.eof:
+            try:
+                yield unpacker.decompress(chunk, _UNPACKED)
+            except zlib.error:
+                raise ValueError(f"it is not packed as {coding}, though it says so") from None
+            chunk = unpacker.unconsumed_tail
+
+
 async def _body(response: httpx.Response) -> bytes:
     body = b""
-    async for chunk in response.aiter_bytes():
+    async for chunk in _unpacked(response):
         body += chunk
         if len(body) >= MAX_BODY:
             break
@@ -270,12 +304,14 @@ def _why(error: Exception) -> str:
     return shortened(str(error) or type(error).__name__)
 
 
-async def _pieces(response: httpx.Response, reading: Reading) -> None:
-    """Read SSE, or lines of JSON, until it ends."""
+async def _pieces(response: httpx.Response, reading: Reading) -> bool:
+    """Read SSE, or lines of JSON, until it ends. False where that was not to be waited for."""
     lines = "ndjson" in response.headers.get("content-type", "")
     rest = b""
     fields: dict[str, str] = {}
-    async for chunk in response.aiter_bytes():
+    left = MAX_STREAM
+    async for chunk in _unpacked(response):
+        left -= len(chunk)
         *whole, rest = (rest + chunk).split(b"\n")
         if len(rest) > _LINE:
             raise ValueError("a line without an end")
@@ -286,7 +322,10 @@ async def _pieces(response: httpx.Response, reading: Reading) -> None:
             if piece is not None:
                 reading.add(piece)
             if len(reading.pieces) >= MAX_PIECES:
-                return
+                return False
+        if left < 0:
+            return False
+    return True
 
 
 def _json_piece(at: float, line: str) -> Piece | None:

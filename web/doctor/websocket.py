@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from feed.client.sockets import FAULTS, Unredirected
 from web.doctor.finding import Finding, fail, ok, unknown, warn
 from web.doctor.flow import SILENTLY_CUT
-from web.doctor.target import MAX_BODY, Answer, Target, shortened
+from web.doctor.target import MAX_BODY, REDIRECTS, Answer, Target, shortened
 
 _TRIES = 20  # messages among which an expected one has to be
+_MAX_MESSAGE = 1 << 20  # bytes; ours have a few
 
 _UPGRADE = (
     "let the proxy pass Upgrade and Connection on over HTTP/1.1 (nginx: `proxy_http_version 1.1`, `proxy_set_header "
@@ -38,17 +40,21 @@ class Socket(NamedTuple):
     refusal: str = ""
 
 
+class _Connect(Unredirected, connect):
+    """No browser follows a redirect here, either."""
+
+
 @contextlib.asynccontextmanager
 async def _connected(target: Target, path: str) -> AsyncIterator[ClientConnection]:
     url = f"{'wss' if target.parsed.scheme == 'https' else 'ws'}{target.url.removeprefix(target.parsed.scheme)}{path}"
-    async with connect(
+    async with _Connect(
         url,
         additional_headers=target.bearer,
         ssl=target.tls if target.parsed.scheme == "https" else None,
         open_timeout=target.patience,
         close_timeout=1,
         ping_interval=None,  # ours would keep alive what the feed's do not
-        max_size=8 << 20,
+        max_size=_MAX_MESSAGE,
     ) as socket:
         yield socket
 
@@ -65,13 +71,13 @@ async def look_socket(target: Target, type: str) -> Socket:
             found = await _try_sending(target, socket, type, found._replace(opened=True))
         if not found.heard:
             return found
-        async with _connected(target, target.path("ws", type=type, last_event_id=str(opening["id"]))) as socket:
+        async with _connected(target, target.path("ws", type=type, last_event_id=str(opening.get("id", "")))) as socket:
             return found._replace(resumed=await _message(target, socket, type) is not None)
     except InvalidStatus as refused:
         answer = refused.response
         headers = [(name.lower(), value) for name, value in answer.headers.raw_items()]
         return found._replace(handshake=Answer(answer.status_code, headers, bytes(answer.body or b"")[:MAX_BODY]))
-    except (InvalidHandshake, WebSocketException, OSError, TimeoutError) as error:
+    except (*FAULTS, TimeoutError) as error:
         why = shortened(str(error) or "nothing came in time")
         return found if found.opened else found._replace(handshake=Answer(0, error=why))
 
@@ -84,8 +90,9 @@ async def _try_sending(target: Target, socket: ClientConnection, type: str, foun
         if message is None:
             break
         if message["type"] == "feed.error":
-            data = message.get("data", {})
-            return found._replace(acknowledged=False, refusal=shortened(f"{data.get('status')} {data.get('detail')}"))
+            data = message.get("data")
+            why = f"{data.get('status')} {data.get('detail')}" if isinstance(data, dict) else "feed.error"
+            return found._replace(acknowledged=False, refusal=shortened(why))
         heard, acknowledged = heard or message["type"] == type, acknowledged or message["type"] == "feed.ack"
     return found._replace(heard=heard, acknowledged=acknowledged)
 
@@ -123,6 +130,9 @@ def _judge_handshake(answer: Answer) -> Finding:
         return fail("websocket", "the feed was asked for a plain page: the upgrade got lost on the way", _UPGRADE)
     if answer.status in {401, 403} and answer.is_problem:
         return unknown("websocket", f"it gets there, but is not allowed: {answer}")
+    if answer.status in REDIRECTS:
+        words = f"it is redirected, which browsers do not follow: {shortened(answer.one('location'))}"
+        return fail("websocket", words, "let the proxy take /ws to the feed, and not elsewhere")
     return fail("websocket", f"it does not open: {answer}", _UPGRADE)
 
 
@@ -161,7 +171,7 @@ async def look_quiet_socket(target: Target, type: str) -> QuietSocket:
                     "without a word" if closed.rcvd is None else f"with {closed.rcvd.code} {closed.rcvd.reason}".strip()
                 )
                 return found._replace(ended=time.monotonic() - began, how=shortened(how))
-    except (WebSocketException, OSError, TimeoutError):
+    except (*FAULTS, TimeoutError):
         pass  # if it was never there, judge_socket says why
     return found
 
