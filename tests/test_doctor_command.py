@@ -11,7 +11,7 @@ import pty
 import re
 import subprocess
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -23,7 +23,8 @@ from tests.running import FEED, RunningServer, running
 from tests.streams import eventually
 from web.doctor.examination import Report, examine
 from web.doctor.finding import Finding
-from web.doctor.target import MAX_BODY, MAX_PIECES, Answer, Reading, Target
+from web.doctor.resume import Resumed, look_resume
+from web.doctor.target import MAX_BODY, MAX_PIECES, Answer, Piece, Reading, Target
 from web.doctor.websocket import Socket, judge_socket, look_socket
 
 
@@ -129,6 +130,34 @@ def test_a_websocket_that_dies_silently_is_found(server: RunningServer) -> None:
     [finding] = [each for each in report.findings if each.check == "websocket idle"]
     assert finding.severity.value == "fail"
     assert "forgets connections" in finding.cure
+
+
+class NodeBehind(Target):
+    """Whose streams are live a moment before their node has what was published last."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1", None, "a/b", None, 1)
+        self._published = 0
+
+    async def publish(self, type: str, data: str = "") -> Answer:
+        self._published += 1
+        return Answer(201, body=b'{"id":"e-%d"}' % self._published)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, *_: object, **__: object) -> AsyncIterator[Reading]:
+        reading, later = Reading(), asyncio.get_running_loop().call_later
+        for place, event in enumerate(("feed.open", "feed.gap", "feed.live", "t", "t")):
+            later(0.01 * place, reading.add, Piece(0.0, event, f"e-{place - 1}", ""))
+        yield reading
+
+
+def test_a_node_that_is_a_moment_behind_loses_nothing() -> None:
+    async def look() -> Resumed:
+        async with NodeBehind() as target:
+            return await look_resume(target, "t")
+
+    with ThreadPoolExecutor(1) as thread:  # this one may have a loop already, a browser's
+        assert thread.submit(asyncio.run, look()).result(30).replayed == ["e-2", "e-3"]
 
 
 # A stranger at the other end.

@@ -16,7 +16,7 @@ _PASS = "let the proxy pass the header Last-Event-ID on: an EventSource has no o
 
 class Resumed(NamedTuple):
     """What streams said that were opened after an id of no log, once in the header and once in the query: the names of
-    their first control events; and the ids that a stream replayed of those that were `published`, after the first.
+    their first control events; and the ids that a stream was sent of those that were `published`, after the first.
 
     `replayed` is None where it never got so far as to be live.
     """
@@ -44,9 +44,16 @@ async def look_resume(target: Target, type: str) -> Resumed:
             return found._replace(refused=answer)
         published.append(answer.published)
     async with target.reading(target.path(type=type), {"Last-Event-ID": published[0]}) as reading:
-        is_live = await reading.until(lambda: reading.first("feed.live"), target.moment)
-        ids = [piece.id for piece in reading.pieces if piece.event == type]
-        return found._replace(published=published, replayed=ids if is_live else None)
+        # Not only until it is live: another node may be a moment behind, and then what follows comes after that.
+        await reading.until(
+            lambda: reading.first("feed.live") and set(published[1:]) <= set(_ids(reading, type)), target.moment
+        )
+        is_live = reading.first("feed.live") is not None
+        return found._replace(published=published, replayed=_ids(reading, type) if is_live else None)
+
+
+def _ids(reading: Reading, type: str) -> list[str]:
+    return [piece.id for piece in reading.pieces if piece.event == type]
 
 
 def _controls(reading: Reading) -> list[str]:
