@@ -113,6 +113,13 @@ def test_on_a_terminal_verdicts_are_coloured_words(server: RunningServer) -> Non
     assert b"done" in shown
 
 
+def test_a_feed_that_has_no_room_for_all_its_streams_is_not_called_broken() -> None:
+    with running("--log", "memory:", heartbeat=0.5, max_subscribers_per_address=1) as full:
+        document = json.loads(run(full.url, "--idle", "1.2s", "--json").stdout)
+    assert document["exit"] == 0, document["findings"]
+    assert {each["check"] for each in document["findings"] if "turned" in each["words"]} & {"buffering", "websocket"}
+
+
 def test_a_websocket_that_dies_silently_is_found(server: RunningServer) -> None:
     def is_open() -> bool:
         return bool(server.http.get(f"{server.url}/subscriptions").json()["subscriptions"])

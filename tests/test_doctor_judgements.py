@@ -288,6 +288,8 @@ SWITCHED = Answer(101)
         (Socket(SWITCHED, True, False, None, None, "403 no grant"), "unknown", "403 no grant"),
         (Socket(SWITCHED), "fail", "nothing comes over it"),
         (Socket(problem(426)), "fail", "upgrade got lost"),
+        (Socket(problem(503)), "unknown", "turned it away"),
+        (Socket(page(503)), "fail", "does not open: 503"),
         (Socket(page(404)), "fail", "does not open: 404"),
         (Socket(problem(403)), "unknown", "not allowed"),
         (Socket(NOBODY), "fail", "no answer"),

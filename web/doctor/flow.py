@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from web.doctor.finding import Finding, fail, ok, unknown, warn
-from web.doctor.target import REFUSED, Answer, Reading, Target
+from web.doctor.target import REFUSED, ROOM, Answer, Reading, Target
 
 SPACING = 0.3
 """Seconds between the events that are timed."""
@@ -47,6 +47,8 @@ class Seen(NamedTuple):
     cache: tuple[str, str, str] = ("", "", "")
     """Its Cache-Control, Age, and what a cache says of itself."""
     refused: Answer | None = None
+    away: str = ""
+    """In which words the feed turned it away, if it did."""
 
 
 class Flow(NamedTuple):
@@ -131,11 +133,14 @@ def _seen(reading: Reading) -> Seen:
         "" if opening is None else opening.data,
         (head.one("cache-control"), head.one("age"), cache),
         head if head.is_problem else None,
+        reading.turned_away,
     )
 
 
 def judge_compression(flow: Flow) -> Finding:
     """Whether streams are compressed for those who take that, as all browsers do."""
+    if flow.browser.away or flow.plain.away:
+        return unknown("compression", f"the feed turned the stream away: {flow.browser.away or flow.plain.away}", ROOM)
     if _is_late(flow, flow.browser) and not _is_late(flow, flow.plain):
         words = "streams are compressed for those who take that, and the compressor keeps the events"
         return fail("compression", words, _UNCOMPRESS)
@@ -149,6 +154,8 @@ def judge_compression(flow: Flow) -> Finding:
 
 def judge_buffering(flow: Flow) -> Finding:
     """Whether events come at once, one by one."""
+    if away := flow.plain.away or flow.lines.away:
+        return unknown("buffering", f"the feed turned the stream away: {away}", ROOM)
     if flow.plain.refused is not None:
         words = f"not looked at, as no stream may be read: {flow.plain.refused}"
         return unknown("buffering", words, "give a token that may publish to the topic and read it")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from web.doctor.finding import Finding, fail, ok, unknown
-from web.doctor.target import Answer, Reading, Target
+from web.doctor.target import ROOM, Answer, Reading, Target
 
 _BAD_ID = "feed-doctor-0"  # of no log: epochs have another form
 _EVENTS = 3
@@ -26,6 +26,8 @@ class Resumed(NamedTuple):
     published: Sequence[str] = ()
     replayed: Sequence[str] | None = None
     refused: Answer | None = None
+    away: str = ""
+    """In which words the feed turned one of the first two away, if it did."""
 
 
 async def look_resume(target: Target, type: str) -> Resumed:
@@ -36,7 +38,7 @@ async def look_resume(target: Target, type: str) -> Resumed:
     ):
         await query.until(lambda: query.first("feed.live"), target.moment)
         await header.until(lambda: header.first("feed.live"), target.moment)
-        found = Resumed(_controls(header), _controls(query))
+        found = Resumed(_controls(header), _controls(query), away=header.turned_away or query.turned_away)
     published: list[str] = []
     for _ in range(_EVENTS):
         answer = await target.publish(type)
@@ -63,6 +65,8 @@ def _controls(reading: Reading) -> list[str]:
 def judge_resume(resumed: Resumed) -> list[Finding]:
     """Whether the id gets there, and whether what comes then is whole."""
     header = judge_header(resumed.by_header, resumed.by_query)
+    if resumed.away:
+        header = unknown("resume", f"the feed turned the stream away: {resumed.away}", ROOM)
     return [header, judge_replay(resumed)]
 
 

@@ -33,6 +33,12 @@ REFUSED = "refused"
 MAX_STREAM = 4 << 20
 """Bytes of one stream that are looked at."""
 
+ROOM = (
+    "raise FEED_MAX_SUBSCRIBERS_PER_ADDRESS (a dozen streams are opened at once) or FEED_MAX_SUBSCRIBERS, or look "
+    "again when fewer are there"
+)
+"""The cure where the feed turns streams away."""
+
 _LINE = 1 << 20  # bytes; more without a line break is no stream of a feed
 _KEPT = 1024  # characters of an event's data
 _UNPACKED = 64 << 10  # bytes that are unpacked at a time: a few may claim to be gigabytes
@@ -72,6 +78,11 @@ class Answer(NamedTuple):
     def is_problem(self) -> bool:
         """Whether it is a refusal of the feed's own, and not somebody else's page."""
         return self.one("content-type").startswith("application/problem+json") and isinstance(self.json, dict)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the feed says that it cannot do it now."""
+        return self.status == 503 and self.is_problem
 
     @property
     def detail(self) -> str:
@@ -136,6 +147,14 @@ class Reading:
         """Seconds until the stream's first event was there."""
         opening = self.first("feed.open")
         return None if opening is None else opening.at - self.began
+
+    @property
+    def turned_away(self) -> str:
+        """In which words the feed itself said that it takes on no stream now; nothing if it did not."""
+        closing = self.first("feed.closing")
+        if closing is not None and self.opened is None:
+            return f"feed.closing {closing.data}"
+        return str(self.head) if self.head is not None and self.head.is_busy else ""
 
     async def until(self, condition: Callable[[], object], seconds: float) -> bool:
         """Wait until it holds, the stream ends, or the time is over. Whether it holds."""

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from feed.client.sockets import FAULTS, Unredirected
 from web.doctor.finding import Finding, fail, ok, unknown, warn
 from web.doctor.flow import SILENTLY_CUT
-from web.doctor.target import MAX_BODY, REDIRECTS, Answer, Target, shortened
+from web.doctor.target import MAX_BODY, REDIRECTS, ROOM, Answer, Target, shortened
 
 _TRIES = 20  # messages among which an expected one has to be
 _MAX_MESSAGE = 1 << 20  # bytes; ours have a few
@@ -128,6 +128,8 @@ def judge_socket(socket: Socket) -> Finding:
 def _judge_handshake(answer: Answer) -> Finding:
     if answer.status == 426:
         return fail("websocket", "the feed was asked for a plain page: the upgrade got lost on the way", _UPGRADE)
+    if answer.is_busy:
+        return unknown("websocket", f"it gets there, and the feed turned it away: {answer}", ROOM)
     if answer.status in {401, 403} and answer.is_problem:
         return unknown("websocket", f"it gets there, but is not allowed: {answer}")
     if answer.status in REDIRECTS:
