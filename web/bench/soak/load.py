@@ -18,8 +18,8 @@ from web.bench.worker import BenchError, Control
 _TICK = 0.25  # seconds between two checks
 _ARRIVE_SECONDS = 1.0  # over which the first readers come
 _PAGERS = 2
-# Times what the server keeps: in the socket of a slow reader may be thousands of events that have expired since.
-_REMEMBERED = 10
+# Times what the server keeps: in the sockets of a slow reader may be megabytes that expired long ago.
+_REMEMBERED = 60
 
 
 @dataclass(frozen=True)
