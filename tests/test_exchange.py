@@ -27,7 +27,7 @@ EVIL = "a\r\n2026-11-21 ERROR forged\x1b[31m\u2028\u202e"
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     """One with a key, that logs what it does by default, and soon cuts off those that take nothing."""
-    options = {"jwt_secret": SECRET, "metrics_public": 1, "stall": 1, "max_subscribers": 8, "log_publishes": 1}
+    options = {"jwt_secret": SECRET, "metrics_public": 1, "stall": 1, "max_subscribers": 8}
     with running("--log", "memory:", log_level="info", **options) as shared:
         yield shared
 
@@ -167,8 +167,8 @@ def test_health_checks_are_no_lines(server: RunningServer, lines: Lines) -> None
     assert lines.take(0) == []
 
 
-def test_unless_asked_for_publishes_that_succeed_are_no_lines_and_others_are() -> None:
-    with running("--log", "memory:", log_level="info") as server:
+def test_where_publishes_are_quiet_those_that_succeed_are_no_lines_and_others_are() -> None:
+    with running("--log", "memory:", log_level="info", quiet_publishes=1) as server:
         server.publish("a")
         assert server.http.post(f"{server.url}/events/a//b", content="x").status_code == 422
         said = eventually(lambda: server.remarks.splitlines())
@@ -350,7 +350,7 @@ def test_as_text_with_health_checks_and_nothing_of_the_libraries() -> None:
 
 def test_workers_say_which_they_are(shared_redis: RedisServer) -> None:
     log = shared_redis.url("exchange")
-    with running("--log", log, "--workers", "2", log_level="info", log_publishes=1) as server:
+    with running("--log", log, "--workers", "2", log_level="info") as server:
         for _ in range(20):
             httpx.post(f"{server.url}/events/a", content=b"x")
         found = eventually(lambda: server.remarks.splitlines() if len(server.remarks.splitlines()) == 20 else None)

@@ -189,12 +189,11 @@ class OutputHandler(logging.Handler):
 
 @contextlib.contextmanager
 def logging_to_stderr(
-    format: Format, level: Level, *, publishes: bool = False, worker: int | None = None, forks: bool = False
+    format: Format, level: Level, *, quiet_publishes: bool = False, worker: int | None = None, forks: bool = False
 ) -> Iterator[None]:
     """Log to standard error for as long as the block lasts: in this format (`auto`: text on a terminal, else JSON),
-    what is as serious as `level` or more. Publishes that succeed are left out unless `publishes`, or `level` is
-    `debug`: a line costs a tenth to a fifth of what they do. `worker` is named in each line. `forks`: there may be no
-    thread."""
+    what is as serious as `level` or more, but for publishes that succeed where those are to be `quiet_publishes`.
+    `worker` is named in each line. `forks`: there may be no thread."""
     descriptor = sys.stderr.fileno()
     handler = OutputHandler(_formatter(format, descriptor, worker))
     handler.output = (
@@ -204,8 +203,8 @@ def logging_to_stderr(
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[handler], force=True)
     for name in _OWN:
         logging.getLogger(name).setLevel(least)
-    quiet = not publishes and least > logging.DEBUG
-    logging.getLogger("web.requests.publishes").setLevel(max(least, logging.WARNING) if quiet else logging.NOTSET)
+    quiet = logging.WARNING if quiet_publishes else logging.NOTSET  # a line costs a tenth to a fifth of what they do
+    logging.getLogger("web.requests.publishes").setLevel(quiet)
     try:
         yield
     finally:

@@ -128,7 +128,10 @@ def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
     prepare(settings)
     [listening] = listen(settings.host, settings.port)
-    with listening, logging_to_stderr(settings.log_format, settings.log_level, publishes=settings.log_publishes):
+    with (
+        listening,
+        logging_to_stderr(settings.log_format, settings.log_level, quiet_publishes=settings.quiet_publishes),
+    ):
         url = url_of(listening)
         Server(on_port(settings, listening), lambda: greet(url, settings)).run([listening])
 

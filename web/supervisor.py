@@ -190,8 +190,8 @@ class Supervisor:
             for each in (ours, self._bell, self._ring, *others, *(worker.channel for worker in self._workers)):
                 each.close()
             settings = self._settings.model_copy(update={"node": f"{self._settings.node_name}/{number}"})
-            form, level, publishes = settings.log_format, settings.log_level, settings.log_publishes
-            with logging_to_stderr(form, level, publishes=publishes, worker=number):
+            form, level, quiet = settings.log_format, settings.log_level, settings.quiet_publishes
+            with logging_to_stderr(form, level, quiet_publishes=quiet, worker=number):
                 try:
                     return work(settings, listening, channel)
                 except BaseException:
