@@ -18,6 +18,7 @@ from web.bench.soak.ledger import Wish
 
 OPEN_SECONDS = 20.0
 _SMALL_BUFFER = 4096  # as SO_RCVBUF
+_LARGE_BUFFER = 1 << 20
 _SLOW_SECONDS = 0.2  # between two reads of a slow reader
 _NO_LINGER = struct.pack("ii", 1, 0)
 _MAX_LENGTH = 1 << 20  # of what is not there in full; more is no stream of a feed
@@ -261,8 +262,10 @@ class Stream(asyncio.Protocol):
             transport.resume_reading()
 
     def hurry(self) -> None:
-        """Be slow no more."""
+        """Be slow no more: megabytes may be on their way, which take a minute through a small buffer."""
         self._slow = False
+        if (transport := self._open_transport) is not None:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGE_BUFFER)
         self.go_on()
 
     def leave(self) -> None:
