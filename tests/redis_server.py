@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -22,11 +24,19 @@ from feed.log.redis.address import parse_address
 START_SECONDS = 20.0
 
 
+# Of a process each port once. Systems give others by themselves, to whoever connects or listens on port 0: from 32,768
+# on, or from 49,152 (RFC 6335).
+_PORTS = range(10_000, 32_000)
+_ports = itertools.islice(itertools.cycle(_PORTS), random.randrange(len(_PORTS)), None)
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 class RedisServer:

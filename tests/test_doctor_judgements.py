@@ -58,6 +58,7 @@ EMPTY = said(200, {"events": [], "next": "a-1"})
         (Way(True, False, "h2", 60), "none", ""),
         (Way(True, False, error="self-signed certificate", untrusted=True), "fail", "self-signed"),
         (Way(False, False, error="refused"), "fail", "no connection: refused"),
+        (Way(True, False, error="wrong version number", plain=True), "fail", "no TLS"),
     ],
 )
 def test_what_keeps_everybody_out(way: Way, expected: str, words: str) -> None:
@@ -93,7 +94,7 @@ def test_tls_and_the_version_of_http(way: Way, tls: str, version: str) -> None:
         (page(404), "no feed at this URL: 404 text/html"),
         (said(200, ["events"]), "no feed"),
         (page(403), "no feed"),
-        (NOBODY, "no answer (nothing came in time)"),
+        (NOBODY, "does not answer: nothing came in time"),
     ],
 )
 def test_whether_it_is_a_feed(answer: Answer, words: str | None) -> None:
@@ -169,6 +170,8 @@ def seen(
 
 ONCE = seen(0, 0, 0, 0)
 NEVER = seen(opened=None)
+FULL = NEVER._replace(refused="feed.closing {}")
+ELSEWHERE = seen()._replace(position="b-0")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +189,9 @@ NEVER = seen(opened=None)
         (Flow(SENT, seen(), ONCE, ONCE), "ok", "at once"),
         (Flow([], ONCE, ONCE, ONCE, problem(403)), "unknown", "403 (why)"),
         (Flow([], NEVER, NEVER, NEVER, problem(403)), "fail", "not even the first bytes"),
+        (Flow(SENT, FULL, FULL, FULL), "unknown", "gives no stream: feed.closing {}"),
+        (Flow([("a-1", 10.0), ("b-1", 10.3)], ONCE, seen(0), ONCE), "fail", "several logs"),
+        (Flow(SENT, ONCE, ELSEWHERE, ONCE), "fail", "several logs"),
     ],
 )
 def test_whether_events_come_at_once(flow: Flow, expected: str, words: str) -> None:
@@ -254,6 +260,7 @@ OPEN = ["feed.open", "feed.gap", "feed.live"]
         (["feed.open"], OPEN, "fail"),
         (["feed.open"], ["feed.open"], "fail"),
         ([], [], "unknown"),
+        (["feed.closing"], ["feed.closing"], "unknown"),
         ([], OPEN, "fail"),
     ],
 )

@@ -302,6 +302,16 @@ def test_no_token_is_in_any_line_wherever_it_was(server: RunningServer, lines: L
     assert SECRET not in server.output
 
 
+def test_a_token_that_was_written_into_the_path_is_in_no_line(server: RunningServer, lines: Lines) -> None:
+    path = f"/events/orders/42&token={EVERYTHING}"
+    server.http.get(f"{server.url}{path}")
+    server.http.post(f"{server.url}/events/a;token={EVERYTHING}", content="x")
+    assert [line["path"] for line in lines.take(2)] == ["/events/orders/42&token=***", "/events/a;token=***"]
+    with subscribed(f"{server.url}/events/a&token=eyJ.not.one", **OWN):
+        pass
+    assert [line["patterns"] for line in lines.take()] == [["a&token=***"]]
+
+
 def test_w10_what_a_client_sends_ends_no_line_and_steers_no_terminal(server: RunningServer, lines: Lines) -> None:
     quoted = httpx.URL("http://x", params={"x": EVIL}).query.removeprefix(b"x=")
     authorization = b"Authorization: " + OWN["Authorization"].encode()

@@ -250,6 +250,9 @@ def test_many_errors_are_told_up_to_a_bound() -> None:
     with pytest.raises(Mismatch, match=r"and 80 more") as raised:
         Topic("n", list[int]).validate(json.dumps(["x"] * 100), is_json=True)
     assert len(raised.value.errors) == 20
+    with pytest.raises(Mismatch, match=r"in 1,001 places") as raised:
+        Topic("n", list[int]).validate(json.dumps(["x"] * 1001), is_json=True)
+    assert len(raised.value.errors) == 0
 
 
 def test_errors_do_not_give_back_all_that_was_published() -> None:

@@ -20,6 +20,7 @@ from feed.pattern import TopicIndex, matches
 T = TypeVar("T")
 
 _MAX_ERRORS = 20  # that are told of one event
+_MAX_FOUND = 1_000  # that are looked at: to name a hundred thousand takes as long as to find them, on the event loop
 _MAX_WORDS = 200  # characters of each: a place, and what pydantic says, may hold whole parts of what was published
 _PLACE = re.compile(r"\{(.*)\}", re.DOTALL)
 
@@ -105,6 +106,8 @@ class Topic(Generic[T]):
         return draft
 
     def _mismatch(self, error: ValidationError, *, is_json: bool) -> Mismatch:
+        if (count := error.error_count()) > _MAX_FOUND:
+            return Mismatch("data", f"is not what {self.address} is for, in {count:,} places")
         found = error.errors(include_url=False, include_context=False, include_input=False)
         errors = [
             {"pointer": _shortened(_pointer(each["loc"])), "detail": _shortened(each["msg"])}

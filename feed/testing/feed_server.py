@@ -101,7 +101,11 @@ class FeedServer(Server):
         return answer
 
     def _start(self) -> int:
-        return self._process.start().port
+        port = self._process.start().port
+        for line in self.output.splitlines():
+            if " is no setting" in line:  # a test that went on would be of something else
+                raise RuntimeError(line)
+        return port
 
     def _stop(self) -> None:
         self._process.stop()

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from web.doctor.finding import Finding, fail, ok, unknown, warn
-from web.doctor.target import REFUSED, ROOM, Answer, Reading, Target
+from web.doctor.target import NO_STREAM, ROOM, Answer, Reading, Target
 
 SPACING = 0.3
 """Seconds between the events that are timed."""
@@ -37,8 +37,8 @@ _UNCOMPRESS = "do not compress text/event-stream and application/x-ndjson (nginx
 
 
 class Seen(NamedTuple):
-    """What came on one stream. `opened` is how long its first event took, in seconds, None if it never came; `refused`
-    the feed's own answer where there was none to be had."""
+    """What came on one stream. `opened` is how long its first event took, in seconds, None if it never came; `position`
+    that event's id; `refused` what the feed itself said where there was no stream to be had."""
 
     opened: float | None
     arrived: Mapping[str, float]
@@ -46,9 +46,10 @@ class Seen(NamedTuple):
     subscription: str = ""
     cache: tuple[str, str, str] = ("", "", "")
     """Its Cache-Control, Age, and what a cache says of itself."""
-    refused: Answer | None = None
+    refused: str = ""
+    position: str = ""
     away: str = ""
-    """In which words the feed turned it away, if it did."""
+    """In which words the feed turned it away for want of room, if it did."""
 
 
 class Flow(NamedTuple):
@@ -94,7 +95,7 @@ async def look_flow(target: Target, type: str) -> Flow:
             await asyncio.sleep(SPACING)
         ids = {id for id, _ in sent}
         await asyncio.gather(*(_arrived(target, reading, ids) for reading in readings))
-        if sent and not _ids(readings[1]) and readings[1].end != REFUSED:
+        if sent and not _ids(readings[1]) and not readings[1].refused:
             released = await _pad(target, type, readings[1])
         browser, plain, lines = map(_seen, readings)
     return Flow(sent, browser, plain, lines, refused, released, trip)
@@ -132,7 +133,8 @@ def _seen(reading: Reading) -> Seen:
         head.one("content-encoding"),
         "" if opening is None else opening.data,
         (head.one("cache-control"), head.one("age"), cache),
-        head if head.is_problem else None,
+        reading.refused,
+        "" if opening is None else opening.id,
         reading.turned_away,
     )
 
@@ -156,9 +158,8 @@ def judge_buffering(flow: Flow) -> Finding:
     """Whether events come at once, one by one."""
     if away := flow.plain.away or flow.lines.away:
         return unknown("buffering", f"the feed turned the stream away: {away}", ROOM)
-    if flow.plain.refused is not None:
-        words = f"not looked at, as no stream may be read: {flow.plain.refused}"
-        return unknown("buffering", words, "give a token that may publish to the topic and read it")
+    if flow.plain.refused:
+        return unknown("buffering", f"not looked at, as the feed gives no stream: {flow.plain.refused}", NO_STREAM)
     if not flow.sent:
         return _judge_unsent(flow)
     held = [_is_late(flow, seen) for seen in (flow.plain, flow.lines)]
@@ -174,6 +175,11 @@ def judge_buffering(flow: Flow) -> Finding:
 
 def _judge_held(flow: Flow) -> Finding:
     arrived = flow.plain.arrived
+    seen = (flow.browser, flow.plain, flow.lines)
+    ids = {id for id, _ in flow.sent} | {each.position for each in seen if each.position}
+    if len({id.rpartition("-")[0] for id in ids}) > 1:
+        words = "what is published is in several logs, and comes only where it is published by chance"
+        return fail("buffering", words, "let all nodes behind the proxy share one log (FEED_LOG=redis://…)")
     if flow.released is not None:
         words = f"events are held back until more follows: the first came after {flow.released >> 10} KiB"
         return fail("buffering", words, _UNBUFFER)

@@ -29,6 +29,8 @@ class Way(NamedTuple):
     days: float = 0.0
     error: str = ""
     untrusted: bool = False
+    plain: bool = False
+    """Whether what answered TLS was none."""
 
 
 async def look_way(target: Target) -> Way:
@@ -45,6 +47,8 @@ async def look_way(target: Target) -> Way:
             _, writer = await asyncio.open_connection(target.parsed.host, port, ssl=context)
     except ssl.SSLCertVerificationError as error:
         return way._replace(error=error.verify_message, untrusted=True)
+    except ssl.SSLError as error:
+        return way._replace(error=shortened(str(error)), plain=error.reason == "WRONG_VERSION_NUMBER")
     except socket.gaierror as error:
         return way._replace(error=f"its name has no address ({error.strerror})")
     except (OSError, TimeoutError) as error:
@@ -67,6 +71,8 @@ def judge_unreachable(way: Way) -> Finding | None:
     if way.untrusted:
         words = f"browsers and clients refuse its certificate: {way.error}"
         return fail("tls", words, "renew it, and let the proxy send the whole chain; SSL_CERT_FILE names a CA of yours")
+    if way.plain:
+        return fail("reach", "what answers there speaks no TLS", "is it http://, or another port?")
     if way.error:
         return fail("reach", f"no connection: {way.error}", "is the name right, the server up, and the port open?")
     return None
@@ -109,6 +115,9 @@ def judge_stranger(answer: Answer) -> Finding | None:
     if answer.status in REDIRECTS:
         words = f"it sends everybody elsewhere: {shortened(answer.one('location'))}"
         return fail("reach", words, "give that address (without what follows the feed's own); publishers need it, too")
+    if not answer.status:
+        cure = "is it stuck, or what stands in front of it? look at its log"
+        return fail("reach", f"it takes connections, but does not answer: {answer.error}", cure)
     if answer.status in {502, 503, 504} and not answer.is_problem:
         return fail("reach", f"the proxy has no feed behind it: {answer}", "is the feed up, and where the proxy looks?")
     if answer.status in {429, 503}:
