@@ -20,7 +20,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import free_port
 from tests.running import FEED, RunningServer, running
-from tests.streams import eventually, subscribed
+from tests.streams import eventually
 from web.doctor.examination import Report, examine
 from web.doctor.finding import Finding
 from web.doctor.resume import Resumed, look_resume
@@ -76,12 +76,6 @@ def test_where_nobody_is_it_says_so_with_a_code_of_its_own() -> None:
     done = run(f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert re.fullmatch(r"fail +reach  no connection: .*; cure: .*\n", done.stdout)
-
-
-def test_a_feed_that_is_full_is_not_taken_for_a_proxy_that_holds_back() -> None:
-    with running("--log", "memory:", max_subscribers=1) as server, subscribed(f"{server.url}/events/other"):
-        done = run(server.url, "--idle", "200ms")
-    assert (done.returncode, "the feed turned the stream away: feed.closing" in done.stdout) == (0, True), done.stdout
 
 
 @pytest.mark.parametrize(

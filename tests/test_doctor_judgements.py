@@ -170,7 +170,6 @@ def seen(
 
 ONCE = seen(0, 0, 0, 0)
 NEVER = seen(opened=None)
-FULL = NEVER._replace(refused="feed.closing {}")
 ELSEWHERE = seen()._replace(position="b-0")
 
 
@@ -189,7 +188,6 @@ ELSEWHERE = seen()._replace(position="b-0")
         (Flow(SENT, seen(), ONCE, ONCE), "ok", "at once"),
         (Flow([], ONCE, ONCE, ONCE, problem(403)), "unknown", "403 (why)"),
         (Flow([], NEVER, NEVER, NEVER, problem(403)), "fail", "not even the first bytes"),
-        (Flow(SENT, FULL, FULL, FULL), "unknown", "gives no stream: feed.closing {}"),
         (Flow([("a-1", 10.0), ("b-1", 10.3)], ONCE, seen(0), ONCE), "fail", "several logs"),
         (Flow(SENT, ONCE, ELSEWHERE, ONCE), "fail", "several logs"),
     ],
@@ -260,7 +258,6 @@ OPEN = ["feed.open", "feed.gap", "feed.live"]
         (["feed.open"], OPEN, "fail"),
         (["feed.open"], ["feed.open"], "fail"),
         ([], [], "unknown"),
-        (["feed.closing"], ["feed.closing"], "unknown"),
         ([], OPEN, "fail"),
     ],
 )

@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 from tests.hostile import raw
 from tests.redis_server import RedisServer
 from tests.running import RunningServer, running
+from tests.scraping import scrape
 from tests.streams import eventually, subscribed
 from tests.tokens import SECRET, bearer, token
 
@@ -58,6 +59,7 @@ class Lines:
 @pytest.fixture
 def lines(server: RunningServer) -> Lines:
     """From here on, and nothing of what tests before have left."""
+    eventually(lambda: not any(scrape(server)["feed_subscribers"].values()))
     lines = Lines(server)
     server.http.get(f"{server.url}/the-beginning")
     eventually(lambda: lines.all and lines.all[-1].get("path") == "/the-beginning")

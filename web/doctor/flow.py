@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from web.doctor.finding import Finding, fail, ok, unknown, warn
-from web.doctor.target import NO_STREAM, ROOM, Answer, Reading, Target
+from web.doctor.target import REFUSED, ROOM, Answer, Reading, Target
 
 SPACING = 0.3
 """Seconds between the events that are timed."""
@@ -46,10 +46,10 @@ class Seen(NamedTuple):
     subscription: str = ""
     cache: tuple[str, str, str] = ("", "", "")
     """Its Cache-Control, Age, and what a cache says of itself."""
-    refused: str = ""
-    position: str = ""
+    refused: Answer | None = None
     away: str = ""
-    """In which words the feed turned it away for want of room, if it did."""
+    """In which words the feed turned it away, if it did."""
+    position: str = ""
 
 
 class Flow(NamedTuple):
@@ -95,7 +95,7 @@ async def look_flow(target: Target, type: str) -> Flow:
             await asyncio.sleep(SPACING)
         ids = {id for id, _ in sent}
         await asyncio.gather(*(_arrived(target, reading, ids) for reading in readings))
-        if sent and not _ids(readings[1]) and not readings[1].refused:
+        if sent and not _ids(readings[1]) and readings[1].end != REFUSED:
             released = await _pad(target, type, readings[1])
         browser, plain, lines = map(_seen, readings)
     return Flow(sent, browser, plain, lines, refused, released, trip)
@@ -133,9 +133,9 @@ def _seen(reading: Reading) -> Seen:
         head.one("content-encoding"),
         "" if opening is None else opening.data,
         (head.one("cache-control"), head.one("age"), cache),
-        reading.refused,
-        "" if opening is None else opening.id,
+        head if head.is_problem else None,
         reading.turned_away,
+        "" if opening is None else opening.id,
     )
 
 
@@ -158,8 +158,9 @@ def judge_buffering(flow: Flow) -> Finding:
     """Whether events come at once, one by one."""
     if away := flow.plain.away or flow.lines.away:
         return unknown("buffering", f"the feed turned the stream away: {away}", ROOM)
-    if flow.plain.refused:
-        return unknown("buffering", f"not looked at, as the feed gives no stream: {flow.plain.refused}", NO_STREAM)
+    if flow.plain.refused is not None:
+        words = f"not looked at, as no stream may be read: {flow.plain.refused}"
+        return unknown("buffering", words, "give a token that may publish to the topic and read it")
     if not flow.sent:
         return _judge_unsent(flow)
     held = [_is_late(flow, seen) for seen in (flow.plain, flow.lines)]

@@ -27,8 +27,8 @@ MAX_BODY = 256 << 10
 MAX_PIECES = 1000
 """Events of one stream that are looked at."""
 
-NO_STREAM = "give a token that may publish to the topic and read it; if the feed is full or being stopped, try later"
-"""The cure where the feed itself gives none."""
+REFUSED = "refused"
+"""Why there is nothing on a stream that was answered with another status than 200."""
 
 MAX_STREAM = 4 << 20
 """Bytes of one stream that are looked at."""
@@ -156,14 +156,6 @@ class Reading:
             return f"feed.closing {closing.data}"
         return str(self.head) if self.head is not None and self.head.is_busy else ""
 
-    @property
-    def refused(self) -> str:
-        """What the feed itself said where it gave no stream; empty where it did, or something else answered."""
-        if self.head is not None and self.head.is_problem:
-            return str(self.head)
-        closing = self.first("feed.closing")
-        return f"feed.closing {shortened(closing.data)}" if closing is not None and self.opened is None else ""
-
     async def until(self, condition: Callable[[], object], seconds: float) -> bool:
         """Wait until it holds, the stream ends, or the time is over. Whether it holds."""
         with contextlib.suppress(TimeoutError):
@@ -274,7 +266,7 @@ class Target:
                 reading.tell()
                 if response.status_code != 200:
                     reading.head = reading.head._replace(body=await _body(response))
-                    reading.finish("refused")
+                    reading.finish(REFUSED)
                     return
                 whole = await _pieces(response, reading)
             reading.finish("it was ended" if whole else "too much came")

@@ -132,8 +132,6 @@ def _judge_handshake(answer: Answer) -> Finding:
         return unknown("websocket", f"it gets there, and the feed turned it away: {answer}", ROOM)
     if answer.status in {401, 403} and answer.is_problem:
         return unknown("websocket", f"it gets there, but is not allowed: {answer}")
-    if answer.status in {429, 503} and answer.is_problem:
-        return unknown("websocket", f"it gets there, but the feed takes no more: {answer}", "try later")
     if answer.status in REDIRECTS:
         words = f"it is redirected, which browsers do not follow: {shortened(answer.one('location'))}"
         return fail("websocket", words, "let the proxy take /ws to the feed, and not elsewhere")
