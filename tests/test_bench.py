@@ -384,6 +384,7 @@ def test_a_feed_is_compared_with_itself_with_a_key(file: Path) -> None:
         assert round["figures"]["deliveries"] > 0
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("nchan")
 def test_a_feed_is_compared_with_another_server(file: Path) -> None:
     done = bench(*SHORT, "--against", "nchan", "--readers", "20", "--publishers", "4", "--json", str(file))
@@ -406,6 +407,7 @@ def test_a_feed_is_compared_with_another_server(file: Path) -> None:
     assert re.search(r"server on core 0|share one core", done.stdout)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("nchan")
 def test_websockets_of_all_servers_are_read(file: Path) -> None:
     done = bench(
@@ -446,6 +448,7 @@ def test_each_node_and_redis_have_a_core_where_there_are_enough_and_the_load_alw
     assert str(share_out([0, 1, 2, 3], 2, redis=True)) == "2 nodes on core 0, 1, redis-server on core 2, load on core 3"
 
 
+@pytest.mark.alone
 def test_two_nodes_on_one_redis_are_compared_with_one(file: Path, shared_redis: RedisServer) -> None:
     with shared_redis.client() as client:
         client.set("somebody's", "own")
