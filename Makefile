@@ -37,7 +37,7 @@ test: $(VENV)/tools  ## Run all tests, the slow ones too; under 15 minutes.
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 soak: $(VENV)/tools  ## Run the tests that repeat with their full counts.
-	@tests/system-packages chromium curl redis-server
+	@tests/system-packages chromium curl nginx-light redis-server
 	FEED_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
 
 style: $(VENV)/tools  ## Check style.

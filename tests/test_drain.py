@@ -220,6 +220,7 @@ class Nginx:
         self.url = url
 
 
+@pytest.mark.soak
 def test_a_rolling_restart_behind_nginx_loses_nothing_and_keeps_nobody_away_for_long(
     shared_redis: RedisServer, serve: Serve, tmp_path: Path
 ) -> None:
