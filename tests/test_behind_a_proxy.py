@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from playwright.sync_api import Browser
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
+from feed.client.tls import Context
 from tests.certificate import Certificate, certificate
 from tests.proxies import running_caddy, running_haproxy, running_nginx
 from tests.readme_blocks import blocks
@@ -57,6 +58,10 @@ class Front:
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, verify=self.tls, timeout=10, headers=EVERYTHING)
+
+    def socket(self, path: str) -> ClientConnection:
+        """A WebSocket, which `ssl.SSLContext` itself would leave standing now and then (`feed.client.tls`)."""
+        return connect(f"{self.ws}{path}", ssl=cast("ssl.SSLContext", Context(self.tls)), additional_headers=EVERYTHING)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +170,7 @@ def outlives(front: Front) -> bool:
     began = time.monotonic()
     with (
         reading(front, f"/events/{topic}") as stream,
-        connect(f"{front.ws}/ws/{topic}", ssl=front.tls, additional_headers=EVERYTHING) as socket,
+        front.socket(f"/ws/{topic}") as socket,
         front.client() as client,
     ):
         while time.monotonic() - began < 2.5 * SCALED:

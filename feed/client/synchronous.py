@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from websockets.sync.client import reconnect
 
-from feed.client import sockets
+from feed.client import sockets, tls
 from feed.client.calls import Body, Call, Paging, page_of, publishing, publishing_one, words
 from feed.client.errors import Again
 from feed.client.frames import Frames, Received, of_frame, of_object
@@ -283,6 +283,8 @@ class _Stream:
     def _messages(self, reading: Reading) -> Generator[Received, None, None]:
         headers = {**reading.headers(_bearer(self._token)), **self._server.password}
         options = sockets.options(self._server, self._silence, self._max_event)
+        if self._server.ssl is not None:
+            options["ssl"] = tls.Context(self._server.ssl)  # a thread of websockets' own reads, while this one writes
         try:
             url = self._server.socket_url(reading.parameters)
             with self.line, _Connect(url, additional_headers=headers, **options) as connection:
