@@ -208,6 +208,15 @@ def test_w3_malformed_json_is_400_and_nothing_is_stored(
     assert_problem(post(server, path, body, **JSON), 400)
 
 
+@pytest.mark.parametrize("end", ["", " and more"])
+@pytest.mark.parametrize(("path", "envelope"), [("/events/bad", '"%s"'), ("/events", '{"topic":"bad","data":"%s"}')])
+def test_w3_half_of_a_surrogate_pair_is_called_so(
+    server: RunningServer, unchanged: None, path: str, envelope: str, end: str
+) -> None:
+    body = (envelope % f"\\ud800{end}").encode()
+    assert_problem(post(server, path, body, **JSON), 400, "surrogate")
+
+
 @pytest.mark.parametrize("line", [b'{"topic":"\xff","data":1}', b'{"topic":"bad","type":"\xff","data":1}'])
 def test_w3_a_line_that_is_not_utf_8_is_400_and_named(server: RunningServer, unchanged: None, line: bytes) -> None:
     body = b'{"topic":"bad","data":1}\n' + line

@@ -128,7 +128,7 @@ def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> lis
     try:
         events = _many.decode(body) if form == "batch" else [_one.decode(body)]
     except UNREADABLE as error:
-        raise unreadable(error) from None
+        raise unreadable(error, body) from None
     first: dict[tuple[str, str], int] = {}
     for place, event in enumerate(events):
         if (earlier := first.setdefault((event.source, event.id), place)) != place:

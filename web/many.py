@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from feed import Invalid, Malformed
+from feed.event import parse_json
 from feed.feed import MAX_BATCH
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -55,8 +56,13 @@ class Many(Generic[T]):
         return found
 
 
-def unreadable(error: Exception, place: str = "body") -> Invalid | Malformed:
-    """What to raise for one of `UNREADABLE`."""
+def unreadable(error: Exception, raw: bytes, place: str = "body") -> Invalid | Malformed:
+    """What to raise for one of `UNREADABLE`, which these bytes are the cause of."""
+    if type(error) is msgspec.DecodeError and len(raw) <= LARGE:
+        try:
+            parse_json(raw, place)
+        except Malformed as better:  # of half a surrogate pair msgspec says that the input was truncated
+            return better
     words = str(error)
     if len(words) > _MAX_WORDS:
         words = f"{words[:_MAX_WORDS]}…"

@@ -163,7 +163,7 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     try:
         envelopes = _envelopes(body)
     except UNREADABLE as error:
-        raise unreadable(error) from None
+        raise unreadable(error, body) from None
     if isinstance(envelopes, Envelope):
         return [_draft(envelopes, max_data)], True
     drafts = []
@@ -197,7 +197,7 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
         except (Invalid, Malformed) as error:
             raise _placed(error, _line(body, start)) from None
         except UNREADABLE as error:
-            raise unreadable(error, _line(body, start)) from None
+            raise unreadable(error, body[start:end], _line(body, start)) from None
         start = end
     return drafts, False
 

@@ -188,10 +188,10 @@ def _parse(text: str) -> Published | None:
         return _message.decode(text)
     except msgspec.ValidationError as error:
         if _has_data(text):
-            raise unreadable(error, "message") from None
+            raise unreadable(error, text.encode(), "message") from None
     except (msgspec.DecodeError, RecursionError) as error:
         if _meant_as_message(text):
-            raise unreadable(error, "message") from None
+            raise unreadable(error, text.encode(), "message") from None
     return None
 
 
