@@ -14,6 +14,7 @@ from typing import IO, Protocol, Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+LAST_WORDS_SECONDS = 2.0  # somebody else may hold its output: a worker that outlives it
 
 # Without the directory of whoever starts it on the path: a package `web` of theirs would be taken for ours.
 COMMAND = (sys.executable, "-P", "-m", "web")
@@ -80,7 +81,8 @@ class FeedProcess:
         self._lines = []
         process = self._process = self._run(["serve", "--port", str(self.port), *self._args])
         greeted = threading.Event()
-        threading.Thread(target=self._collect, args=(process, greeted), daemon=True).start()
+        self._collecting = threading.Thread(target=self._collect, args=(process, self._lines, greeted), daemon=True)
+        self._collecting.start()
         greeted.wait(START_SECONDS)
         found = re.search(r"dashboard +(http://\S+:(\d+))/", self.output)
         if found is None:
@@ -98,11 +100,11 @@ class FeedProcess:
             text=True,
         )
 
-    def _collect(self, process: Process, greeted: threading.Event) -> None:
+    def _collect(self, process: Process, lines: list[str], greeted: threading.Event) -> None:
         if process.stdout is not None:
             with process.stdout:
                 for line in process.stdout:
-                    self._lines.append(line)
+                    lines.append(line)
                     if line.startswith("  publish"):
                         greeted.set()
         greeted.set()
@@ -122,8 +124,10 @@ class FeedProcess:
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end, and give the exit code."""
-        return self._started.wait(STOP_SECONDS)
+        """Wait for its end, and give the exit code. What it said last is in `output` then."""
+        code = self._started.wait(STOP_SECONDS)
+        self._collecting.join(LAST_WORDS_SECONDS)
+        return code
 
     @property
     def alive(self) -> bool:

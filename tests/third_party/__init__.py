@@ -51,7 +51,8 @@ class Program:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
         self._lines: list[str] = []
-        threading.Thread(target=self._collect, daemon=True).start()
+        self._collecting = threading.Thread(target=self._collect, daemon=True)
+        self._collecting.start()
 
     def _collect(self) -> None:
         assert self._process.stdout is not None
@@ -70,8 +71,8 @@ class Program:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended by itself."""
-        return self._process.poll() is not None
+        """Whether it has ended by itself, and all it said has been heard."""
+        return self._process.poll() is not None and not self._collecting.is_alive()
 
     def close(self) -> None:
         """End it, and all it has started."""
