@@ -306,7 +306,8 @@ async def test_a_batch_counts_by_its_events() -> None:
         lines: list[dict[str, object]] = [{"topic": "a", "data": "x"}] * 500
         assert (await http.publish_lines(lines)).status == 201
         refused = await http.publish("a", "x")
-        assert (refused.status, refused.headers["retry-after"]) == (429, "10")
+        assert refused.status == 429
+        assert 5 < int(refused.headers["retry-after"]) <= 10
 
 
 async def test_on_a_websocket_the_sender_is_told_and_stays_connected() -> None:
