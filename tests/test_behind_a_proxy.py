@@ -34,7 +34,7 @@ SECTION = "Behind a proxy"
 RUNNING = {"nginx": running_nginx, "caddy": running_caddy, "haproxy": running_haproxy}
 HEARTBEAT = 0.4
 TIMEOUT = 60.0  # seconds, what the configurations give a quiet stream …
-SCALED = 1.0  # … and what it is here; the heartbeat is scaled down further than by that
+SCALED = 2.0  # … and what it is here; the heartbeat is scaled down further, as it may be half a second late
 URL = "https://feed.example.org"
 ORIGIN = "https://app.example.org"  # as the README has it
 EVERYTHING = bearer(token(["**"], ["**"], admin=True))

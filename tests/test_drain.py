@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ async def test_p12_a_second_signal_ends_it_at_once_and_the_log_is_whole(serve: S
         server.signal(signal.SIGTERM)
         assert await asyncio.to_thread(server.wait) == 0
         assert time.monotonic() - began < 3
-    with sqlite3.connect(tmp_path / "feed.db") as database:
+    with closing(sqlite3.connect(tmp_path / "feed.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     server.start()
     log = {event["id"] for event in server.history("all/**")["events"]}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from tests.conftest import Serve
 from tests.hostile import HANDSHAKE, MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
-from tests.streams import subscribed
+from tests.streams import eventually, subscribed
 from web.lines import OneLine, one_line
 
 HOST = b"Host: localhost\r\n"
@@ -234,11 +235,15 @@ def test_heads_in_sum_take_what_is_allowed_to_each_and_only_for_their_time(serve
 def test_heads_in_sum_are_503_beyond_the_room_for_bodies_and_small_ones_still_come_through(serve: Serve) -> None:
     server = without_keep_alive(serve("--log", "memory:", head_timeout="2s", max_bodies="2M", max_data="2M"))
     with ExitStack() as stack:
+        process = psutil.Process(server.pid)
+        before = process.num_fds()
         clients = [stack.enter_context(raw(server)) for _ in range(60)]
+        eventually(lambda: process.num_fds() == before + 60)
         for client in clients[:10]:
             client.send(GET + b"X: ")
             client.send(b"x" * 60_000)
             client.socket.close()  # gives back its room
+        eventually(lambda: process.num_fds() == before + 50)
         for client in clients[10:]:
             client.send(GET + b"X: ")
             client.send(b"x" * 60_000)
