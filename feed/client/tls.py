@@ -3,7 +3,7 @@
 OpenSSL allows one call at a time for one connection, and `ssl.SSLSocket` does not see to that. Where the server's
 session tickets arrived while the request was being sent, one connection in some six hundred stood still until it timed
 out; with traffic both ways most break. Here OpenSSL works in memory, under a lock that nobody holds while waiting for
-the network.
+the network. (websockets has such a socket for TLS within TLS, without a lock.)
 """
 
 from __future__ import annotations
