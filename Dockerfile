@@ -8,10 +8,13 @@
 
 FROM python:3.13-slim AS build
 WORKDIR /source
+# What the feed stands on, as it is locked, and in a layer of its own: it changes more rarely than the feed.
+COPY requirements/server.txt requirements/
+RUN python -m venv /opt/feed && /opt/feed/bin/pip install --no-cache-dir --require-hashes -r requirements/server.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY feed feed
 COPY web web
-RUN python -m venv /opt/feed && /opt/feed/bin/pip install --no-cache-dir .
+RUN /opt/feed/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --home-dir /data --create-home feed

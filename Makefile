@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+SYSTEM := caddy chromium curl haproxy nginx-light libnginx-mod-nchan redis-server
+# What `newest` and `lowest` run: all but what drives a browser or has the machine to itself.
+FAST := --numprocesses 3 --dist worksteal -m "not browser and not alone"
 
-.PHONY: help install serve test soak style types coverage clean
+.PHONY: help install serve test soak newest lowest lock style types coverage clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this.
@@ -19,26 +23,46 @@ $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/feed: $(VENV)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+# pip cannot hash a folder: first what is locked, the build's own needs too, then the package without looking further.
+$(VENV)/feed: $(VENV)/python pyproject.toml requirements/server.txt
+	$(PIP) --require-hashes -r requirements/server.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/tools: $(VENV)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+$(VENV)/tools: $(VENV)/python pyproject.toml requirements/test.txt
+	$(PIP) --require-hashes -r requirements/test.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/feed
 
-install: $(VENV)/feed  ## Make .venv with feed in it.
+install: $(VENV)/feed  ## Make .venv with feed in it, as it is locked.
 
 serve: install  ## Run the server. Options: make serve ARGS="--port 9000 --log memory:"
 	@$(BIN)/feed serve $(ARGS)
 
-test: $(VENV)/tools  ## Run all tests, the slow ones too; under 15 minutes.
-	@tests/system-packages caddy chromium curl haproxy nginx-light libnginx-mod-nchan redis-server
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+test: $(VENV)/tools  ## Run all tests, the slow ones too; about 6 minutes.
+	@tests/system-packages $(SYSTEM)
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 10 $(ARGS)
 
-soak: $(VENV)/tools  ## Run the tests that repeat with their full counts.
-	@tests/system-packages chromium curl nginx-light redis-server
+soak: $(VENV)/tools  ## Run what repeats, counts higher or measures, with its full counts.
+	@tests/system-packages $(SYSTEM)
 	FEED_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
+
+newest: $(VENV)/tools  ## Run the fast tests with the newest versions of everything.
+	@tests/system-packages $(SYSTEM)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-newest
+	$(BIN)/uv pip install --quiet --python $(VENV)-newest --upgrade --group test -e '.[testing]'
+	$(VENV)-newest/bin/python -m pytest $(FAST) $(ARGS)
+
+lowest: $(VENV)/tools  ## Run the fast tests with the lowest versions that pyproject.toml allows.
+	@tests/system-packages $(SYSTEM)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct --group test -e '.[testing]'
+	$(VENV)-lowest/bin/python -m pytest $(FAST) $(ARGS)
+
+lock: $(VENV)/tools  ## Lock the newest versions of what is installed here, with hashes, for all Pythons from 3.11 on.
+	$(BIN)/uv pip compile $(LOCK) --upgrade --extra testing --group test -o requirements/test.txt
+	$(BIN)/uv pip compile $(LOCK) --extra server -c requirements/test.txt -o requirements/server.txt
+LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build pyproject.toml
 
 style: $(VENV)/tools  ## Check style.
 	$(BIN)/ruff check .
@@ -54,4 +78,5 @@ coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers o
 	$(BIN)/coverage report --show-missing --skip-covered
 
 clean:  ## Remove what make has made.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov build dist test-artifacts tests/third_party/node_modules
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov \
+	  build dist test-artifacts tests/third_party/node_modules

@@ -10,13 +10,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from configparser import ConfigParser
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from uv import find_uv_bin
 
 from tests.redis_server import running_redis
@@ -78,14 +80,24 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def install(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+def install(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes an environment with this Python and this package, and gives the folder of its commands."""
 
-    def make(python: str, package: str) -> Path:
+    def make(python: str, package: str, extra: str = "[server]") -> Path:
         [file] = dist.glob(package)
         folder = tmp_path_factory.mktemp("environment")
         uv("venv", "--quiet", "--python", PYTHONS[python], folder / "venv", folder=folder)
-        uv("pip", "install", "--quiet", "--python", folder / "venv/bin/python", file, folder=folder)
+        locked = ("--constraint", ROOT / "requirements/server.txt")
+        uv(
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            folder / "venv/bin/python",
+            *locked,
+            f"{file}{extra}",
+            folder=folder,
+        )
         return folder / "venv/bin"
 
     return make
@@ -123,7 +135,7 @@ def test_the_sdist_holds_what_is_needed_to_build_and_test_it(dist: Path) -> None
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_wheel_runs_away_from_the_sources(
-    python: str, install: Callable[[str, str], Path], serve_with: Callable[..., RunningServer]
+    python: str, install: Callable[..., Path], serve_with: Callable[..., RunningServer]
 ) -> None:
     commands = install(python, "*.whl")
     server = serve_with(commands, "--log", "sqlite:feed.db")
@@ -141,10 +153,60 @@ def test_the_wheel_runs_away_from_the_sources(
     assert "Warning" not in server.output
 
 
-def test_the_sdist_installs_too(install: Callable[[str, str], Path]) -> None:
+def test_the_sdist_installs_too(install: Callable[..., Path]) -> None:
     commands = install("3.11" if "3.11" in PYTHONS else next(iter(PYTHONS)), "*.tar.gz")
     result = subprocess.run([commands / "feed", "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"feed \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_the_base_is_a_feed_in_two_dependencies_and_its_command_says_what_is_missing(
+    install: Callable[..., Path], tmp_path: Path
+) -> None:
+    commands = install(next(iter(PYTHONS)), "*.whl", extra="")
+    listed = uv("pip", "list", "--quiet", "--format", "json", "--python", commands / "python", folder=tmp_path)
+    assert {package["name"] for package in json.loads(listed)} == {"feed", "msgspec", "orjson"}
+    program = (
+        "import asyncio, feed\n"
+        "async def main():\n"
+        "    async with feed.Feed('sqlite:feed.db') as log:\n"
+        "        print(await log.publish('orders/1', {'total': 3}))\n"
+        "asyncio.run(main())\n"
+    )
+    command = [commands / "python", "-c", program]
+    published = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=SECONDS)
+    assert published.stdout.endswith("-1\n")
+    refused = subprocess.run([commands / "feed", "serve"], capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "pip install 'feed[server]'" in refused.stderr
+
+
+# What is locked.
+
+
+def _requirements(*extras: str) -> Iterator[Requirement]:
+    """What pyproject.toml asks for, with extras and with what the extras of the feed itself stand for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = [*project["project"]["dependencies"], *project["dependency-groups"]["build"]]
+    for extra in extras:
+        group = project["dependency-groups"] if extra == "test" else project["project"]["optional-dependencies"]
+        listed += group[extra]
+    for requirement in map(Requirement, listed):
+        if requirement.name == "feed":
+            yield from _requirements(*requirement.extras)
+        else:
+            yield requirement
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("server", ["server"]), ("test", ["testing", "test"])])
+def test_all_that_is_asked_for_is_locked_in_its_range_and_with_hashes(lock: str, extras: Sequence[str]) -> None:
+    text = (ROOT / f"requirements/{lock}.txt").read_text()
+    pins = re.findall(r"^(\S+?)==(\S+)((?: ;[^\n]*)? \\\n(?:    .*\n?)*)", text, re.MULTILINE)
+    assert len(pins) == len(re.findall(r"^\S", text, re.MULTILINE)) - len(re.findall(r"^#", text, re.MULTILINE))
+    assert all("--hash=sha256:" in rest for _, _, rest in pins)
+    locked = {name: version for name, version, _ in pins}
+    for requirement in _requirements(*extras):
+        assert requirement.specifier.contains(locked[requirement.name]), requirement
 
 
 # Containers and systemd.
@@ -167,7 +229,9 @@ def test_the_health_check_of_the_container_tells_a_living_server_from_none(serve
 
 def test_the_container_is_given_all_that_the_build_needs() -> None:
     copied = {
-        name for line in re.findall(r"^COPY (?!--from)(.*)$", _dockerfile(), re.MULTILINE) for name in line.split()[:-1]
+        name.partition("/")[0]
+        for line in re.findall(r"^COPY (?!--from)(.*)$", _dockerfile(), re.MULTILINE)
+        for name in line.split()[:-1]
     }
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == let_in

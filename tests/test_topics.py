@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import fastapi
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -28,12 +29,14 @@ class Line(BaseModel):
 
 
 class Order(BaseModel):
-    model_config = ConfigDict(validate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     total: int
     lines: list[Line] = []
     due: datetime | None = Field(default=None, alias="dueAt")
 
+
+FASTAPI = tuple(map(int, fastapi.__version__.split(".")[:2]))
 
 orders = Topic("orders/{id}", Order)
 lines = Topic("orders/{id}/lines/{number}", Line)
@@ -344,8 +347,9 @@ def test_the_applications_document_has_the_models(client: httpx.Client) -> None:
     body = path["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["$ref"] == "#/components/schemas/Order"
     stream = path["get"]["responses"]["200"]["content"]["text/event-stream"]["itemSchema"]
-    assert stream["properties"]["data"]["contentMediaType"] == "application/json"
-    assert stream["properties"]["data"]["contentSchema"] == {"$ref": "#/components/schemas/Order"}
+    if FASTAPI >= (0, 141):  # which before forgets a stream's model where a router is included
+        assert stream["properties"]["data"]["contentMediaType"] == "application/json"
+        assert stream["properties"]["data"]["contentSchema"] == {"$ref": "#/components/schemas/Order"}
     carts = document["paths"]["/live/events/carts/{id}"]["post"]["requestBody"]["content"]["application/json"]
     kinds = [each.get("$ref", each.get("type")) for each in carts["schema"]["anyOf"]]
     assert kinds == ["#/components/schemas/Order", "boolean"]

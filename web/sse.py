@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from importlib.metadata import version
 from operator import attrgetter
 from typing import cast
 
@@ -21,6 +22,9 @@ from web.exchange import answered, stream_ended, streaming, without_stream
 from web.outcomes import read_refused
 from web.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from web.problems import SAFE, problem_of
+
+# Heartbeats are ours. Before 3.5 sse-starlette takes 0 for an interval, and pings without a pause.
+_NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 5) else 365 * 86_400
 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
@@ -127,7 +131,7 @@ class StreamResponse(Response):
     async def _carry(self, chunks: _Chunks, scope: Scope, receive: Receive, send: Send) -> None:
         response = EventSourceResponse(
             chunks,
-            ping=0,
+            ping=_NO_PING,
             sep="\n",
             shutdown_event=cast("anyio.Event", chunks),
             shutdown_grace_period=self._farewell,
