@@ -27,7 +27,7 @@ from feed.feed import idempotency_key
 from web import cloudevents
 from web.gate import Gate, principal
 from web.grants import Grants
-from web.many import LARGE, UNREADABLE, Many, check_count, unreadable
+from web.many import LARGE, SPACE, UNREADABLE, Kind, check_count
 from web.outcomes import publishes_counted
 from web.problems import SAFE, Refused, UnreadProblem
 from web.request import media_type, path_parameter, query_of
@@ -47,13 +47,10 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     type: str = DEFAULT_TYPE
 
 
-_SPACE = b" \t\r\n"  # of JSON
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 _STEP = 64 << 10  # bytes
 
-_one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
-_one = msgspec.json.Decoder(Envelope)
-_many = Many(Envelope)
+_envelope = Kind(Envelope, "an event")
 
 
 @publishes_counted
@@ -160,28 +157,15 @@ async def _append(
 
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of a JSON body, and whether it was one event rather than a list."""
-    try:
-        envelopes = _envelopes(body)
-    except UNREADABLE as error:
-        raise unreadable(error, body) from None
-    if isinstance(envelopes, Envelope):
-        return [_draft(envelopes, max_data)], True
+    if not body.startswith(b"[", _after_blanks(body, 0)):
+        return [_draft(_envelope.decode(body), max_data)], True
     drafts = []
-    for place, envelope in enumerate(envelopes):
+    for place, envelope in enumerate(_envelope.decode_all(body)):
         try:
             drafts.append(_draft(envelope, max_data))
         except (Invalid, Malformed) as error:
             raise _placed(error, f"event {place}") from None
     return drafts, False
-
-
-def _envelopes(body: bytes) -> Envelope | list[Envelope]:
-    if len(body) <= LARGE or not body.startswith(b"[", _after_blanks(body, 0)):
-        one_or_many: Envelope | list[Envelope] = _one_or_many.decode(body)
-        if isinstance(one_or_many, list):
-            check_count(len(one_or_many))
-        return one_or_many
-    return _many.decode(body)
 
 
 def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
@@ -193,11 +177,11 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
         end = len(body) if end < 0 else end
         check_count(len(drafts) + 1)
         try:
-            drafts.append(_draft(_one.decode(body[start:end]), max_data))
+            drafts.append(_draft(_envelope.one.decode(body[start:end]), max_data))
         except (Invalid, Malformed) as error:
             raise _placed(error, _line(body, start)) from None
         except UNREADABLE as error:
-            raise unreadable(error, body[start:end], _line(body, start)) from None
+            raise _envelope.fault(error, body[start:end], _line(body, start)) from None
         start = end
     return drafts, False
 
@@ -229,7 +213,7 @@ def _draft(envelope: Envelope, max_data: int) -> Draft:
 
 def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:
     # Space around the value is no part of it, nor is it published.
-    return json_draft(topic, check_json_size(body.strip(_SPACE), max_data), type)
+    return json_draft(topic, check_json_size(body.strip(SPACE), max_data), type)
 
 
 def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:
