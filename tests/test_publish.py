@@ -420,6 +420,17 @@ def test_a_charset_other_than_utf_8_is_415(
     assert_problem(post(server, path, '"x"', content_type=content_type), 415, "UTF-8")
 
 
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data; boundary=x", "Multipart/Mixed", "multipart/form-data", "multipart/related"]
+)
+@pytest.mark.parametrize("path", ["/events/bad", "/events"])
+def test_a_form_in_parts_is_415(server: RunningServer, unchanged: None, path: str, content_type: str) -> None:
+    form = '--x\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--x--\r\n'
+    assert_problem(post(server, path, form, content_type=content_type), 415, "parts")
+    event = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
+    assert_problem(post(server, path, form, content_type=content_type, **event), 415, "parts")
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "x-anything"])
 @pytest.mark.parametrize("path", ["/events/bad", "/events"])
 def test_a_compressed_body_is_415(server: RunningServer, unchanged: None, path: str, encoding: str) -> None:

@@ -29,6 +29,7 @@ from web.gate import Gate, principal
 from web.grants import Grants
 from web.many import LARGE, SPACE, UNREADABLE, Kind, check_count
 from web.outcomes import publishes_counted
+from web.parameters import Use
 from web.problems import SAFE, Refused, UnreadProblem
 from web.request import media_type, path_parameter, query_of
 
@@ -69,8 +70,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     # The body before what else may be wrong: a client that is refused while it still sends may never see why.
     async with gate.bodies.read(request, "data", limit) as body:
         check_topic(topic)
-        type_ = query_of(request).one("type")
-        type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
+        type_ = _type(gate, request) or DEFAULT_TYPE
         draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, text_of(body), type_)
         if gate.topics:
             gate.topics.check(draft)
@@ -92,6 +92,7 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
             )
         )
     async with gate.bodies.read(request, "body", gate.max_body) as body:
+        query_of(request).check(Use.BATCH, gate.parameters)
         parse = _lines if kind == NDJSON else _batch
         drafts, one = await _in_thread_if_large(body, parse, body, gate.feed.options.max_data)
         grants.check_publish_all({draft.topic: None for draft in drafts})
@@ -110,11 +111,12 @@ async def _publish_cloudevents(
     max_data = gate.feed.options.max_data
     limit = min(gate.max_body, 6 * max_data + 2) if form == "binary" else gate.max_body
     async with gate.bodies.read(request, "body", limit) as body:
-        if topic is not None:
+        if topic is None:
+            query_of(request).check(Use.BATCH, gate.parameters)
+            type_ = None
+        else:
             check_topic(topic)
-        type_ = None if topic is None else query_of(request).one("type")
-        if type_ is not None:
-            check_type(type_)
+            type_ = _type(gate, request)
 
         def parse() -> tuple[list[cloudevents.CloudEvent], list[Draft]]:
             events = cloudevents.read(form, body, request.scope["headers"])
@@ -136,6 +138,14 @@ async def _publish_cloudevents(
             await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
         ids = await _append(gate, request, grants, drafts, "cloudevents", cloudevents.key_of(events))
     return Created({"ids": ids} if form == "batch" else {"id": ids[0], "topic": drafts[0].topic})
+
+
+def _type(gate: Gate, request: Request) -> str | None:
+    """The type that the URL of one event names. Raises `Invalid`."""
+    query = query_of(request)
+    query.check(Use.ONE, gate.parameters)
+    type_ = query.one("type")
+    return None if type_ is None else check_type(type_)
 
 
 async def _in_thread_if_large(body: bytes, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

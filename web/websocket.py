@@ -25,6 +25,7 @@ from web.grants import Grants
 from web.many import UNREADABLE, Kind
 from web.outcomes import publish_refused, read_refused
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
+from web.parameters import Use
 from web.problems import deny, problem_of, status_of
 from web.request import last_event_id, path_parameter, query_of
 
@@ -65,6 +66,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
         selection = feed.select(patterns, query.all("type"))
         grants = await gate.subscriber(websocket, selection.patterns)
+        query.check(Use.STREAM, gate.parameters)
         subscription = await feed.attach(
             selection,
             after=last_event_id(websocket, query),
