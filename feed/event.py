@@ -18,19 +18,16 @@ import orjson
 
 from feed import wire
 from feed.errors import Invalid, Malformed, TooLarge
+from feed.json_rules import TOO_DEEP, dump_json, is_too_deep, json_fault
 
 MAX_TOPIC = 256  # bytes of UTF-8
 MAX_TYPE = 128  # bytes of UTF-8
-MAX_DEPTH = 100  # of nested JSON arrays and objects
 
 DEFAULT_TYPE = "message"
 _RESERVED_TYPES = frozenset({"open", "error"})  # an EventSource fires these itself
 
 _PLAIN = re.compile(r"[!-)+-~]+")  # printable ASCII without the asterisk
 _FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})  # control, format, surrogate, and every kind of space
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class Event(msgspec.Struct, frozen=True, dict=True):
@@ -138,8 +135,8 @@ def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:
     if isinstance(data, str):
         return text_draft(topic, data, type)
     try:
-        raw = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
+        raw = dump_json(data)
+    except ValueError as error:
         raise Malformed(f"data: not a value that JSON can hold: {error}") from None
     return json_draft(topic, raw, type)
 
@@ -151,8 +148,8 @@ def parse_json(raw: bytes, what: str) -> Any:
     """
     try:
         return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"{what}: not JSON: {error}") from None
+    except orjson.JSONDecodeError:
+        raise Malformed(f"{what}: not JSON: {json_fault(raw)}") from None
 
 
 def check_json_size(raw: bytes, max_data: int) -> bytes:
@@ -163,14 +160,9 @@ def check_json_size(raw: bytes, max_data: int) -> bytes:
 
 
 def check_depth(raw: bytes, what: str) -> None:
-    """Raises `Malformed` if valid JSON is nested deeper than `MAX_DEPTH`: many readers' parsers break on it."""
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
-        return
-    brackets = _STRING.sub(b"", raw).translate(_BRACKETS, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"")  # the innermost level of everything, at the speed of C
-    if brackets:
-        raise Malformed(f"{what}: nested deeper than {MAX_DEPTH} levels")
+    """Raises `Malformed` if valid JSON is nested deeper than `MAX_DEPTH`."""
+    if is_too_deep(raw):
+        raise Malformed(f"{what}: {TOO_DEEP}")
 
 
 @lru_cache(maxsize=4096)

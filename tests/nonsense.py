@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from feed import Invalid
-from feed.event import MAX_DEPTH
+from feed.json_rules import MAX_DEPTH
 from tests.running import RunningServer
 from tests.streams import WAIT_SECONDS, Frame, eventually, subscribed
 

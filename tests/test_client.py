@@ -70,12 +70,26 @@ async def test_a_batch_keeps_its_order_and_gives_an_id_for_each(
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b"", b'1,"topic":"other"', b'"a\nb"', b"\xff", {1, 2}, float("nan"), "\ud800", ["\ud800"]]
+    ("data", "words"),
+    [
+        (b"{", "not JSON: it breaks off before its end"),
+        (b"", "not JSON: it is empty"),
+        (b'1,"topic":"other"', "not JSON: line 1, column 2: what begins there cannot stand there"),
+        (b'"a\nb"', "not JSON: line 1, column 3: what begins there cannot stand there"),
+        (b"\xff", "not JSON: not UTF-8: byte 0 is 0xff"),
+        ({1, 2}, "not JSON: JSON has no form for set"),
+        (float("nan"), "not JSON: a number that is not finite, or a value that holds itself"),
+        ("\ud800", "not encodable as UTF-8"),
+        (["\ud800"], "not JSON: a lone surrogate: half of a pair such as \\ud83d\\ude00"),
+    ],
 )
-async def test_data_that_is_no_json_is_refused_before_it_is_sent(client_to: AnyClient, data: object) -> None:
+async def test_data_that_is_no_json_is_refused_before_it_is_sent_in_words_of_our_own(
+    client_to: AnyClient, data: object, words: str
+) -> None:
     async with playing(CREATED) as script, client_to(script.url) as client:
-        with pytest.raises(Malformed):
+        with pytest.raises(Malformed) as raised:
             await client.publish("a", data)
+    assert str(raised.value) == words
     assert script.heads == []
 
 

@@ -13,6 +13,7 @@ from websockets.sync.client import connect
 
 from feed import Forbidden
 from tests.conftest import Serve
+from tests.hostile import HANDSHAKE
 from tests.running import RunningServer, running
 from tests.streams import subscribed
 from web.origins import Hosts, Origins, parse_host, parse_origin
@@ -158,8 +159,9 @@ PATHS = [
     "/",
     "/docs",
     "/openapi.json",
-    "/healthz",
-    "/readyz",
+    "/healthz/",
+    "/healthz/x",
+    "//readyz",
     "/metrics",
     "/subscriptions",
     "/events/a",
@@ -175,6 +177,44 @@ def test_w5_a_name_rebound_to_this_machine_gets_nothing(server: RunningServer, p
     assert "FEED_HOSTS" in answer.json()["detail"]
 
 
+def test_w5_nor_does_it_where_health_is_asked_for_in_another_way(server: RunningServer) -> None:
+    answer = server.http.post(f"{server.url}/healthz", headers={"Host": "evil.example"})
+    assert answer.status_code == 403
+
+
+@pytest.fixture(scope="module")
+def exposed() -> Iterator[RunningServer]:
+    with running("--log", "memory:", "--insecure") as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[RunningServer]:
+    with running("--log", "memory:", jwt_secret="0" * 32) as shared:
+        yield shared
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3:8000", "pod-7", "feed.namespace.svc.cluster.local", "a b", "user@host"])
+def test_a_probe_is_answered_whatever_its_host(
+    server: RunningServer, exposed: RunningServer, keyed: RunningServer, host: str
+) -> None:
+    for each in (server, exposed, keyed):
+        for path in ("/healthz", "/readyz"):
+            for method in ("GET", "HEAD"):
+                answer = each.http.request(method, f"{each.url}{path}", headers={"Host": host})
+                assert answer.status_code == 200, (method, path)
+
+
+def test_a_probe_over_http_1_0_needs_no_host(server: RunningServer) -> None:
+    assert raw(server, b"GET /healthz HTTP/1.0\r\n\r\n").split()[1] == b"200"
+
+
+def test_an_exposed_server_answers_nothing_else_to_a_name_that_is_not_its_own(exposed: RunningServer) -> None:
+    for path in ("/", "/metrics", "/subscriptions", "/events/a?limit=1"):
+        answer = exposed.http.get(f"{exposed.url}{path}", headers={"Host": "pod-7", "Accept": "application/json"})
+        assert answer.status_code == 403, path
+
+
 def raw(server: RunningServer, request: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(request)
@@ -184,9 +224,9 @@ def raw(server: RunningServer, request: bytes) -> bytes:
 @pytest.mark.parametrize(
     "request_",
     [
-        b"GET /healthz HTTP/1.0\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: \r\n\r\n",
+        b"GET /docs HTTP/1.0\r\n\r\n",
+        b"GET /docs HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET /docs HTTP/1.1\r\nHost: \r\n\r\n",
     ],
 )
 def test_no_host_and_two_are_no_name_of_ours(server: RunningServer, request_: bytes) -> None:
@@ -196,10 +236,53 @@ def test_no_host_and_two_are_no_name_of_ours(server: RunningServer, request_: by
 def test_a_listed_host_is_answered(serve: Serve) -> None:
     server = serve("--log", "memory:", hosts="feed.example.org, other.example.org:81")
     statuses = {
-        host: server.http.get(f"{server.url}/healthz", headers={"Host": host}).status_code
+        host: server.http.get(f"{server.url}/docs", headers={"Host": host}).status_code
         for host in ("feed.example.org", "feed.example.org:8443", "other.example.org:81", "other.example.org", "x.org")
     }
     assert list(statuses.values()) == [200, 200, 200, 403, 403]
+
+
+PUBLISH = b"Content-Length: 1\r\nConnection: close\r\n\r\nx"
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://evil.example/events/target", b"localhost", b"403"),
+        (b"http://evil.example:80/events/target", b"localhost", b"403"),
+        (b"HTTPS://evil.example/events/target", b"localhost", b"403"),
+        (b"http://localhost.evil.example/events/target", b"localhost", b"403"),
+        (b"http://user@localhost/events/target", b"localhost", b"400"),
+        (b"http://localhost@evil.example/events/target", b"localhost", b"400"),
+        (b"http:///events/target", b"localhost", b"400"),
+        (b"ftp://localhost/events/target", b"localhost", b"400"),
+        (b"//evil.example/events/target", b"localhost", b"404"),
+        (b"*", b"localhost", b"400"),
+        (b"http://localhost", b"localhost", b"405"),
+        (b"http://localhost/events/target", b"localhost", b"201"),
+        (b"http://localhost:1/events/target?type=a", b"evil.example", b"201"),
+    ],
+)
+def test_the_target_s_own_host_counts_where_it_has_one(
+    server: RunningServer, target: bytes, host: bytes, status: bytes
+) -> None:
+    topic = "target"
+    before = len(server.history(topic)["events"])
+    answer = raw(server, b"POST %b HTTP/1.1\r\nHost: %b\r\n" % (target, host) + PUBLISH)
+    assert answer.split()[1] == status, answer
+    assert len(server.history(topic)["events"]) == before + (status == b"201")
+
+
+def test_a_page_of_the_header_s_host_is_foreign_where_the_target_names_another(keyed: RunningServer) -> None:
+    ask = b"POST %b HTTP/1.1\r\nHost: feed.example\r\nOrigin: http://feed.example\r\n" + PUBLISH
+    assert raw(keyed, ask % b"/events/a").split()[1] == b"401"  # its own page, and no token
+    assert raw(keyed, ask % b"http://other.example/events/a").split()[1] == b"403"
+
+
+def test_a_websocket_s_target_counts_too(server: RunningServer) -> None:
+    handshake = HANDSHAKE.replace(b"GET %b", b"GET http://%b/ws/a")
+    assert raw(server, handshake % b"evil.example").split()[1] == b"403"
+    assert raw(server, handshake.replace(b"Host: localhost", b"Host: evil.example") % b"localhost").split()[1] == b"101"
 
 
 FOREIGN = ["https://evil.example", "null", "http://localhost:1"]
@@ -274,8 +357,16 @@ def test_others_are_told_nothing_but_that_it_depends_on_them(listing: RunningSer
         assert answer.headers["vary"] == "Origin"
 
 
-def preflight(server: RunningServer, origin: str, path: str = "/events/a") -> httpx.Response:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+ALLOWED = {
+    *("last-event-id", "authorization", "content-type", "idempotency-key", "if-match", "if-none-match"),
+    *("cache-control", "x-requested-with", "traceparent", "tracestate", "baggage"),
+}
+
+
+def preflight(
+    server: RunningServer, origin: str, path: str = "/events/a", names: str = "authorization,content-type"
+) -> httpx.Response:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": names}
     return server.http.options(f"{server.url}{path}", headers={"Origin": origin, **asked})
 
 
@@ -286,8 +377,32 @@ def test_a_preflight_of_a_listed_page_is_answered(listing: RunningServer, path: 
     assert_cors(answer)
     assert {"GET", "POST", "DELETE"} <= set(answer.headers["access-control-allow-methods"].split(", "))
     allowed = set(answer.headers["access-control-allow-headers"].lower().split(", "))
-    assert allowed == {"last-event-id", "authorization", "content-type", "idempotency-key"}
+    assert allowed == ALLOWED
     assert int(answer.headers["access-control-max-age"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed"),
+    [
+        (
+            "ce-id,ce-source, Ce-Type ,ce-specversion,ce-myextension",
+            "ce-id ce-source ce-type ce-specversion ce-myextension",
+        ),
+        ("content-type,ce-id,x-evil,cookie", "ce-id"),
+        ("ce-,ce,ce-a b,ce-a:b,xce-id,ce-" + "x" * 65, ""),
+        (",".join(f"ce-n{number}" for number in range(1_000)), " ".join(f"ce-n{number}" for number in range(50))),
+        ("x," * 5_000, ""),
+    ],
+)
+def test_the_headers_of_a_cloudevent_are_allowed_by_name(listing: RunningServer, names: str, allowed: str) -> None:
+    answer = preflight(listing, APP, names=names)
+    assert answer.status_code == 204
+    assert set(answer.headers["access-control-allow-headers"].lower().split(", ")) == ALLOWED | set(allowed.split())
+
+
+def test_a_page_may_read_when_to_come_back(listing: RunningServer) -> None:
+    answer = listing.http.get(f"{listing.url}/healthz", headers={"Origin": APP})
+    assert "retry-after" in answer.headers["access-control-expose-headers"].lower()
 
 
 @pytest.mark.parametrize("origin", FOREIGN)

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from web.settings import Settings, duration_text, parse_duration, parse_size, problems, size_text, variable
+from web.settings import (
+    Settings,
+    duration_text,
+    option_and_variable,
+    parse_duration,
+    parse_size,
+    problems,
+    size_text,
+    variable,
+)
 
 KEYS = [name for name in Settings.model_fields if name.endswith(("jwt_secret", "jwt_public_key", "jwks_url"))]
 
@@ -88,6 +97,21 @@ def test_a_key_that_is_set_and_empty_is_refused(name: str, value: str, monkeypat
     (line,) = problems(raised.value)
     assert variable(name) in line
     assert line.endswith("is empty: give a key, or do not set it")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("host", 5, "is not what this setting takes"),
+        ("hosts", 5, "is not what this setting takes"),
+        ("port", "x", "is a whole number, such as 10"),
+        ("max_data", "x", "a size is a number of bytes, or one with K, M or G: 65536, 64K, 16M"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_in_words_of_our_own(name: str, value: object, words: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings(**{name: value})  # type: ignore[arg-type]
+    assert list(problems(raised.value)) == [f"{option_and_variable(name)}: {words}"]
 
 
 def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

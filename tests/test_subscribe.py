@@ -53,7 +53,7 @@ def test_the_stream_has_these_headers_and_begins_at_once(server: RunningServer) 
         headers = stream.response.headers
         assert stream.response.status_code == 200
         assert headers["content-type"] == "text/event-stream"
-        assert headers["cache-control"] == "no-store"
+        assert headers["cache-control"] == "no-store, no-transform"
         assert headers["x-accel-buffering"] == "no"
         opening = stream.frame()
         assert opening.event == "feed.open"

@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import fastapi
 import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -199,7 +200,7 @@ def test_a_websocket_is_told_for_which_message_and_stays_open(server: AppServer)
         socket.send('{"data": {"total": "x"}, "ref": 7}')
         answer = json.loads(socket.recv(10))
         assert (answer["type"], answer["data"]["ref"], answer["data"]["status"]) == ("feed.error", 7, 422)
-        assert "/total: Input should be" in answer["data"]["detail"]
+        assert "/total: has to be a whole number" in answer["data"]["detail"]
         socket.send("text")
         assert json.loads(socket.recv(10))["data"]["status"] == 422
         socket.send('{"data": {"total": 1}, "ref": 8}')
@@ -247,6 +248,54 @@ def test_the_first_topic_that_covers_an_event_counts() -> None:
     assert Topics([typed, orders]).find("orders/1", "other") is orders
     assert Topics([typed]).find("orders/1", "other") is None
     assert not Topics()
+
+
+class Many(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    count: Annotated[int, Field(gt=0, multiple_of=2)] = 2
+    name: Annotated[str, Field(min_length=2, pattern="^[a-z]+$")] = "ab"
+    at: datetime = datetime(2026, 11, 21, tzinfo=UTC)
+    kind: Literal["new", "old"] = "new"
+    tags: Annotated[list[str], Field(max_length=1)] = []
+    flag: bool = True
+    whole: dict[str, float] = {}
+    own: str = ""
+
+    @field_validator("own")
+    @classmethod
+    def _own(cls, own: str) -> str:
+        if own == "custom":
+            raise PydanticCustomError("shop_own", "is not {what}", {"what": "ours"})
+        if own:
+            raise ValueError("is for tomorrow")
+        return own
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"count": 0}, "/count: has to be more than 0"),
+        ({"count": 3}, "/count: has to be a multiple of 2"),
+        ({"name": "a"}, "/name: has to have 2 characters at least"),
+        ({"name": "AB"}, "/name: has to match ^[a-z]+$"),
+        ({"at": "x"}, "/at: has to be a date and time, such as 2026-11-21T03:05:00Z"),
+        ({"kind": "x"}, "/kind: has to be 'new' or 'old'"),
+        ({"tags": ["a", "b"]}, "/tags: has to have 1 items at most"),
+        ({"tags": 1}, "/tags: has to be an array"),
+        ({"flag": 2}, "/flag: has to be true or false"),
+        ({"whole": {"a": "b"}}, "/whole/a: has to be a number"),
+        ({"whole": []}, "/whole: has to be an object"),
+        ({"more": 1}, "/more: is no field here"),
+        ([], "has to be an object"),
+        ({"own": "x"}, "/own: is for tomorrow"),
+        ({"own": "custom"}, "/own: is not ours"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_words_of_our_own_or_the_model_s(data: object, words: str) -> None:
+    with pytest.raises(Mismatch) as raised:
+        Topic("a", Many).validate(json.dumps(data), is_json=True)
+    assert raised.value.detail == f"is not what a is for: {words}"
 
 
 def test_many_errors_are_told_up_to_a_bound() -> None:

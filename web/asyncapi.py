@@ -151,6 +151,7 @@ _SUBSCRIBE_QUERY: Json = {
     "type": "object",
     "properties": {
         "last_event_id": {**_STRING, "description": "Resume after this event; `earliest`: from the oldest retained."},
+        "after": {**_STRING, "description": "The same by another name."},
         "last": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Begin with the newest N."},
         "type": {"type": "array", "items": _STRING, "description": "Only events of these types."},
         "topic": {"type": "array", "items": _STRING, "description": "More patterns."},

@@ -26,7 +26,7 @@ import msgspec
 
 from feed import Invalid, Malformed
 from feed.event import Draft, check_json_size, json_draft, text_draft
-from web.many import UNREADABLE, Many, unreadable
+from web.many import SPACE, Kind
 from web.problems import Refused, UnreadProblem
 
 Form = Literal["binary", "structured", "batch"]
@@ -35,7 +35,6 @@ _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
 _JSON = re.compile(r"[^/]+/(?:json|[^/]+\+json)", re.ASCII)  # JSON format, 3.1
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_SPACE = b" \t\r\n"  # of JSON
 _HEADERS = frozenset({b"ce-specversion", b"ce-id", b"ce-source", b"ce-type", b"ce-subject"})
 
 
@@ -72,7 +71,7 @@ class CloudEvent(msgspec.Struct):
             raise Invalid("subject", "is missing: it names the topic, unless the URL does: POST /events/TOPIC")
         data, is_json = self.content()
         if is_json:
-            return json_draft(topic, check_json_size(data.strip(_SPACE), max_data), type)
+            return json_draft(topic, check_json_size(data.strip(SPACE), max_data), type)
         try:
             return text_draft(topic, data.decode(), type)
         except UnicodeDecodeError as error:
@@ -100,8 +99,7 @@ class _Binary(CloudEvent):
         return self.body, bool(self.body) and _is_json(self.datacontenttype or "")
 
 
-_one = msgspec.json.Decoder(CloudEvent)
-_many = Many(CloudEvent)
+_cloudevent = Kind(CloudEvent, "a CloudEvent")
 
 
 def form_of(media_type: str, headers: Iterable[tuple[bytes, bytes]]) -> Form | None:
@@ -125,10 +123,7 @@ def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> lis
     """The events of a request. Raises `Invalid`, for two that are the same too, and `Malformed`."""
     if form == "binary":
         return [_binary(body, headers)]
-    try:
-        events = _many.decode(body) if form == "batch" else [_one.decode(body)]
-    except UNREADABLE as error:
-        raise unreadable(error, body) from None
+    events = _cloudevent.decode_all(body) if form == "batch" else [_cloudevent.decode(body)]
     first: dict[tuple[str, str], int] = {}
     for place, event in enumerate(events):
         if (earlier := first.setdefault((event.source, event.id), place)) != place:
@@ -171,8 +166,8 @@ def _is_json(media_type: str) -> bool:
 def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Malformed(f"data_base64: not Base64: {error}") from None
+    except (binascii.Error, ValueError):
+        raise Malformed("data_base64: not Base64: A to Z, a to z, 0 to 9, + and /, in groups of four") from None
 
 
 def _unescaped(name: str, value: bytes) -> str:

@@ -27,7 +27,8 @@ class Gate(msgspec.Struct, frozen=True):
     `origins` is None where the application judges every request by them. `topics` say what may be published to which.
     `max_body` bounds one request's body, in
     bytes, and `bodies` all of them together; `rate` is how much one client may publish; `farewell`, in seconds, is how
-    long an SSE stream may take to say `feed.closing` when the server around it stops.
+    long an SSE stream may take to say `feed.closing` when the server around it stops. `parameters` of a URL are not the
+    feed's, whatever they look like.
     """
 
     feed: Feed
@@ -38,6 +39,7 @@ class Gate(msgspec.Struct, frozen=True):
     max_body: int = 16 << 20
     farewell: float = 5.0
     rate: Rate | None = None
+    parameters: frozenset[str] = frozenset()
 
     async def publisher(self, connection: HTTPConnection) -> Grants:
         """Who wants to publish, to topics that are not known yet. Raises `Forbidden`, what `Authorize` raises, and

@@ -369,6 +369,8 @@ SUBSCRIBE: dict[str, Any] = {
         _parameter("type", "query", "Only events of these types; may be repeated.", _list(_TYPE)),
         _parameter("Last-Event-ID", "header", "Resume after this event; `earliest`: from the oldest retained."),
         _parameter("last_event_id", "query", "The same, for clients that cannot set the header, which wins."),
+        _parameter("after", "query", "The same by another name. Of the two the one counts that stands last."),
+        _parameter("lastEventId", "query", "The same, as polyfills add it on a reconnect: it goes before both."),
         _parameter("last", "query", "Where no id is given: begin with the newest N.", _number(1000)),
         _parameter("envelope", "query", "`1`: SSE's `data` is the whole event as JSON.", {"type": "string"}),
         _parameter("limit", "query", "History: events on a page.", {**_number(1000), "default": 100}),

@@ -23,12 +23,21 @@ Headers = list[tuple[bytes, bytes]]
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1: they change nothing
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+HEALTH = ("/healthz", "/readyz")
+"""What a load balancer asks for, by whatever name it knows the server."""
+
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::(\d{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://{_HOST.pattern}", re.ASCII)
 
 _ALLOWED_METHODS = b"GET, HEAD, POST, DELETE"
-_ALLOWED_HEADERS = b"Last-Event-ID, Authorization, Content-Type, Idempotency-Key"
+_ALLOWED_HEADERS = (
+    b"Last-Event-ID, Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Cache-Control, "
+    b"X-Requested-With, traceparent, tracestate, baggage"
+)
+_CLOUDEVENT = re.compile(r"ce-[!#$%&'*+.^_`|~0-9a-z-]{1,64}", re.ASCII | re.IGNORECASE)
+_MAX_CLOUDEVENT = 50  # headers of one that a page may ask to send: it has ten attributes, and extensions
+
 _EXPOSED_HEADERS = b"Retry-After, WWW-Authenticate"
 _PREFLIGHT_SECONDS = b"600"
 
@@ -82,6 +91,8 @@ class Hosts:
                 "this server has no key, so it answers on loopback only: configure one (FEED_JWT_SECRET), or say so "
                 "(FEED_INSECURE)"
             )
+        if _asks_for_health(scope):
+            return  # a probe goes by whatever address it has, and is told nothing that a foreign page could use
         hosts = _values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if host is None or (host not in self._known and _Host(host.name, None) not in self._known):
@@ -89,6 +100,12 @@ class Hosts:
                 "this server has no key, so it answers only to localhost and the names in FEED_HOSTS: set FEED_HOSTS "
                 "to the host of the URL, or configure a key (FEED_JWT_SECRET)"
             )
+
+
+def _asks_for_health(scope: Scope) -> bool:
+    root: str = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"].removeprefix(root) if "path" in scope else ""
+    return scope["type"] == "http" and scope["method"] in {"GET", "HEAD"} and path in HEALTH
 
 
 class Origins:
@@ -143,7 +160,7 @@ class Origins:
             raise Forbidden("this origin is not one of FEED_ORIGINS")
         return [
             (b"access-control-allow-methods", _ALLOWED_METHODS),
-            (b"access-control-allow-headers", _ALLOWED_HEADERS),
+            (b"access-control-allow-headers", b", ".join([_ALLOWED_HEADERS, *_cloudevent_headers(scope)])),
             (b"access-control-max-age", _PREFLIGHT_SECONDS),
         ]
 
@@ -160,6 +177,13 @@ class Origins:
             return False  # no page that we serve has another scheme: an app on this machine may (capacitor://localhost)
         port = _DEFAULT_PORTS[origin.scheme]
         return (origin.name, origin.port or port) == (host.name, host.port or port)
+
+
+def _cloudevent_headers(scope: Scope) -> Iterable[bytes]:
+    """Those of a CloudEvent that a page asks to send: there is no end of them, as each extension is one."""
+    asked = ",".join(_values(scope, b"access-control-request-headers")).split(",", 2 * _MAX_CLOUDEVENT)
+    names = [name.strip(" \t") for name in asked]
+    return [name.encode() for name in names if _CLOUDEVENT.fullmatch(name)][:_MAX_CLOUDEVENT]
 
 
 @lru_cache(maxsize=64)

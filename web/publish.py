@@ -27,8 +27,9 @@ from feed.feed import idempotency_key
 from web import cloudevents
 from web.gate import Gate, principal
 from web.grants import Grants
-from web.many import LARGE, UNREADABLE, Many, check_count, unreadable
+from web.many import LARGE, SPACE, UNREADABLE, Kind, check_count
 from web.outcomes import publishes_counted
+from web.parameters import Use
 from web.problems import SAFE, Refused, UnreadProblem
 from web.request import media_type, path_parameter, query_of
 
@@ -47,13 +48,10 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     type: str = DEFAULT_TYPE
 
 
-_SPACE = b" \t\r\n"  # of JSON
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 _STEP = 64 << 10  # bytes
 
-_one_or_many = msgspec.json.Decoder(Envelope | list[Envelope])
-_one = msgspec.json.Decoder(Envelope)
-_many = Many(Envelope)
+_envelope = Kind(Envelope, "an event")
 
 
 @publishes_counted
@@ -72,8 +70,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     # The body before what else may be wrong: a client that is refused while it still sends may never see why.
     async with gate.bodies.read(request, "data", limit) as body:
         check_topic(topic)
-        type_ = query_of(request).one("type")
-        type_ = DEFAULT_TYPE if type_ is None else check_type(type_)
+        type_ = _type(gate, request) or DEFAULT_TYPE
         draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, text_of(body), type_)
         if gate.topics:
             gate.topics.check(draft)
@@ -95,6 +92,7 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
             )
         )
     async with gate.bodies.read(request, "body", gate.max_body) as body:
+        query_of(request).check(Use.BATCH, gate.parameters)
         parse = _lines if kind == NDJSON else _batch
         drafts, one = await _in_thread_if_large(body, parse, body, gate.feed.options.max_data)
         grants.check_publish_all({draft.topic: None for draft in drafts})
@@ -113,11 +111,12 @@ async def _publish_cloudevents(
     max_data = gate.feed.options.max_data
     limit = min(gate.max_body, 6 * max_data + 2) if form == "binary" else gate.max_body
     async with gate.bodies.read(request, "body", limit) as body:
-        if topic is not None:
+        if topic is None:
+            query_of(request).check(Use.BATCH, gate.parameters)
+            type_ = None
+        else:
             check_topic(topic)
-        type_ = None if topic is None else query_of(request).one("type")
-        if type_ is not None:
-            check_type(type_)
+            type_ = _type(gate, request)
 
         def parse() -> tuple[list[cloudevents.CloudEvent], list[Draft]]:
             events = cloudevents.read(form, body, request.scope["headers"])
@@ -141,6 +140,14 @@ async def _publish_cloudevents(
     return Created({"ids": ids} if form == "batch" else {"id": ids[0], "topic": drafts[0].topic})
 
 
+def _type(gate: Gate, request: Request) -> str | None:
+    """The type that the URL of one event names. Raises `Invalid`."""
+    query = query_of(request)
+    query.check(Use.ONE, gate.parameters)
+    type_ = query.one("type")
+    return None if type_ is None else check_type(type_)
+
+
 async def _in_thread_if_large(body: bytes, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """A large body takes its time: the loop turns meanwhile."""
     return await asyncio.to_thread(do, *args, **kwargs) if len(body) > LARGE else do(*args, **kwargs)
@@ -160,28 +167,15 @@ async def _append(
 
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of a JSON body, and whether it was one event rather than a list."""
-    try:
-        envelopes = _envelopes(body)
-    except UNREADABLE as error:
-        raise unreadable(error, body) from None
-    if isinstance(envelopes, Envelope):
-        return [_draft(envelopes, max_data)], True
+    if not body.startswith(b"[", _after_blanks(body, 0)):
+        return [_draft(_envelope.decode(body), max_data)], True
     drafts = []
-    for place, envelope in enumerate(envelopes):
+    for place, envelope in enumerate(_envelope.decode_all(body)):
         try:
             drafts.append(_draft(envelope, max_data))
         except (Invalid, Malformed) as error:
             raise _placed(error, f"event {place}") from None
     return drafts, False
-
-
-def _envelopes(body: bytes) -> Envelope | list[Envelope]:
-    if len(body) <= LARGE or not body.startswith(b"[", _after_blanks(body, 0)):
-        one_or_many: Envelope | list[Envelope] = _one_or_many.decode(body)
-        if isinstance(one_or_many, list):
-            check_count(len(one_or_many))
-        return one_or_many
-    return _many.decode(body)
 
 
 def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
@@ -193,11 +187,11 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
         end = len(body) if end < 0 else end
         check_count(len(drafts) + 1)
         try:
-            drafts.append(_draft(_one.decode(body[start:end]), max_data))
+            drafts.append(_draft(_envelope.one.decode(body[start:end]), max_data))
         except (Invalid, Malformed) as error:
             raise _placed(error, _line(body, start)) from None
         except UNREADABLE as error:
-            raise unreadable(error, body[start:end], _line(body, start)) from None
+            raise _envelope.fault(error, body[start:end], _line(body, start)) from None
         start = end
     return drafts, False
 
@@ -229,7 +223,7 @@ def _draft(envelope: Envelope, max_data: int) -> Draft:
 
 def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:
     # Space around the value is no part of it, nor is it published.
-    return json_draft(topic, check_json_size(body.strip(_SPACE), max_data), type)
+    return json_draft(topic, check_json_size(body.strip(SPACE), max_data), type)
 
 
 def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:

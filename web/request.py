@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection, Request
 
 from feed import Invalid
 from feed.errors import Malformed
+from web.parameters import OPENED, RECONNECTED, Use, check_parameters
 from web.problems import Refused, UnreadProblem
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -46,9 +47,10 @@ class Query:
         if raw.count(b"&") >= _MAX_PARAMETERS:
             raise Malformed(f"query: more than {_MAX_PARAMETERS:,} parameters")
         try:
-            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict") if raw else ()
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict") if raw else []
         except (UnicodeDecodeError, ValueError):
             raise Malformed("query: not UTF-8, or not percent-encoded") from None
+        self._pairs = pairs
         self._values: dict[str, list[str]] = {}
         for name, value in pairs:
             self._values.setdefault(name, []).append(value)
@@ -57,12 +59,19 @@ class Query:
         """All values of a parameter that may be repeated."""
         return self._values.get(name, [])
 
-    def one(self, *names: str) -> str | None:
-        """The value of a parameter, or of the first of its aliases that is there."""
-        for name in names:
-            if name in self._values:
-                return self._values[name][-1]
-        return None
+    def check(self, use: Use, own: Collection[str] = ()) -> None:
+        """Raises `Invalid` as `check_parameters` does."""
+        if self._values:
+            check_parameters(self._values, use, own)
+
+    def one(self, name: str) -> str | None:
+        """The value of a parameter; of several the last one."""
+        return self._values[name][-1] if name in self._values else None
+
+    def newest(self, names: Collection[str]) -> str | None:
+        """The value of a parameter of several names, of which the one counts that stands last and is not empty: what
+        is added to a URL is added at its end."""
+        return next((value for name, value in reversed(self._pairs) if value and name in names), None)
 
     def number(self, name: str, *, least: int, most: int) -> int | None:
         """A whole number within its bounds, None if it is not given."""
@@ -111,18 +120,20 @@ def path_parameter(connection: HTTPConnection, name: str, called: str | None = N
 
 
 def last_event_id(connection: HTTPConnection, query: Query) -> str | None:
-    """The id to resume after. The header wins: a browser's reconnect must beat the URL it was opened with."""
+    """The id to resume after. What a reconnect says must beat what the URL was opened with: so the header wins, which
+    browsers send, then what polyfills add to the URL."""
     for name, value in connection.scope["headers"]:
         if name == b"last-event-id":
             # Space around a header's value is no part of it (RFC 9110, 5.5), though servers pass it on.
             header: str = value.strip(b" \t").decode("utf-8", "replace")
             if header:
                 return header
-    return query.one("last_event_id", "lastEventId") or None
+    return query.newest(RECONNECTED) or query.newest(OPENED)
 
 
 def media_type(request: Request) -> str:
-    """The body's media type in lower case, without parameters. Refuses a charset other than UTF-8, and compression."""
+    """The body's media type in lower case, without parameters. Refuses a charset other than UTF-8, compression, and
+    what is put together of parts: nobody means the seams of a form to be published."""
     content_type = request.headers.get("content-type", "")
     kind, _, parameters = content_type.partition(";")
     for parameter in parameters.split(";"):
@@ -131,7 +142,11 @@ def media_type(request: Request) -> str:
             raise Refused(UnreadProblem(415, "the charset has to be UTF-8"))
     if any(value.strip().lower() not in {"", "identity"} for value in request.headers.getlist("content-encoding")):
         raise Refused(UnreadProblem(415, "a compressed body is not accepted: send it as it is"))
-    return kind.strip().lower()
+    kind = kind.strip().lower()
+    if kind.startswith("multipart/"):
+        detail = "a form in parts is no event: send the data itself as the body (curl -d or --data-binary, not -F)"
+        raise Refused(UnreadProblem(415, detail))
+    return kind
 
 
 def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:

@@ -30,6 +30,7 @@ from web.grants import NOTHING
 from web.history import history_page
 from web.origins import Headers, Origins
 from web.outcomes import reads_counted
+from web.parameters import Use
 from web.problems import SAFE, FeedRoute, Problem, problems_answered
 from web.publish import JSON, publish_batch, publish_to_topic
 from web.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
@@ -64,6 +65,7 @@ def feed_router(
     origins: Iterable[str] = (),
     max_body: int = 16 << 20,
     farewell: float = 5.0,
+    parameters: Iterable[str] = (),
 ) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
@@ -85,6 +87,8 @@ def feed_router(
     own may not publish nor open a WebSocket, unless it is one of `origins`; what else they may, CORS, is the
     application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
     to say `feed.closing` when the server around it stops, in seconds.
+
+    A query parameter that looks like one of the feed's, and is none, is `422`: `parameters` are the application's own.
     """
     provide = None if authorize is None else dependency(authorize)
     gate = Gate(
@@ -94,6 +98,7 @@ def feed_router(
         Topics(topics, strict=strict_topics),
         max_body=max_body,
         farewell=farewell,
+        parameters=frozenset(parameters),
     )
 
     @contextlib.asynccontextmanager
@@ -314,8 +319,8 @@ async def _subscribe(gate: Gate, request: Request) -> Response:
     patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
     if not patterns:
         raise Invalid("pattern", "is missing: name a topic, or ** for everything, in the path or with ?topic=")
-    selection = gate.feed.select(patterns, query.all("type"))
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
+    selection = gate.feed.select(patterns, query.all("type"))
     grants, refused = NOTHING, None
     try:
         grants = await gate.subscriber(request, selection.patterns)
@@ -323,6 +328,7 @@ async def _subscribe(gate: Gate, request: Request) -> Response:
         if kind == JSON:
             raise
         refused = error
+    query.check(Use.PAGE if kind == JSON else Use.STREAM, gate.parameters)
     if kind == JSON:
         return await history_page(gate.feed, request, selection, query, grants)
     forget_query(request)

@@ -11,7 +11,9 @@ from starlette.responses import Response
 from feed import Invalid, Unauthenticated
 from web import openapi
 from web.access import COOKIE, Authorize, bearer_token
+from web.parameters import Use
 from web.problems import FeedRoute
+from web.request import query_of
 
 _MAX_COOKIE = 4096  # bytes of name and value: more is dropped by browsers without a word (RFC 6265bis, 5.6)
 
@@ -25,6 +27,7 @@ def session_router(authorize: Authorize) -> APIRouter:
         """Put the Bearer token into a cookie that scripts cannot read, until it expires."""
         token = bearer_token(request)
         grants = await authorize(request)
+        query_of(request).check(Use.SESSION)
         if grants.expires == math.inf and not grants.anonymous:
             return Response(status_code=204)  # there is no key, and so no need
         if token is None:
@@ -36,6 +39,7 @@ def session_router(authorize: Authorize) -> APIRouter:
     @router.delete("/session", status_code=204, response_class=Response, openapi_extra=openapi.END_SESSION)
     async def end(request: Request) -> Response:
         """Take the cookie back. It needs no token: one that has become invalid must not stay for ever."""
+        query_of(request).check(Use.SESSION)
         return _with_cookie(request, "", 0)
 
     return router

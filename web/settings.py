@@ -498,4 +498,6 @@ def _problem(problem: ErrorDetails) -> str:
             return "is empty"
         case "string_too_long":
             return f"is {bounds['max_length']:,} characters long at most"
-    return problem["msg"].removeprefix("Value error, ")
+        case "value_error":
+            return str(bounds["error"])
+    return "is not what this setting takes"

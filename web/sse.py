@@ -33,7 +33,8 @@ NDJSON = "application/x-ndjson"
 _HEADERS = {
     media_type: [
         (b"content-type", media_type.encode()),
-        (b"cache-control", b"no-store"),
+        # What compresses answers holds a stream back for ever, unless it may not transform them (RFC 9111, 5.2.2.6).
+        (b"cache-control", b"no-store, no-transform"),
         (b"connection", b"keep-alive"),
         (b"x-accel-buffering", b"no"),
         *SAFE,

@@ -13,6 +13,7 @@ from feed.survey import Subscriber
 from feed.wire import rfc3339
 from web import openapi
 from web.access import Authorize
+from web.parameters import Use
 from web.problems import FeedRoute, Problem
 from web.request import query_of
 
@@ -29,6 +30,7 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
         and what `next` says. `silent` are the nodes that did not answer in time: theirs are missing."""
         (await authorize(request)).check_admin()
         query = query_of(request)
+        query.check(Use.SUBSCRIPTIONS)
         found = await feed.subscribers_everywhere(
             after=query.one("after") or "", limit=query.number("limit", least=1, most=_MOST) or 100
         )
@@ -43,6 +45,7 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
     async def end(request: Request) -> Response:
         """End a subscription, on whichever node it is: it is told `feed.closing`, reason `kicked`. It may come back."""
         (await authorize(request)).check_admin()
+        query_of(request).check(Use.KICK)
         if await feed.kick(request.path_params["id"]):
             return Response(status_code=204)
         return Problem(404, "no such subscription: it has ended, or it never was")

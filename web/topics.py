@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from feed import Event, Feed, Invalid
 from feed.event import DEFAULT_TYPE, Draft, check_pattern, check_topic, check_type, json_draft
 from feed.pattern import TopicIndex, matches
+from web.misfits import misfit
 
 T = TypeVar("T")
 
@@ -108,9 +109,9 @@ class Topic(Generic[T]):
     def _mismatch(self, error: ValidationError, *, is_json: bool) -> Mismatch:
         if (count := error.error_count()) > _MAX_FOUND:
             return Mismatch("data", f"is not what {self.address} is for, in {count:,} places")
-        found = error.errors(include_url=False, include_context=False, include_input=False)
+        found = error.errors(include_url=False, include_input=False)
         errors = [
-            {"pointer": _shortened(_pointer(each["loc"])), "detail": _shortened(each["msg"])}
+            {"pointer": _shortened(_pointer(each["loc"])), "detail": _shortened(misfit(each))}
             for each in found[:_MAX_ERRORS]
         ]
         words = "; ".join(

@@ -22,9 +22,10 @@ from feed.subscription import Subscription
 from web.exchange import stream_ended, streaming
 from web.gate import Gate, peer, principal
 from web.grants import Grants
-from web.many import unreadable
+from web.many import UNREADABLE, Kind
 from web.outcomes import publish_refused, read_refused
 from web.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
+from web.parameters import Use
 from web.problems import deny, problem_of, status_of
 from web.request import last_event_id, path_parameter, query_of
 
@@ -47,7 +48,7 @@ class Published(msgspec.Struct, forbid_unknown_fields=True):
     ref: msgspec.Raw = msgspec.Raw(b"")
 
 
-_message = msgspec.json.Decoder(Published)
+_message = Kind(Published, "a message")
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -65,6 +66,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
         selection = feed.select(patterns, query.all("type"))
         grants = await gate.subscriber(websocket, selection.patterns)
+        query.check(Use.STREAM, gate.parameters)
         subscription = await feed.attach(
             selection,
             after=last_event_id(websocket, query),
@@ -185,27 +187,24 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
 def _parse(text: str) -> Published | None:
     """The message, if the text is a JSON object with the key `data`; else the text itself is the data."""
     try:
-        return _message.decode(text)
-    except msgspec.ValidationError as error:
+        return _message.one.decode(text)
+    except UNREADABLE as error:
         if _has_data(text):
-            raise unreadable(error, text.encode(), "message") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        if _meant_as_message(text):
-            raise unreadable(error, text.encode(), "message") from None
+            raise _message.fault(error, text.encode(), "message") from None
     return None
 
 
 def _ref(text: str) -> bytes:
     try:
-        return bytes(_message.decode(text).ref)
-    except (msgspec.DecodeError, RecursionError):
+        return bytes(_message.one.decode(text).ref)
+    except UNREADABLE:
         return b""
 
 
 def _has_data(text: str) -> bool:
     try:
         return "data" in _object.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return _meant_as_message(text)  # the first thing that was wrong with it was not the last
 
 

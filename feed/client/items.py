@@ -9,6 +9,7 @@ import msgspec
 import orjson
 
 from feed.errors import Malformed
+from feed.json_rules import dump_json, json_fault
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -95,9 +96,12 @@ def _json(data: object) -> bytes:
         return _encode(data)
     try:
         if not isinstance(data, bytes):
-            return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        orjson.loads(data)  # it must be one value, and nothing that would end the envelope around it
-    except (TypeError, ValueError, RecursionError) as error:
+            return dump_json(data)
+    except ValueError as error:
         raise Malformed(f"not JSON: {error}") from None
+    try:
+        orjson.loads(data)  # it must be one value, and nothing that would end the envelope around it
+    except orjson.JSONDecodeError:
+        raise Malformed(f"not JSON: {json_fault(data)}") from None
     # Valid, so that line breaks stand only between tokens; each would end the line of a batch.
     return data.replace(b"\r", b" ").replace(b"\n", b" ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_HEADERS = 256
 """Headers of a request; each costs some hundred bytes of memory, however small it is."""
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 
 _SMALL_HEAD = 4 << 10  # bytes for which every connection has room of its own
 _PIPELINED = 16  # requests that may wait for the one before them
@@ -221,6 +224,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._steps += 1
         self._check_head()
+        self._take_authority()
         self._head = False
         if self.parser.should_upgrade() and not self._should_upgrade():
             self._reread = True
@@ -252,6 +256,18 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             raise _head_too_large(self._common.max_head)
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             raise _Unacceptable(400, "a request has one Host header")
+
+    def _take_authority(self) -> None:
+        """A target that is a whole URL says for which host it is, whatever the header says (RFC 9112, 3.2.2): else a
+        proxy that goes by the one would let through what is answered by the other."""
+        if self.url.startswith(b"/") or (self.url == b"*" and self.parser.get_method() == b"OPTIONS"):
+            return
+        found = _ABSOLUTE.fullmatch(self.url)
+        if found is None or not found[1] or b"@" in found[1]:
+            raise _Unacceptable(400, "the target of a request is a path, or a whole http:// URL without a user")
+        self.url = found[2] if found[2].startswith(b"/") else b"/" + found[2]
+        self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+        self.headers.append((b"host", found[1]))
 
     def on_body(self, body: bytes) -> None:
         self._steps += 1

@@ -1,0 +1,109 @@
+"""The query parameters of all routes, in one table: what is not in it is passed over, unless one of it was meant.
+
+A parameter that is passed over without a word loses events (`?lst=3` begins now) or falsifies them (`?typ=x`). So one
+that is close to one of ours, or that another route has, is refused. All others are somebody else's: what a cache is
+passed by with, what a proxy or the application around the feed looks at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from enum import Enum
+from functools import lru_cache
+
+from feed import Invalid
+
+
+class Use(Enum):
+    """What a request asks for, in the words of a refusal."""
+
+    STREAM = "a stream of events"
+    PAGE = "a page of history (GET with Accept: application/json)"
+    ONE = "POST /events/TOPIC"
+    BATCH = "POST /events"
+    SESSION = "/session"
+    SUBSCRIPTIONS = "GET /subscriptions"
+    KICK = "DELETE /subscriptions/ID"
+
+
+RECONNECTED = ("lastEventId", "Last-Event-ID", "evs_last_event_id")
+"""What polyfills of `EventSource` add to the URL on a reconnect."""
+
+OPENED = ("last_event_id", "after")
+"""What a URL is opened with, to resume after an event."""
+
+_READING = frozenset({Use.STREAM, Use.PAGE})
+
+PARAMETERS: dict[str, frozenset[Use]] = {
+    "topic": _READING,
+    "type": _READING | {Use.ONE},
+    "last_event_id": _READING,
+    "after": _READING | {Use.SUBSCRIPTIONS},
+    **dict.fromkeys(RECONNECTED, _READING),
+    "last": _READING,
+    "envelope": _READING,
+    "limit": frozenset({Use.PAGE, Use.SUBSCRIPTIONS}),
+    "before": frozenset({Use.PAGE}),
+    "since": frozenset({Use.PAGE}),
+    "wait": frozenset({Use.PAGE}),
+    "token": frozenset(Use),
+}
+"""Which parameter means something to what. A new one is added here, and is then known to all routes."""
+
+_COMPARED = 100  # names of one request that nobody knows: to compare one takes a while
+_SHORTEST, _LONGEST = 3, 20  # letters of a name that may be a slip of one of ours
+_LONG = 8  # letters from which on two slips are believed
+_REPEATED = 64  # characters of a name that are said back
+
+
+def check_parameters(names: Iterable[str], use: Use, own: Collection[str] = ()) -> None:
+    """Raises `Invalid` for a parameter of another route, and for one that is close to one of ours. `own` are those that
+    are the application's around the feed, whatever they look like."""
+    compared = 0
+    for name in names:
+        uses = PARAMETERS.get(name)
+        if (uses is not None and use in uses) or name in own:
+            continue
+        if uses is not None:
+            other = next(each for each in Use if each in uses)
+            raise Invalid(name, f"is no parameter of {use.value}: did you mean {other.value}?")
+        compared += 1
+        if compared <= _COMPARED and (meant := _meant(name, use)) is not None:
+            where = "" if use in PARAMETERS[meant] else f", which is no parameter of {use.value}"
+            raise Invalid(ascii(name[:_REPEATED]), f"is no parameter: did you mean {meant}{where}?")
+
+
+@lru_cache(maxsize=1024)
+def _meant(name: str, use: Use) -> str | None:
+    """Which of ours somebody may have meant who wrote this name; one that the route has, if there are several."""
+    letters = _letters(name[: 2 * _LONGEST])
+    if not _SHORTEST <= len(letters) <= _LONGEST:
+        return None
+    found = [known for known in PARAMETERS if _is_close(letters, _letters(known))]
+    return min(found, key=lambda known: use not in PARAMETERS[known], default=None)
+
+
+def _letters(name: str) -> str:
+    """A name without what people get wrong most: case, and what stands between its words or, for a list, behind it."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _is_close(one: str, other: str) -> bool:
+    slips = 2 if len(other) >= _LONG else 1
+    return abs(len(one) - len(other)) <= slips and _slips(one, other) <= slips
+
+
+def _slips(one: str, other: str) -> int:
+    """How many letters to add, leave out, change, or swap with their neighbour make one name of the other."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        line = [row]
+        for column, wanted in enumerate(other, 1):
+            least = min(last[column] + 1, line[-1] + 1, last[column - 1] + (letter != wanted))
+            if row > 1 and column > 1 and letter == other[column - 2] and wanted == one[row - 2]:
+                least = min(least, before[column - 2] + 1)
+            line.append(least)
+        before, last = last, line
+    return last[-1]
