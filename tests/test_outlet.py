@@ -402,12 +402,12 @@ class Idle:
 def test_the_longest_idle_connection_makes_room_but_none_that_still_takes_its_answer() -> None:
     room = Room(most=3)
     taking, oldest, newest = Idle(1_000), Idle(0), Idle(0)
-    room.idle.update(dict.fromkeys([taking, oldest, newest]))  # type: ignore[call-overload]
-    room.make(3)
+    for count, each in enumerate((taking, oldest, newest), 1):
+        room.enter(each, count)  # type: ignore[arg-type]
     assert not oldest.aborted
-    room.make(4)
+    room.enter(another := Idle(0), 4)  # type: ignore[arg-type]
     assert [one.aborted for one in (taking, oldest, newest)] == [False, True, False]
-    assert list(room.idle) == [taking, newest]
+    assert list(room.idle) == [taking, newest, another]
 
 
 def test_a_client_that_leaves_while_its_replay_is_looked_up_is_no_error(serve: Any, tmp_path: Path) -> None:
