@@ -760,8 +760,9 @@ def check_last(last: int | None) -> None:
         raise Invalid("last", f"is a whole number from 1 to {MAX_LAST:,}")
 
 
-def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "") -> IdempotencyKey:
-    """The key under which these drafts are published once. `form` tells requests apart whose events are the same.
+def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "one") -> IdempotencyKey:
+    """The key under which these drafts are published once, over whichever road they come. `form` tells requests apart
+    whose events are the same, and whose answers are not: `one` event, or a `batch`, of one too.
 
     Raises `Invalid` for what is not 1 to 255 visible ASCII characters.
     """

@@ -67,6 +67,17 @@ class Raw:
             received += piece
         return received
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server has closed it, and said all that it will."""
+        self.socket.setblocking(False)
+        try:
+            return self.socket.recv(1) == b""
+        except BlockingIOError:
+            return False
+        finally:
+            self.socket.settimeout(WAIT_SECONDS)
+
     def finish(self) -> None:
         """Say that nothing more comes."""
         with contextlib.suppress(OSError):

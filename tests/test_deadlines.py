@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.hostile import HANDSHAKE, TEXT, Raw, frame, opened, raw, unharmed, without_keep_alive
+from tests.hostile import CLOSE, HANDSHAKE, TEXT, Raw, frame, opened, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
 from tests.streams import subscribed
 from web.deadlines import Deadline
@@ -71,6 +71,18 @@ def test_l8_a_connection_without_a_request_is_closed_without_a_word(server: Runn
         assert HEAD - EARLY <= taken < HEAD + 1
 
 
+def test_between_two_requests_a_connection_is_kept_for_longer_than_a_head_may_take(server: RunningServer) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with raw(server) as used, raw(server) as silent:
+        used.send(request)
+        used.until(b"200 OK")
+        with raw(server) as later:
+            assert later.rest() == b"", "nothing came in time"
+        assert silent.rest() == b""
+        used.send(request)
+        used.until(b"200 OK")
+
+
 @pytest.mark.parametrize(
     ("first", "dripped", "status"),
     [
@@ -119,6 +131,16 @@ def test_l8_a_body_that_comes_a_byte_at_a_time_is_408_and_closed(server: Running
         assert PROBLEM in answer
         assert b"connection: close" in answer.lower()
         assert BODY - EARLY <= taken < BODY + 2.5, "and it was closed, though the client went on"
+
+
+def test_a_message_that_does_not_come_in_time_is_closed_at_once_when_its_client_answers(server: RunningServer) -> None:
+    with opened(server, "/ws/late") as silent, opened(server, "/ws/late") as client:
+        for each in (silent, client):
+            each.send(frame(TEXT, b"begun", fin=False))
+        assert silent.close_code() == client.close_code() == 1008
+        client.send(frame(CLOSE, b"\x03\xf0"))
+        assert client.rest() == b""
+        assert not silent.is_closed, "which is given its time"
 
 
 def test_l8_a_thousand_slow_heads_keep_nobody_out_and_are_gone_in_time(server: RunningServer) -> None:

@@ -347,7 +347,7 @@ def test_as_text_with_health_checks_and_nothing_of_the_libraries() -> None:
         said = eventually(lambda: [*server.remarks.splitlines()] if len(server.remarks.splitlines()) >= 3 else None)
         assert "hush" not in server.output
     health, publish, socket = said
-    date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
     assert re.fullmatch(
         f"{date} DEBUG web.requests: request GET /healthz 200 ms=[\\d.]+ bytes_in=0 bytes_out=18 client=127.0.0.1",
         health,

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -336,6 +338,25 @@ def test_garbage_in_numbers_disturbs_nobody(server: RunningServer) -> None:
                 attacker.join()
     assert sorted(delays)[25] < 0.25
     assert server.remarks == ""
+
+
+def test_clients_that_leave_while_they_are_answered_are_no_error(server: RunningServer) -> None:
+    asked = [
+        b"GET /events/left HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /events/left HTTP/1.1\r\n" + HOST + b"Accept: application/x-ndjson\r\n\r\n",
+        b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /events/left HTTP/1.0\r\n\r\n",
+    ]
+    with unharmed(server):
+        for _ in range(10):
+            with ExitStack() as stack:
+                clients = [stack.enter_context(raw(server)) for _ in range(40)]
+                for number, client in enumerate(clients):
+                    client.send(asked[number % len(asked)])
+                    if number % 3 == 0:
+                        client.finish()
+                    elif number % 3 == 1:  # with a reset
+                        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_expect_100_continue_is_obeyed_but_not_where_the_body_is_refused(server: RunningServer) -> None:

@@ -30,6 +30,7 @@ from tests.hostile import (
 )
 from tests.running import RunningServer, running
 from tests.streams import eventually, subscribed
+from web.protocol.websocket import ends_with_close
 
 MAX_MESSAGE = 6 * (256 << 10) + 4096
 
@@ -64,7 +65,6 @@ BROKEN = {
     "a long close": (frame(CLOSE, b"\x03\xe8" + b"x" * 124), 1002),
     "a continuation of nothing": (frame(CONT, b"x"), 1002),
     "a text within a text": (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
-    "a close within a text": (frame(TEXT, b"x", fin=False) + frame(CLOSE, b"\x03\xe8"), 1002),
     "a close of one byte": (frame(CLOSE, b"\x03"), 1002),
     **{
         f"close code {code}": (frame(CLOSE, code.to_bytes(2, "big")), 1002)
@@ -110,6 +110,63 @@ def test_a_close_is_echoed_and_what_comes_after_it_is_not_looked_at(server: Runn
     with unharmed(server), opened(server) as client:
         client.send(frame(CLOSE, payload) + frame(TEXT, b"too late") + b"\xff" * 1_000)
         assert client.close_code() == (int.from_bytes(payload[:2], "big") if payload else None)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["whole", "in pieces"])
+def test_where_a_client_answers_the_close_with_its_own_the_connection_is_closed_at_once(
+    server: RunningServer, apart: bool
+) -> None:
+    broken = {
+        1002: frame(11, b"x"),
+        1003: frame(BINARY, b"x"),
+        1007: frame(TEXT, b"\xff"),
+        1009: frame(TEXT, length=MAX_MESSAGE + 1) + b"x" * 10_000,
+    }
+    with opened(server) as silent, ExitStack() as stack:
+        clients = {code: stack.enter_context(opened(server)) for code in broken}
+        silent.send(broken[1002])
+        assert silent.close_code() == 1002
+        for code, client in clients.items():
+            client.send(broken[code])
+            assert client.close_code() == code
+            answer = frame(CLOSE, code.to_bytes(2, "big"))
+            for piece in (answer[:3], answer[3:]) if apart else (answer,):
+                client.send(piece)
+                time.sleep(0.01 * apart)  # or they are one
+            assert client.rest() == b""
+        assert not silent.is_closed, "which is given its time"
+
+
+def test_where_a_client_has_said_close_behind_what_is_broken_the_connection_is_closed_at_once(
+    server: RunningServer,
+) -> None:
+    with opened(server) as silent, opened(server) as client, opened(server) as flooding:
+        silent.send(frame(11, b"x"))
+        assert silent.close_code() == 1002
+        client.send(frame(11, b"x") + frame(CLOSE))
+        assert client.close_code() == 1002
+        flooding.send(frame(11, b"x") + frame(TEXT, b"x") * 10_000 + frame(CLOSE))
+        assert flooding.close_code() == 1002
+        assert client.rest() == flooding.rest() == b""
+        assert not silent.is_closed, "which is given its time"
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x03\xe9away"], ids=["none", "1000", "1001"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_close_between_two_fragments_is_echoed(server: RunningServer, payload: bytes, pieces: int) -> None:
+    with unharmed(server), opened(server) as client:
+        begun, close = frame(TEXT, b"begun", fin=False), frame(CLOSE, payload)
+        for sent in (begun + close,) if pieces == 1 else (begun, close):
+            client.send(sent)
+        assert client.close_code() == (int.from_bytes(payload[:2], "big") if payload else None)
+        assert client.rest() == b""
+
+
+@given(st.binary(max_size=300), st.binary(max_size=125))
+def test_a_close_at_the_end_is_found_whatever_is_before_it(before: bytes, payload: bytes) -> None:
+    assert ends_with_close(before + frame(CLOSE, payload))
+    assert not ends_with_close(frame(CLOSE, payload)[:-1])
+    assert not ends_with_close(b"")
 
 
 def test_messages_before_a_broken_one_are_either_acknowledged_or_not_published(server: RunningServer) -> None:

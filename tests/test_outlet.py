@@ -24,13 +24,15 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.frames import Frame, Opcode
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from feed import Feed
+from feed.batch import Wire
 from feed.control import Reason
+from tests.hostile import TEXT, frames
 from tests.streams import Stream, eventually, subscribed
 from web.app import create_app
-from web.outlet import SteppedOutlet, chunk, outlet_for, text_frame
+from web.outlet import BATCH, MOST_JOINED, SteppedOutlet, chunk, outlet_for, text_frame
 from web.protocol import Room
 from web.router import feed_router
 from web.settings import Settings
@@ -275,6 +277,65 @@ def test_the_batch_protocol_brings_several_events_in_one_message(serve: Any) -> 
         assert [json.loads(single.recv(10))["id"] for _ in ids] == ids
 
 
+def test_events_are_joined_up_to_what_any_client_takes_and_a_larger_one_goes_alone(serve: Any) -> None:
+    server = serve("--log", "memory:")
+    url = f"{server.url.replace('http', 'ws')}/ws/large"
+    sizes = [200_000] * 20 + [10] * 50 + [262_144, 10]
+    with connect(url, subprotocols=["feed.batch"]) as live:  # type: ignore[list-item]  it takes a megabyte
+        live.recv(10)
+        events = [{"topic": "large", "data": "x" * size} for size in sizes]
+        ids = server.http.post(f"{server.url}/events", json=events).json()["ids"]
+        assert read_batches(live, ids[-1]) == ids
+    with connect(f"{url}?last=100", subprotocols=["feed.batch"]) as again:  # type: ignore[list-item]
+        assert read_batches(again, ids[-1]) == ids
+
+
+def read_batches(client: ClientConnection, last: str) -> list[str]:
+    """The ids of all events up to the last, in messages of which none is too large."""
+    ids: list[str] = []
+    messages = 0
+    while last not in ids:
+        message = client.recv(10)
+        found = [json.loads(line) for line in message.split("\n")]  # type: ignore[arg-type]
+        assert len(message) <= MOST_JOINED or len(found) == 1
+        events = [each["id"] for each in found if not each["type"].startswith("feed.")]
+        ids += events
+        messages += bool(events)
+    assert messages < len(ids), "several are in one where there is room"
+    return ids
+
+
+@pytest.mark.parametrize("wire", [BATCH.framed, BATCH.messages])
+def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(wire: Wire) -> None:
+    half = MOST_JOINED // 2
+    exact = [half, MOST_JOINED - half - 1]  # with the line end between them
+    for sizes, expected in (
+        (exact, [2]),
+        ([half, exact[1] + 1], [1, 1]),
+        ([10, MOST_JOINED + 1, 10, 0, 10], [1, 1, 2]),
+        ([0], []),
+    ):
+        written, size = wire([Line(each) for each in sizes])  # type: ignore[list-item]
+        found = texts_of(written)
+        assert [len(text.split("\n")) for text in found] == expected
+        assert [len(line) for text in found for line in text.split("\n")] == [each for each in sizes if each]
+        assert size == sum(map(len, found))
+
+
+class Line:
+    """What has a message of so many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.message = b"x" * size
+
+
+def texts_of(written: Any) -> list[str]:
+    """What is in each message of a chunk."""
+    if isinstance(written, bytes):
+        return [payload.decode() for opcode, payload in frames(written) if opcode == TEXT]
+    return [message["text"] for message in written]
+
+
 def test_http_1_0_gets_the_stream_too(serve: Any) -> None:
     server = serve("--log", "memory:")
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
@@ -384,6 +445,22 @@ def test_a_body_that_breaks_the_rules_is_400_and_its_request_does_not_wait_for_e
     assert server.history("a")["events"] == []
 
 
+def test_of_those_that_are_kept_between_requests_the_longest_idle_goes_beyond_a_bound() -> None:
+    room = Room(most=100, most_kept=2)
+    new, busy, *kept = Idle(0), Idle(0), Idle(0), Idle(0), Idle(0)
+    for each in (new, busy, *kept):
+        room.enter(each, 5)  # type: ignore[arg-type]
+    for each in (busy, *kept[:2]):
+        room.leave(each)  # type: ignore[arg-type]
+        room.keep(each)  # type: ignore[arg-type]
+    assert busy.aborted
+    room.leave(kept[0])  # type: ignore[arg-type]
+    room.keep(kept[2])  # type: ignore[arg-type]
+    assert [each.aborted for each in (new, *kept)] == [False] * 4
+    room.keep(kept[0])  # type: ignore[arg-type]
+    assert [each.aborted for each in (new, *kept)] == [False, False, True, False], "who has been used waits anew"
+
+
 class Idle:
     """A connection without a request, as far as `Room` looks at it."""
 
@@ -402,12 +479,12 @@ class Idle:
 def test_the_longest_idle_connection_makes_room_but_none_that_still_takes_its_answer() -> None:
     room = Room(most=3)
     taking, oldest, newest = Idle(1_000), Idle(0), Idle(0)
-    room.idle.update(dict.fromkeys([taking, oldest, newest]))  # type: ignore[call-overload]
-    room.make(3)
+    for count, each in enumerate((taking, oldest, newest), 1):
+        room.enter(each, count)  # type: ignore[arg-type]
     assert not oldest.aborted
-    room.make(4)
+    room.enter(another := Idle(0), 4)  # type: ignore[arg-type]
     assert [one.aborted for one in (taking, oldest, newest)] == [False, True, False]
-    assert list(room.idle) == [taking, newest]
+    assert list(room.idle) == [taking, newest, another]
 
 
 def test_a_client_that_leaves_while_its_replay_is_looked_up_is_no_error(serve: Any, tmp_path: Path) -> None:

@@ -270,6 +270,40 @@ def test_a_key_makes_it_safe_to_repeat(server: RunningServer) -> None:
         assert answers(client)["data"]["status"] == 422
 
 
+def test_a_key_is_the_same_over_http(server: RunningServer) -> None:
+    """Whichever comes first, and however it is said there."""
+    json_body = {"Content-Type": "application/json"}
+    with connected(server, "/ws/key/both") as client:
+        client.send({"data": "first", "key": "k-1"})
+        id = answers(client)["data"]["id"]
+        assert server.publish("key/both", "first", **{"Idempotency-Key": "k-1"}) == id
+        envelope = '{"topic": "key/both", "data": "first"}'
+        headers = {**json_body, "Idempotency-Key": "k-1"}
+        assert server.http.post(f"{server.url}/events", content=envelope, headers=headers).json()["id"] == id
+        id = server.publish("key/both", '{"n": 1}', **json_body, **{"Idempotency-Key": "k-2"})
+        client.send('{"data": {"n": 1}, "key": "k-2"}')
+        assert answers(client)["data"]["id"] == id
+        batch = {**json_body, "Idempotency-Key": "k-1"}
+        answer = server.http.post(f"{server.url}/events", content=f"[{envelope}]", headers=batch)
+        assert answer.status_code == 422, "a batch has another answer"
+    assert len(server.history("key/both")["events"]) == 2
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_an_answer_is_one_line_whatever_its_ref(server: RunningServer, line_end: str) -> None:
+    ref = {"a": ["\n", 1]}
+    spread = json.dumps(ref, indent=1).replace("\n", line_end)
+    with connected(server, "/ws/spread", subprotocols=["feed.batch"]) as client:
+        for message, type in (('"x"', "feed.ack"), ('"x", "topic": "*"', "feed.error")):
+            client.send(f'{{"data": {message}, "ref": {spread}}}')
+            text = client.raw()
+            while type not in text:
+                text = client.raw()
+            [answer] = [line for line in text.split("\n") if type in line]
+            assert "\r" not in text
+            assert json.loads(answer)["data"]["ref"] == ref
+
+
 @pytest.mark.parametrize(
     ("path", "message", "status"),
     [

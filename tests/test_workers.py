@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pty
 import signal
 import socket
 import subprocess
@@ -22,7 +21,7 @@ import pytest
 from tests.conftest import Serve, StartRedis
 from tests.judge import judge
 from tests.redis_server import RedisServer
-from tests.running import FEED, GREETING, RunningServer
+from tests.running import FEED, RunningServer
 from tests.scraping import client_of_each, scrape, workers
 from tests.streams import Stream, eventually, subscribed
 from tests.test_faults import Follower, Publisher, threads_stopped
@@ -460,25 +459,3 @@ def test_where_new_workers_cannot_start_the_old_ones_go_on_and_dead_ones_are_tri
     eventually(both_serve)
     assert "Traceback" not in server.output
     assert server.stop() == 0
-
-
-def test_a_terminal_that_is_closed_ends_it(url: str) -> None:
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execv(FEED, [FEED, "serve", "--workers", "2", "--port", "0", "--log", url])
-    ended = False
-    try:
-        said = b""
-        while said.count(b"\n") < GREETING:
-            said += os.read(terminal, 4096)
-        pids = [child.pid for child in psutil.Process(pid).children()]
-        assert len(pids) == 2
-        os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-        ended = True
-        assert os.waitstatus_to_exitcode(status) == 0
-        assert gone(pids)
-    finally:
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -100,7 +101,8 @@ class OneLine(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """See `logging.Formatter`."""
-        return f"{_second(int(record.created))},{int(record.msecs):03}"
+        second, zone = _second(int(record.created))
+        return f"{second}.{int(record.msecs):03}{zone}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """See `logging.Formatter`."""
@@ -121,8 +123,11 @@ class OneLine(logging.Formatter):
 
 
 @lru_cache(maxsize=4)
-def _second(second: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+def _second(second: int) -> tuple[str, str]:
+    """In the time of this place, which people read, and how far that is from UTC: without it nobody elsewhere knows,
+    nor for the hour that comes twice in autumn."""
+    time_and_zone = datetime.fromtimestamp(second, UTC).astimezone().isoformat(" ")
+    return time_and_zone[:19], time_and_zone[19:]
 
 
 class JournalLine(OneLine):

@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MOST_JOINED = 512 << 10
+"""Bytes of several events in one message. What is larger goes alone: many clients take a megabyte, unless told
+otherwise, and would close the connection at the same place again and again."""
+
 EXTENSION = "feed.connection"
 """In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
 
@@ -98,22 +102,39 @@ def _one_a_message_framed(items: Sequence[Item]) -> Chunk:
 
 def _one_a_message(items: Sequence[Item]) -> Chunk:
     payloads = [payload for item in items if (payload := item.message)]
-    messages = [{"type": "websocket.send", "text": payload.decode()} for payload in payloads]
-    return Chunk(messages, sum(map(len, payloads)))
+    return Chunk([_text_message(payload) for payload in payloads], sum(map(len, payloads)))
 
 
-def _joined(items: Sequence[Item]) -> bytes:
-    return b"\n".join([payload for item in items if (payload := item.message)])
+def _text_message(payload: bytes) -> Message:
+    return {"type": "websocket.send", "text": payload.decode()}
+
+
+def _joined(items: Sequence[Item]) -> list[bytes]:
+    """The messages that these make, an object a line in each."""
+    joined: list[bytes] = []
+    lines: list[bytes] = []
+    size = -1  # with line ends between them
+    for item in items:
+        line = item.message
+        if lines and size + 1 + len(line) > MOST_JOINED:
+            joined.append(b"\n".join(lines))
+            lines, size = [], -1
+        if line:
+            lines.append(line)
+            size += 1 + len(line)
+    if lines:
+        joined.append(b"\n".join(lines))
+    return joined
 
 
 def _batch_framed(items: Sequence[Item]) -> Chunk:
-    payload = _joined(items)
-    return Chunk(text_frame(payload) if payload else b"", len(payload))
+    payloads = _joined(items)
+    return Chunk(b"".join(map(text_frame, payloads)), sum(map(len, payloads)))
 
 
 def _batch(items: Sequence[Item]) -> Chunk:
-    payload = _joined(items)
-    return Chunk(({"type": "websocket.send", "text": payload.decode()},) if payload else (), len(payload))
+    payloads = _joined(items)
+    return Chunk([_text_message(payload) for payload in payloads], sum(map(len, payloads)))
 
 
 HTTP = {format: _http(format) for format in ("sse", "envelope", "line")}

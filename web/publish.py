@@ -74,7 +74,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
         draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, text_of(body), type_)
         if gate.topics:
             gate.topics.check(draft)
-        ids = await _append(gate, request, grants, [draft], "one")
+        ids = await _append(gate, request, grants, [draft])
     return Created({"id": ids[0], "topic": topic})
 
 
@@ -154,7 +154,7 @@ async def _in_thread_if_large(body: bytes, do: Callable[P, T], *args: P.args, **
 
 
 async def _append(
-    gate: Gate, request: Request, grants: Grants, drafts: Sequence[Draft], form: str, own_key: str | None = None
+    gate: Gate, request: Request, grants: Grants, drafts: Sequence[Draft], form: str = "one", own_key: str | None = None
 ) -> list[str]:
     """`own_key` is what makes the events known where the request does not."""
     headers = request.headers.getlist("idempotency-key")

@@ -8,8 +8,10 @@ import gc
 import logging
 import os
 import resource
+import signal
 import socket
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Generator
 from functools import partial
 from types import FrameType
 from typing import cast
@@ -21,6 +23,7 @@ from feed.log import without_password
 from web.app import application
 from web.bodies import Bodies
 from web.deadlines import Deadline
+from web.hangup import Hangups
 from web.listening import BACKLOG, check_private, listen, url_of
 from web.output import logging_to_stderr
 from web.settings import Settings, variable
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 FORCED = 3
 """Seconds for what is left once the drain is over."""
 
+_LAST_REQUESTS = 0.1  # seconds for those that are under way when the last stream has ended
 _OWN_DESCRIPTORS = 64  # the database, the loop, and the files of the dashboard, forty at once
 _MANY_DESCRIPTORS = 1 << 20
 
@@ -43,6 +47,7 @@ class Server(uvicorn.Server):
         """`on_listening` is called once it takes connections."""
         from web.protocol import Common, HttpProtocol, Room, WebSocketProtocol
 
+        self._http = HttpProtocol
         descriptors = descriptor_limit()
         if settings.max_subscribers is None:
             settings = settings.model_copy(update={"max_subscribers": max(1, descriptors - max(96, descriptors // 10))})
@@ -52,8 +57,9 @@ class Server(uvicorn.Server):
         self._watches: list[asyncio.Task[None]] = []
         bodies = Bodies(settings.max_bodies, settings.body_timeout)
         self._deadlines = (Deadline(settings.head_timeout), Deadline(settings.body_timeout))
+        self._room = Room(max(8, descriptors - _OWN_DESCRIPTORS))
         common = Common(
-            Room(max(8, descriptors - _OWN_DESCRIPTORS)),
+            self._room,
             bodies,
             settings.max_head,
             *self._deadlines,
@@ -73,6 +79,8 @@ class Server(uvicorn.Server):
                 forwarded_allow_ips=",".join(settings.proxies),
                 server_header=False,
                 backlog=BACKLOG,
+                # A proxy must be the first to let go: it cannot tell whether what it sent meanwhile was handled.
+                timeout_keep_alive=cast("int", settings.idle),
                 workers=1,  # else WEB_CONCURRENCY is looked at
                 ws_ping_interval=settings.heartbeat,  # the sign of life of a WebSocket: proxies cut what is quiet
                 ws_ping_timeout=None,  # a pong waits behind what a slow reader has not read: `Stalled` judges better
@@ -102,6 +110,10 @@ class Server(uvicorn.Server):
         """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
         for watch in self._watches:
             watch.cancel()
+        self._room.closing = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, self._http):
+                connection.last_answer()
         self._feed.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain
@@ -113,9 +125,42 @@ class Server(uvicorn.Server):
                 logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
+        await self._answer_last_requests()
         await super().shutdown(sockets)
         if self.force_exit:
             await self.lifespan.shutdown()  # which uvicorn leaves out then, though it takes no time here
+
+    async def _answer_last_requests(self) -> None:
+        """Take no more connections, and let what proxies have sent meanwhile on those that there are be answered: where
+        a connection is closed on a request, a proxy can only answer 502."""
+        await asyncio.sleep(0)  # connections that wait in the system are taken
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LAST_REQUESTS
+        while self._room.idle and loop.time() < deadline and not self.force_exit:
+            await asyncio.sleep(0.01)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """See uvicorn's, which leaves out SIGHUP: it would end the process at once. Where it is ignored, as under
+        `nohup` and in a worker, that is somebody's wish."""
+        with super().capture_signals():
+            is_main = threading.current_thread() is threading.main_thread()
+            if not is_main or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                yield
+                return
+            before = signal.signal(signal.SIGHUP, partial(self._hang_up, Hangups()))
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
+
+    def _hang_up(self, hangups: Hangups, number: int, frame: FrameType | None) -> None:
+        if hangups.is_end():
+            self.should_exit = True  # a shell sends it once more: that is no second wish
+        else:
+            logger.info("SIGHUP changes nothing: settings are read when the server starts")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A first signal begins the drain, a second one ends it. None is raised again afterwards, as uvicorn would

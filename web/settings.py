@@ -300,6 +300,10 @@ class Settings(BaseSettings):
         Duration, Field(description="How long the head of a request may take to come, from when it is waited for.")
     ] = 10
     body_timeout: Annotated[Duration, Field(description="How long the body of a request may take to come.")] = 60
+    idle: Annotated[
+        Duration,
+        Field(description="How long a connection is kept between two requests: longer than any proxy in front does."),
+    ] = 65 * 60
 
     publish_rate: Annotated[
         float | None,

@@ -27,6 +27,7 @@ from functools import partial
 from prometheus_client.multiprocess import mark_process_dead
 
 from feed.backoff import Backoff
+from web.hangup import Hangups
 from web.listening import ServeError, listen, url_of
 from web.output import logging_to_stderr
 from web.server import FORCED, greet, on_port, prepare
@@ -91,8 +92,9 @@ class Supervisor:
     """Keeps a worker on each of `sockets`, which listen on one port. `on_listening` is called when the first of them
     serves.
 
-    SIGTERM and SIGINT let them drain, a second one ends them at once. SIGHUP replaces them, one after the other, with
-    nobody refused. A worker that dies, or whose event loop stands still for ten seconds, is replaced.
+    SIGTERM, SIGINT and the end of the terminal let them drain, a second SIGTERM or SIGINT ends them at once. Any other
+    SIGHUP replaces them, one after the other, with nobody refused. A worker that dies, or whose event loop stands still
+    for ten seconds, is replaced.
     """
 
     def __init__(self, settings: Settings, sockets: Sequence[socket.socket], on_listening: Callable[[], None]) -> None:
@@ -109,7 +111,7 @@ class Supervisor:
         self._looked = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._bell, self._ring = socket.socketpair()  # the numbers of signals
-        self._has_terminal = _has_terminal()
+        self._hangups = Hangups()
 
     def run(self) -> None:
         """Until a signal comes and all workers have ended. Raises `ServeError` if the first ones cannot start."""
@@ -269,12 +271,14 @@ class Supervisor:
 
     def _rung(self) -> None:
         for number in self._bell.recv(64):
-            if number == signal.SIGHUP and (_has_terminal() or not self._has_terminal):
-                if not self._replacing:
-                    self._replacing.extend(range(1, len(self._sockets) + 1))
-                    self._replace_next()
-            else:
+            if number != signal.SIGHUP:
                 self._stop()
+            elif self._hangups.is_end():
+                if not self._stopping:  # a shell sends it once more: that is no second wish
+                    self._stop()
+            elif not self._replacing:
+                self._replacing.extend(range(1, len(self._sockets) + 1))
+                self._replace_next()
 
     def _replace_next(self) -> None:
         """Start a second worker on a socket; when it serves the first one goes, and then comes the next."""
@@ -304,12 +308,3 @@ class Supervisor:
         for each in (*self._sockets, self._bell, self._ring):
             each.close()
         self._selector.close()
-
-
-def _has_terminal() -> bool:
-    """Whether there is a terminal whose closing would send SIGHUP."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

@@ -167,7 +167,7 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
         if message is None:
             draft, key = text_draft(_topic(None, topic), text), None
         else:
-            ref = bytes(message.ref)
+            ref = _on_one_line(message.ref)
             raw = check_json_size(bytes(message.data), gate.feed.options.max_data)
             draft = json_draft(_topic(message.topic, topic), raw, message.type)
             owner = principal(websocket, grants)
@@ -196,9 +196,14 @@ def _parse(text: str) -> Published | None:
 
 def _ref(text: str) -> bytes:
     try:
-        return bytes(_message.one.decode(text).ref)
+        return _on_one_line(_message.one.decode(text).ref)
     except UNREADABLE:
         return b""
+
+
+def _on_one_line(ref: msgspec.Raw) -> bytes:
+    """With `feed.batch` an object is a line. A line break can stand only between the tokens of JSON."""
+    return bytes(ref).replace(b"\r", b" ").replace(b"\n", b" ")
 
 
 def _has_data(text: str) -> bool:

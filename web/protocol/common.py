@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import struct
+import termios
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +29,11 @@ logger = logging.getLogger(__name__)
 LINGER = 2.0
 """Seconds for which what still comes is read after a refusal, so that the client sees it."""
 
+MOST_KEPT = 10_000
+"""Connections that are kept between two requests, some 8 KiB each. A proxy has hundreds at most; browsers that find one
+closed take another."""
+
+_INT = struct.Struct("i")
 _LOOK_AT = 100  # idle connections, for one that may go
 _TURN_SECONDS = 0.004
 
@@ -73,21 +81,43 @@ class Room:
     """How many connections there may be, and which of them nobody would miss.
 
     When one more comes than `most`, the one that has been without a whole request for longest makes room for it: so
-    there are descriptors left for publishers and health checks, whoever opens connections and leaves them.
+    there are descriptors left for publishers and health checks, whoever opens connections and leaves them. Of those
+    that have had an answer and wait for the next request `most_kept` are kept.
+
+    `closing` says that the server is being stopped: what a connection is answered now is its last answer.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_kept: int = MOST_KEPT) -> None:
         self.most = most
+        self.most_kept = most_kept
+        self.closing = False
         self.idle: dict[HttpProtocol, None] = {}  # the longest idle first
+        self._kept: dict[HttpProtocol, None] = {}  # of these, those that have had an answer
 
-    def make(self, connections: int) -> None:
-        """Let one go if there are too many."""
+    def enter(self, connection: HttpProtocol, connections: int) -> None:
+        """A new one, of so many. Another is let go if there are too many."""
+        self.idle[connection] = None
         if connections > self.most and len(self.idle) > 1:
-            for oldest in islice(self.idle, _LOOK_AT):
-                if oldest.transport.get_write_buffer_size() == 0:  # else it is still taking an answer
-                    del self.idle[oldest]
-                    oldest.transport.abort()
-                    break
+            self._let_go(self.idle)
+
+    def keep(self, connection: HttpProtocol) -> None:
+        """It has had its answer, and waits for the next request."""
+        self.idle[connection] = self._kept[connection] = None
+        if len(self._kept) > self.most_kept:
+            self._let_go(self._kept)
+
+    def leave(self, connection: HttpProtocol) -> None:
+        """It has a request, or is gone."""
+        self.idle.pop(connection, None)
+        self._kept.pop(connection, None)
+
+    def _let_go(self, connections: dict[HttpProtocol, None]) -> None:
+        for oldest in islice(connections, _LOOK_AT):
+            # Else it is still taking an answer, or its next request is there: closed now, that would be lost.
+            if oldest.transport.get_write_buffer_size() == 0 and not unread(oldest.transport):
+                self.leave(oldest)
+                oldest.transport.abort()
+                break
 
 
 class Turns:
@@ -123,7 +153,8 @@ class Turns:
 class Common:
     """What all connections of a server have in common: how much they may, and for how long.
 
-    `max_head` is in bytes, of a request's line and headers. `heads` is the time that each head has, `messages` the time
+    `max_head` is in bytes, of a request's line and headers. `heads` is the time that each head has once the connection
+    is there, or the head has begun (between two requests uvicorn's `timeout_keep_alive` counts), `messages` the time
     for a WebSocket's message once it has begun, and `bodies` the room for what has come and is not handled yet.
     """
 
@@ -134,6 +165,16 @@ class Common:
     messages: Deadline
     turns: Turns = field(default_factory=Turns)
     collector: Collector = field(default_factory=Collector)
+
+
+def unread(transport: asyncio.Transport) -> int:
+    """How many bytes have come that nobody has read."""
+    try:
+        descriptor: int = transport.get_extra_info("socket").fileno()
+        waiting: int = _INT.unpack(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(_INT.size)))[0]
+    except (OSError, AttributeError, ValueError):  # it is closed
+        return 0
+    return waiting
 
 
 def part(scope: HTTPScope | WebSocketScope) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,10 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from web.exchange import unreadable
 from web.outlet import EXTENSION
 from web.problems import Problem
-from web.protocol.common import LINGER, Common, Streaming, part
+from web.protocol.common import LINGER, Common, Streaming, part, unread
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGISendEvent
+    from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 
     from web.protocol.websocket import WebSocketProtocol
 
@@ -79,15 +80,14 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         common = self._common
         common.collector.connected(len(self.connections))
         common.heads.begin(self)
-        common.room.idle[self] = None
-        common.room.make(len(self.connections))
+        common.room.enter(self, len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         common = self._common
         common.collector.disconnected(len(self.connections))
         common.heads.end(self)
-        common.room.idle.pop(self, None)
+        common.room.leave(self)
         common.bodies.release(self._held)
         self._held = 0
         waiting = [cycle for cycle, _ in self.pipeline]
@@ -104,29 +104,62 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             return
         if self._head:
             self._refuse(408, "the head of the request did not come in time")
+        elif unread(self.transport):
+            self._common.heads.begin(self)  # it comes just now
         else:
             self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """See uvicorn's: no request came for as long as the connection is kept."""
+        if not unread(self.transport):  # else it comes just now: closed, a proxy could not tell whether it was handled
+            super().timeout_keep_alive_handler()
+
+    def last_answer(self) -> None:
+        """The server is being stopped: what is being answered is told so, for a proxy that would use the connection
+        again. What is read from now on finds `Room.closing`."""
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """See uvicorn's: close it, unless a request is under way."""
+        if not unread(self.transport):
+            super().shutdown()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         if cycle.scope["http_version"] == "1.0":
             cycle.send = _Unchunked(cycle).send  # type: ignore[method-assign]
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, partial(_run, cycle, app))
 
     def on_message_complete(self) -> None:
         self._steps += 1
         if self._reread:
             return
         super().on_message_complete()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._common.room.idle.pop(self, None)
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._common.room.leave(self)
+        elif cycle is not None and cycle.more_body and not self.transport.is_closing():
+            cycle.more_body = False  # it was answered before its body had come
+            self._common.heads.end(self)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self._common.room.keep(self)
 
     def on_response_complete(self) -> None:
-        self._common.room.idle[self] = None
-        if not self.pipeline:
-            self._common.heads.begin(self)
+        is_last = not self.pipeline and not self.transport.is_closing()
         super().on_response_complete()
         self._piped = sum(len(cycle.body) for cycle, _ in self.pipeline)
+        if not is_last:
+            return
+        if self._head or self.cycle.more_body:  # what has begun has to end in time
+            self._unset_keepalive_if_required()
+            self._common.heads.begin(self)
+            self._common.room.idle[self] = None
+        else:
+            self._common.room.keep(self)
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
@@ -142,7 +175,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     def _upgrade(self) -> None:
         if self.transport.is_closing():
             return  # the client has left meanwhile
-        self._common.room.idle.pop(self, None)
+        self._common.room.leave(self)
         super().handle_websocket_upgrade()  # reading goes on once the handshake is answered
         if self._early:
             cast("WebSocketProtocol", self.transport.get_protocol()).data_received(self._early)
@@ -152,7 +185,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+            self._common.heads.begin(self)
         steps = self._steps
         self._read(data)
         passed = self._steps - steps
@@ -234,6 +269,8 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         self._common.heads.end(self)
         super().on_headers_complete()
         self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
+        if self._common.room.closing and self.cycle is not None:  # none before a WebSocket
+            self.cycle.keep_alive = False
         if self.scope["method"] == "POST" and not self.parser.should_upgrade():
             self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
 
@@ -320,6 +357,20 @@ def _refusal(status: int, detail: str) -> bytes:
     lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%b: %b" % header for header in problem.raw_headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(problem.body)
+
+
+async def _run(
+    cycle: RequestResponseCycle,
+    app: ASGI3Application,
+    scope: HTTPScope,
+    receive: ASGIReceiveCallable,
+    send: ASGISendCallable,
+) -> None:
+    """The application. uvicorn learns that a client has left only a turn of the loop after the transport does, and
+    takes an answer that was left off meanwhile for a mistake of the application's."""
+    await app(scope, receive, send)
+    if cycle.transport.is_closing():
+        cycle.disconnected = True
 
 
 def _give_up(cycle: RequestResponseCycle) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Opcode
+from websockets.server import ServerProtocol
 
 from web.outlet import EXTENSION
 from web.protocol.common import LINGER, Common, Streaming, part
@@ -17,6 +19,23 @@ if TYPE_CHECKING:
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _SLICE = 4 << 10  # bytes of frames that are looked at in one go: at most 700 frames, some milliseconds
 
+_CLOSE = 0x88  # the first byte of a whole one
+_MASKED = 0x80  # in the second byte, beside the length
+_CLOSE_HEAD = 6  # bytes, the mask included
+_MOST_IN_CLOSE = 125
+_LONGEST_CLOSE = _CLOSE_HEAD + _MOST_IN_CLOSE
+
+
+class _Conversation(ServerProtocol):
+    """The library's, for which a Close between the fragments of a message breaks the rules. It does not: a control
+    frame may come there (RFC 6455, 5.4), and who goes away owes nobody the rest."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """See the library's."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
 
 class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
     """A WebSocket, read in slices: no more than the application, the socket and everybody else have time for.
@@ -27,14 +46,18 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
 
     A handshake that cannot be read is answered and closed; uvicorn 0.54 leaves it open, and fails on it when it stops.
     After a frame that breaks the rules what still comes is read for a moment, so that the client sees with which code
-    it was closed. A refusal by the application is no error, nor is a client that breaks the rules.
+    it was closed, or until it answers with a Close of its own. A refusal by the application is no error, nor is a
+    client that breaks the rules.
     """
 
-    __slots__ = ("_begun", "_common", "_handled", "_held", "_in_turn", "_unread")
+    __slots__ = ("_begun", "_common", "_handled", "_held", "_in_turn", "_last", "_unread")
 
     def __init__(self, *arguments: Any, common: Common, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.conn.parser.close()  # it would keep what it belongs to
+        self.conn = _Conversation(max_size=self.config.ws_max_size, logger=self.logger)
         self._common = common
+        self._last = b""  # of what came after the rules were broken
         self._unread = bytearray()  # not even looked at yet
         self._in_turn = False  # whether a slice is to be read in its turn
         self._begun = False  # whether there is a part of a message
@@ -72,7 +95,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
                 self.handshake_complete = self.close_sent = True
                 self.transport.close()
         elif self._broken:
-            return
+            self._look_for_close(self._last + data)
         elif self._unread or len(data) > _SLICE or self.write_paused or self.read_paused:
             self._unread += data
             self._go_on()
@@ -121,6 +144,17 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         super().data_received(data)
         if self.handshake_initiated and not self.disconnected:
             self._account()
+            if self._broken:
+                self._look_for_close(data + self._last)
+
+    def _look_for_close(self, received: bytes) -> None:
+        """End at once where both have said Close (RFC 6455, 5.5.1). Where frames begin nobody knows any more; but a
+        Close is the last thing that a client sends, and all that came last."""
+        self._last = received[-_LONGEST_CLOSE:]
+        if ends_with_close(self._last) and self.close_timer is not None:
+            self.close_timer.cancel()
+            self.close_timer = None
+            self.transport.close()
 
     def _account(self) -> None:
         """What there is of messages, for how much and for how long."""
@@ -199,6 +233,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             self.stream = None  # nothing comes after the close
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
+        self._last = bytes(self._unread[-_LONGEST_CLOSE:])
         self._unread.clear()
         self.frames = []
         self._account()
@@ -217,3 +252,11 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             self._go_on()  # to the client's own close
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # as far as it goes: uvicorn would log an error
+
+
+def ends_with_close(received: bytes) -> bool:
+    """Whether a client's Close is the last of it."""
+    return any(
+        received[start] == _CLOSE and received[start + 1] == _MASKED | len(received) - _CLOSE_HEAD - start
+        for start in range(max(0, len(received) - _LONGEST_CLOSE), len(received) - _CLOSE_HEAD + 1)
+    )
