@@ -461,6 +461,42 @@ async def test_an_unknown_log_is_refused_with_what_to_use(url: str) -> None:
         await open_log(url, Retention())
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("sqlite:///x.db", "sqlite:x.db (in the working directory) or sqlite:/x.db?"),
+        ("sqlite://x.db", "sqlite:x.db?"),
+        ("sqlite://", "memory:?"),
+        ("sqlite:///:memory:", "memory:?"),
+        ("sqlite::memory:", "memory:?"),
+        ("sqlite:file:x.db?mode=rwc", "sqlite:x.db?"),
+        ("sqlite:x.db?timeout=5", "sqlite:x.db?"),
+        ("sqlite:x.db ", "sqlite:x.db?"),
+        ("sqlite:x\0.db", "sqlite:x.db?"),
+        ("sqlite+aiosqlite:///x.db", "sqlite:x.db (in the working directory) or sqlite:/x.db?"),
+        ("sqlite3:/var/x.db", "sqlite:/var/x.db?"),
+        ("SQLite:x.db", "sqlite:x.db?"),
+        ("file:x.db", "sqlite:x.db?"),
+        ("x.db", "sqlite:x.db?"),
+        ("memory", "memory:?"),
+        ("memory://", "memory:?"),
+        (":memory:", "memory:?"),
+    ],
+)
+async def test_a_log_that_others_would_write_so_is_refused_with_what_was_meant(url: str, meant: str) -> None:
+    with pytest.raises(LogRefused) as refused:
+        await open_log(url, Retention())
+    assert str(refused.value).endswith(f"did you mean {meant}")
+
+
+async def test_a_path_may_be_absolute_however_many_slashes_that_takes(tmp_path: Path) -> None:
+    for slashes in ("", "///"):
+        log = await open_log(f"sqlite:{slashes}{tmp_path}/feed.db", Retention())
+        await log.append(drafts("a"))
+        await log.close()
+    assert log.position == 2
+
+
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.text(st.characters(exclude_categories=["Cs"])))
 async def test_any_text_comes_back(log: Log, data: str) -> None:

@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from feed.errors import FeedUnavailable, Indeterminate, Invalid
+from feed.errors import FeedUnavailable, Invalid
 from feed.event import Draft, Event, event_size
 from feed.figures import Histogram
 from feed.log.clock import Clock, now
@@ -111,7 +111,7 @@ class Writer:
         self._clock = Clock(content.latest)
         self._unchecked = 0  # bytes that were written since the last checkpoint, roughly
         self._written = 0.0  # when something was committed last, by the monotonic clock
-        self._failed: FeedUnavailable | Indeterminate | None = None  # what became of the last commit
+        self._failed: FeedUnavailable | None = None  # what became of the last commit
         self._failed_bytes = 0
         self._probed = 0.0
         self._reload()
@@ -215,7 +215,7 @@ class Writer:
     def _refused(self, requests: Sequence[Append], error: Exception) -> Sequence[Outcome]:
         self.reports.tell(error)
         answer = indeterminate if may_be_committed(error) else unavailable
-        self._failed = answer(error)
+        self._failed = unavailable(error)
         self._failed_bytes = max(request.bytes for request in requests)
         self._probed = time.monotonic()
         # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
@@ -395,7 +395,7 @@ class Writer:
         today = time.monotonic()
         failed = self._failed
         if failed is not None and today - self._probed < _PROBE_AGAIN:
-            raise FeedUnavailable(str(failed), getattr(failed, "retry_after", 1))
+            raise FeedUnavailable(str(failed), failed.retry_after)
         if failed is None and today - self._written < _PROBE:
             with self._transaction():
                 return
