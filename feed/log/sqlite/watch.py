@@ -26,19 +26,22 @@ from feed.log.sqlite.file import LOCK_SUFFIX, Hole
 
 _LOOK = 0.05  # seconds between looks
 
-_GAPS = """
-SELECT before + 1, seq - 1 FROM (SELECT seq, lag(seq) OVER (ORDER BY seq) AS before FROM events)
-WHERE before IS NOT NULL AND seq != before + 1 ORDER BY seq
+_HOLES = """
+SELECT before + 1, seq - 1
+FROM (SELECT seq, lag(seq, 1, ?1 - 1) OVER (ORDER BY seq) AS before FROM events WHERE seq >= ?1)
+WHERE seq != before + 1 ORDER BY seq
 """
 
 
-class Newest(NamedTuple):
-    """What tells this log from any other, and from an older copy of itself: its epoch, and its newest event (0 for a
-    log that never had one), with the sizes of all before it."""
+class Known(NamedTuple):
+    """What the writer knows of the log, and no other log nor an older copy of this one has: its epoch, its position,
+    and the sizes of all before the newest event. And what is retained: from `oldest` on, so many events."""
 
     epoch: str
-    seq: int
+    position: int
     start: int
+    oldest: int
+    events: int
 
 
 class Watch:
@@ -57,16 +60,16 @@ class Watch:
         """Whether the last look is long enough ago."""
         return time.monotonic() - self._seen >= _LOOK
 
-    def look(self, newest: Newest) -> Sequence[Hole] | None:
+    def look(self, known: Known) -> Sequence[Hole] | None:
         """Raises `FeedUnavailable` if this is not the log any more: what we wrote would be gone at the next start.
 
-        If somebody else may have written, and it is still the log: the holes that are in it now. Else None.
+        If it is still the log, and events are not there any more: the holes that are in it now. Else None.
         """
         if self._look_up_files() != self._files:
             raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
         holes, stamp, version = None, self._stamp_now(), self._data_version()
         if self._broken is None and version != self._version:
-            holes = self._examine(newest)
+            holes = self._examine(known)
         elif self._broken is None and stamp != self._stamp:
             self._broken = "its file was overwritten by another program: the server has to be restarted"
         if self._broken is not None:
@@ -93,14 +96,15 @@ class Watch:
         ahead = self.wal_bytes()
         return FileBytes(_size(str(self._path)) + ahead, ahead)
 
-    def _examine(self, newest: Newest) -> Sequence[Hole]:
+    def _examine(self, known: Known) -> Sequence[Hole] | None:
         connection = self._connection
-        known = connection.execute("SELECT 1 FROM epochs WHERE epoch = ?", (newest.epoch,)).fetchone()
-        last = connection.execute("SELECT seq, start FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        if known is None or (last or (0, newest.start)) != (newest.seq, newest.start):
+        is_ours = connection.execute("SELECT 1 FROM epochs WHERE epoch = ?", (known.epoch,)).fetchone()
+        newest = connection.execute("SELECT seq, start FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        if is_ours is None or (newest or (0, known.start)) != (known.position, known.start):
             self._broken = "its events were changed by another program: the server has to be restarted"
-            return ()
-        return connection.execute(_GAPS).fetchall()
+            return None
+        count = connection.execute("SELECT count(*) FROM events WHERE seq >= ?", (known.oldest,)).fetchone()[0]
+        return None if count == known.events else connection.execute(_HOLES, (known.oldest,)).fetchall()
 
     def _data_version(self) -> int:
         version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
