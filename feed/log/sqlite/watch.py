@@ -57,8 +57,8 @@ class Watch:
         self._broken: str | None = None
 
     def is_due(self) -> bool:
-        """Whether the last look is long enough ago."""
-        return time.monotonic() - self._seen >= _LOOK
+        """Whether the last look is long enough ago, or found nothing good."""
+        return self._broken is not None or time.monotonic() - self._seen >= _LOOK
 
     def look(self, known: Known) -> Sequence[Hole] | None:
         """Raises `FeedUnavailable` if this is not the log any more: what we wrote would be gone at the next start.
