@@ -451,6 +451,28 @@ async def test_the_position_before_a_time_is_found(log: Log) -> None:
         assert times[position] >= time_
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_times_never_go_back_whatever_the_clock_does(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory:" if kind == "memory" else f"sqlite:{tmp_path / 'clock.db'}"
+    minute = 60_000
+    clock = 1_800_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: clock * 1_000_000)
+    log = await open_log(url, Retention())
+    begun = clock
+    for step in (0, 1, -30, 0, 29, 2):
+        clock += step * minute
+        await log.append(drafts("a"))
+        if kind == "sqlite":
+            await log.close()
+            log = await open_log(url, Retention())
+    times = [(event.time - begun) // minute for event in await read_all(log, 0, EVERYTHING)]
+    assert times == [0, 1, 1, 1, 1, 2]
+    assert [await log.before_time(begun + time_ * minute) for time_ in (0, 1, 2, 3)] == [0, 1, 5, 6]
+    await log.close()
+
+
 async def test_a_log_that_works_says_so(log: Log) -> None:
     await log.check()
 

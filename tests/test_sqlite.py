@@ -674,8 +674,10 @@ async def test_p9_an_event_that_cannot_be_read_refuses_the_start_and_is_named(pa
 
 
 @pytest.mark.parametrize("value", ["CAST(x'ff' AS TEXT)", "x'00'"])
-@pytest.mark.parametrize("column", ["data", "topic", "type"])
-@pytest.mark.parametrize("patterns", [["**"], ["a"], ["*"]])
+@pytest.mark.parametrize(
+    ("column", "patterns"),
+    [("data", ["**"]), ("data", ["a"]), ("data", ["*"]), ("type", ["a"]), ("topic", ["**"]), ("topic", ["*"])],
+)
 async def test_what_cannot_be_read_while_it_runs_is_a_hole(
     path: Path, column: str, value: str, patterns: list[str]
 ) -> None:
@@ -683,8 +685,6 @@ async def test_what_cannot_be_read_while_it_runs_is_a_hole(
     await log.append([text_draft("a", f"SECRET {number}") for number in range(6)])
     execute(path, f"UPDATE events SET {column} = {value} WHERE seq IN (2, 5)")
     selection = Selection(patterns)
-    if column == "topic" and patterns == ["a"]:
-        return  # by the index these are events of another topic
     found: list[int] = []
     starts: list[int] = []
     after = 0
