@@ -178,14 +178,19 @@ class SQLiteLog:
         """See `Log`: there are no others."""
 
     async def close(self) -> None:
-        """See `Log`."""
+        """See `Log`. Also from another event loop, where its own has ended."""
         if self._closed:
             return
         self._closed = True
-        self._request(None)
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._readers.close)
-        await asyncio.to_thread(self._writer.release)
+        self._writer.requests.append(None)
+        self._writer.wake.put(None)
+        await asyncio.to_thread(self._let_go)
+
+    def _let_go(self) -> None:
+        """In one step, so that whoever waits for it may be cancelled and the file is free all the same."""
+        self._thread.join()
+        self._readers.close()
+        self._writer.release()
 
 
 def _open(path: Path, retention: Retention) -> tuple[Writer, Readers]:
