@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _TOGETHER = 5.0  # seconds between the starts of workers that are to stay beside each other
 _REPLACED = 20.0  # seconds that a process which is being replaced has for its end: gunicorn gives a new one 30
 _LOOK = 0.1
+_LINGER = 1.0  # seconds for which one that is refused can be seen by those that come a little later
 
 _HELP = (
     "each of them would have a feed of its own, and its readers would miss what reaches another: start one process "
@@ -59,6 +60,7 @@ async def check_alone(kind: str, processes: Path = Path("/proc")) -> None:
         own = _parent_and_start(processes / str(os.getpid()))[1]
         if time.monotonic() > deadline or any(abs(sibling.started - own) < _TOGETHER for sibling in siblings):
             pids = ", ".join(str(sibling.pid) for sibling in siblings)
+            await asyncio.sleep(_LINGER)
             raise LogRefused(
                 f"{kind}: is a log of one process, and process {pids} answers at {siblings[0].address} too: {_HELP}"
             )
