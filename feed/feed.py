@@ -104,9 +104,9 @@ class Feed:
     a `RuntimeError`. Once it is closed, or its loop has, it opens in another loop at its next use, as tests need it
     whose requests have a loop each: closed, a log in memory has lost its events, else they are still there.
 
-    It belongs to one process, too. In a fork of the one that has opened it a log in memory raises `RuntimeError`, as
-    nobody would read what is published there; any other is opened anew, with connections of its own, which SQLite
-    refuses for as long as the file is in use.
+    It belongs to one process, too. In a fork of the one that has opened it the first use raises `RuntimeError`, unless
+    the log is one that processes share: that is opened anew, with connections of its own. To close it there does
+    nothing to the parent's.
 
     `log` is the URL as it was given. `figures` is what the feed has counted since it was made.
     """
@@ -158,7 +158,7 @@ class Feed:
         """Forget what a parent process has opened, and touch nothing of it: sockets and files are the parent's, too."""
         if self._start is None:
             return
-        if self.log == "memory:":
+        if not is_shared(self.log):
             self.check_process()
         self._inherited += [self._loop, self._start, self._end, self._left]
         self._left = None
@@ -267,6 +267,8 @@ class Feed:
     async def close(self) -> None:
         """End all streams, commit what waits, and let the log go. To do so twice does no harm, and both wait for it;
         cancelled, it goes on. A feed that another event loop has left open is closed in this one."""
+        if self._pid != os.getpid():
+            return  # it is the parent's to close
         self._settle()
         await asyncio.shield(self._close_in_background())
 
@@ -305,9 +307,9 @@ class Feed:
         """Raises `RuntimeError` in a fork of the process that has opened it: nothing of what was open runs there."""
         if self._pid != os.getpid() and self._start is not None:
             raise RuntimeError(
-                f"this feed was opened by process {self._pid}, of which this one is a fork, and what it publishes here "
-                "would reach nobody: publish over HTTP (feed.client), or open the feed in each process, after the "
-                "fork, on a log that they share (redis:)"
+                f"this feed was opened by process {self._pid}, of which this one is a fork, and nothing of it runs "
+                "here: publish over HTTP (feed.client), or open the feed in each process, after the fork, on a log "
+                "that they share (redis:)"
             )
 
     @property
@@ -620,8 +622,10 @@ class _Running:
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.log.close()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:  # also where a loop that ends cancels everything
+            await self.log.close()
 
     async def _relay(self) -> None:
         """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks

@@ -184,10 +184,10 @@ class SQLiteLog:
         self._closed = True
         self._writer.requests.append(None)
         self._writer.wake.put(None)
-        await asyncio.to_thread(self._let_go)
+        # Whoever waits may be cancelled, as by a loop that ends; what has not begun in a thread would be, too.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._let_go))
 
     def _let_go(self) -> None:
-        """In one step, so that whoever waits for it may be cancelled and the file is free all the same."""
         self._thread.join()
         self._readers.close()
         self._writer.release()
