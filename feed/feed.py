@@ -30,12 +30,13 @@ from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefuse
 from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
 from feed.figures import Delivered, Figures, Histogram, transport_of
 from feed.from_thread import FromThread
-from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
+from feed.log import Appended, IdempotencyKey, Log, Page, Retention, check_log_url, is_shared, open_log, take_over
 from feed.log.contract import FileBytes, LogLost, Loss, Retained
 from feed.log.paging import read_back, read_on, runs
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.peer import Peer
+from feed.siblings import check_alone
 from feed.subscription import Limits, Subscription
 from feed.survey import Subscribers, Survey
 from feed.turnstile import Turnstile
@@ -96,8 +97,17 @@ class Feed:
     """A feed on the log that `log` names: `memory:`, `sqlite:PATH` or `redis://HOST:PORT/DB?stream=NAME`.
 
     It opens at `async with`, which also closes it, or else at its first use; where Redis is not there yet it goes on
-    trying, and raises `FeedUnavailable` meanwhile. Several may hold it by `async with`: the last one out closes it. It
-    belongs to one event loop; from other threads see `from_thread`.
+    trying, and raises `FeedUnavailable` meanwhile. Several may hold it by `async with`: the last one out closes it, and
+    in this event loop only `async with` opens it again. `memory:` and `sqlite:` are logs of one process: where several
+    answer at one address, the workers of a server, they are refused with `LogRefused`.
+
+    It belongs to one event loop; from other threads see `from_thread`. While it is open another loop that uses it gets
+    a `RuntimeError`. Once it is closed, or its loop has, it opens in another loop at its next use, as tests need it
+    whose requests have a loop each: closed, a log in memory has lost its events, else they are still there.
+
+    It belongs to one process, too. In a fork of the one that has opened it the first use raises `RuntimeError`, unless
+    the log is one that processes share: that is opened anew, with connections of its own. To close it there does
+    nothing to the parent's.
 
     `log` is the URL as it was given. `figures` is what the feed has counted since it was made.
     """
@@ -109,17 +119,53 @@ class Feed:
         self.figures = Figures()
         self.log = log
         self.from_thread = FromThread(self)
-        self._holders = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._held_bytes = 0
         self._past_reconnects = 0  # while it was open before
         self._past_commits = Histogram()
+        self._left: Log | None = None  # open still, by a loop that has ended
+        self._inherited: list[object] = []  # a parent process's: not to be used, nor cleaned up after, here
+        self._belong_to(None)
+
+    def _belong_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Begin anew in this event loop of this process."""
+        self._loop = loop
+        self._pid = os.getpid()
+        self._holders = 0
+        self._held_bytes = 0
         self._entrance = Turnstile(_ENTER)
         self._start: asyncio.Task[_Running] | None = None
         self._tried = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
 
+    def _settle(self) -> None:
+        """Move to the event loop that runs here. Raises `RuntimeError` where the feed is still another's."""
+        here = asyncio.get_running_loop()
+        if self._loop is here and self._pid == os.getpid():
+            return
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        elif self._loop is not None and not self._loop.is_closed() and (self._start or not _done(self._end)):
+            raise RuntimeError(
+                "this feed is open in another event loop: publish from here with feed.from_thread.publish(…), or use a "
+                "Feed of this loop's own, or close it there first. In tests, all requests of a TestClient share one "
+                "loop only within `with TestClient(app) as client:`"
+            )
+        elif (left := self._running_now()) is not None:
+            self._count_past(left.log)
+            self._left = left.log
+        self.draining = self.draining and self._loop is None
+        self._belong_to(here)
+
+    def _leave_to_parent(self) -> None:
+        """Forget what a parent process has opened, and touch nothing of it: sockets and files are the parent's, too."""
+        if self._start is None:
+            return
+        if not is_shared(self.log):
+            self.check_process()
+        self._inherited += [self._loop, self._start, self._end, self._left]
+        self._left = None
+
     async def __aenter__(self) -> Feed:
+        self._settle()
         while self._end is not None:
             await asyncio.shield(end := self._end)
             if self._end is end:  # else somebody else has opened it again meanwhile
@@ -138,8 +184,11 @@ class Feed:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._pid != os.getpid():
+            return  # forked within the block: it is the parent's to close
+        self._settle()
         self._holders -= 1
-        if not self._holders:
+        if self._holders <= 0:
             await self.close()
 
     async def _opened(self) -> _Running:
@@ -147,7 +196,6 @@ class Feed:
             return running
         if self._start is None:
             self._tried = asyncio.Event()
-            self._loop = asyncio.get_running_loop()
             self._start = asyncio.create_task(self._begin(self._tried), name="feed-start")
         start = self._start
         await self._tried.wait()
@@ -166,19 +214,25 @@ class Feed:
         try:
             while True:
                 try:
-                    return await _Running.start(self.log, self.options, self.figures)
+                    left = None if self._left is None else await take_over(self._left)
+                    running = await _Running.start(self.log, self.options, self.figures, left)
                 except FeedUnavailable as error:
                     if not tried.is_set():
                         logger.warning("the log cannot be opened yet, and it is tried again: %s", error)
                         tried.set()
+                else:
+                    self._left = None
+                    return running
                 await asyncio.sleep(backoff.next())
         finally:
             tried.set()
 
     async def _running(self) -> _Running:
-        """The opened log and all that runs on it. Raises `FeedUnavailable`."""
+        """The opened log and all that runs on it. Raises `FeedUnavailable`, and `RuntimeError` in another loop than the
+        feed's."""
+        self._settle()
         if self._end is not None:
-            raise FeedUnavailable("the feed is closed")
+            raise FeedUnavailable("the feed is closed: `async with feed` opens it again")
         try:
             return await self._opened()
         except LogRefused as error:
@@ -190,22 +244,33 @@ class Feed:
         start = self._start
         if start is None or not start.done() or start.cancelled() or start.exception() is not None:
             return None
+        if self._pid != os.getpid():
+            return None  # it is the parent's
         return start.result()
 
     def drain(self) -> None:
-        """Let every stream say `feed.closing` and end, and take on no new ones. Publishing goes on.
+        """Let every stream say `feed.closing` and end, and take on no new ones. Publishing goes on until it is closed.
 
-        Their clients are told to come back spread over `Limits.drain` seconds.
+        Their clients are told to come back spread over `Limits.drain` seconds. It is for the moment in which the server
+        around the feed is told to stop, as servers wait for streams and tell nobody: see the README. To do so twice
+        does no harm. From other threads and in signal handlers: `from_thread.drain`.
         """
-        if not self.draining:
-            self.draining = True
-            self._drained_at = time.monotonic() + self.options.limits.drain
-        if (running := self._running_now()) is not None:
+        self.turn_away()
+        if (running := self._running_now()) is not None and self._loop is not None and not self._loop.is_closed():
             running.broadcaster.drain(self.options.limits)
+
+    def turn_away(self) -> None:
+        """Take on no new streams: the first half of `drain`, which any thread may call."""
+        if not self.draining:
+            self._drained_at = time.monotonic() + self.options.limits.drain
+            self.draining = True
 
     async def close(self) -> None:
         """End all streams, commit what waits, and let the log go. To do so twice does no harm, and both wait for it;
-        cancelled, it goes on."""
+        cancelled, it goes on. A feed that another event loop has left open is closed in this one."""
+        if self._pid != os.getpid():
+            return  # it is the parent's to close
+        self._settle()
         await asyncio.shield(self._close_in_background())
 
     def _close_in_background(self) -> asyncio.Task[None]:
@@ -224,13 +289,29 @@ class Feed:
                 running = await start
                 running.broadcaster.drain(self.options.limits)
                 await running.stop()
-                self._past_reconnects += running.log.reconnects
-                self._past_commits.add(running.log.commits)
+                self._count_past(running.log)
+        left, self._left = self._left, None
+        if left is not None:
+            await take_over(left)
+
+    def _count_past(self, log: Log) -> None:
+        self._past_reconnects += log.reconnects
+        self._past_commits.add(log.commits)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop it was opened in; None before it is opened for the first time, and once it is closed."""
-        return None if self._end is not None else self._loop
+        """The event loop it was opened in; None before it is opened for the first time, once it is closed, and in a
+        fork of the process that has opened it."""
+        return self._loop if self._end is None and self._pid == os.getpid() else None
+
+    def check_process(self) -> None:
+        """Raises `RuntimeError` in a fork of the process that has opened it: nothing of what was open runs there."""
+        if self._pid != os.getpid() and self._start is not None:
+            raise RuntimeError(
+                f"this feed was opened by process {self._pid}, of which this one is a fork, and nothing of it runs "
+                "here: publish over HTTP (feed.client), or open the feed in each process, after the fork, on a log "
+                "that they share (redis:)"
+            )
 
     @property
     def subscribers(self) -> int:
@@ -399,6 +480,7 @@ class Feed:
         peer: Peer = Peer(),  # noqa: B008  immutable
     ) -> Subscription:
         """What `subscribe` does at the beginning of its block, for callers whose stream is not a block of code."""
+        self._settle()
         await self._entrance.enter()
         running = await self._running()
         log, window = running.log, running.broadcaster.window
@@ -532,9 +614,12 @@ class _Running:
         ]
 
     @classmethod
-    async def start(cls, url: str, options: FeedOptions, figures: Figures) -> _Running:
+    async def start(cls, url: str, options: FeedOptions, figures: Figures, left: Log | None) -> _Running:
+        """Open the log, or go on with the one that is `left`."""
         options = msgspec.structs.replace(options, node=options.node or f"{socket.gethostname()}:{os.getpid()}")
-        log = await open_log(url, options.retention, options.node)
+        if not is_shared(check_log_url(url)):
+            await check_alone(url.partition(":")[0])
+        log = left or await open_log(url, options.retention, options.node)
         try:
             return cls(log, Broadcaster(await _newest(log, options), figures), options)
         except BaseException:
@@ -544,8 +629,10 @@ class _Running:
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.log.close()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:  # also where a loop that ends cancels everything
+            await self.log.close()
 
     async def _relay(self) -> None:
         """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks
@@ -716,6 +803,10 @@ class _Running:
         if page.gap is not None:
             self.broadcaster.figures.gaps[page.gap.reason] += 1
         return page
+
+
+def _done(task: asyncio.Task[None] | None) -> bool:
+    return task is None or task.done()
 
 
 def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:

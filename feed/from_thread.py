@@ -1,9 +1,11 @@
-"""Publishing from code that is not on the feed's event loop: `def` routes, worker threads, threads of any library."""
+"""Publishing, and the end of all streams, from code that is not on the feed's event loop: `def` routes, worker threads,
+threads of any library, signal handlers."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,11 +23,12 @@ TIMEOUT = 30.0
 class FromThread:
     """What a feed offers to other threads: `feed.from_thread.publish("orders/1", {"total": 3})`.
 
-    Each call blocks its thread until the event is committed, and raises what the same call on the loop raises. Besides:
-    `RuntimeError` where it is called on the feed's own loop, which it would wait for while it holds it up;
-    `FeedUnavailable` while the feed is not open, and nothing was published; `Indeterminate` when `timeout` seconds are
-    over, or the loop has ended meanwhile: then it may have been published, and the same call with the same `key` makes
-    sure. A thread that is interrupted while it waits (`KeyboardInterrupt`) leaves it open in the same way.
+    Publishing blocks its thread until the event is committed, and raises what the same call on the loop raises, and
+    `RuntimeError` where it is called on the feed's own loop, which it would wait for while it holds it up, and in a
+    fork of the process that has opened the feed; `FeedUnavailable` while the feed is not open: nothing was published
+    then; `Indeterminate` when `timeout` seconds are over, or the loop has ended meanwhile: then it may have been
+    published, and the same call with the same `key` makes sure. A thread that is interrupted while it waits
+    (`KeyboardInterrupt`) leaves it open in the same way.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -47,6 +50,16 @@ class FromThread:
         """`Feed.publish_all`."""
         return self._do(self._feed.publish_all(drafts, key=key), timeout)
 
+    def drain(self) -> None:
+        """`Feed.drain`, from any thread, a signal handler, or the loop itself. New streams are refused at once; those
+        that are open end when the loop turns, and nobody waits for it here. A feed that is not open has none, and
+        nothing is done."""
+        loop = self._feed.loop
+        if loop is not None and not loop.is_closed():
+            self._feed.turn_away()
+            with contextlib.suppress(RuntimeError):  # closed meanwhile, and its streams with it
+                loop.call_soon_threadsafe(self._feed.drain)
+
     def _do(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
         try:
             loop = self._loop()
@@ -67,6 +80,7 @@ class FromThread:
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         loop = self._feed.loop
+        self._feed.check_process()
         if loop is None or loop.is_closed() or not loop.is_running():
             raise FeedUnavailable("the feed is not open: open it (`async with feed`) before threads publish")
         try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +27,17 @@ from starlette.responses import Response
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from feed import Feed, FeedUnavailable, Forbidden, Unauthenticated
+from feed import Feed, FeedUnavailable, Forbidden, LogRefused, Unauthenticated
 from feed.testing import AppServer
 from tests.redis_server import free_port
 from tests.running import START_SECONDS
 from tests.streams import eventually, subscribed
-from web import Grants, feed_router
+from web import Grants, drained_by_signals, feed_router
 
 Json = {"Accept": "application/json"}
+
+with warnings.catch_warnings(action="ignore"):  # it would rather have httpx2
+    from starlette.testclient import TestClient
 
 
 class Session:
@@ -393,6 +398,72 @@ def test_a_feed_closes_with_the_last_who_holds_it() -> None:
             await shared.publish("a", "x")
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("log", ["memory:", "sqlite:feed.db"])
+def test_a_test_client_works_with_and_without_the_applications_start_in_any_order(
+    log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    memory = Feed(log)
+    app = FastAPI()
+    app.include_router(feed_router(memory))
+    with TestClient(app) as client:
+        assert client.post("/events/a", content="started").status_code == 201
+    client = TestClient(app)  # each request has a loop of its own
+    for text in ("first", "second"):
+        assert client.post("/events/a", content=text).status_code == 201
+    kept = [event["data"] for event in client.get("/events/a", headers=Json).json()["events"]]
+    assert kept == (["first", "second"] if log == "memory:" else ["started", "first", "second"])
+    with client.websocket_connect("/ws/a") as socket:
+        assert socket.receive_json()["type"] == "feed.open"
+        socket.send_text("third")
+        assert {socket.receive_json()["type"] for _ in range(2)} == {"feed.ack", "message"}
+        with pytest.raises(RuntimeError, match="with TestClient"):
+            client.post("/events/a", content="in another loop")
+    with TestClient(app) as client, client.websocket_connect("/ws/a") as socket:
+        assert client.post("/events/a", content="x").status_code == 201
+        assert [socket.receive_json()["type"] for _ in range(2)] == ["feed.open", "message"]
+    with AppServer(app, memory) as server:
+        assert httpx.post(f"{server.url}/events/a", content="x").status_code == 201
+
+
+def test_signals_drain_a_feed_and_are_answered_as_before() -> None:
+    import asyncio
+
+    answered: list[int] = []
+
+    def answer(number: int, _: object) -> None:
+        answered.append(number)
+
+    async def scenario() -> None:
+        async with Feed("memory:") as shop, shop.subscribe("a") as events:
+            with drained_by_signals(shop):
+                assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL, "the system's answer stays"
+                signal.raise_signal(signal.SIGTERM)
+                async with asyncio.timeout(10):
+                    assert [event async for event in events] == []
+        assert signal.getsignal(signal.SIGTERM) is answer
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        signal.signal(signal.SIGTERM, answer)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with asyncio.Runner() as runner:
+            runner.get_loop().run_until_complete(scenario())  # `run` would answer SIGINT itself
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert answered == [signal.SIGTERM]
+
+
+def test_a_log_that_is_refused_stops_the_start_with_few_lines(tmp_path: Path) -> None:
+    app = FastAPI()
+    app.include_router(feed_router(Feed(f"sqlite:{tmp_path}")))
+    with pytest.raises(LogRefused, match="Is a directory") as raised, TestClient(app):
+        pass
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
 
 
 STOPPING = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from feed import EARLIEST, Feed, FeedUnavailable, Indeterminate, Invalid, draft
+from feed import EARLIEST, Draining, Feed, FeedUnavailable, Indeterminate, Invalid, draft
 from feed.testing import AppServer
 from web import feed_router
 
@@ -178,3 +179,44 @@ def test_a_loop_that_ends_while_a_thread_waits_lets_it_go(monkeypatch: pytest.Mo
     thread = asyncio.run(scenario())  # which cancels what is left
     thread.join(10)
     assert [type(error) for error in raised] == [Indeterminate]
+
+
+def test_a_thread_lets_all_streams_end_while_publishing_goes_on() -> None:
+    async def scenario() -> None:
+        async with Feed("memory:") as feed, feed.subscribe("a") as events:
+            for _ in range(2):
+                await asyncio.to_thread(feed.from_thread.drain)
+                assert feed.draining
+            async with asyncio.timeout(10):
+                assert [event async for event in events] == []
+            with pytest.raises(Draining):
+                async with feed.subscribe("a"):
+                    pass
+            assert await asyncio.to_thread(feed.from_thread.publish, "a", "x")
+            feed.drain()
+        async with feed, feed.subscribe("a"):
+            assert not feed.draining, "once it is opened again"
+
+    asyncio.run(scenario())
+
+
+def test_a_signal_handler_on_the_feeds_own_thread_may_drain() -> None:
+    async def scenario() -> None:
+        async with Feed("memory:") as feed, feed.subscribe("a") as events:
+            before = signal.signal(signal.SIGUSR1, lambda *_: feed.from_thread.drain())
+            try:
+                signal.raise_signal(signal.SIGUSR1)
+                async with asyncio.timeout(10):
+                    assert [event async for event in events] == []
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("made", [unopened, closed, left_open])
+def test_to_drain_a_feed_that_is_not_open_does_nothing(made: Callable[[], Feed]) -> None:
+    feed = made()
+    before = feed.draining
+    feed.from_thread.drain()
+    assert feed.draining == before

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from feed import (
 )
 from feed import wire as wire_module
 from feed.event import text_draft
+from tests.redis_server import RedisServer
 from tests.running import START_SECONDS
 from tests.streams import subscribed
 
@@ -507,3 +508,172 @@ def test_p10_a_reader_that_waits_for_a_slow_disk_gets_signs_of_life_and_then_eve
                 assert [(await anext(events)).data for _ in range(1_200)] == [str(n) for n in range(1_200)]
 
     run(scenario())
+
+
+# Which loop and which process it belongs to.
+
+
+def log_of(kind: str, folder: Path) -> str:
+    return "memory:" if kind == "memory" else f"sqlite:{folder / 'feed.db'}"
+
+
+async def texts(feed: Feed) -> list[str]:
+    return [event.data for event in (await feed.history(select(["a"]))).events]
+
+
+async def seen_live(feed: Feed, text: str) -> None:
+    async with asyncio.timeout(10), feed.subscribe("a") as events:
+        await feed.publish("a", text)
+        assert (await anext(events)).data == text
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_feed_that_an_ended_loop_has_left_open_goes_on_in_another_with_all_that_was_published(
+    kind: str, tmp_path: Path
+) -> None:
+    feed = Feed(log_of(kind, tmp_path))
+    for number in range(3):
+        run(seen_live(feed, str(number)))
+    assert asyncio.run(texts(feed)) == ["0", "1", "2"]
+    run(feed.close())
+    run(Feed(feed.log).close())
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_closed_feed_opens_at_its_next_use_in_another_loop_and_one_in_memory_is_empty(
+    kind: str, tmp_path: Path
+) -> None:
+    feed = Feed(log_of(kind, tmp_path))
+
+    async def in_a_block() -> None:
+        async with feed:
+            await seen_live(feed, "first")
+
+    run(in_a_block())
+    run(seen_live(feed, "second"))
+    assert asyncio.run(texts(feed)) == (["second"] if kind == "memory" else ["first", "second"])
+    run(in_a_block())
+    run(feed.close())
+
+
+def test_readers_that_crowd_in_where_a_loop_ends_keep_nobody_out_of_the_next() -> None:
+    feed = Feed("memory:")
+
+    async def crowd() -> None:
+        await feed.check()
+        entering = [asyncio.create_task(feed.attach(select(["a"]), after=None, last=None)) for _ in range(200)]
+        await asyncio.sleep(0)
+        del entering
+
+    run(crowd())
+    run(seen_live(feed, "x"))
+
+
+def test_two_loops_at_once_are_refused_with_what_to_do_and_the_first_goes_on() -> None:
+    feed = Feed("memory:")
+
+    async def scenario() -> None:
+        def elsewhere(work: Callable[[], Any]) -> None:
+            async def other() -> None:
+                with pytest.raises(RuntimeError, match=r"open in another event loop.*feed\.from_thread\.publish"):
+                    await work()
+
+            asyncio.run(other())
+
+        async with feed:
+            works: list[Callable[[], Any]] = [
+                lambda: feed.publish("a", "x"),
+                lambda: feed.history(select(["a"])),
+                lambda: feed.attach(select(["a"]), after=None, last=None),
+                feed.__aenter__,
+                feed.close,
+            ]
+            for work in works:
+                await asyncio.to_thread(elsewhere, work)
+            await seen_live(feed, "x")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_close_that_ends_with_its_loop_leaves_the_file_free(tmp_path: Path, turns: int) -> None:
+    feed = Feed(log_of("sqlite", tmp_path))
+
+    async def scenario() -> None:
+        await feed.publish("a", "x")
+        closing = asyncio.create_task(feed.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not closing.done(), "the loop ends first"
+
+    run(scenario())
+    run(seen_live(feed, "y"))
+    run(feed.close())
+
+
+FORKING = """
+import asyncio, multiprocessing, sys, threading
+from feed import Feed, select
+
+feed = Feed(sys.argv[1])
+unopened = Feed("memory:")
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+
+def here(work):
+    return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+def child(said):
+    feed.from_thread.drain()
+    assert not feed.draining
+    assert feed.loop is None
+    for name, use in {
+        "thread": lambda: feed.from_thread.publish("a", "child"),
+        "loop": lambda: asyncio.run(feed.publish("a", "child")),
+        "close": lambda: asyncio.run(feed.close()),
+        "unopened": lambda: asyncio.run(unopened.publish("a", "child")),
+    }.items():
+        try:
+            use()
+        except Exception as error:
+            said.send(f"{name}: {type(error).__name__}: {error}")
+        else:
+            said.send(f"{name}: done")
+    said.send(None)
+
+async def texts():
+    return [event.data for event in (await feed.history(select(["a"]))).events]
+
+here(feed.publish("a", "before"))
+ours, theirs = multiprocessing.Pipe()
+process = multiprocessing.get_context("fork").Process(target=child, args=[theirs], daemon=True)
+process.start()
+while (line := ours.recv()) is not None:
+    print(line)
+process.join(10)
+feed.from_thread.publish("a", "after")
+print(here(texts()))
+here(feed.close())
+"""
+
+
+def in_a_fork(log: str) -> list[str]:
+    """What a fork can do with a feed that was open before, and what its parent has then."""
+    done = subprocess.run([sys.executable, "-c", FORKING, log], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_in_a_fork_an_open_feed_is_refused_in_words_and_the_parents_stays_whole(kind: str, tmp_path: Path) -> None:
+    thread, loop, close, unopened, events = in_a_fork(log_of(kind, tmp_path))
+    for line in (thread, loop):
+        assert re.match(r"\w+: RuntimeError: this feed was opened by process \d+, of which this one is a fork", line)
+    assert (close, unopened) == ("close: done", "unopened: done")
+    assert events == "['before', 'after']"
+
+
+def test_in_a_fork_a_feed_on_redis_opens_anew_with_connections_of_its_own(shared_redis: RedisServer) -> None:
+    _, loop, close, _, events = in_a_fork(shared_redis.url("forked"))
+    assert (loop, close) == ("loop: done", "close: done")
+    assert events == "['before', 'child', 'after']"

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from web.app import create_app
+    from web.draining import drained_by_signals
     from web.grants import Grants
     from web.router import feed_router
     from web.settings import Settings
     from web.topics import Topic
 
-__all__ = ["Grants", "Settings", "Topic", "create_app", "feed_router"]
+__all__ = ["Grants", "Settings", "Topic", "create_app", "drained_by_signals", "feed_router"]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from web.app import create_app
 
         return create_app
+    if name == "drained_by_signals":
+        from web.draining import drained_by_signals
+
+        return drained_by_signals
     if name == "feed_router":
         from web.router import feed_router
 

@@ -23,7 +23,7 @@ from feed.log import is_shared
 from web import openapi
 from web.access import Access, Authorize, allow_everything
 from web.bodies import Bodies
-from web.draining import drained_with_server
+from web.draining import open_with_application
 from web.exchange import Exchange, answered, begin
 from web.gate import Gate
 from web.limits import Rate
@@ -173,7 +173,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
         if processes > 1 and not is_shared(feed.log):
             # Here, and not earlier: uvicorn would start workers again and again that fail while they are loaded.
             raise LogRefused(f"WEB_CONCURRENCY is {processes}, and {only_one_process(feed.log)}, or one process")
-        async with feed, drained_with_server(feed):
+        async with open_with_application(feed):
             sharing = asyncio.create_task(metrics.keep(), name="feed-metrics")
             try:
                 yield

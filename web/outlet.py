@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import types
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from starlette.types import Message, Scope, Send
@@ -254,16 +254,17 @@ def outlet_for(
 
 
 @types.coroutine
-def begun(coroutine: Coroutine[Any, Any, T] | Generator[Any, Any, T], waiting: Any) -> Generator[Any, Any, T]:
-    """Await a coroutine that was stepped before, and has yielded `waiting`."""
-    resume: Callable[[Any], Any]
+def begun(awaited: Coroutine[Any, Any, T] | Iterator[Any], waiting: Any) -> Generator[Any, Any, T]:
+    """Await what was stepped before, and has yielded `waiting`. It may be any iterator, as that of granian's `receive`,
+    which knows no other verb than `next`."""
     while True:
+        resume: Callable[[Any], Any] = getattr(awaited, "send", lambda _: next(cast("Iterator[Any]", awaited)))
         try:
             value = yield waiting
-        except BaseException as error:  # noqa: BLE001  cancellation is the coroutine's to handle
-            resume, value = coroutine.throw, error
-        else:
-            resume = coroutine.send
+        except BaseException as error:  # cancellation is the coroutine's to handle
+            if (throw := getattr(awaited, "throw", None)) is None:
+                raise
+            resume, value = throw, error
         try:
             waiting = resume(value)
         except StopIteration as end:

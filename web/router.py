@@ -23,7 +23,7 @@ from feed.feed import MAX_LAST
 from web import asyncapi, openapi
 from web.access import allow_everything
 from web.dependency import Dependency, dependency
-from web.draining import drained_with_server
+from web.draining import open_with_application
 from web.exchange import answered
 from web.gate import Gate, peer
 from web.grants import NOTHING
@@ -103,7 +103,7 @@ def feed_router(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:
-        async with feed, drained_with_server(feed):
+        async with open_with_application(feed):
             yield
 
     return gated_router(gate, lifespan=lifespan, provide=provide)

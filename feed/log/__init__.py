@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from feed.errors import LogRefused
 from feed.log.contract import Appended, IdempotencyKey, Log, Page, Retention
 from feed.log.memory import MemoryLog
@@ -20,6 +22,7 @@ __all__ = [
     "check_log_url",
     "is_shared",
     "open_log",
+    "take_over",
     "without_password",
 ]
 
@@ -72,3 +75,16 @@ async def open_log(url: str, retention: Retention, node: str = "") -> Log:
     from feed.log.redis.log import RedisLog  # redis-py takes a tenth of a second, and the other logs do not need it
 
     return await RedisLog.open(url, retention, node)
+
+
+async def take_over(left: Log) -> Log | None:
+    """The log that was left open by an event loop which has ended: the memory's goes on in the loop that runs now, any
+    other is let go, so that it can be opened anew."""
+    if isinstance(left, MemoryLog):
+        left.forget_followers()
+        return left
+    with contextlib.suppress(
+        Exception
+    ):  # connections are the ended loop's: what is left of them goes with their objects
+        await left.close()
+    return None

@@ -138,6 +138,10 @@ class MemoryLog:
         """See `Log`."""
         return self._tails.follow(self, after)
 
+    def forget_followers(self) -> None:
+        """Hand nothing on to those who follow: their event loop has ended."""
+        self._tails = Tails()
+
     def id_at(self, position: int) -> str:
         """See `Log`."""
         return self._epochs.id_at(position)

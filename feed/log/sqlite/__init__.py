@@ -196,14 +196,19 @@ class SQLiteLog:
         """See `Log`: there are no others."""
 
     async def close(self) -> None:
-        """See `Log`."""
+        """See `Log`. Also from another event loop, where its own has ended."""
         if self._closed:
             return
         self._closed = True
-        self._request(None)
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._readers.close)
-        await asyncio.to_thread(self._writer.release)
+        self._writer.requests.append(None)
+        self._writer.wake.put(None)
+        # Whoever waits may be cancelled, as by a loop that ends; what has not begun in a thread would be, too.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._let_go))
+
+    def _let_go(self) -> None:
+        self._thread.join()
+        self._readers.close()
+        self._writer.release()
 
 
 def _open(path: Path, retention: Retention) -> tuple[Writer, Readers]:
