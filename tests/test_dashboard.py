@@ -220,6 +220,16 @@ def test_a_pattern_that_is_none_is_refused_in_the_servers_words(alone: Dashboard
     expect(alone.part("note")).to_have_text(refused)
 
 
+def test_a_pattern_that_a_proxy_refuses_is_no_bad_one(alone: Dashboard) -> None:
+    alone.open()
+    alone.page.route("**/events?*limit=1", lambda route: route.fulfill(status=403, body="<h1>no</h1>"), times=1)
+    alone.part("pattern").fill("orders/*")
+    alone.part("add-pattern").click()
+    expect(alone.part("patterns")).to_contain_text("orders/*")
+    expect(alone.part("pattern-error")).to_have_count(0)
+    expect(alone.state).to_have_text("Live")
+
+
 def test_an_event_opens_with_its_data_laid_out_and_nothing_of_it_changed(alone: Dashboard) -> None:
     raw = '{"z":123456789012345678901234567890,"a":1.0,"a":1E2,"list":[],"data":"}","deep":{"é":"{ }"}}'
     alone.open()

@@ -97,3 +97,101 @@ def tokens(text: str) -> str:
 
 def test_an_error_of_the_module_is_its_words(given: Given) -> None:
     assert given("app/filter.js", "filterOf", [["(", True]])[0].startswith("SyntaxError: Invalid regular expression")
+
+
+PROBLEM = "application/problem+json"
+READ_REFUSAL = """async (answers) => {
+    const { refusalIn, refusalOf } = await import("/assets/feed/history.js");
+    const read = async ([status, type, body, headers = {}]) => {
+        const answer = await refusalOf(new Response(body, { status, headers: { "Content-Type": type, ...headers } }));
+        return [refusalIn(answer)?.reason ?? null, answer.detail, answer.retry];
+    };
+    return Promise.all(answers.map(read));
+}"""
+
+
+def test_only_a_problem_document_of_the_very_status_refuses_for_good(
+    server: RunningServer, page: Page, watched: Watched
+) -> None:
+    page.goto(f"{server.url}/healthz")
+    final = [
+        ([401, PROBLEM, '{"status": 401, "detail": "a token is needed"}'], ["unauthenticated", "a token is needed"]),
+        ([403, f"{PROBLEM.upper()} ; charset=utf-8", '{"status": 403}'], ["forbidden", "403"]),
+        ([422, PROBLEM, '{"status": 422.0, "detail": "so"}'], ["invalid", "so"]),
+        ([404, PROBLEM, '{"status": 404, "detail": 5}'], ["invalid", "404"]),
+    ]
+    assert page.evaluate(READ_REFUSAL, [answer for answer, _ in final]) == [[*said, None] for _, said in final]
+    passing = [
+        *([status, PROBLEM, f'{{"status": {status}, "detail": "so"}}'] for status in (408, 425, 429, 500, 503)),
+        *([status, "text/html", "<h1>no"] for status in (400, 401, 403, 404, 405, 410, 422, 451)),
+        *([403, kind, '{"status": 403}'] for kind in ("application/json", f"{PROBLEM}x", f"x/{PROBLEM}", "")),
+        *([403, PROBLEM, body] for body in ("", "<h1>no", "null", "403", '"403"', "[403]", "{}", '[{"status": 403}]')),
+        *([403, PROBLEM, f'{{"status": {status}}}'] for status in ('"403"', "404", "403.5", "null", "[403]", "true")),
+    ]
+    answers = page.evaluate(READ_REFUSAL, passing)
+    assert [passing[at] for at, (reason, *_) in enumerate(answers) if reason is not None] == []
+
+
+RETRY_AFTER = {
+    "0": 0,
+    "7": 7_000,
+    "Sun, 06 Nov 1994 08:49:37 GMT": 37_000,
+    "Sunday, 06-Nov-94 08:49:37 GMT": 37_000,
+    "Sun Nov  6 08:49:37 1994": 37_000,
+    "Mon Nov 14 08:49:00 1994": 8 * 86_400_000,
+    "Sun, 06 Nov 1994 08:48:00 GMT": 0,  # is over
+    "Sunday, 06-Nov-93 08:49:37 GMT": 0,
+    "Friday, 06-Nov-43 08:49:00 GMT": 1_546_300_800_000,  # 2043: not more than 50 years ahead
+    "Sunday, 06-Nov-45 08:49:00 GMT": 0,  # 1945
+    "": None,
+    "soon": None,
+    "-1": None,
+    "1.5": None,
+    "0x10": None,
+    "1e3": None,
+    "1994": 1_994_000,
+    "06 Nov 1994": None,
+    "Sun, 06 Nov 1994 08:49:37 CET": None,
+    "Sun, 36 Nov 1994 08:49:37 GMT": None,
+    "1994-11-06T08:49:37Z": None,
+}
+
+
+def test_retry_after_is_seconds_or_a_date_in_any_of_the_three_ways(given: Given) -> None:
+    now = 784_111_740_000  # 08:49:00 on that day
+    found = given("feed/history.js", "waitIn", [[header, now] for header in RETRY_AFTER])
+    assert dict(zip(RETRY_AFTER, found, strict=True)) == RETRY_AFTER
+
+
+def test_a_date_to_come_back_at_is_by_the_clock_of_whoever_sent_it(
+    server: RunningServer, page: Page, watched: Watched
+) -> None:
+    page.goto(f"{server.url}/healthz")
+    headers = {"Date": "Sun, 06 Nov 1994 08:49:37 GMT", "Retry-After": "Sun, 06 Nov 1994 08:49:57 GMT"}
+    answers = page.evaluate(READ_REFUSAL, [[503, "text/html", "", headers]])
+    assert [retry for *_, retry in answers] == [20_000]
+
+
+def test_waits_grow_and_are_what_the_feed_says_and_not_less_than_anybody_says(
+    server: RunningServer, page: Page, watched: Watched
+) -> None:
+    page.goto(f"{server.url}/healthz")
+    found = page.evaluate(
+        """async () => {
+            const { Waits } = await import("/assets/feed/waits.js");
+            Math.random = () => 1; // the longest of what may be
+            const waits = new Waits();
+            const first = Array.from({ length: 7 }, () => waits.next({}));
+            const says = [{ told: 5 }, { told: 1500 }, { told: Infinity }, { told: 1e9 },
+                { least: 0 }, { least: 40_000 }, { least: null }, { least: Infinity }];
+            const said = says.map((each) => waits.next(each));
+            waits.reset();
+            Math.random = () => 0;
+            return [first, said, [waits.next({}), waits.next({ least: 500 })]];
+        }"""
+    )
+    assert found == [
+        [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000],
+        [100, 1_500, 30_000, 300_000, 30_000, 40_000, 30_000, 300_000],
+        [100, 500],
+    ]

@@ -481,6 +481,12 @@ def test_figures_that_need_a_token_say_so(serve: Serve, page: Page, watched: Wat
     page.wait_for_function("() => (tick(), document.body.textContent.includes('Needs a token with admin.'))")
 
 
+def test_figures_that_a_proxy_refuses_need_no_token(server: RunningServer, page: Page, watched: Watched) -> None:
+    page.route("**/metrics", lambda route: route.fulfill(status=403, body="<h1>no</h1>"))
+    show(page, server)
+    page.wait_for_function("() => (tick(), document.body.textContent.includes('It answers 403.'))")
+
+
 def test_figures_grow_old_when_the_server_is_gone(server: RunningServer, page: Page, watched: Watched) -> None:
     show(page, server)
     page.wait_for_function("() => (tick(), document.querySelectorAll('dt').length > 0)")

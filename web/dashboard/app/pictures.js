@@ -62,7 +62,7 @@ export class Pictures {
   #passedOver = null; // the newest event that came too soon after a point
   #thinned = false;
   #clock = new Clock();
-  #server = { status: -1, figures: new Map(), at: 0 };
+  #server = { status: -1, refused: false, figures: new Map(), at: 0 };
   #asking = false;
   #answers = 0;
   #askAt = 0;
@@ -204,13 +204,14 @@ export class Pictures {
     this.#asking = true;
     const answer = await ask(new URL("metrics", this.#base), this.#end.signal);
     this.#asking = false;
-    const refused = answer.status === 401 || answer.status === 403;
+    const { refused } = answer;
     const known = answer.figures.size > 0;
     if (known) this.#answers += 1;
     const soon = known && this.#answers < BEGIN;
     this.#askAt = now + (refused ? ASK_REFUSED_MS : soon ? BEGIN_MS : ASK_MS);
     this.#server = {
       status: answer.status,
+      refused,
       figures: known || refused ? answer.figures : this.#server.figures,
       at: known ? answer.answered : this.#server.at,
     };
@@ -394,9 +395,9 @@ export class Pictures {
   }
 
   #serverNote(now) {
-    const { status, figures, at } = this.#server;
+    const { status, refused, figures, at } = this.#server;
     if (status === -1) return "Asking …";
-    if (status === 401 || status === 403) return "Needs a token with admin.";
+    if (refused) return "Needs a token with admin.";
     if (status !== 200 || now - at > OLD_MS) {
       const why = status === 0 ? "It does not answer" : `It answers ${status}`;
       return figures.size > 0 ? `${why}: these numbers are ${Math.round((now - at) / 1000)} s old.` : `${why}.`;

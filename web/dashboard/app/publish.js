@@ -1,10 +1,12 @@
 // The form that publishes, and what becomes of it: the server's own answer, and how long the event took to come back.
 
+import { NO_FEED, refusalIn, refusalOf } from "../feed/history.js";
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { curlPublish } from "./commands.js";
 import { copyButton } from "./copying.js";
 import { span } from "./numbers.js";
 
+const PUBLISHED = 201;
 const ARRIVALS = 1_000; // ids remembered, as an event may be here before the answer is
 const NO_ANSWER = "No answer, so it may have been published or not. Publishing again will not double it.";
 
@@ -76,14 +78,16 @@ export class Publisher {
       headers: { "Content-Type": "application/json", "Idempotency-Key": this.#key },
       body,
     });
-    const told = await response.json().catch(() => ({}));
-    if (response.status < 500) this.#key = "";
-    if (!response.ok) {
-      this.#say("bad", `${response.status}: ${told.detail ?? response.statusText}`);
+    const { id } = response.status === PUBLISHED ? await response.json().catch(() => ({})) : {};
+    if (!id) {
+      const refusal = await refusalOf(response);
+      if (refusalIn(refusal)) this.#key = "";
+      this.#say("bad", `${response.status}: ${response.ok ? `${NO_FEED} ${NO_ANSWER}` : refusal.detail}`);
       return;
     }
-    this.#say("good", `${response.status}: published as ${told.id}`);
-    this.#waiting = { id: told.id, sent };
+    this.#key = "";
+    this.#say("good", `${response.status}: published as ${id}`);
+    this.#waiting = { id, sent };
     this.#match();
   }
 
