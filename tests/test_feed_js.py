@@ -149,13 +149,14 @@ def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(
     server: RunningServer, open_tab: OpenTab, data: str
 ) -> None:
     envelope = f'{{"id":"e-1","topic":"a/\\"b","type":"t\\\\","data":{data},"time":"2026-11-21T03:05:00.123Z"}}'
-    other = '{"time":"t","type":"t","topic":"t","id":"e-2","data":{"a":1}}'
+    other = '{"time":"t","type":"t","topic":"t","id":"e-2","data": {"a":1.10,"a":123456789012345678901}}'
     found = open_tab(server).page.evaluate(
         """async ([envelope, other]) => {
             const { eventOf, idOf, pageOf } = await import("/assets/feed/event.js");
             const { id, topic, type, json, text, time } = eventOf(envelope, true);
             const page = pageOf(`{"events":[${envelope},${envelope},${other}],"next":"e-3","gap":{"reason":"x"}}`);
-            return { id, topic, type, json, text, time, page, empty: pageOf('{"events":[],"next":"e-0"}'),
+            const turned = pageOf(`{"next":"e-3", "gap":{"reason":"x"}, "events": [ ${envelope} ,${other}]}`);
+            return { id, topic, type, json, text, time, page, turned, empty: pageOf('{"events":[],"next":"e-0"}'),
                 ids: [envelope, other, "nonsense"].map(idOf), other: eventOf(other, false).text };
         }""",
         [envelope, other],
@@ -166,7 +167,8 @@ def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(
     assert found["page"] == {"envelopes": [envelope, envelope, other], "next": "e-3", "gap": {"reason": "x"}}
     assert found["empty"] == {"envelopes": [], "next": "e-0"}
     assert found["ids"] == ["e-1", "e-2", ""]
-    assert found["other"] == '{"a":1}'
+    assert found["turned"] == {"envelopes": [envelope, other], "next": "e-3", "gap": {"reason": "x"}}
+    assert found["other"] == '{"a":1.10,"a":123456789012345678901}'
 
 
 # What is the same over every transport, shared or not.

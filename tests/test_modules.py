@@ -48,24 +48,85 @@ def test_a_quoted_word_is_one_word_to_a_shell_and_the_same(given: Given) -> None
         assert shown.stdout == f"<{text}>"
 
 
-def test_a_field_is_found_by_its_path_and_nothing_that_was_not_published_is(given: Given) -> None:
-    value = {"a": {"b": [1, {"c": None}]}, "a.b": "with a dot", "": "nameless", "n": 0}
-    rows = [
-        ("n", 0),
-        ("a.b", "with a dot"),
-        ("a.b.0", 1),
-        ("a.b.1.c", None),
-        ("", "nameless"),
-        ("missing", None),
-        ("a.missing.deeper", None),
-        ("constructor", None),
-        ("__proto__", None),
-        ("a.constructor.name", None),
-        ("toString", None),
-        ("n.toFixed", None),
-    ]
-    found = given("app/filter.js", "fieldOf", [[value, path] for path, _ in rows])
-    assert dict(zip([path for path, _ in rows], found, strict=True)) == dict(rows)
+NESTED = r"""
+ {"a": {"b": [1, {"c": null}, 2.50 ]}, "a.b": "with a dot", "": "nameless", "n": 0, "n":1.10,"e\u0073c": [{}, [ ] ],
+  "big": 123456789012345678901234567890, "]}": {"\"": "}"}, "__proto__": {"x": true}, "a": {"b": -1e2}} """
+FOUND = {
+    "n": ["0", "1.10"],
+    "a.b": ['[1, {"c": null}, 2.50 ]', '"with a dot"', "-1e2"],
+    "a.b.0": ["1"],
+    "a.b.1.c": ["null"],
+    "a.b.2": ["2.50"],
+    "": ['"nameless"'],
+    "esc": ["[{}, [ ] ]"],
+    "esc.1": ["[ ]"],
+    "big": ["123456789012345678901234567890"],
+    "]}": ['{"\\"": "}"}'],
+    ']}."': ['"}"'],
+    "__proto__.x": ["true"],
+    "missing": [],
+    "a.missing.deeper": [],
+    "constructor": [],
+    "__proto__.y": [],
+    "a.constructor.name": [],
+    "n.toFixed": [],
+    "n.": [],
+    "a.b.00": [],
+    "x": [],
+}
+
+
+def test_values_are_found_by_their_path_as_they_are_written_and_nothing_that_was_not_published_is(given: Given) -> None:
+    found = given("feed/json.js", "valuesAt", [[NESTED, path] for path in FOUND])
+    assert dict(zip(FOUND, found, strict=True)) == FOUND
+    alone = {"1.10": ["1.10"], ' "te]xt" ': ['"te]xt"'], "[1, 2]": [], "": [], " ": []}
+    assert given("feed/json.js", "valuesAt", [[text, ""] for text in alone]) == list(alone.values())
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"a', '{"a"', '{"a":', '{"a":[', '{"a":[1,,', '{"a" 1}', "[:", "[}", '{"a":{]', "]"]
+)
+def test_what_is_no_json_is_read_to_its_end(given: Given, text: str) -> None:
+    assert [len(each) <= 1 for each in given("feed/json.js", "valuesAt", [[text, "a"], [text, "a.0"]])] == [True, True]
+
+
+IN_ORDER = [
+    *("-1e1000000", "-12345678901234567891", "-12345678901234567890", "-2", "-1.10", "-0.00000000000000000001"),
+    *("0", "1e-400", "1e-399", "0.1", "0.10000000000000001", "1.1", "1.10000000000000000001", "2", "10", "99.9", "100"),
+    *("9007199254740992", "9007199254740993", "12345678901234567000", "12345678901234567890", "12345678901234567891"),
+    *("1e400", "1e401", "9e999999999999999999999", "1e1000000000000000000000"),
+]
+EQUAL = [
+    ("1.10", "1.1"),
+    ("1e2", "100"),
+    ("100", "1.00E+2"),
+    ("0", "-0.000e5"),
+    (".5", "0.5"),
+    ("5.", "+5"),
+    ("0012", "12"),
+    ("1e-1", "0.1"),
+]
+NO_NUMBERS = ["", "-", ".", "1.2.3", "0x10", "1e", "NaN", "Infinity", "1 ", "true", "null", "1e+-1", "e5"]
+
+
+def test_numbers_are_compared_to_the_last_digit(given: Given) -> None:
+    pairs = [(one, other) for one in range(len(IN_ORDER)) for other in range(len(IN_ORDER))]
+    found = given("app/decimals.js", "compared", [[IN_ORDER[one], IN_ORDER[other]] for one, other in pairs])
+    assert [(result > 0) - (result < 0) for result in found] == [(one > other) - (one < other) for one, other in pairs]
+    assert given("app/decimals.js", "compared", EQUAL) == [0] * len(EQUAL)
+    unknown = given("app/decimals.js", "compared", [[pair, "1"] for pair in NO_NUMBERS])
+    assert unknown == [None] * len(NO_NUMBERS), "NaN"
+
+
+def test_very_long_numerals_are_compared_at_once(server: RunningServer, page: Page, watched: Watched) -> None:
+    page.goto(f"{server.url}/healthz")
+    compare = """async () => {
+        const { compared } = await import("/assets/app/decimals.js");
+        const zeros = "0".repeat(250_000);
+        const pairs = [[`${zeros}1`, `${zeros}1${zeros}`], [`1${zeros}x`, "1"], [`1e1${zeros}`, "1"]];
+        return String(pairs.map(([one, other]) => compared(one, other)));
+    }"""
+    assert page.evaluate(compare) == "-1,NaN,NaN"
 
 
 def test_pretty_json_is_the_same_json_to_the_digit(given: Given) -> None:

@@ -6,7 +6,7 @@ import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { Chart } from "./chart.js";
 import { History } from "./history.js";
 import { ask, Clock, max, sum } from "./metrics.js";
-import { bytes, delayText, Fields, numberAt, parsed, short, span } from "./numbers.js";
+import { brief, bytes, delayText, Fields, numeralAt, short, span } from "./numbers.js";
 import { Counts, Delays, Points } from "./series.js";
 
 const WINDOW = 300; // seconds that the first two charts show
@@ -176,8 +176,8 @@ export class Pictures {
 
   #take(event, time) {
     this.#pointAt = time;
-    const value = event.json ? numberAt(parsed(event.text), this.#chart.field) : undefined;
-    if (value !== undefined) this.#points.add(time, value, event.id);
+    const numeral = event.json ? numeralAt(event.text, this.#chart.field) : undefined;
+    if (numeral !== undefined) this.#points.add(time, numeral, event.id);
   }
 
   /* The last one always counts: what follows it may be nothing. */
@@ -297,9 +297,9 @@ export class Pictures {
   }
 
   #fieldText() {
-    const { values } = this.#points;
+    const { values, newest } = this.#points;
     if (values.length === 0) return "No values yet";
-    return `${values.at(-1)} now, ${short(Math.min(...values))} to ${short(Math.max(...values))} here`;
+    return `${brief(newest)} now, ${short(Math.min(...values))} to ${short(Math.max(...values))} here`;
   }
 
   #render(now = Date.now()) {
