@@ -87,12 +87,7 @@ def test_an_unanswered_event_can_be_published_again_and_is_there_once(dashboard:
 
 def test_what_a_proxy_answers_in_place_of_the_feed_is_no_answer_to_a_publish(dashboard: Dashboard) -> None:
     fill(dashboard, "form/proxy", "once")
-    answers = [
-        (200, "200: What answered is no feed. No answer"),
-        (404, "404: "),
-        (201, "201: What answered is no feed."),
-    ]
-    for status, said in answers:
+    for status in (200, 404, 201):
 
         def answer_instead(route: Route, *, status: int = status) -> None:
             route.fetch()
@@ -100,7 +95,7 @@ def test_what_a_proxy_answers_in_place_of_the_feed_is_no_answer_to_a_publish(das
 
         dashboard.page.route(f"{dashboard.server.url}/events", answer_instead, times=1)
         dashboard.part("send").click()
-        expect(dashboard.part("answer")).to_contain_text(said)
+        expect(dashboard.part("answer")).to_contain_text(f"{status}: What answered is no feed. It may")
     dashboard.part("send").click()
     expect(dashboard.part("answer")).to_contain_text("201: published as")
     assert len(dashboard.server.history("form/proxy")["events"]) == 1, "with one key, until the feed has answered"

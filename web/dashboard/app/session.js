@@ -1,7 +1,7 @@
 // The token of whoever looks: handed to the server, which puts it into a cookie that no script can read. Nothing of it
 // is kept here but when it ends.
 
-import { NO_FEED, refusalOf } from "../feed/history.js";
+import { refusalOf, refusalText } from "../feed/history.js";
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 
 const DONE = 204; // a proxy's page for signing in is 200
@@ -54,7 +54,7 @@ export class Session {
     try {
       const response = await fetch(new URL("session", this.#base), { method, headers });
       if (response.status === DONE) done();
-      else this.error = `${response.status}: ${response.ok ? NO_FEED : (await refusalOf(response)).detail}`;
+      else this.error = refusalText(await refusalOf(response));
     } catch {
       this.error = "The server cannot be reached, or this is no token."; // fetch refuses headers that are none
     }

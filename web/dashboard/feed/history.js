@@ -124,6 +124,11 @@ export function refusalIn({ status, ours, detail }) {
   return { name: "refused", status, reason, detail };
 }
 
+/** What the feed refuses, in words; or that it is not the feed who answers. @param {Answer} answer */
+export function refusalText({ status, ours, detail }) {
+  return `${status}: ${ours ? detail : NO_FEED}`;
+}
+
 const DATE = /^[A-Z][a-z]{2}, (\d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT)$/;
 const DATE_OF_1985 = /^[A-Z][a-z]{5,8}, (\d\d)-([A-Z][a-z]{2})-(\d\d) (\d\d:\d\d:\d\d GMT)$/;
 const DATE_OF_C = /^[A-Z][a-z]{2} ([A-Z][a-z]{2} [ \d]\d) (\d\d:\d\d:\d\d) (\d{4})$/;
