@@ -111,9 +111,20 @@ FILTERS = [
     ("total>10", ["2"]),
     ("total<=7.5", ["1"]),
     ("type=paid", ["2"]),
-    ("type!=paid", ["0", "1", "3"]),
+    ("type!=paid", ["0", "1", "3", "4", "5"]),
     ("topic=filter/3", ["3"]),
     ('customer.name = "Ann"', ["1"]),
+    ("user.id=12345678901234567890", ["4"]),
+    ("user.id=12345678901234567000", []),
+    ("user.id!=12345678901234567890", ["5"]),
+    ("user.id>12345678901234567890", ["5"]),
+    ("price=1.10", ["4", "5"]),
+    ("price=1.1", ["4", "5"]),
+    ("price=1.1000000000000000001", []),
+    ("price<1.1000000000000000001", ["4", "5"]),
+    ("n=4", ["4"]),
+    ("n=5", ["4"]),
+    ("flag=true", ["5"]),
     ("nothing like it", []),
 ]
 
@@ -126,14 +137,20 @@ def test_the_list_shows_what_passes_the_filter(alone: Dashboard) -> None:
         {"topic": "filter/3", "data": "Annual report, total 3"},
     ]
     assert alone.server.http.post(f"{alone.server.url}/events", json=events).status_code == 201
+    as_written = {
+        "filter/4": '{"user": {"id": 12345678901234567890}, "price": 1.10, "n": 4, "n": 5}',
+        "filter/5": '{"user": {"id": 12345678901234567891}, "price": 11e-1, "flag": true}',
+    }
+    for topic, data in as_written.items():
+        alone.server.publish(topic, data, **{"Content-Type": "application/json"})
     alone.open()
-    expect(alone.part("event")).to_have_count(4)
+    expect(alone.part("event")).to_have_count(6)
     for text, passing in FILTERS:
         alone.part("filter").fill(text)
         expect(alone.part("event")).to_have_count(len(passing))
         assert [row["topic"].removeprefix("filter/") for row in alone.rows()] == passing, text
     alone.part("reset-filter").click()
-    expect(alone.part("event")).to_have_count(4)
+    expect(alone.part("event")).to_have_count(6)
 
 
 def test_the_filter_can_be_a_regular_expression_and_says_what_is_wrong_with_one(alone: Dashboard) -> None:
@@ -218,6 +235,16 @@ def test_a_pattern_that_is_none_is_refused_in_the_servers_words(alone: Dashboard
     expect(alone.state).to_have_text("Live")
     alone.open("?topic=a//b", state="Refused")
     expect(alone.part("note")).to_have_text(refused)
+
+
+def test_a_pattern_that_a_proxy_refuses_is_no_bad_one(alone: Dashboard) -> None:
+    alone.open()
+    alone.page.route("**/events?*limit=1", lambda route: route.fulfill(status=403, body="<h1>no</h1>"), times=1)
+    alone.part("pattern").fill("orders/*")
+    alone.part("add-pattern").click()
+    expect(alone.part("patterns")).to_contain_text("orders/*")
+    expect(alone.part("pattern-error")).to_have_count(0)
+    expect(alone.state).to_have_text("Live")
 
 
 def test_an_event_opens_with_its_data_laid_out_and_nothing_of_it_changed(alone: Dashboard) -> None:

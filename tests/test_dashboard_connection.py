@@ -240,6 +240,14 @@ def test_a_token_that_is_none_is_refused_in_the_servers_words(keyed: Dashboard) 
     expect(keyed.state).to_have_text("Token needed")
 
 
+def test_a_page_that_a_proxy_answers_with_is_no_session(keyed: Dashboard) -> None:
+    keyed.open(state="Token needed")
+    keyed.page.route("**/session", lambda route: route.fulfill(content_type="text/html", body="<h1>sign in</h1>"))
+    sign_in(keyed, token(subscribe=["**"]))
+    expect(keyed.part("token-error")).to_have_text("200: What answered is no feed.")
+    expect(keyed.part("token-box")).to_be_visible()
+
+
 def test_a_token_for_some_topics_shows_those(keyed: Dashboard) -> None:
     keyed.open(state="Token needed")
     sign_in(keyed, token(subscribe=["orders/**"]))

@@ -85,6 +85,22 @@ def test_an_unanswered_event_can_be_published_again_and_is_there_once(dashboard:
     assert len(dashboard.server.history("form/once")["events"]) == 1
 
 
+def test_what_a_proxy_answers_in_place_of_the_feed_is_no_answer_to_a_publish(dashboard: Dashboard) -> None:
+    fill(dashboard, "form/proxy", "once")
+    for status in (200, 404, 201):
+
+        def answer_instead(route: Route, *, status: int = status) -> None:
+            route.fetch()
+            route.fulfill(status=status, content_type="text/html", body="<h1>welcome</h1>")
+
+        dashboard.page.route(f"{dashboard.server.url}/events", answer_instead, times=1)
+        dashboard.part("send").click()
+        expect(dashboard.part("answer")).to_contain_text(f"{status}: What answered is no feed. It may")
+    dashboard.part("send").click()
+    expect(dashboard.part("answer")).to_contain_text("201: published as")
+    assert len(dashboard.server.history("form/proxy")["events"]) == 1, "with one key, until the feed has answered"
+
+
 def test_an_idempotency_key_of_ones_own_publishes_once(dashboard: Dashboard) -> None:
     fill(dashboard, "form/key", "once", key="mine")
     for _ in range(2):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Error, Locator, Page, expect
 
+from feed import Feed
+from feed.testing import AppServer
 from tests.browser import Watched, findings
+from tests.proxies import nginx_in_front
 from tests.running import RunningServer
 from tests.streams import eventually
 from tests.test_page import DASHBOARD, MARKUP, POLICY
+from web import create_app
+from web.settings import Settings
 
 pytestmark = pytest.mark.browser
 
@@ -21,9 +28,9 @@ DARK, LIGHT = "rgb(20, 21, 19)", "rgb(247, 247, 245)"
 KNOWN = {"nested-interactive": ".opblock-summary-control"}
 
 
-def open_docs(page: Page, server: RunningServer) -> Locator:
+def open_docs(page: Page, server: RunningServer | str) -> Locator:
     """Open it, and give all operations."""
-    page.goto(f"{server.url}/docs")
+    page.goto(f"{server if isinstance(server, str) else server.url}/docs")
     operations = page.locator(".opblock")
     expect(operations.filter(has_text="/events/{topic}").first).to_be_visible()
     return operations
@@ -162,6 +169,83 @@ def test_it_leads_back_to_the_dashboard(server: RunningServer, page: Page, watch
         open_docs(page, server)
         page.locator("header").get_by_role("link", name=name).click()
         page.wait_for_url(f"{server.url}/")
+
+
+@pytest.fixture(scope="module")
+def prefixed(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An nginx that takes a path away: `/served`, of a server, which is not told; `/told`, of one that is; `/app`, of
+    an application that has the server's mounted at `/feed`."""
+    feed = Feed("memory:")
+    host = FastAPI()
+    host.mount("/feed", create_app(Settings(log="memory:"), feed))
+    with AppServer(host, feed) as app:
+        passed_on = (
+            "proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade; "
+            "proxy_set_header Connection upgrade; proxy_buffering off;"
+        )
+        locations = f"""
+            location = /readyz {{ proxy_pass {server.url}; }}
+            location /served/ {{ proxy_pass {server.url}/; {passed_on} }}
+            location /told/ {{ proxy_pass {server.url}/; {passed_on} proxy_set_header X-Forwarded-Prefix /told/; }}
+            location /app/ {{ proxy_pass {app.url}/; {passed_on} proxy_set_header X-Forwarded-Prefix /app; }}
+        """
+        with nginx_in_front(tmp_path_factory.mktemp("nginx"), locations) as url:
+            yield url
+
+
+@pytest.mark.parametrize("below", ["served", "app/feed"])
+def test_below_a_path_that_a_proxy_takes_away_all_of_it_stays_there(
+    prefixed: str, page: Page, watched: Watched, below: str
+) -> None:
+    place = f"{prefixed}/{below}"
+    open_docs(page, place)
+    operation = try_out(page)
+    operation.locator("tbody input").first.fill(below)
+    operation.get_by_label("Request body", exact=True).fill('{"n": 123456789012345678901234567890, "n": 1.10}')
+    operation.get_by_role("button", name="Execute").click()
+    expect(operation.locator(".live-responses-table")).to_contain_text(f'"topic": "{below}"')
+    links = page.locator(".info a, nav a").evaluate_all("(links) => links.map(({ href }) => href)")
+    assert links == [f"{place}/", f"{place}/asyncapi.json", f"{place}/openapi.json"]
+    page.get_by_role("link", name="Dashboard").click()
+    expect(page.get_by_test_id("state")).to_have_text("Live")
+    published = page.get_by_test_id("event").filter(has_text=below).get_by_test_id("event-data")
+    expect(published).to_have_text('{"n": 123456789012345678901234567890, "n": 1.10}')
+    assert [url for url in watched.requests if not url.startswith((f"{place}/", "data:"))] == []
+
+
+def test_the_documents_say_where_they_are_below_a_path_that_a_proxy_takes_away(prefixed: str) -> None:
+    def servers(below: str, document: str, *said: str) -> object:
+        headers = [("X-Forwarded-Prefix", each) for each in said]
+        return httpx.get(f"{prefixed}/{below}/{document}", headers=headers).raise_for_status().json()["servers"]
+
+    for below in ("served", "told", "app/feed"):
+        assert servers(below, "openapi.json") == [{"url": "."}], "beside the document, wherever that is"
+    paths = {
+        ("told", ()): "/told",
+        ("app/feed", ()): "/app/feed",
+        ("served", ()): "",  # nobody says it
+        ("served", ("/served",)): "/served",
+        ("served", ("/outer, /served/",)): "/outer/served",
+        ("served", ("/outer", "/served")): "/outer/served",
+        ("served", ("//evil.example",)): "",
+        ("served", ("evil.example",)): "",
+        ("served", ("/a?b",)): "",
+        ("served", ("/",)): "",
+        ("served", ("",)): "",
+    }
+    for (below, said), path in paths.items():
+        described = servers(below, "asyncapi.json", *said)
+        assert isinstance(described, dict)
+        assert [each["pathname"] for each in described.values()] == [f"{path}/events", f"{path}/ws"], (below, said)
+
+
+def test_a_path_that_a_proxy_takes_away_is_not_said_twice_where_the_server_was_told_of_it() -> None:
+    feed = Feed("memory:")
+    with AppServer(create_app(Settings(log="memory:"), feed), feed, root_path="/feed") as server:
+        for headers in ({}, {"X-Forwarded-Prefix": "/feed"}):
+            described = httpx.get(f"{server.url}/asyncapi.json", headers=headers).json()["servers"]
+            assert described["http"]["pathname"] == "/feed/events"
+            assert httpx.get(f"{server.url}/openapi.json", headers=headers).json()["servers"] == [{"url": "."}]
 
 
 def test_the_dark_colours_are_the_same_whether_chosen_or_preferred() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.browser import Watched
 from tests.conftest import Serve
-from tests.proxy import proxy_to
+from tests.proxy import Proxy, proxy_to
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
-from tests.tabs import WAYS, OpenTab, subscriptions, tabs_of
+from tests.tabs import WAYS, OpenTab, Tab, subscriptions, tabs_of
 from tests.test_page import AWKWARD
 from tests.test_wire import parse_event_stream
 from tests.tokens import SECRET, bearer, token
@@ -147,13 +149,14 @@ def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(
     server: RunningServer, open_tab: OpenTab, data: str
 ) -> None:
     envelope = f'{{"id":"e-1","topic":"a/\\"b","type":"t\\\\","data":{data},"time":"2026-11-21T03:05:00.123Z"}}'
-    other = '{"time":"t","type":"t","topic":"t","id":"e-2","data":{"a":1}}'
+    other = '{"time":"t","type":"t","topic":"t","id":"e-2","data": {"a":1.10,"a":123456789012345678901}}'
     found = open_tab(server).page.evaluate(
         """async ([envelope, other]) => {
             const { eventOf, idOf, pageOf } = await import("/assets/feed/event.js");
             const { id, topic, type, json, text, time } = eventOf(envelope, true);
             const page = pageOf(`{"events":[${envelope},${envelope},${other}],"next":"e-3","gap":{"reason":"x"}}`);
-            return { id, topic, type, json, text, time, page, empty: pageOf('{"events":[],"next":"e-0"}'),
+            const turned = pageOf(`{"next":"e-3", "gap":{"reason":"x"}, "events": [ ${envelope} ,${other}]}`);
+            return { id, topic, type, json, text, time, page, turned, empty: pageOf('{"events":[],"next":"e-0"}'),
                 ids: [envelope, other, "nonsense"].map(idOf), other: eventOf(other, false).text };
         }""",
         [envelope, other],
@@ -164,7 +167,8 @@ def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(
     assert found["page"] == {"envelopes": [envelope, envelope, other], "next": "e-3", "gap": {"reason": "x"}}
     assert found["empty"] == {"envelopes": [], "next": "e-0"}
     assert found["ids"] == ["e-1", "e-2", ""]
-    assert found["other"] == '{"a":1}'
+    assert found["turned"] == {"envelopes": [envelope, other], "next": "e-3", "gap": {"reason": "x"}}
+    assert found["other"] == '{"a":1.10,"a":123456789012345678901}'
 
 
 # What is the same over every transport, shared or not.
@@ -445,6 +449,108 @@ def test_a_pattern_that_is_none_is_refused_with_the_servers_words(
     said = server.http.get(f"{server.url}/events", params={"topic": "a//b"}).json()["detail"]
     tab = open_tab(server).connect(transport=transport, topics=["a//b"]).until("refused")
     assert tab.state == {"name": "refused", "status": 422, "reason": "invalid", "detail": said}
+
+
+class Ingress:
+    """A server of somebody else's: `answer` is what it says to everything, and `asked` how often it was."""
+
+    def __init__(self) -> None:
+        self.answer = ("", "")
+        self.asked = 0
+        ingress = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                ingress.asked += 1
+                head, body = ingress.answer
+                head = f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                self.wfile.write(f"{head}{body}".encode())
+                self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join(10)
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def ingress() -> Iterator[Ingress]:
+    running = Ingress()
+    yield running
+    running.close()
+
+
+HTML = "Content-Type: text/html"
+NOT_THE_FEED = [
+    (f"404 Not Found\r\n{HTML}", "<h1>404</h1>"),
+    (f"403 Forbidden\r\n{HTML}\r\nRetry-After: 0", "<h1>403</h1>"),
+    (f"401 Unauthorized\r\n{HTML}\r\nWWW-Authenticate: Bearer", "<h1>sign in</h1>"),
+    (f"200 OK\r\n{HTML}", "<h1>welcome</h1>"),
+    (f"302 Found\r\n{HTML}\r\nLocation: /elsewhere", ""),
+    ("422 Unprocessable Content\r\nContent-Type: application/json", '{"detail": "no"}'),
+    ("403 Forbidden\r\nContent-Type: application/problem+json", '{"status": 404, "detail": "another one"}'),
+    ("404 Not Found\r\nContent-Type: application/problem+json", "<h1>404</h1>"),
+    ("200 OK\r\nContent-Type: application/json", '{"events":[{"id":"x-1"}],"gap":{}}'),
+    ("200 OK\r\nContent-Type: text/event-stream", "data: of another stream\n\n"),
+]
+
+
+def answered_instead(tab: Tab, proxy: Proxy, ingress: Ingress, answer: tuple[str, str]) -> None:
+    """Until the tab has met this answer, and waits."""
+    ingress.answer = answer
+    asked, waited = ingress.asked, tab.states.count("waiting")
+    proxy.reset()
+    tab.page.evaluate("feed.retry()")
+    eventually(
+        lambda: ingress.asked > asked and tab.states.count("waiting") > waited and tab.state["name"] == "waiting"
+    )
+
+
+@over_or_by_each
+def test_whatever_a_proxy_answers_in_place_of_the_feed_it_is_tried_again(
+    server: RunningServer, open_tab: OpenTab, ingress: Ingress, transport: str, way: str
+) -> None:
+    topic = f"ingress/{transport}/{way}"
+    with proxy_to(server.port) as proxy:
+        tab = open_tab(f"http://127.0.0.1:{proxy.port}/healthz").connect(topics=[topic], transport=transport).live()
+        proxy.target = ingress.port
+        for answer in NOT_THE_FEED:
+            answered_instead(tab, proxy, ingress, answer)
+        reasons = {state["reason"] for state in tab.all("state") if state["name"] == "waiting"}
+        server.publish(topic, "meanwhile")
+        proxy.target = server.port
+        proxy.reset()
+        tab.page.evaluate("feed.retry()")
+        tab.live().wait_for("meanwhile")
+    assert reasons <= {"ended", "unreachable"}
+    assert "refused" not in tab.states
+    assert tab.all("gap") == []
+
+
+def test_a_proxy_that_answers_for_a_page_of_the_past_does_not_end_it(server: RunningServer, open_tab: OpenTab) -> None:
+    server.publish("past", "1")
+    open_tab(server).connect(topics=["past"]).live()
+    tab = open_tab(server)
+    answers = [403, 422, 401, 200]
+    tab.page.route(
+        "**/events?*limit=*",
+        lambda route: route.fulfill(status=answers.pop(), body="<h1>no") if answers else route.continue_(),
+    )
+    tab.connect(topics=["past"], after="earliest")
+    while answers:
+        left = len(answers)
+        eventually(lambda left=left: tab.states and len(answers) < left)  # type: ignore[misc]
+        tab.page.evaluate("feed.renew()")
+    tab.live().wait_for("1")
+    assert "refused" not in tab.states
 
 
 def log_in(page: Any, token: str) -> None:

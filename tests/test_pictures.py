@@ -217,8 +217,7 @@ def test_points_are_in_order_once_and_bounded(tab: Page) -> None:
 )
 def test_the_numbers_of_json_are_found_and_read_by_their_names(tab: Page, text: str, found: dict[str, float]) -> None:
     code = """
-        const value = it.parsed(given);
-        return it.fieldsOf(value).map((name) => [name, it.numberAt(value, name)]);"""
+        return it.fieldsOf(it.parsed(given)).map((name) => [name, Number(it.numeralAt(given, name))]);"""
     if found is None:
         found = {"__proto__.polluted": 1, "constructor.prototype": 2}
     assert dict(pure(tab, "numbers", code, text)) == found
@@ -229,7 +228,7 @@ def test_the_numbers_of_json_are_found_and_read_by_their_names(tab: Page, text: 
     "field", ["constructor", "__proto__", "a.constructor", "a.b.c", "toString.length", "length", ".", ""]
 )
 def test_what_is_no_number_of_the_data_is_not_read(tab: Page, field: str) -> None:
-    code = 'return it.numberAt(JSON.parse(\'{"a": {"b": "x"}}\'), given) ?? null;'
+    code = 'return it.numeralAt(\'{"a": {"b": "x"}}\', given) ?? null;'
     assert pure(tab, "numbers", code, field) is None
 
 
@@ -481,6 +480,12 @@ def test_figures_that_need_a_token_say_so(serve: Serve, page: Page, watched: Wat
     page.wait_for_function("() => (tick(), document.body.textContent.includes('Needs a token with admin.'))")
 
 
+def test_figures_that_a_proxy_refuses_need_no_token(server: RunningServer, page: Page, watched: Watched) -> None:
+    page.route("**/metrics", lambda route: route.fulfill(status=403, body="<h1>no</h1>"))
+    show(page, server)
+    page.wait_for_function("() => (tick(), document.body.textContent.includes('It answers 403.'))")
+
+
 def test_figures_grow_old_when_the_server_is_gone(server: RunningServer, page: Page, watched: Watched) -> None:
     show(page, server)
     page.wait_for_function("() => (tick(), document.querySelectorAll('dt').length > 0)")
@@ -590,6 +595,17 @@ def test_a_choice_from_the_address_is_charted_before_its_topic_was_seen(
     expect(numbers_of(page, "field")).to_have_text("7 now, 7 to 7 here")
     assert page.evaluate("chosen") == []
     expect(page.get_by_label("Topic", exact=True)).to_have_value("address")
+
+
+def test_the_newest_value_is_told_as_it_was_written(server: RunningServer, page: Page, watched: Watched) -> None:
+    server.publish("written", "12345678901234567890", **{"Content-Type": "application/json"})
+    show(page, server, {"topic": "written", "field": ""})
+    expect(numbers_of(page, "field")).to_contain_text("12345678901234567890 now, ")
+    for minutes, (text, told) in enumerate({"1.10": "1.10", "0." + "1" * 99: "0." + "1" * 38 + "…"}.items(), 1):
+        page.evaluate(
+            "([text, late]) => { come([event('written', text, { late })]); tick(); }", [text, -60_000 * minutes]
+        )
+        expect(numbers_of(page, "field")).to_contain_text(f"{told} now, ")
 
 
 def test_of_very_many_values_ten_a_second_are_drawn_and_the_last_one_always(

@@ -52,7 +52,8 @@ def document(place: Place, description: Json) -> Json:
                 "host": place.host,
                 "pathname": f"{place.path}/{base}",
                 "protocol": f"{protocol}{secure}",
-                "description": f"{words} The URL of a channel is this server's, a slash, and the channel's address.",
+                "description": f"{words} The URL of a channel is this server's, a slash, and the channel's address. A "
+                "path that a proxy takes away is missing where the proxy does not say so: X-Forwarded-Prefix.",
                 **({"security": security} if security else {}),
             }
             for name, (protocol, base, words) in servers.items()

@@ -24,6 +24,8 @@ _DECIMAL = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 _MAX_PARAMETERS = 1_000
 _MAX_ACCEPT = 4_096  # characters
 
+_PREFIX = re.compile(r"(/[\w.~!$&'()*+;=:@%-]+)*", re.ASCII)
+
 _QUERY = "feed.query"  # in the scope
 
 
@@ -182,12 +184,23 @@ class Place(NamedTuple):
 
 def place_of(request: Request, below: str) -> Place:
     """Where the feed is one of whose own paths, `below`, was asked for: under a prefix, in a mounted application, or
-    behind a proxy that takes a path away (`root_path`)."""
+    behind a proxy that takes a path away (`root_path`, or what the proxy says)."""
     root: str = request.scope.get("root_path", "").rstrip("/")
     path: str = request.scope["path"]
     if not path.startswith(f"{root}/"):
         path = root + path
+    taken = _taken_away(request)
+    if not path.startswith(f"{taken}/"):  # else `root_path` says the same once more
+        path = taken + path
     return Place(request.url.netloc, path.removesuffix(below), request.url.scheme == "https")
+
+
+def _taken_away(request: Request) -> str:
+    """The path that proxies in front have taken away, as they say; "" for what is no path. Whoever invents one is told
+    his own words, as with the header `Host`."""
+    said = ",".join(request.headers.getlist("x-forwarded-prefix"))
+    path = "".join(each.strip(" \t").rstrip("/") for each in said.split(","))
+    return path if _PREFIX.fullmatch(path) else ""
 
 
 def address(connection: HTTPConnection) -> str:

@@ -56,6 +56,7 @@ addEventListener("DOMContentLoaded", () => {
     dom_id: "#docs",
     deepLinking: true,
     syntaxHighlight: { activated: false }, // its colours are for a black ground only
+    plugins: [() => ({ components: { ServersContainer: () => null } })], // there is one server, this one
     validatorUrl: null, // by default the description is sent to a validator on the internet
     supportedSubmitMethods: ["post", "delete"], // a GET is a stream here: Swagger UI would wait for its end
   });

@@ -28,11 +28,12 @@
 //                 "unreachable", "ended", or the server's own: "shutdown", "busy", "slow", "kicked", "token-expired"
 //     offline     {}: the browser has no network. Tried again when it has, and now and then
 //     refused     {status, reason, detail}, until `feed.retry()`: "unauthenticated", "expired" (the token),
-//                 "forbidden", "invalid" (topics or types)
+//                 "forbidden", "invalid" (topics or types). Only by a problem document of the feed itself, whose
+//                 `status` is the answer's: whatever else answers is a proxy in front, and it is tried again
 //     closed      {}: by `feed.close()`
 //
-// It waits as long as the server says, else a random time up to 1, 2, 4 … 30 s; not at all once the network is back or
-// the page is looked at. After `quiet` seconds without a word it asks for a page of history, and opens a new stream if
+// It waits as long as the stream said, else a random time up to 1, 2, 4 … 30 s, and not less than an answer's
+// `Retry-After` says; not at all once the network is back or the page is looked at. After `quiet` seconds without a word it asks for a page of history, and opens a new stream if
 // this one has not brought what is there: a proxy may hold it back, or a router have forgotten it.
 //
 // **Transports.** `eventsource`, `websocket` and `fetch` bring the same. `fetch` sees heartbeats and statuses itself;

@@ -1,7 +1,7 @@
 // The dashboard's state and what can be done to it. What it looks like is page.js's, when it is drawn painter.js's.
 
 import { connect } from "../feed.js";
-import { readPage } from "../feed/history.js";
+import { readPage, refusalIn } from "../feed/history.js";
 import { copied } from "./copying.js";
 import { passOf } from "./filter.js";
 import { contentOf } from "./inspector.js";
@@ -17,7 +17,6 @@ const BEGIN_WITH = 200; // events shown at first
 const MOST_PATTERNS = 100; // that the server takes
 const MOST_TYPES = 200; // told apart
 const ASK_MS = 5_000;
-const REFUSED = [401, 403, 422]; // what is wrong with a pattern, and not with the server
 const SMOOTHING = 0.3; // of the rate, for a second
 
 /** Everything the page shows, and its actions. */
@@ -275,9 +274,9 @@ export class Dashboard {
     this.#asking.abort();
     this.#asking = new AbortController();
     const { signal } = this.#asking;
-    const { status, detail } = await readPage(asked, { limit: 1 }, signal, ASK_MS);
+    const answer = await readPage(asked, { limit: 1 }, signal, ASK_MS);
     if (signal !== this.#asking.signal) return;
-    this.patternError = REFUSED.includes(status) ? detail : "";
+    this.patternError = refusalIn(answer)?.detail ?? ""; // else something is wrong with the server, and not with it
     const { topics } = this.view;
     if (this.patternError || topics.includes(pattern) || topics.length >= MOST_PATTERNS) this.#painter.now();
     else this.#patterns(this.#seesEverything ? [pattern] : [...topics, pattern]);

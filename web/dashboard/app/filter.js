@@ -1,16 +1,20 @@
 // What the filter line means: a text, a regular expression, or a field and its value. Pure.
 
+import { valuesAt } from "../feed/json.js";
+import { compared } from "./decimals.js";
+
 const FIELD = /^([\p{L}\p{N}_$.-]+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*$/u;
 const QUOTED = /^"(.*)"$|^'(.*)'$/;
 const OWN = new Set(["id", "topic", "type"]);
 
+/* `text` is a string's, or else JSON as it is written. */
 const COMPARE = {
-  "=": (value, wanted) => String(value) === wanted,
-  "!=": (value, wanted) => String(value) !== wanted,
-  ">": (value, wanted) => value > Number(wanted),
-  ">=": (value, wanted) => value >= Number(wanted),
-  "<": (value, wanted) => value < Number(wanted),
-  "<=": (value, wanted) => value <= Number(wanted),
+  "=": ({ text, string }, wanted) => text === wanted || (!string && compared(text, wanted) === 0),
+  "!=": (value, wanted) => !COMPARE["="](value, wanted),
+  ">": ({ text }, wanted) => compared(text, wanted) > 0,
+  ">=": ({ text }, wanted) => compared(text, wanted) >= 0,
+  "<": ({ text }, wanted) => compared(text, wanted) < 0,
+  "<=": ({ text }, wanted) => compared(text, wanted) <= 0,
 };
 
 /**
@@ -18,7 +22,8 @@ const COMPARE = {
  *
  * - `payment` passes where topic, type, id or data hold it, in any case of letters.
  * - `total=3`, `customer.name=Ann`, `total>100` (also `!=`, `<`, `>=`, `<=`) pass where the data is JSON and its field is
- *   so; `id`, `topic` and `type` are the event's own.
+ *   so, of several with one name any of them; `id`, `topic` and `type` are the event's own. Numbers count as they are
+ *   written, to the last digit: 1.10 is 1.1 and 11e-1, and nothing that is only near.
  * - With `regex` it is a regular expression on the same texts as the first.
  *
  * @param {string} text
@@ -39,21 +44,16 @@ export function filterOf(text, regex) {
   const [, path, operator, written] = field;
   const value = QUOTED.exec(written)?.slice(1).join("") ?? written;
   const compare = COMPARE[operator];
-  if (OWN.has(path)) return (event) => compare(event[path], value);
+  if (OWN.has(path)) return (event) => compare({ text: event[path], string: true }, value);
   return (event) => {
     if (!event.json) return holds(event);
-    const found = fieldOf(JSON.parse(event.text), path); // not `data`, which each of 5,000 events would keep
-    return found !== undefined && compare(found, value);
+    return valuesAt(event.text, path).some((json) => compare(read(json), value));
   };
 }
 
-/** The value at `a.b.0` of what was JSON; undefined where there is none. A name with dots in it is found too. */
-export function fieldOf(value, path) {
-  if (value === null || typeof value !== "object") return undefined;
-  if (Object.hasOwn(value, path)) return value[path];
-  const dot = path.indexOf(".");
-  if (dot < 0 || !Object.hasOwn(value, path.slice(0, dot))) return undefined;
-  return fieldOf(value[path.slice(0, dot)], path.slice(dot + 1));
+function read(json) {
+  const string = json.startsWith('"');
+  return { text: string ? JSON.parse(json) : json, string };
 }
 
 /**

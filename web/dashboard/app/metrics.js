@@ -1,5 +1,7 @@
 // What `/metrics` says, and how far this machine's clock is from the server's. No DOM.
 
+import { refusalIn, refusalOf } from "../feed/history.js";
+
 const MAX_CHARACTERS = 4_000_000; // of an answer: 100 workers say 1.3 MB
 const TIMEOUT_MS = 4_000;
 const SAMPLES = 12; // of the clock: a minute of them, in which two clocks drift apart by 3 ms at most
@@ -66,8 +68,8 @@ export class Clock {
  * Ask once. Milliseconds since 1970, on this machine.
  * @param {URL} url
  * @param {AbortSignal} signal
- * @returns {Promise<{status: number, asked: number, answered: number, figures: Map<string, Map<string, number>>}>}
- *   status 0: no answer
+ * @returns {Promise<{status: number, refused: boolean, asked: number, answered: number,
+ *   figures: Map<string, Map<string, number>>}>} status 0: no answer; `refused` by the feed itself
  */
 export async function ask(url, signal) {
   const asked = Date.now();
@@ -79,9 +81,10 @@ export async function ask(url, signal) {
     });
     const answered = Date.now(); // before the body, which takes its time
     const figures = response.ok ? figuresOf(await response.text()) : new Map();
-    return { status: response.status, asked, answered, ...onTheWire(url, asked), figures };
+    const refused = !response.ok && refusalIn(await refusalOf(response)) !== null;
+    return { status: response.status, refused, asked, answered, ...onTheWire(url, asked), figures };
   } catch {
-    return { status: 0, asked, answered: Date.now(), figures: new Map() };
+    return { status: 0, refused: false, asked, answered: Date.now(), figures: new Map() };
   }
 }
 

@@ -1,8 +1,11 @@
 // Which numbers there are in the JSON that events carry, and how numbers are written. No DOM.
 
+import { valuesAt } from "../feed/json.js";
+
 const MAX_TOPICS = 200;
 const MAX_FIELDS = 30; // of one topic
 const MAX_CHARACTERS = 65_536; // longer data is not looked into: parsing it each second would be felt
+const MAX_DIGITS = 40;
 const MAX_LOOKS = 50; // a second, each at another topic
 const AGAIN_MS = 10_000; // after which a topic is looked at again: it may have other fields now
 
@@ -30,22 +33,13 @@ export function fieldsOf(value, most = MAX_FIELDS) {
 }
 
 /**
- * The number that `fieldsOf` gave this name.
- * @param {unknown} value
+ * The number that `fieldsOf` gave this name; of several the last one.
+ * @param {string} json
  * @param {string} field
- * @returns {number | undefined}
+ * @returns {string | undefined} as it is written: a chart's place for it is only near
  */
-export function numberAt(value, field) {
-  if (field === "" && Number.isFinite(value)) return value;
-  if (!isObject(value)) return undefined;
-  // Own properties only: `constructor` and `__proto__` are names like others.
-  if (Object.hasOwn(value, field) && Number.isFinite(value[field])) return value[field];
-  for (let dot = field.indexOf("."); dot >= 0; dot = field.indexOf(".", dot + 1)) {
-    const [outer, inner] = [field.slice(0, dot), field.slice(dot + 1)];
-    const object = Object.hasOwn(value, outer) ? value[outer] : undefined;
-    if (isObject(object) && Object.hasOwn(object, inner) && Number.isFinite(object[inner])) return object[inner];
-  }
-  return undefined;
+export function numeralAt(json, field) {
+  return valuesAt(json, field).findLast((text) => /^[-\d]/.test(text) && Number.isFinite(Number(text)));
 }
 
 /**
@@ -114,6 +108,11 @@ export class Fields {
   of(topic) {
     return [...(this.#topics.get(topic)?.names ?? [])];
   }
+}
+
+/** A number as it is written, without what no reader would read. */
+export function brief(numeral) {
+  return numeral.length > MAX_DIGITS ? `${numeral.slice(0, MAX_DIGITS)}…` : numeral;
 }
 
 const UNITS = [

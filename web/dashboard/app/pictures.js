@@ -6,7 +6,7 @@ import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { Chart } from "./chart.js";
 import { History } from "./history.js";
 import { ask, Clock, max, sum } from "./metrics.js";
-import { bytes, delayText, Fields, numberAt, parsed, short, span } from "./numbers.js";
+import { brief, bytes, delayText, Fields, numeralAt, short, span } from "./numbers.js";
 import { Counts, Delays, Points } from "./series.js";
 
 const WINDOW = 300; // seconds that the first two charts show
@@ -62,7 +62,7 @@ export class Pictures {
   #passedOver = null; // the newest event that came too soon after a point
   #thinned = false;
   #clock = new Clock();
-  #server = { status: -1, figures: new Map(), at: 0 };
+  #server = { status: -1, refused: false, figures: new Map(), at: 0 };
   #asking = false;
   #answers = 0;
   #askAt = 0;
@@ -176,8 +176,8 @@ export class Pictures {
 
   #take(event, time) {
     this.#pointAt = time;
-    const value = event.json ? numberAt(parsed(event.text), this.#chart.field) : undefined;
-    if (value !== undefined) this.#points.add(time, value, event.id);
+    const numeral = event.json ? numeralAt(event.text, this.#chart.field) : undefined;
+    if (numeral !== undefined) this.#points.add(time, numeral, event.id);
   }
 
   /* The last one always counts: what follows it may be nothing. */
@@ -204,13 +204,14 @@ export class Pictures {
     this.#asking = true;
     const answer = await ask(new URL("metrics", this.#base), this.#end.signal);
     this.#asking = false;
-    const refused = answer.status === 401 || answer.status === 403;
+    const { refused } = answer;
     const known = answer.figures.size > 0;
     if (known) this.#answers += 1;
     const soon = known && this.#answers < BEGIN;
     this.#askAt = now + (refused ? ASK_REFUSED_MS : soon ? BEGIN_MS : ASK_MS);
     this.#server = {
       status: answer.status,
+      refused,
       figures: known || refused ? answer.figures : this.#server.figures,
       at: known ? answer.answered : this.#server.at,
     };
@@ -296,9 +297,9 @@ export class Pictures {
   }
 
   #fieldText() {
-    const { values } = this.#points;
+    const { values, newest } = this.#points;
     if (values.length === 0) return "No values yet";
-    return `${values.at(-1)} now, ${short(Math.min(...values))} to ${short(Math.max(...values))} here`;
+    return `${brief(newest)} now, ${short(Math.min(...values))} to ${short(Math.max(...values))} here`;
   }
 
   #render(now = Date.now()) {
@@ -394,9 +395,9 @@ export class Pictures {
   }
 
   #serverNote(now) {
-    const { status, figures, at } = this.#server;
+    const { status, refused, figures, at } = this.#server;
     if (status === -1) return "Asking …";
-    if (status === 401 || status === 403) return "Needs a token with admin.";
+    if (refused) return "Needs a token with admin.";
     if (status !== 200 || now - at > OLD_MS) {
       const why = status === 0 ? "It does not answer" : `It answers ${status}`;
       return figures.size > 0 ? `${why}: these numbers are ${Math.round((now - at) / 1000)} s old.` : `${why}.`;

@@ -1,12 +1,14 @@
 // The form that publishes, and what becomes of it: the server's own answer, and how long the event took to come back.
 
+import { refusalIn, refusalOf, refusalText } from "../feed/history.js";
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { curlPublish } from "./commands.js";
 import { copyButton } from "./copying.js";
 import { span } from "./numbers.js";
 
+const PUBLISHED = 201;
 const ARRIVALS = 1_000; // ids remembered, as an event may be here before the answer is
-const NO_ANSWER = "No answer, so it may have been published or not. Publishing again will not double it.";
+const OPEN = "It may have been published or not. Publishing again will not double it.";
 
 /** What is in the form, what was answered, and how it is sent. */
 export class Publisher {
@@ -56,7 +58,7 @@ export class Publisher {
     try {
       await this.#post(envelopeOf(this.fields), headerOf(this.fields.key));
     } catch (error) {
-      this.#say("bad", error instanceof SyntaxError ? `Not sent: ${error.message}` : NO_ANSWER);
+      this.#say("bad", error instanceof SyntaxError ? `Not sent: ${error.message}` : `No answer. ${OPEN}`);
     }
     this.sending = false;
     this.#changed();
@@ -76,14 +78,16 @@ export class Publisher {
       headers: { "Content-Type": "application/json", "Idempotency-Key": this.#key },
       body,
     });
-    const told = await response.json().catch(() => ({}));
-    if (response.status < 500) this.#key = "";
-    if (!response.ok) {
-      this.#say("bad", `${response.status}: ${told.detail ?? response.statusText}`);
+    const id = await idIn(response);
+    if (!id) {
+      const refusal = await refusalOf(response);
+      if (refusalIn(refusal)) this.#key = "";
+      this.#say("bad", refusal.ours ? refusalText(refusal) : `${refusalText(refusal)} ${OPEN}`);
       return;
     }
-    this.#say("good", `${response.status}: published as ${told.id}`);
-    this.#waiting = { id: told.id, sent };
+    this.#key = "";
+    this.#say("good", `${response.status}: published as ${id}`);
+    this.#waiting = { id, sent };
     this.#match();
   }
 
@@ -100,6 +104,13 @@ export class Publisher {
     this.answer = { kind, text };
     this.#changed();
   }
+}
+
+/* The id of what the feed has published; "" for any other answer. */
+async function idIn(response) {
+  if (response.status !== PUBLISHED) return "";
+  const told = await response.json().catch(() => null);
+  return told?.id ?? "";
 }
 
 /**

@@ -167,14 +167,16 @@ export class Points {
   times = [];
   /** What was read at each of them. */
   values = [];
+  /** The newest as it was written. */
+  newest = "";
 
   /** @param {number} most how many are kept */
   constructor(most) {
     this.#most = most;
   }
 
-  /** @param {number} time milliseconds since 1970 @param {number} value @param {string} id the event's */
-  add(time, value, id) {
+  /** @param {number} time milliseconds since 1970 @param {string} numeral @param {string} id the event's */
+  add(time, numeral, id) {
     const { times } = this;
     const seconds = time / 1000;
     let place = times.length;
@@ -186,7 +188,8 @@ export class Points {
       place -= 1;
     }
     times.splice(place, 0, seconds);
-    this.values.splice(place, 0, value);
+    this.values.splice(place, 0, Number(numeral));
+    if (place === times.length - 1) this.newest = numeral;
     this.#ids.splice(place, 0, id);
   }
 }

@@ -1,7 +1,10 @@
 // The token of whoever looks: handed to the server, which puts it into a cookie that no script can read. Nothing of it
 // is kept here but when it ends.
 
+import { refusalOf, refusalText } from "../feed/history.js";
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
+
+const DONE = 204; // a proxy's page for signing in is 200
 
 /** What the token box shows, and what it does. */
 export class Session {
@@ -50,19 +53,14 @@ export class Session {
     this.#changed();
     try {
       const response = await fetch(new URL("session", this.#base), { method, headers });
-      if (response.ok) done();
-      else this.error = `${response.status}: ${await detailOf(response)}`;
+      if (response.status === DONE) done();
+      else this.error = refusalText(await refusalOf(response));
     } catch {
       this.error = "The server cannot be reached, or this is no token."; // fetch refuses headers that are none
     }
     this.busy = false;
     this.#changed();
   }
-}
-
-async function detailOf(response) {
-  const told = await response.json().catch(() => ({}));
-  return told.detail ?? response.statusText;
 }
 
 /**

@@ -5,14 +5,11 @@
 // 200 ends it for ever. Each try is a transport of its own; what an earlier one still says is not listened to.
 
 import { idOf } from "./event.js";
-import { readPage, wordsOf } from "./history.js";
+import { NO_FEED, readPage, refusalIn, wordsOf } from "./history.js";
 import { openTransport } from "./transports.js";
+import { Waits } from "./waits.js";
 
 // In milliseconds.
-const FIRST_WAIT = 1_000;
-const LONGEST_WAIT = 30_000; // of our own choice
-const SHORTEST_WAIT = 100;
-const LONGEST_TOLD = 300_000; // that a server can have us wait
 const OPENING = 15_000; // until the stream says its first word
 const ASKING = 10_000; // for a page that shows how things stand
 const ARRIVING = 2_000; // for an event that the log has, to come over the stream
@@ -22,7 +19,6 @@ const TURN = 16; // what arrives within it is handed on together
 const MOST_TOGETHER = 1_000; // events
 
 const BUSY = new Set([429, 503]);
-const AGAIN = new Set([408, 425, ...BUSY]); // of 4xx: may be another answer the next time
 
 /**
  * What is handed on, in order. `after` and `position` are ids: what came before this, and what to resume after behind
@@ -45,7 +41,7 @@ export class Connection {
   #state = { name: "connecting" };
   #attempt = null;
   #timer; // until the next try
-  #failures = 0;
+  #waits = new Waits();
   #expired = false; // the last stream ended because the token did
   #turn;
 
@@ -140,6 +136,7 @@ export class Connection {
   }
 
   #events(attempt, envelopes, position) {
+    if (!attempt.opened) return this.#ended(attempt, null, NO_FEED);
     const after = this.#position;
     this.#position = position ||= after;
     this.#turn.add({ kind: "events", after, position, live: attempt.liveSince !== undefined, envelopes });
@@ -190,11 +187,11 @@ export class Connection {
   /** The attempt is over. `answer` says why, if it could be seen. */
   async #ended(attempt, answer, detail) {
     attempt.end();
-    if (attempt.liveSince !== undefined && performance.now() - attempt.liveSince > STEADY) this.#failures = 0;
+    if (attempt.liveSince !== undefined && performance.now() - attempt.liveSince > STEADY) this.#waits.reset();
     const { closing } = attempt;
     if (closing?.reason === "token-expired") this.#expired = true;
-    if (closing) return this.#wait(closing.reason, detail, closing.retry);
-    if (attempt.opened) return this.#wait("ended", detail, attempt.retry);
+    if (closing) return this.#wait(closing.reason, detail, { told: closing.retry });
+    if (attempt.opened) return this.#wait("ended", detail, { told: attempt.retry });
     if (navigator.onLine === false) return this.#wait("unreachable", detail);
     // EventSource and WebSocket see no status. A page of history is judged as they are.
     const seen = answer ?? (await readPage(this.#options, { limit: 1 }, attempt.left.signal, ASKING));
@@ -203,18 +200,16 @@ export class Connection {
     this.#judge(seen, detail || seen.detail);
   }
 
-  #judge({ status, retry, detail }, words) {
-    if (status < 400 || status >= 500 || AGAIN.has(status)) return this.#wait("unreachable", words, retry);
-    const reason =
-      status === 401 ? (this.#expired ? "expired" : "unauthenticated") : status === 403 ? "forbidden" : "invalid";
-    this.#say({ name: "refused", status, reason, detail });
+  #judge(answer, words) {
+    const refusal = refusalIn(answer);
+    if (!refusal) return this.#wait("unreachable", words, { least: answer.retry });
+    if (refusal.reason === "unauthenticated" && this.#expired) refusal.reason = "expired";
+    this.#say(refusal);
   }
 
-  /** Try again, when the server said, or after a wait that grows. Full jitter: a crowd must not come back at once. */
-  #wait(reason, detail, told) {
-    const most = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** Math.min(this.#failures++, 10));
-    const wait = Number.isFinite(told ?? NaN) ? Math.min(told, LONGEST_TOLD) : Math.random() * most;
-    const delay = Math.max(SHORTEST_WAIT, Math.round(wait));
+  /** Try again, when the feed said, or after a wait that grows. */
+  #wait(reason, detail, said = {}) {
+    const delay = this.#waits.next(said);
     this.#timer = setTimeout(() => this.#open(), delay);
     if (navigator.onLine === false) this.#say({ name: "offline" });
     else this.#say({ name: "waiting", retryAt: Date.now() + delay, reason, detail });

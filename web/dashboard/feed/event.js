@@ -3,6 +3,8 @@
 // Data that was published as JSON is cut out of the text as it came. Parsed and written again, a 30-digit number would
 // be another one, and of duplicate keys one would be left.
 
+import { valuesAt } from "./json.js";
+
 const STRING = String.raw`"([^"\\]*(?:\\.[^"\\]*)*)"`;
 const ENVELOPE = new RegExp(
   String.raw`^\{"id":${STRING},"topic":${STRING},"type":${STRING},"data":(.*),"time":"([^"]*)"\}$`,
@@ -56,17 +58,18 @@ export class FeedEvent {
  */
 export function eventOf(envelope, live) {
   const found = ENVELOPE.exec(envelope);
-  if (found === null) return rewritten(JSON.parse(envelope), live);
+  if (found === null) return rewritten(envelope, live);
   const [, id, topic, type, raw, time] = found;
   const json = !raw.startsWith('"'); // a JSON string is text
   const text = json ? raw : unescaped(raw.slice(1, -1));
   return new FeedEvent({ id: unescaped(id), topic: unescaped(topic), type: unescaped(type), time, json, text }, live);
 }
 
-/** The same from a server that orders its fields in another way: the data is what is left of it after parsing. */
-function rewritten({ id, topic, type, time, data }, live) {
+/** The same where something on the way has ordered the fields in another way. */
+function rewritten(envelope, live) {
+  const { id, topic, type, time, data } = JSON.parse(envelope);
   const json = typeof data !== "string";
-  return new FeedEvent({ id, topic, type, time, json, text: json ? JSON.stringify(data) : data }, live);
+  return new FeedEvent({ id, topic, type, time, json, text: json ? valuesAt(envelope, "data").at(-1) : data }, live);
 }
 
 function unescaped(text) {
@@ -98,7 +101,7 @@ export function pageOf(text) {
   if (!text.startsWith(PAGE)) {
     const { events, ...rest } = JSON.parse(text);
     if (!Array.isArray(events)) throw new SyntaxError("not a page of history");
-    return { envelopes: events.map((event) => JSON.stringify(event)), ...rest };
+    return pageOf(`{"events":${valuesAt(text, "events").at(-1)},${JSON.stringify(rest).slice(1)}`);
   }
   const envelopes = [];
   let depth = 0;
@@ -110,10 +113,15 @@ export function pageOf(text) {
     if (mark === "{" || mark === "[") {
       if (depth++ === 0) start = token.index;
     } else if (depth === 0) {
-      return { envelopes, ...JSON.parse(`{${text.slice(token.index + 2)}`) };
+      return { envelopes, ...checked(JSON.parse(`{${text.slice(token.index + 2)}`)) };
     } else if (--depth === 0) {
       envelopes.push(text.slice(start, TOKEN.lastIndex));
     }
   }
   throw new SyntaxError("a page of history that is cut off");
+}
+
+function checked(rest) {
+  if (typeof rest.next !== "string") throw new SyntaxError("not a page of history");
+  return rest;
 }

@@ -4,7 +4,11 @@
 import { pageOf } from "./event.js";
 
 const PROBLEM = "application/problem+json";
-const MOST_DETAIL = 2_000; // characters of somebody else's error page are enough
+const MOST_DETAIL = 2_000; // characters
+const AGAIN = new Set([408, 425, 429]); // of 4xx: may be another answer the next time
+
+/** Of somebody who speaks in place of the feed. */
+export const NO_FEED = "What answered is no feed.";
 
 /**
  * What one subscription asks for, as plain values, which can be passed to a worker.
@@ -19,7 +23,8 @@ const MOST_DETAIL = 2_000; // characters of somebody else's error page are enoug
  * @typedef {object} Answer
  * @property {number} status 0 if there was none
  * @property {string} detail why it is not 200
- * @property {boolean} ours whether it is the feed that answered, and nothing in front of it
+ * @property {boolean} ours whether it is the feed that answered, and nothing in front of it: for a refusal, whether it is
+ *   a problem document of this very status
  * @property {number | null} retry milliseconds after which to come back, if the answer says so
  * @property {{envelopes: string[], next: string, gap?: object} | null} page
  */
@@ -60,14 +65,27 @@ export async function readPage(asked, parameters, signal, timeout) {
       signal: late.signal,
     });
     if (response.status !== 200) return await refusalOf(response);
-    return { status: 200, detail: "", ours: true, retry: null, page: pageOf(await response.text()) };
+    const page = pageIn(await response.text());
+    return page ? { status: 200, detail: "", ours: true, retry: null, page } : noAnswer(NO_FEED);
   } catch (error) {
-    const detail = late.signal.aborted ? `No answer within ${timeout / 1000} s.` : wordsOf(error);
-    return { status: 0, detail, ours: false, retry: null, page: null };
+    return noAnswer(late.signal.aborted ? `No answer within ${timeout / 1000} s.` : wordsOf(error));
   } finally {
     clearTimeout(timer);
     signal.removeEventListener("abort", leave);
   }
+}
+
+/* Null for what is none: a page of somebody else's, with which a proxy may answer for the feed. */
+function pageIn(text) {
+  try {
+    return pageOf(text);
+  } catch {
+    return null;
+  }
+}
+
+function noAnswer(detail) {
+  return { status: 0, detail, ours: false, retry: null, page: null };
 }
 
 /**
@@ -76,16 +94,66 @@ export async function readPage(asked, parameters, signal, timeout) {
  * @returns {Promise<Answer>}
  */
 export async function refusalOf(response) {
-  const ours = response.headers.get("Content-Type")?.startsWith(PROBLEM) ?? false;
-  const seconds = Number(response.headers.get("Retry-After") ?? NaN);
-  let detail = `${response.status} ${response.statusText}`.trim();
-  if (ours) {
-    const problem = await response.json().catch(() => ({}));
-    if (typeof problem.detail === "string") detail = problem.detail.slice(0, MOST_DETAIL);
-  } else {
+  const { status, statusText, headers } = response;
+  const problem = await problemIn(response);
+  const said = typeof problem?.detail === "string" ? problem.detail.slice(0, MOST_DETAIL) : "";
+  const detail = said || `${status} ${statusText}`.trim();
+  const retry = waitIn(headers.get("Retry-After") ?? "", Date.parse(headers.get("Date")) || Date.now());
+  return { status, detail, ours: problem !== null, retry, page: null };
+}
+
+/* The feed's own problem document, null where it is none. Any status may be that of a proxy in front. */
+async function problemIn(response) {
+  const [kind] = (response.headers.get("Content-Type") ?? "").split(";");
+  if (kind.trim().toLowerCase() !== PROBLEM) {
     response.body?.cancel().catch(() => {});
+    return null;
   }
-  return { status: response.status, detail, ours, retry: Number.isFinite(seconds) ? seconds * 1000 : null, page: null };
+  const problem = await response.json().catch(() => null);
+  return problem?.status === response.status ? problem : null;
+}
+
+/**
+ * What is refused for good, as a state. Only the feed itself can do that: all else is a proxy speaking, for a while.
+ * @param {Answer} answer
+ * @returns {{name: "refused", status: number, reason: string, detail: string} | null} null: try again
+ */
+export function refusalIn({ status, ours, detail }) {
+  if (!ours || status < 400 || status >= 500 || AGAIN.has(status)) return null;
+  const reason = { 401: "unauthenticated", 403: "forbidden" }[status] ?? "invalid";
+  return { name: "refused", status, reason, detail };
+}
+
+/** What the feed refuses, in words; or that it is not the feed who answers. @param {Answer} answer */
+export function refusalText({ status, ours, detail }) {
+  return `${status}: ${ours ? detail : NO_FEED}`;
+}
+
+const DATE = /^[A-Z][a-z]{2}, (\d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT)$/;
+const DATE_OF_1985 = /^[A-Z][a-z]{5,8}, (\d\d)-([A-Z][a-z]{2})-(\d\d) (\d\d:\d\d:\d\d GMT)$/;
+const DATE_OF_C = /^[A-Z][a-z]{2} ([A-Z][a-z]{2} [ \d]\d) (\d\d:\d\d:\d\d) (\d{4})$/;
+
+/**
+ * What the header `Retry-After` says (RFC 9110, 10.2.3): seconds, or a date in one of three ways (5.6.7).
+ * @param {string} header
+ * @param {number} now milliseconds since 1970, by the clock of whoever sent it
+ * @returns {number | null} milliseconds, null where it says nothing that can be read
+ */
+export function waitIn(header, now) {
+  if (/^\d+$/.test(header)) return Number(header) * 1000;
+  const date = Date.parse(dateIn(header, new Date(now).getUTCFullYear()));
+  return Number.isNaN(date) ? null : Math.max(0, date - now);
+}
+
+function dateIn(header, year) {
+  if (DATE.test(header)) return DATE.exec(header)[1];
+  const [, date, time, inYear] = DATE_OF_C.exec(header) ?? [];
+  if (date) return `${date} ${inYear} ${time} GMT`;
+  const [, day, month, digits, rest] = DATE_OF_1985.exec(header) ?? [];
+  if (!day) return "";
+  // Of the years that end so, the one that is not more than fifty ahead.
+  const oldest = year - 49;
+  return `${day} ${month} ${oldest + ((Number(digits) - (oldest % 100) + 100) % 100)} ${rest}`;
 }
 
 /** What to say of an error of the browser. */

@@ -7,16 +7,15 @@
 
 import { Connection } from "./connection.js";
 import { idOf } from "./event.js";
-import { readPage } from "./history.js";
+import { readPage, refusalIn } from "./history.js";
 import { electedLink, workerLink } from "./links.js";
 import { Recent } from "./recent.js";
+import { Waits } from "./waits.js";
 
 // In milliseconds.
 const ANSWERING = 4_000; // until the hub has taken this tab on; an elected one may have to be elected first
 const REPLYING = 5_000; // to whether it is there
 const READING = 30_000; // one page
-const FIRST_WAIT = 500;
-const LONGEST_WAIT = 30_000;
 
 const PAGE = 1_000; // events
 const MOST_WAITING = 20_000; // events of the hub's, while pages are read
@@ -52,7 +51,7 @@ export class Membership {
   #catching = null; // an AbortController while pages are read
   #replayed = 0;
   #from = "";
-  #failures = 0;
+  #waits = new Waits();
   #timer;
   #recent = new Recent();
   #overlaps = false; // what comes may have been handed on already
@@ -311,7 +310,7 @@ export class Membership {
       const answer = await readPage(this.#options, begin, catching.signal, READING);
       if (catching !== this.#catching) return;
       if (answer.status !== 200) return this.#troubled(answer);
-      this.#failures = 0;
+      this.#waits.reset();
       this.#turn(answer.page);
       if (catching !== this.#catching) return; // somebody who was told has closed it
       if (this.#meets() || (this.#began && answer.page.envelopes.length === 0 && holes === this.#holes)) this.#met();
@@ -361,18 +360,14 @@ export class Membership {
     this.#tell();
   }
 
-  #troubled({ status, detail, retry }) {
+  #troubled(answer) {
     this.#catching = null;
-    if ([401, 403, 422].includes(status)) {
-      const reason = { 401: "unauthenticated", 403: "forbidden", 422: "invalid" }[status];
-      this.#refused = { name: "refused", status, reason, detail };
-      return this.#tell();
-    }
-    const most = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** Math.min(this.#failures++, 10));
+    this.#refused = refusalIn(answer);
+    if (this.#refused) return this.#tell();
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       this.#catchUp();
-    }, retry ?? Math.random() * most);
+    }, this.#waits.next({ least: answer.retry }));
   }
 
   #stop() {

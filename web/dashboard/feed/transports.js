@@ -2,7 +2,7 @@
 // the connection's business. After `close` nothing is reported any more.
 
 import { idOf } from "./event.js";
-import { addressOf, refusalOf, wordsOf } from "./history.js";
+import { addressOf, NO_FEED, refusalOf, wordsOf } from "./history.js";
 import { EventStreamParser } from "./sse.js";
 
 const SSE = "text/event-stream";
@@ -64,7 +64,7 @@ class FetchTransport {
       });
       if (response.status !== 200) answer = await refusalOf(response);
       else if (response.headers.get("Content-Type")?.startsWith(SSE)) await this.#stream(response.body, reports);
-      else detail = "What answered is no feed.";
+      else detail = NO_FEED;
     } catch (error) {
       detail = wordsOf(error);
     }
