@@ -82,6 +82,20 @@ class RedisServer:
         with self.client() as client:
             return client.execute_command(*arguments)  # type: ignore[no-untyped-call]
 
+    def clients(self) -> set[str]:
+        """What the connections of nodes to it are for."""
+        with self.client() as client:
+            names = [str(each["name"]) for each in client.client_list()]  # type: ignore[no-untyped-call,union-attr]
+        return {name.split("-")[1] for name in names if name.startswith("feed-")}
+
+    def follow(self, primary: RedisServer) -> None:
+        """Become its replica, and have what it has."""
+        self.command("REPLICAOF", "127.0.0.1", primary.port)
+        deadline = time.monotonic() + START_SECONDS
+        while self.command("INFO", "replication")["master_link_status"] != "up":
+            assert time.monotonic() < deadline, f"it does not become a replica: {self._log.read_text()}"
+            time.sleep(0.02)
+
     def signal(self, number: int) -> None:
         """Send a signal: SIGSTOP makes it deaf, SIGCONT lets it hear again."""
         assert self._process is not None

@@ -19,7 +19,7 @@ from feed.event import text_draft
 from feed.log import IdempotencyKey, check_log_url, without_password
 from feed.log.contract import LogLost
 from feed.log.redis.address import parse_address
-from feed.log.redis.link import Ask, Link
+from feed.log.redis.link import Ask, Link, Renewal
 from feed.log.redis.log import RedisLog
 from feed.pattern import EVERYTHING
 from feed.subscription import Subscription
@@ -499,12 +499,13 @@ async def test_what_is_said_while_a_connection_is_greeted_is_not_taken_for_an_an
     greeting, said = asyncio.Event(), asyncio.Event()
     answers = []
 
-    async def greet(ask: Ask) -> None:
+    async def greet(ask: Ask) -> bool:
         greeting.set()
         await said.wait()
         answers.append(await ask("ECHO", "hello"))
+        return True
 
-    link = Link(parse_address(server.url()), "test", greet)
+    link = Link(parse_address(server.url()), "test", greet, Renewal())
     opening = asyncio.create_task(link.open())
     await greeting.wait()
     await link.say("PING")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
@@ -13,7 +13,7 @@ from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Ret
 from feed.log.epochs import is_id
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
-from feed.log.redis.link import Ask, Link
+from feed.log.redis.link import Ask, Link, Renewal, Work
 from feed.log.redis.peers import Peers
 from feed.log.redis.reader import Reader
 from feed.log.redis.state import State
@@ -33,6 +33,7 @@ class RedisLog:
         self._node = node
         self._peers: Peers | None = None
         self._state = State(retention)
+        self._renewal = Renewal()
         self._asker = self._link("ask")
         self._reader = Reader([self._link("read") for _ in range(_READERS)], self._state)
         self._writer = Writer(self._link("append"), self._state)
@@ -145,7 +146,7 @@ class RedisLog:
         if not self._answered:
             raise FeedUnavailable("Redis does not answer")
 
-    async def _ask(self, work: Callable[[Ask], Awaitable[None]]) -> None:
+    async def _ask(self, work: Work) -> None:
         try:
             await self._asker.use(work)
         except Indeterminate as error:
@@ -189,9 +190,9 @@ class RedisLog:
 
     def _link(self, purpose: str) -> Link:
         name = "".join(character if "!" <= character <= "~" else "-" for character in f"feed-{purpose}-{self._node}")
-        return Link(self._address, name[:100], self._greet)
+        return Link(self._address, name[:100], self._greet, self._renewal)
 
-    async def _greet(self, ask: Ask) -> None:
+    async def _greet(self, ask: Ask) -> bool:
         information = _parse_information(await ask("INFO", "server", "memory"))
         version = information.get("redis_version", "0")
         if int(version.partition(".")[0]) < _OLDEST_REDIS:
@@ -202,7 +203,7 @@ class RedisLog:
                 f"this Redis may evict the feed's events (maxmemory-policy is {policy}): "
                 "set maxmemory-policy noeviction"
             )
-        await self._state.check(ask)
+        return await self._state.check(ask)
 
 
 def _parse_information(answer: bytes) -> dict[str, str]:

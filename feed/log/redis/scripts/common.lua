@@ -30,7 +30,8 @@ end
 -- Redis takes another replication id whenever its history may have become another one: at each start of a master, when
 -- a replica is promoted, and when it copies somebody else's data.
 local function server_now()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  local replication = redis.call('INFO', 'replication')
+  return string.match(replication, 'master_replid:(%x+)'), string.match(replication, 'role:(%a+)') == 'master'
 end
 
 local function last_seq()
@@ -87,7 +88,7 @@ end
 -- somebody knows who knows of no newer epoch.
 local function is_other(last, newest_known, written)
   local newest = redis.call('LINDEX', epochs, -1)
-  if not newest or redis.call('HGET', state, 'server') ~= server_now() then
+  if not newest or redis.call('HGET', state, 'server') ~= (server_now()) then
     return true
   end
   local name, first = epoch_of(newest)
@@ -102,7 +103,7 @@ local function begin_epoch(name, last)
   end
   redis.call('RPUSH', epochs, name .. ' ' .. text(last + 1))
   redis.call('LTRIM', epochs, -MAX_EPOCHS, -1)
-  redis.call('HSET', state, 'server', server_now())
+  redis.call('HSET', state, 'server', (server_now()))
   note_oldest(last + 1, last, tonumber(redis.call('HGET', state, 'end') or 0), now())
 end
 
@@ -139,13 +140,15 @@ end
 
 local function record(last)
   local values = redis.call('HMGET', state, 'server', 'oldest', 'oldest_time', 'end', 'oldest_start')
+  local server, is_primary = server_now()
   return {
     redis.call('LRANGE', epochs, 0, -1),
-    values[1] == server_now() and 1 or 0,
+    values[1] == server and 1 or 0,
     last,
     tonumber(values[2] or last + 1),
     tonumber(values[3] or 0),
     now(),
     tonumber(values[4] or 0) - tonumber(values[5] or 0),
+    is_primary and 1 or 0,
   }
 end
