@@ -31,7 +31,8 @@ from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, ev
 from feed.figures import Delivered, Figures, Histogram, transport_of
 from feed.from_thread import FromThread
 from feed.log import Appended, IdempotencyKey, Log, Page, Retention, open_log
-from feed.log.contract import LogLost, Loss, Retained
+from feed.log.contract import FileBytes, LogLost, Loss, Retained
+from feed.log.paging import read_back, read_on, runs
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.peer import Peer
@@ -285,6 +286,13 @@ class Feed:
         if (running := self._running_now()) is not None:
             commits.add(running.log.commits)
         return commits
+
+    @property
+    def file_bytes(self) -> FileBytes | None:
+        """How large the log's files are; None for a log without files here, and while it is not open. Looks at the
+        disk."""
+        running = self._running_now()
+        return None if running is None else running.log.file_bytes
 
     @property
     def position(self) -> int:
@@ -563,9 +571,9 @@ class _Running:
         """In portions: a fan-out to thousands must not hold up publishes and other streams, and one portion has to fit
         into a queue."""
         broadcaster, pump, limits = self.broadcaster, self.broadcaster.pump, self._limits
-        if batch[0].seq > broadcaster.window.position + 1:
-            broadcaster.skip_to(batch[0].seq - 1)
         for portion in _portions(batch, limits):
+            if portion[0].seq > broadcaster.window.position + 1:
+                broadcaster.skip_to(portion[0].seq - 1)
             while pump.backlog > _MAX_BACKLOG:
                 await asyncio.sleep(0)  # the pump works in each turn of the loop
             pump.passed += max(
@@ -644,7 +652,7 @@ class _Running:
             window.drop_before(self.log.oldest)
             page = window.page(after, selection, limit)
             if page is None or page.end == after or page.end > until:
-                return await self.log.read(after, until, selection, limit)
+                return await read_on(self.log, after, until, selection, limit)
             await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
             return page
 
@@ -655,7 +663,7 @@ class _Running:
             window.drop_before(self.log.oldest)
             page = window.page_backward(before, selection, limit)
             if page is None:
-                return await self.log.read_backward(before, selection, limit)
+                return await read_back(self.log, before, selection, limit)
             await asyncio.sleep(0)
             return page
 
@@ -694,6 +702,10 @@ class _Running:
         count = size = 0
         while position > log.oldest and count < limit and size < _PAGE_BYTES:
             page = await self._page_backward(position, selection, limit - count)
+            if page.end < min(position, log.position + 1) - 1:
+                if pages:
+                    break  # the next page begins with the gap
+                gap = gap or control.gap(log.id_at(page.end), log.id_at(position - 1), "expired")
             position = page.start + 1
             pages.append(page.events)
             count += len(page.events)
@@ -708,14 +720,15 @@ class _Running:
 
 
 def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:
-    """The events in runs that each fit into half a queue, or are one event."""
-    start, size = 0, 0
-    for place, event in enumerate(events):
-        size += event.size
-        if place > start and (place - start >= limits.queue_events // 2 or size > limits.queue_bytes // 2):
-            yield events[start:place]
-            start, size = place, event.size
-    yield events[start:] if start else events
+    """The events in runs without a hole that each fit into half a queue, or are one event."""
+    for run in runs(events):
+        start, size = 0, 0
+        for place, event in enumerate(run):
+            size += event.size
+            if place > start and (place - start >= limits.queue_events // 2 or size > limits.queue_bytes // 2):
+                yield run[start:place]
+                start, size = place, event.size
+        yield run[start:] if start else run
 
 
 async def _newest(log: Log, options: FeedOptions) -> Window:
@@ -723,9 +736,9 @@ async def _newest(log: Log, options: FeedOptions) -> Window:
     before, count, size = log.position + 1, 0, 0
     pages: list[Sequence[Event]] = []
     while before > log.oldest and count < options.window_events and size < options.window_bytes:
-        page = await log.read_backward(before, EVERYTHING, 1_000)
-        if not page.events:
-            break  # retention has just taken them
+        page = await read_back(log, before, EVERYTHING, 1_000)
+        if not page.events or page.end < before - 1:
+            break  # retention has just taken them, or they lie before a hole
         before = page.start + 1
         pages.append(page.events)
         count += len(page.events)

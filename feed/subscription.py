@@ -28,6 +28,7 @@ from feed.errors import FeedUnavailable
 from feed.event import Event
 from feed.figures import Ending
 from feed.log.contract import Log, LogLost, Page
+from feed.log.paging import read_on
 from feed.log.window import Window
 from feed.pattern import Selection
 from feed.peer import Peer
@@ -525,7 +526,7 @@ class Subscription:
         while True:
             try:
                 async with self._replays:
-                    return await self._log.read(self.cursor, until, self.selection, _PAGE_EVENTS)
+                    return await read_on(self._log, self.cursor, until, self.selection, _PAGE_EVENTS)
             except FeedUnavailable:
                 await asyncio.sleep(random.uniform(*_READ_AGAIN))
 

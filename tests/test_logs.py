@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from feed.event import Draft, json_draft, text_draft
 from feed.log import IdempotencyKey, Log, open_log
 from feed.log.contract import SCAN_EVENTS, Retained
 from feed.log.memory import MemoryLog
+from feed.log.paging import read_back, read_on
 from feed.pattern import EVERYTHING, Selection
 
 pytestmark = pytest.mark.anyio
@@ -316,6 +319,92 @@ async def test_a_follower_that_does_not_come_for_long_misses_nothing(log: Log) -
         if seqs[-1] == log.position:
             break
     assert seqs == list(range(2, 45_002))
+
+
+# Holes: events that somebody else has deleted from under the log.
+
+Remove = Callable[[Log, Collection[int]], None]
+
+
+@pytest.fixture(params=["sqlite"])
+async def holed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Log, Remove]]:
+    """A log that outlives its process, and what deletes events from it behind its back."""
+    path = tmp_path / "holed.db"
+
+    def remove(log: Log, seqs: Collection[int]) -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq in seqs])
+
+    log = await open_log(f"sqlite:{path}", Retention())
+    yield log, remove
+    await log.close()
+
+
+Part = tuple[int, list[int], int]
+"""Where a page begins, the seqs in it, and where it ends."""
+
+
+async def parts(log: Log, selection: Selection, limit: int) -> list[Part]:
+    """Page after page, forward."""
+    found: list[Part] = []
+    after = 0
+    while after < log.position:
+        page = await read_on(log, after, log.position, selection, limit)
+        assert page.end > after, "a page always goes on"
+        found.append((page.start, [event.seq for event in page.events], page.end))
+        after = page.end
+    return found
+
+
+async def parts_backward(log: Log, selection: Selection, limit: int) -> list[Part]:
+    found: list[Part] = []
+    before = log.position + 1
+    while before > log.oldest:
+        page = await read_back(log, before, selection, limit)
+        assert page.start + 1 < before, "a page always goes on"
+        found.append((page.start, [event.seq for event in page.events], page.end))
+        before = page.start + 1
+    return found
+
+
+@pytest.mark.parametrize("patterns", [["**"], ["even"], ["o*"]])
+@pytest.mark.parametrize("gone", [{5}, {4, 5, 6, 9}, {1, 2}, {9, 10}, set(range(1, 11))])
+async def test_no_page_spans_a_hole(holed: tuple[Log, Remove], patterns: list[str], gone: Collection[int]) -> None:
+    log, remove = holed
+    await log.append(drafts(*["odd", "even"] * 5))
+    remove(log, gone)
+    selection = Selection(patterns)
+    topics = {seq: "odd" if seq % 2 else "even" for seq in range(1, 11)}
+    wanted = [seq for seq in topics if seq not in gone and selection.wants_topic(topics[seq])]
+    for limit in (1, 3, 100):
+        for direction in (parts, parts_backward):
+            pages = await direction(log, selection, limit)
+            assert sorted(seq for _, seqs, _ in pages for seq in seqs) == wanted
+            looked_at = [seq for start, _, end in pages for seq in range(start + 1, end + 1)]
+            assert sorted(looked_at) == sorted(set(topics) - set(gone)), "a hole is between two pages, never in one"
+
+
+async def test_a_hole_far_from_the_next_event_is_seen_too(holed: tuple[Log, Remove]) -> None:
+    log, remove = holed
+    await log.append(drafts("rare"))
+    await log.append(drafts(*["noise"] * 5_000))
+    await log.append(drafts("rare"))
+    remove(log, {1_000})
+    pages = await parts(log, Selection(["rare"]), 10)
+    assert [seqs for _, seqs, _ in pages if seqs] == [[1], [5_002]]
+    assert any(start == 1_000 for start, _, _ in pages)
+
+
+async def test_following_goes_on_behind_a_hole(holed: tuple[Log, Remove]) -> None:
+    log, remove = holed
+    await log.append(drafts(*["a"] * 10))
+    remove(log, {4, 5})
+    seqs: list[int] = []
+    async for batch in log.follow(0):
+        seqs += [event.seq for event in batch]
+        if seqs[-1] == 10:
+            break
+    assert seqs == [1, 2, 3, 6, 7, 8, 9, 10]
 
 
 async def test_a_key_is_answered_once_also_at_the_same_time(log: Log) -> None:

@@ -201,7 +201,7 @@ async def test_reading_a_rare_topic_costs_what_it_returns_not_what_is_stored(pat
     ("breaks", "mends", "reason"),
     [
         ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000", "full"),
-        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "readonly"),
+        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "read-only"),
     ],
 )
 async def test_p8_a_full_or_read_only_disk_refuses_and_works_again_by_itself(
@@ -218,7 +218,7 @@ async def test_p8_a_full_or_read_only_disk_refuses_and_works_again_by_itself(
             assert reason in str(error)
             refused += 1
     assert refused
-    if reason == "readonly":
+    if reason == "read-only":
         with pytest.raises(FeedUnavailable):
             await log.check()
     assert await ids(log) == before

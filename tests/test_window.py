@@ -47,10 +47,18 @@ def test_it_keeps_no_more_bytes_than_it_may() -> None:
     assert (len(window), window.bytes, window.position, window.first) == (0, 0, 11, 12)
 
 
-def test_a_hole_is_a_mistake() -> None:
+def test_it_begins_behind_the_last_hole() -> None:
     window = Window(5, max_events=10, max_bytes=1000)
-    with pytest.raises(ValueError, match="event 7 cannot follow 5"):
-        window.extend([event(7)])
+    window.extend([event(6), event(7), event(9), event(10)])
+    assert (window.first, window.position, len(window)) == (9, 10, 2)
+    assert window.bytes == event(9).size + event(10).size
+    assert window.after(7, 10) is None, "who has not got beyond the hole reads on where it is seen"
+
+
+def test_what_was_there_already_is_a_mistake() -> None:
+    window = Window(5, max_events=10, max_bytes=1000)
+    with pytest.raises(ValueError, match="event 5 cannot follow 5"):
+        window.extend([event(5)])
 
 
 def test_old_events_can_be_let_go() -> None:

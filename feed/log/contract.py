@@ -5,6 +5,8 @@ In words:
 - Events get the seqs 1, 2, 3 … without a hole. `append` is atomic: a batch is there whole and in order, or not at all.
 - What `append` has returned for is durable, as far as that log can be.
 - Events leave only at the old end, by retention. `oldest` is the first that is still there.
+- Where others are gone all the same, or cannot be read, there is a *hole* (`feed.log.paging`). No page spans one.
+- The times of events never go back, whatever the clock does (`feed.log.clock`).
 - Each time a log is opened it takes a new *epoch*, and remembers which seqs the earlier ones cover. An id is
   `<epoch>-<seq>`, so that ids of a deleted, replaced or restored log are recognised, even where numbers recur.
 - A *position* is the seq of the newest event somebody has seen: 0 before the first one.
@@ -63,6 +65,14 @@ class Retained(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class FileBytes(msgspec.Struct, frozen=True):
+    """How large a log's files are together, and how much of that is written ahead: what is still to be put where it
+    belongs."""
+
+    total: int
+    ahead: int
+
+
 class IdempotencyKey(msgspec.Struct, frozen=True):
     """`key` counts within `principal`. `fingerprint` tells a repeat from another request under the same key."""
 
@@ -87,10 +97,12 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The wanted ones among the events `start + 1` to `end`, oldest first. All of those were looked at.
+    """The wanted ones among the events `start + 1` to `end`, oldest first. All of those were looked at, and there is no
+    hole among them.
 
-    Read forward, `start` is the position that was asked for, or a later one if retention has taken what came after
-    it. Read backward, it is the position to go on before.
+    Read forward, `start` is the position that was asked for, or a later one if what came after it is gone: retention
+    has taken it, or there is a hole. A page ends before the next hole. Read backward, `start` is the position to go on
+    before, and `end` lies before what was asked for if there is a hole between.
     """
 
     events: Sequence[Event]
@@ -152,6 +164,10 @@ class Log(Protocol):
         none is retained."""
 
     @property
+    def file_bytes(self) -> FileBytes | None:
+        """How large the log's files are now; None for a log that has none here."""
+
+    @property
     def commits(self) -> Histogram:
         """How long commits took, in seconds: each is what several publishers have brought meanwhile. A log that keeps
         nothing outside of this process has none."""
@@ -174,21 +190,22 @@ class Log(Protocol):
         """The next page of what `selection` wants beyond `after`, up to and with `until`.
 
         It is empty if nothing was wanted among the events looked at; reading goes on from its `end`, which is beyond
-        `after` whenever `after < until`. Raises `FeedUnavailable`.
+        `after` whenever `after < until`. Raises `FeedUnavailable`. Whoever goes on does it by `feed.log.paging`.
         """
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """The page of the newest wanted events before `before`. Reading goes on before `start + 1`."""
 
     async def before_time(self, time: int) -> int:
-        """The position before the first event committed at `time` (milliseconds since 1970) or later."""
+        """The position before the first event committed at `time` (milliseconds since 1970) or later: exact, as times
+        never go back."""
 
     def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
         """Every event beyond `after`, once, in order, in batches as they come, without end.
 
-        Only where retention has overtaken the follower is there a hole: a batch then begins beyond the next seq.
-        Raises `LogLost` where the log has lost events that it had. What ids mean changes in that moment, and not
-        before.
+        Only where retention has overtaken the follower, or there is a hole, does a batch not begin with the next seq,
+        or is one left out in it. Raises `LogLost` where the log has lost events that it had. What ids mean changes in
+        that moment, and not before.
         """
 
     def id_at(self, position: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -12,11 +11,13 @@ import msgspec
 from feed.errors import Invalid
 from feed.event import Draft, Event
 from feed.figures import Histogram
+from feed.log.clock import Clock, now
 from feed.log.contract import (
     KEY_LIFETIME_MS,
     KEY_REUSED,
     Answers,
     Appended,
+    FileBytes,
     IdempotencyKey,
     Loss,
     Page,
@@ -38,6 +39,7 @@ class MemoryLog:
         self._retention = retention
         self._epochs = Epochs([(new_epoch(), 1)])
         self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes or _RETAIN_BYTES)
+        self._clock = Clock()
         self._tails = Tails()
         self.commits = Histogram()  # see `Log`: there are none
         self._answers: OrderedDict[tuple[str, str], tuple[bytes, int, Appended]] = OrderedDict()
@@ -50,7 +52,7 @@ class MemoryLog:
     @property
     def oldest(self) -> int:
         """See `Log`."""
-        expired = _now() - int(self._retention.age * 1000)
+        expired = now() - int(self._retention.age * 1000)
         while (event := self._window.oldest()) is not None and event.time < expired:
             self._window.drop_before(event.seq + 1)
         return self._window.first
@@ -69,30 +71,35 @@ class MemoryLog:
         return None if event is None else event.time
 
     @property
+    def file_bytes(self) -> FileBytes | None:
+        """See `Log`: there is none."""
+        return None
+
+    @property
     def reconnects(self) -> int:
         """See `Log`."""
         return 0
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """See `Log`."""
-        now = _now()
-        if key is not None and (answer := self._answer(key, now)) is not None:
+        time = self._clock.next()
+        if key is not None and (answer := self._answer(key, time)) is not None:
             return answer
         appended = Appended(self._epochs.current, self.position + 1, len(drafts))
         events = [
-            Event(appended.epoch, seq, draft.topic, draft.type, draft.data, draft.is_json, now)
+            Event(appended.epoch, seq, draft.topic, draft.type, draft.data, draft.is_json, time)
             for seq, draft in enumerate(drafts, appended.first)
         ]
         self._window.extend(events)
         if key is not None:
-            self._answers[key.principal, key.key] = (key.fingerprint, now + KEY_LIFETIME_MS, appended)
+            self._answers[key.principal, key.key] = (key.fingerprint, time + KEY_LIFETIME_MS, appended)
         self._tails.push(events)
         return appended
 
-    def _answer(self, key: IdempotencyKey, now: int) -> Appended | None:
+    def _answer(self, key: IdempotencyKey, time: int) -> Appended | None:
         while self._answers:
             oldest = next(iter(self._answers))
-            if self._answers[oldest][1] > now and len(self._answers) < self._retention.keys:
+            if self._answers[oldest][1] > time and len(self._answers) < self._retention.keys:
                 break
             del self._answers[oldest]
         answer = self._answers.get((key.principal, key.key))
@@ -160,7 +167,3 @@ class MemoryLog:
 def _bare(event: Event) -> Event:
     """The event without wire formats: only what is recent keeps those, or a replay would leave all of them behind."""
     return msgspec.structs.replace(event)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

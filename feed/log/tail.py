@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from feed.event import Event
 from feed.log.contract import Log
+from feed.log.paging import read_on
 from feed.pattern import EVERYTHING
 
 _MAX_EVENTS = 20_000
@@ -35,7 +36,7 @@ class Tails:
         try:
             while True:
                 while after < (target := log.position) and not tail.continues(after):
-                    page = await log.read(after, target, EVERYTHING, 1_000)
+                    page = await read_on(log, after, target, EVERYTHING, 1_000)
                     after = page.end
                     if page.events:
                         yield page.events

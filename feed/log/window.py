@@ -1,5 +1,7 @@
 """A run of consecutive events in memory, the newest of the log, bounded in count and bytes.
 
+It begins behind the last hole of the log: what comes before that is not here, and is read where holes are seen.
+
 It is what the memory log consists of, and what a feed keeps of any other log so that a storm of reconnecting readers
 does not read the disk.
 """
@@ -46,10 +48,12 @@ class Window:
         self.position = position
 
     def extend(self, events: Iterable[Event]) -> None:
-        """Take in what comes next. The first has to be `position + 1`."""
+        """Take in what comes next. Behind a hole it begins anew. Raises `ValueError` for what was there already."""
         for event in events:
             if event.seq != self.position + 1:
-                raise ValueError(f"event {event.seq} cannot follow {self.position}")
+                if event.seq <= self.position:
+                    raise ValueError(f"event {event.seq} cannot follow {self.position}")
+                self.skip_to(event.seq - 1)
             self._events.append(event)
             self.position = event.seq
             self.bytes += event.size
@@ -80,8 +84,7 @@ class Window:
         return self._events[max(self._left, end - limit) : end]
 
     def before_time(self, time: int) -> int:
-        """The position before the first event committed at `time` or later. Found by halving, so exact where the clock
-        did not step back."""
+        """The position before the first event committed at `time` or later. Found by halving: times never go back."""
         low, high = self.first - 1, self.position  # the answer is in low..high
         while low < high:
             middle = (low + high) // 2

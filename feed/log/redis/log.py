@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
 from feed.figures import Histogram
-from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retained, Retention
+from feed.log.contract import Answers, Appended, FileBytes, IdempotencyKey, Loss, Page, Retained, Retention
 from feed.log.epochs import is_id
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
@@ -83,6 +83,11 @@ class RedisLog:
     def commits(self) -> Histogram:
         """See `Log`: a round trip to Redis each, and the script in it."""
         return self._writer.commits
+
+    @property
+    def file_bytes(self) -> FileBytes | None:
+        """See `Log`: there is none here."""
+        return None
 
     @property
     def reconnects(self) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
 from feed.figures import Histogram
-from feed.log.contract import Answers, Appended, IdempotencyKey, Loss, Page, Retained, Retention
+from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, IdempotencyKey, Loss, Page, Retained, Retention
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
@@ -31,6 +31,7 @@ from feed.log.tail import Tails
 from feed.log.waiting import Waiting
 from feed.pattern import Selection
 
+_LOOK_SECONDS = 1.0  # that a page waits for the writer
 _ENOUGH = 32  # requests for one commit: the writer is woken although more may come
 
 
@@ -90,6 +91,11 @@ class SQLiteLog:
         return self._writer.commits
 
     @property
+    def file_bytes(self) -> FileBytes | None:
+        """See `Log`."""
+        return self._writer.file_bytes()
+
+    @property
     def reconnects(self) -> int:
         """See `Log`."""
         return 0
@@ -136,7 +142,19 @@ class SQLiteLog:
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
-        return await self._readers.read(after, until, selection, limit)
+        page = await self._readers.read(after, until, selection, limit)
+        if page.end - page.start > SCAN_EVENTS:  # by index: what is gone in between was not missed
+            await self._look()
+            page = self._readers.up_to_known_hole(page)
+        return page
+
+    async def _look(self) -> None:
+        """Let the writer see what others have deleted. Where it is busy for long, its last look has to do."""
+        look: asyncio.Future[None] = self._loop.create_future()
+        self._request(Check(look, writes=False))
+        done, _ = await asyncio.wait([look], timeout=_LOOK_SECONDS)
+        if done:
+            look.result()
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
@@ -190,9 +208,9 @@ class SQLiteLog:
 
 def _open(path: Path, retention: Retention) -> tuple[Writer, Readers]:
     path = Path(os.path.realpath(path))
-    lock, connection, epochs = open_file(path)
+    lock, connection, content = open_file(path)
     try:
-        writer = Writer(path, lock, connection, epochs, retention)
+        writer = Writer(path, lock, connection, content, retention)
     except BaseException:
         connection.close()
         lock.close()

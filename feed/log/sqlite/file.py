@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
-from feed.errors import FeedError, FeedUnavailable, LogRefused
+from feed.errors import LogRefused
 from feed.log.epochs import Epochs, new_epoch
-
-logger = logging.getLogger("feed.log.sqlite")
+from feed.log.sqlite.trouble import is_unreadable, words_for
 
 LOCK_SUFFIX = ".feed-lock"
 BUSY_TIMEOUT = 2.0  # seconds that a commit waits for somebody else's lock on the file
@@ -50,8 +49,20 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
-def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Epochs]:
-    """The lock, the one connection that may write, and the epochs, with a new one begun.
+Hole = tuple[int, int]
+"""The first and the last seq of events that are gone."""
+
+
+class Content(NamedTuple):
+    """What the file holds: its epochs, the holes among its events, oldest first, and the latest time of an event."""
+
+    epochs: Epochs
+    holes: Sequence[Hole]
+    latest: int
+
+
+def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Content]:
+    """The lock, the one connection that may write, and what there is, with a new epoch begun.
 
     Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it was,
     and nothing is left beside it.
@@ -60,12 +71,12 @@ def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Epochs]:
     is_new = not beside.exists()
     lock = _take_lock(path, beside)
     try:
-        new = _check_header(path)
+        _check_header(path)
         # The header was read before the connection opens: closing any descriptor of a file drops all of a process's
         # POSIX locks on it, SQLite's too.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
         try:
-            epochs = _prepare(connection, path, new=new)
+            content = _prepare(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -74,19 +85,25 @@ def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Epochs]:
             beside.unlink(missing_ok=True)
         lock.close()
         if isinstance(error, sqlite3.Error):
-            raise LogRefused(f"{path}: {error}: it was left as it is; restore it, or name another file") from error
+            raise LogRefused(_why_not(path, error)) from error
         raise
     with contextlib.suppress(OSError):  # only a hint for people: a full disk is no reason not to start
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-    return lock, connection, epochs
+    return lock, connection, content
+
+
+def _why_not(path: Path, error: sqlite3.Error) -> str:
+    if is_unreadable(error):
+        return f"{path}: damaged: it was left as it is; restore it from a copy, or name another"
+    return f"{path}: {words_for(error)} ({error}): it was left as it is; mend that, or name another file"
 
 
 def _take_lock(path: Path, beside: Path) -> IO[str]:
     """One server a file. The lock is on a file beside it, and ends with the process that holds it."""
     try:
-        lock = beside.open("a+")
+        lock = beside.open("a+", errors="replace")
     except OSError as error:
         raise LogRefused(f"{path}: cannot be opened: {error.strerror}") from error
     lock.seek(0)
@@ -106,20 +123,27 @@ def _take_lock(path: Path, beside: Path) -> IO[str]:
     return lock
 
 
-def _check_header(path: Path) -> bool:
-    """Whether the file is new. Raises `LogRefused` for one that is not ours, without having touched it.
+def _check_header(path: Path) -> None:
+    """Raises `LogRefused` for a file that is not ours, without having touched it.
 
     The header's fields: sqlite.org/fileformat2.html, section 1.3.
     """
     try:
         with path.open("rb") as file:
             header = file.read(100)
+            names = os.fstat(file.fileno()).st_nlink
     except FileNotFoundError:
-        return True
+        return
     except OSError as error:
         raise LogRefused(f"{path}: cannot be opened: {error.strerror}") from error
+    if names > 1:
+        # Lock and write-ahead log go by the name: under two of them two servers would write, and destroy the file.
+        raise LogRefused(
+            f"{path}: this file has {names} names (hard links), and could be in use under another: "
+            "remove the others, or name another file"
+        )
     if not header:
-        return True
+        return
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise LogRefused(f"{path}: not an SQLite database: it was left as it is; name another file")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
@@ -129,20 +153,23 @@ def _check_header(path: Path) -> bool:
         raise LogRefused(
             f"{path}: written by a newer feed (schema {version}, this one knows {SCHEMA_VERSION}): upgrade feed"
         )
-    return False
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, *, new: bool) -> Epochs:
+def _prepare(connection: sqlite3.Connection, path: Path) -> Content:
     """Make the schema or check what is there, then begin a new epoch."""
-    if new:
+    # Whether it is new is asked of SQLite, not of the file: of a start that was killed while it made the schema, the
+    # header may be there, and goes when the connection opens.
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         # Before it becomes a WAL database, so that the file's own header names its owner from the first moment.
         connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}COMMIT;")
     else:
         _check_content(connection, path)
+    holes, latest = _look_through(connection, path)
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise LogRefused(f"{path}: this file system cannot hold a write-ahead log: use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it, and so knows who has changed the file
     connection.execute("BEGIN IMMEDIATE")
     position, oldest = connection.execute("SELECT coalesce(max(seq), 0), min(seq) FROM events").fetchone()
     recorded = connection.execute("SELECT epoch, first FROM epochs ORDER BY first, rowid").fetchall()
@@ -151,7 +178,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, new: bool) -> Epochs
     connection.executemany("DELETE FROM epochs WHERE epoch = ?", [(name,) for name, _ in set(epochs) - set(kept)])
     connection.execute("INSERT INTO epochs VALUES (?, ?)", epochs[-1])
     connection.execute("COMMIT")
-    return Epochs(kept)
+    return Content(Epochs(kept), holes, latest)
 
 
 def _check_content(connection: sqlite3.Connection, path: Path) -> None:
@@ -165,30 +192,43 @@ def _check_content(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def _look_through(connection: sqlite3.Connection, path: Path) -> tuple[Sequence[Hole], int]:
+    """Read each event once: the holes among them, and the latest time. Raises `LogRefused` if one cannot be read."""
+    if connection.execute(
+        "SELECT 1 FROM epochs WHERE typeof(epoch) != 'text' OR typeof(first) != 'integer'"
+    ).fetchone():
+        raise LogRefused(f"{path}: damaged: it was left as it is; restore it from a copy, or name another")
+    holes: list[Hole] = []
+    latest, before = 0, None
+    try:
+        for seq, topic, type_, data, time, start in connection.execute(
+            "SELECT seq, topic, type, data, time, start FROM events ORDER BY seq"
+        ):
+            if not (type(topic) is type(type_) is type(data) is str and type(time) is type(start) is int):
+                raise _damaged_at(path, seq)
+            if before is not None and seq != before + 1:
+                holes.append((before + 1, seq - 1))
+            before = seq
+            latest = max(latest, time)
+    except sqlite3.Error as error:
+        if not is_unreadable(error):
+            raise
+        after = -1 if before is None else before
+        seq = connection.execute("SELECT min(seq) FROM events WHERE seq > ?", (after,)).fetchone()[0]
+        raise _damaged_at(path, seq) from None  # the error holds the event's data
+    return holes, latest
+
+
+def _damaged_at(path: Path, seq: int) -> LogRefused:
+    return LogRefused(
+        f"{path}: damaged (event {seq} cannot be read): it was left as it is; restore it from a copy, name another, or "
+        f"delete that event from its table, and its readers are told of a gap"
+    )
+
+
 def _without_forgotten(epochs: list[tuple[str, int]], oldest: int) -> list[tuple[str, int]]:
     """All epochs that cover a retained event, the current one, and the newest `_EMPTY_EPOCHS` of the others."""
     ends = [first - 1 for _, first in epochs[1:]]
     empty = [epoch for epoch, end in zip(epochs, ends, strict=False) if end < oldest or end < epoch[1]]
     forgotten = set(empty[: max(0, len(empty) - _EMPTY_EPOCHS)])
     return [epoch for epoch in epochs if epoch not in forgotten]
-
-
-def identity(path: str) -> tuple[int, int] | None:
-    """Which file this is, whatever its name; None if there is none."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def report(error: Exception) -> None:
-    """For the operator."""
-    expected = isinstance(error, (sqlite3.Error, FeedError))
-    logger.error("the log: %s", error, exc_info=None if expected else error)
-
-
-def unavailable(error: Exception) -> FeedUnavailable:
-    """For whoever asked."""
-    retry_after = error.retry_after if isinstance(error, FeedUnavailable) else 1
-    return FeedUnavailable(f"the log cannot do it now: {error}", retry_after)

@@ -16,7 +16,8 @@ from feed.errors import FeedUnavailable
 from feed.event import Event
 from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, SCAN_EVENTS, Page
 from feed.log.sqlite import file
-from feed.log.sqlite.file import report, unavailable
+from feed.log.sqlite.file import Hole
+from feed.log.sqlite.trouble import is_unreadable, unavailable
 from feed.log.sqlite.writer import READERS, Writer
 from feed.pattern import Selection, literal_prefix
 
@@ -55,49 +56,104 @@ class Readers:
             raise FeedUnavailable("the log is closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
-        except sqlite3.Error as error:
-            report(error)
-            raise unavailable(error) from error
+        except FeedUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self._writer.reports.tell(error)
+            raise unavailable(error) from None  # SQLite's own words may hold an event
 
     def _run(self, job: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        connection = self._connection()
         with self._writer.gate:
-            connection.execute("BEGIN")
+            connection = self._connection()
             try:
-                return job(connection)
+                return _in_transaction(connection, job)
+            except sqlite3.Error as error:
+                if not is_unreadable(error):
+                    self._forget(connection)  # it may still be where it broke, and that would hold for all who follow
+                    raise
+            connection.text_factory = _text_or_bytes
+            try:
+                return _in_transaction(connection, job)
             finally:
-                connection.execute("COMMIT")
+                connection.text_factory = str
+
+    def _forget(self, connection: sqlite3.Connection) -> None:
+        self._local.connection = None
+        self._connections.remove(connection)
+        connection.close()
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
         return await self.run(lambda connection: self._read(connection, after, until, selection, limit))
 
     def _read(self, connection: sqlite3.Connection, after: int, until: int, selection: Selection, limit: int) -> Page:
-        newest = _newest(connection)
+        end = min(
+            until, self._writer.position
+        )  # taken before the transaction has its snapshot: all up to it is in that
+        newest = self._newest(connection)
         # Read after the transaction has its snapshot: rows go only after `oldest` has passed them.
         start = max(after, self._writer.oldest - 1)
-        end = min(until, newest)
+        if end <= start:
+            return Page([], start, start)
+        start, end = self._first_run(start, end, newest)
         if end <= start:
             return Page([], start, start)
         seqs, end = _candidates(connection, selection, start, end, limit, backward=False)
         events, full = self._fetch(connection, seqs, backward=False)
-        return Page(events, start, events[-1].seq if full else end)
+        return _up_to_hole(connection, Page(events, start, events[-1].seq if full else end))
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
         return await self.run(lambda connection: self._read_backward(connection, before, selection, limit))
 
     def _read_backward(self, connection: sqlite3.Connection, before: int, selection: Selection, limit: int) -> Page:
-        newest = _newest(connection)
+        end = min(before - 1, self._writer.position)
+        newest = self._newest(connection)
         start = self._writer.oldest - 1
-        end = min(before - 1, newest)
         if end <= start:
             return Page([], start, max(start, end))
+        start, end = self._last_run(start, end, newest)
+        if end <= start:
+            return Page([], start, start)
         seqs, start = _candidates(connection, selection, start, end, limit, backward=True)
         events, full = self._fetch(connection, seqs, backward=True)
-        return Page(events, events[0].seq - 1 if full else start, end)
+        return _down_to_hole(connection, Page(events, events[0].seq - 1 if full else start, end))
+
+    def up_to_known_hole(self, page: Page) -> Page:
+        """The page as far as the writer knows of no hole in it."""
+        start, end = self._first_run(page.start, page.end, page.end)
+        return _cut(page, start, end)
+
+    def _newest(self, connection: sqlite3.Connection) -> int:
+        """The seq of the newest event of this log that is there. If its epoch is not there, it is another log: what
+        its events are called here means nothing."""
+        newest: int = connection.execute(
+            "SELECT coalesce(max(seq), 0) FROM events WHERE EXISTS (SELECT 1 FROM epochs WHERE epoch = ?)",
+            (self._writer.epochs.current,),
+        ).fetchone()[0]
+        return newest
+
+    def _first_run(self, start: int, end: int, newest: int) -> tuple[int, int]:
+        """The first part of `start + 1 … end` in which there is no known hole."""
+        for first, last in self._holes(newest, end):
+            if first > start + 1:
+                return start, min(end, first - 1)
+            start = max(start, min(end, last))
+        return start, end
+
+    def _last_run(self, start: int, end: int, newest: int) -> tuple[int, int]:
+        """The last one."""
+        for first, last in reversed(self._holes(newest, end)):
+            if last < end:
+                return max(start, last), end
+            end = max(start, min(end, first - 1))
+        return start, end
+
+    def _holes(self, newest: int, end: int) -> Sequence[Hole]:
+        """The known ones, and what is missing at the end."""
+        return [*self._writer.holes, (newest + 1, end)] if newest < end else self._writer.holes
 
     def _fetch(
         self, connection: sqlite3.Connection, seqs: Sequence[int], *, backward: bool
@@ -110,27 +166,34 @@ class Readers:
         )
         events, size = [], 0
         for seq, topic, type_, data, is_json, time_ in rows:
+            if not type(topic) is type(type_) is type(data) is str:
+                _note_unreadable(connection)
+                continue
             event = Event(self._writer.epochs.of(seq), seq, topic, type_, data, bool(is_json), time_)
             events.append(event)
             size += event.size
             if size > PAGE_BYTES:
+                full = True
                 break
-        full = len(events) < len(seqs)
+        else:
+            full = False
         if backward:
             events.reverse()
         return events, full
 
     async def before_time(self, time: int) -> int:
-        """See `Log`. Found by halving, so exact where the clock did not step back."""
+        """See `Log`. Found by halving: times never go back."""
         return await self.run(lambda connection: self._before_time(connection, time))
 
     def _before_time(self, connection: sqlite3.Connection, time: int) -> int:
-        newest = _newest(connection)
-        low, high = self._writer.oldest - 1, newest  # the answer is in low..high
+        newest = self._newest(connection)
+        low, high = self._writer.oldest - 1, max(newest, self._writer.oldest - 1)  # the answer is in low..high
         while low < high:
             middle = (low + high) // 2
-            row = connection.execute("SELECT time FROM events WHERE seq = ?", (middle + 1,)).fetchone()
-            if row[0] < time:
+            row = connection.execute(
+                "SELECT time FROM events WHERE seq > ? AND typeof(time) = 'integer' ORDER BY seq LIMIT 1", (middle,)
+            ).fetchone()
+            if row is not None and row[0] < time:
                 low = middle + 1
             else:
                 high = middle
@@ -152,11 +215,15 @@ def _candidates(
     Far is the last seq looked at, going forward; the one before the first looked at, going backward.
     """
     topics = _topics(connection, selection)
+    if topics is None:  # all of it is looked at, and so has a bound
+        start, end = (max(start, end - SCAN_EVENTS), end) if backward else (start, min(end, start + SCAN_EVENTS))
     wanted, far = [], start if backward else end
     until = time.perf_counter() + _PAGE_SECONDS
     walk = _walk(connection, topics, start, end, backward=backward)
     for looked, (seq, topic, type_) in enumerate(walk, 1):
-        if selection.wants(topic, type_):
+        if not type(topic) is type(type_) is str:
+            _note_unreadable(connection)
+        elif selection.wants(topic, type_):
             wanted.append(seq)
         late = looked % LOOK_AT_CLOCK == 0 and time.perf_counter() > until
         if len(wanted) == limit or looked == SCAN_EVENTS or late:
@@ -190,7 +257,7 @@ def _walk(
 
 def _topics(connection: sqlite3.Connection, selection: Selection) -> Sequence[str] | None:
     """The topics to read by index; None if they are too many, and all events have to be looked at."""
-    if selection.everything:
+    if selection.everything or connection.text_factory is not str:  # there are names that cannot be read
         return None
     found: dict[str, None] = {}
     budget = 4 * _MAX_TOPICS
@@ -214,9 +281,72 @@ def _topics(connection: sqlite3.Connection, selection: Selection) -> Sequence[st
     return list(found) if len(found) <= max(_MAX_TOPICS, len(selection.patterns)) else None
 
 
-def _newest(connection: sqlite3.Connection) -> int:
-    position: int = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
-    return position
+def _up_to_hole(connection: sqlite3.Connection, page: Page) -> Page:
+    """The page as far as nothing is gone from what it has looked at. `start` moves beyond what is gone at once."""
+    start, end = page.start, page.end
+    for seq in _absent(connection, start, end):
+        if seq > start + 1:
+            end = seq - 1
+            break
+        start = seq
+    return _cut(page, start, end)
+
+
+def _down_to_hole(connection: sqlite3.Connection, page: Page) -> Page:
+    """The same from its end."""
+    start, end = page.start, page.end
+    for seq in reversed(_absent(connection, start, end)):
+        if seq < end:
+            start = seq
+            break
+        end = seq - 1
+    return _cut(page, start, end)
+
+
+def _cut(page: Page, start: int, end: int) -> Page:
+    if (start, end) == (page.start, page.end):
+        return page
+    return Page([event for event in page.events if start < event.seq <= end], start, end)
+
+
+def _absent(connection: sqlite3.Connection, start: int, end: int) -> Sequence[int]:
+    """What is gone or cannot be read among `start + 1 … end`, where that is not more than is looked at for a page. What
+    is more, a page by index, was searched for holes by the writer."""
+    if end - start > SCAN_EVENTS:
+        return ()
+    if connection.text_factory is str:
+        count = connection.execute("SELECT count(*) FROM events WHERE seq > ? AND seq <= ?", (start, end)).fetchone()
+        if count[0] == end - start:
+            return ()
+    rows = connection.execute(
+        "SELECT seq, topic, type, data FROM events WHERE seq > ? AND seq <= ? ORDER BY seq", (start, end)
+    )
+    there = {seq for seq, *values in rows if all(type(value) is str for value in values)}
+    return [seq for seq in range(start + 1, end + 1) if seq not in there]
+
+
+def _in_transaction(connection: sqlite3.Connection, job: Callable[[sqlite3.Connection], Result]) -> Result:
+    connection.execute("BEGIN")
+    try:
+        return job(connection)
+    finally:
+        # Whatever it was, the connection has to be good for the next one.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _note_unreadable(connection: sqlite3.Connection) -> None:
+    """At the second look it is passed over, as `_absent` sees it."""
+    if connection.text_factory is str:
+        raise sqlite3.OperationalError("something that is no text")
+
+
+def _text_or_bytes(value: bytes) -> str | bytes:
+    """For a second look where the first met something that is no text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _marks(values: Sequence[object]) -> str:

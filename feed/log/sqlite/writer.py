@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
 import sqlite3
 import threading
@@ -17,12 +16,16 @@ from typing import IO
 
 import msgspec
 
-from feed.errors import FeedError, FeedUnavailable, Invalid
+from feed.errors import FeedUnavailable, Indeterminate, Invalid
 from feed.event import Draft, Event, event_size
 from feed.figures import Histogram
-from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey, Retained, Retention
+from feed.log.clock import Clock, now
+from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, FileBytes, IdempotencyKey, Retained, Retention
 from feed.log.epochs import Epochs
-from feed.log.sqlite.file import LOCK_SUFFIX, identity, report, unavailable
+from feed.log.sqlite import file
+from feed.log.sqlite.file import Content, Hole
+from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable
+from feed.log.sqlite.watch import Newest, Watch
 
 READERS = 2
 """Threads that read: few at once, so that a storm of replays does not starve everything else."""
@@ -31,10 +34,15 @@ _RETAIN_BYTES = 1 << 30  # unless said
 _GROUP_EVENTS = 5_000  # a commit takes in what waits up to these two
 _GROUP_BYTES = 8 << 20
 _STATEMENT_ROWS = 64
-_LOOK_UP = 0.05  # seconds between looks at whether the files are still there: they cost a third of a commit
 _HOUSEKEEPING = 5.0  # seconds between looks at the age of events while nothing is published
 _DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it inserts
+_CHECKPOINT_BYTES = 2 << 20  # written since the last one
+_COMMIT_BYTES = 3 * 4096  # what a commit writes besides its events: pages that it changes
 _WAL_BYTES = 64 << 20  # beyond this the readers are held for a moment, so that the write-ahead log can start anew
+_PROBE = 5.0  # seconds without a commit until a check really writes: an empty transaction succeeds on a full disk
+_PROBE_AGAIN = 1.0  # seconds until what failed is tried again by a check
+_PROBE_BYTES = 1 << 20  # at most, of a probe that is as large as what failed
+_PROBE_KEY = ("", "\0")  # in the table of keys: no key of a publish looks like it
 
 
 class Append(msgspec.Struct, frozen=True, eq=False):
@@ -45,7 +53,10 @@ class Append(msgspec.Struct, frozen=True, eq=False):
 
 
 class Check(msgspec.Struct, frozen=True, eq=False):
+    """Whether the log is still there, and, where `writes`, takes events."""
+
     future: asyncio.Future[None]
+    writes: bool = True
 
 
 Request = Append | Check | None  # None ends the writer
@@ -53,16 +64,36 @@ Row = tuple[int, str, str, bool, int, int, str]
 Outcome = tuple[Append, Appended | BaseException]
 
 
+class _Group:
+    """What one commit takes in: what becomes of the requests once it is done, and the events."""
+
+    def __init__(self, position: int, end: int) -> None:
+        self.outcomes: list[Outcome] = []
+        self.events: list[Event] = []
+        self.position = position
+        self.end = end
+        self.newest_start = end
+
+    def add(self, rows: list[Row], epoch: str, draft: Draft, time_: int) -> None:
+        self.position += 1
+        self.newest_start = self.end
+        rows.append((self.position, draft.topic, draft.type, draft.is_json, time_, self.end, draft.data))
+        self.events.append(Event(epoch, self.position, draft.topic, draft.type, draft.data, draft.is_json, time_))
+        self.end += event_size(draft.topic, draft.type, draft.data)
+
+
 class Writer:
     """The one connection that writes. `run` is its thread; everything else is read by other threads at most."""
 
     def __init__(
-        self, path: Path, lock: IO[str], connection: sqlite3.Connection, epochs: Epochs, retention: Retention
+        self, path: Path, lock: IO[str], connection: sqlite3.Connection, content: Content, retention: Retention
     ) -> None:
         self.requests: deque[Request] = deque()
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put to after `requests` were: a wake for many
         self.gate = threading.Semaphore(READERS)
-        self.epochs = epochs
+        self.epochs: Epochs = content.epochs
+        self.holes: Sequence[Hole] = content.holes  # replaced as a whole
+        self.reports = Reports()
         self.oldest = 1
         self.position = 0
         self.retained = Retained(0, 0)  # replaced as a whole: the numbers that it is made of change one after the other
@@ -75,10 +106,16 @@ class Writer:
         self._end = 0  # the sizes of all events up to the newest, together
         self._oldest_start = 0
         self._oldest_time = 0
+        self._newest_start = 0  # `_end` before the newest event
         self._first_row = 1
+        self._clock = Clock(content.latest)
+        self._unchecked = 0  # bytes that were written since the last checkpoint, roughly
+        self._written = 0.0  # when something was committed last, by the monotonic clock
+        self._failed: FeedUnavailable | Indeterminate | None = None  # what became of the last commit
+        self._failed_bytes = 0
+        self._probed = 0.0
         self._reload()
-        self._identity = self._look_up_files()
-        self._files_seen = time.monotonic()
+        self._watch = Watch(path, connection)
 
     def _reload(self) -> None:
         row = self._connection.execute(
@@ -87,19 +124,21 @@ class Writer:
         if row is None:
             return
         self.position = row[0]
+        self._newest_start = row[4]
         self._end = row[4] + event_size(*row[1:4])
         self._first_row = self._connection.execute("SELECT min(seq) FROM events").fetchone()[0]
         self.oldest = self._first_row
         self._look_at_oldest()
-        self._retain(_now())
+        self._retain(now())
 
     def run(self, committed: Callable[[Sequence[Outcome], Sequence[Event]], None]) -> None:
-        """Take what is queued, commit it, say so; until None comes."""
+        """Take what is queued, commit it, say so; until None comes. Whatever goes wrong, this thread goes on: without
+        it nobody who publishes would get an answer."""
         tidied = time.monotonic()
         going_on = True
         while going_on:
             if time.monotonic() - tidied >= _HOUSEKEEPING:
-                self._tidy()
+                self._safely(self._tidy)
                 tidied = time.monotonic()
             if not self.requests:
                 with contextlib.suppress(queue.Empty):
@@ -107,6 +146,14 @@ class Writer:
             group, going_on = self._gather()
             if group:
                 committed(*self._commit(group))
+            if self._unchecked >= _CHECKPOINT_BYTES:  # nobody waits for it
+                self._safely(self._checkpoint)
+
+    def _safely(self, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:  # noqa: BLE001
+            self.reports.tell(error)
 
     def _gather(self) -> tuple[list[Append], bool]:
         """The appends that wait, up to what one commit takes, and whether the writer is to go on after them."""
@@ -124,31 +171,62 @@ class Writer:
                 size += request.bytes
         return group, True
 
-    def _commit(self, group: Sequence[Append]) -> tuple[list[Outcome], list[Event]]:
-        now, begun = _now(), time.perf_counter()
+    def _commit(self, requests: Sequence[Append]) -> tuple[Sequence[Outcome], Sequence[Event]]:
+        time_, begun = self._clock.next(), time.perf_counter()
+        group = _Group(self.position, self._end)
         try:
-            if self._is_one_statement(group):
-                self._check_files()
-                outcomes, events, end = self._insert(group, now)
+            if self._is_one_statement(requests):
+                self._look()
+                self._insert(group, requests, time_)
             else:
                 with self._transaction():
-                    outcomes, events, end = self._insert(group, now)
-                    self._delete_some(max(_DELETE_EVENTS, 2 * len(events)))  # more than came, or the file would outgrow
-        except Exception as error:  # noqa: BLE001  whatever it is, this thread goes on, and everybody gets an answer
-            report(error)
-            # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
-            return [(request, unavailable(error)) for request in group], []
-        if events:
-            self.commits.observe(time.perf_counter() - begun)
-            if self.oldest > self.position:
-                self._oldest_start, self._oldest_time = self._end, now
-            self.position = events[-1].seq
-            self._end = end
-            try:
-                self._retain(now)
-            except sqlite3.Error as error:
-                report(error)  # what is committed is committed: retention comes with the next one
-        return outcomes, events
+                    self._insert(group, requests, time_)
+                    # More than came, or the file would outgrow.
+                    self._delete_some(max(_DELETE_EVENTS, 2 * len(group.events)))
+        except Exception as error:  # noqa: BLE001  whatever it is, everybody gets an answer
+            if not self._is_there(group):
+                return self._refused(requests, error), ()
+            self.reports.tell(error)
+        if group.events:
+            self._safely(self._committed, group, time_, time.perf_counter() - begun)
+        return group.outcomes, group.events
+
+    def _committed(self, group: _Group, time_: int, seconds: float) -> None:
+        """What follows from a commit. It may fail: what is committed is committed."""
+        if self.oldest > self.position:
+            self._oldest_start, self._oldest_time = self._end, time_
+        self._newest_start = group.newest_start
+        self._unchecked += _COMMIT_BYTES + 2 * (group.end - self._end)
+        self.position, self._end = group.position, group.end
+        self.commits.observe(seconds)
+        self._works()
+        self._retain(now())
+
+    def _is_there(self, group: _Group) -> bool:
+        """Whether a group was committed all the same, and what failed was what came after."""
+        if not group.events or self._connection.in_transaction:
+            return False
+        try:
+            row = self._connection.execute("SELECT max(seq) FROM events").fetchone()
+        except Exception:  # noqa: BLE001
+            return False
+        return bool(row[0] == group.position)
+
+    def _refused(self, requests: Sequence[Append], error: Exception) -> Sequence[Outcome]:
+        self.reports.tell(error)
+        answer = indeterminate if may_be_committed(error) else unavailable
+        self._failed = answer(error)
+        self._failed_bytes = max(request.bytes for request in requests)
+        self._probed = time.monotonic()
+        # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
+        return [(request, answer(error)) for request in requests]
+
+    def _works(self) -> None:
+        """Something was written."""
+        self._written = time.monotonic()
+        if self._failed is not None:
+            self._failed = None
+            self.reports.over()
 
     def _is_one_statement(self, group: Sequence[Append]) -> bool:
         """Whether it needs no transaction around it: one statement is one. Each statement more is a time that this
@@ -159,28 +237,21 @@ class Writer:
             and not self._deletable
         )
 
-    def _insert(self, group: Sequence[Append], now: int) -> tuple[list[Outcome], list[Event], int]:
-        outcomes: list[Outcome] = []
-        events: list[Event] = []
+    def _insert(self, group: _Group, requests: Sequence[Append], time_: int) -> None:
         rows: list[Row] = []
-        position, end = self.position, self._end
-        for request in group:
+        for request in requests:
             if request.key is not None:
-                answer = self._earlier_answer(request.key, now)
+                answer = self._earlier_answer(request.key, time_)
                 if answer is not None:
-                    outcomes.append((request, answer))
+                    group.outcomes.append((request, answer))
                     continue
-            appended = Appended(self.epochs.current, position + 1, len(request.drafts))
+            appended = Appended(self.epochs.current, group.position + 1, len(request.drafts))
             for draft in request.drafts:
-                position += 1
-                rows.append((position, draft.topic, draft.type, draft.is_json, now, end, draft.data))
-                events.append(Event(appended.epoch, position, draft.topic, draft.type, draft.data, draft.is_json, now))
-                end += event_size(draft.topic, draft.type, draft.data)
+                group.add(rows, appended.epoch, draft, time_)
             if request.key is not None:
-                self._remember_answer(request.key, appended, now)
-            outcomes.append((request, appended))
+                self._remember_answer(request.key, appended, time_)
+            group.outcomes.append((request, appended))
         self._insert_rows(rows)
-        return outcomes, events, end
 
     def _insert_rows(self, rows: Sequence[Row]) -> None:
         for start in range(0, len(rows), _STATEMENT_ROWS):
@@ -188,10 +259,10 @@ class Writer:
             values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
             self._connection.execute(f"INSERT INTO events VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
 
-    def _earlier_answer(self, key: IdempotencyKey, now: int) -> Appended | Invalid | None:
+    def _earlier_answer(self, key: IdempotencyKey, time_: int) -> Appended | Invalid | None:
         row = self._connection.execute(
             "SELECT fingerprint, epoch, first, count FROM answers WHERE principal = ? AND key = ? AND expires > ?",
-            (key.principal, key.key, now),
+            (key.principal, key.key, time_),
         ).fetchone()
         if row is None:
             return None
@@ -199,7 +270,7 @@ class Writer:
             return Invalid("Idempotency-Key", KEY_REUSED)
         return Appended(row[1], row[2], row[3], repeated=True)
 
-    def _remember_answer(self, key: IdempotencyKey, appended: Appended, now: int) -> None:
+    def _remember_answer(self, key: IdempotencyKey, appended: Appended, time_: int) -> None:
         self._connection.execute(
             "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
@@ -209,7 +280,7 @@ class Writer:
                 appended.epoch,
                 appended.first,
                 appended.count,
-                now + KEY_LIFETIME_MS,
+                time_ + KEY_LIFETIME_MS,
             ),
         )
         # Row ids count up, so this is the bound on how many there are, without counting them.
@@ -217,7 +288,7 @@ class Writer:
             "DELETE FROM answers WHERE rowid <= (SELECT max(rowid) FROM answers) - ?", (self._retention.keys,)
         )
 
-    def _retain(self, now: int) -> None:
+    def _retain(self, today: int) -> None:
         """Move `oldest` to where the retention's bounds put it. Rows are left to `_delete_some`."""
         retention = self._retention
         oldest = max(self.oldest, self.position + 1 - retention.events)
@@ -227,9 +298,12 @@ class Writer:
         max_bytes = retention.bytes or _RETAIN_BYTES
         if self._end - self._oldest_start > max_bytes:
             self._skip_to("start >= ?", self._end - max_bytes)
-        if self.oldest <= self.position and self._oldest_time < now - retention.age * 1000:
-            self._skip_to("time >= ?", now - int(retention.age * 1000))
-        self.retained = Retained(self.position + 1 - self.oldest, self._end - self._oldest_start)
+        if self.oldest <= self.position and self._oldest_time < today - retention.age * 1000:
+            self._skip_to("time >= ?", today - int(retention.age * 1000))
+        if self.holes and self.holes[0][1] < self.oldest:
+            self.holes = [hole for hole in self.holes if hole[1] >= self.oldest]
+        gone = sum(last + 1 - max(first, self.oldest) for first, last in self.holes)
+        self.retained = Retained(self.position + 1 - self.oldest - gone, self._end - self._oldest_start)
         self.oldest_time = self._oldest_time if self.oldest <= self.position else None
 
     def _skip_to(self, condition: str, bound: int) -> None:
@@ -242,8 +316,10 @@ class Writer:
         self._look_at_oldest()
 
     def _look_at_oldest(self) -> None:
-        row = self._connection.execute("SELECT start, time FROM events WHERE seq = ?", (self.oldest,)).fetchone()
-        self._oldest_start, self._oldest_time = row or (self._end, _now())
+        row = self._connection.execute(
+            "SELECT seq, start, time FROM events WHERE seq >= ? ORDER BY seq LIMIT 1", (self.oldest,)
+        ).fetchone()
+        self.oldest, self._oldest_start, self._oldest_time = row or (self.position + 1, self._end, now())
 
     @property
     def _deletable(self) -> int:
@@ -260,33 +336,46 @@ class Writer:
         self._first_row = until
 
     def _tidy(self) -> None:
-        now = _now()
-        try:
-            with self._transaction():
-                self._connection.execute("DELETE FROM answers WHERE expires <= ?", (now,))
-                self._delete_some(_DELETE_EVENTS)
-            self._retain(now)
-            self._shorten_wal()
-        except (sqlite3.Error, FeedError) as error:
-            report(error)
+        with self._transaction():
+            self._connection.execute("DELETE FROM answers WHERE expires <= ?", (self._clock.next(),))
+            self._delete_some(_DELETE_EVENTS)
+        self._retain(now())
+        self._shorten_wal()
+
+    def _checkpoint(self) -> None:
+        """Put what was written ahead where it belongs, as far as nobody reads what is older. It never waits."""
+        self._unchecked = 0
+        with self._watch.own_checkpoint():
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _shorten_wal(self) -> None:
-        with contextlib.suppress(OSError):
-            if os.stat(f"{self._path}-wal").st_size < _WAL_BYTES:  # noqa: PTH116
-                return
+        size = self._watch.wal_bytes()
+        if size < _WAL_BYTES:
+            return
         for _ in range(READERS):
             self.gate.acquire()
         try:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.execute("PRAGMA busy_timeout = 0")  # others may read for long: nobody is to wait for them
+            with self._watch.own_checkpoint():
+                busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         finally:
             self.gate.release(READERS)
+            self._connection.execute(f"PRAGMA busy_timeout = {int(file.BUSY_TIMEOUT * 1000)}")
+        if busy:
+            self.reports.warn(
+                f"another program has been reading the log's file for long: what is written ahead ({size >> 20} MiB by "
+                "now, beside the file) cannot be put into it until that ends"
+            )
 
     def _answer_check(self, request: Check) -> None:
         outcome: FeedUnavailable | None = None
         try:
-            with self._transaction():
-                pass
-        except (sqlite3.Error, FeedError) as error:
+            self._look(at_once=True)
+            if request.writes:
+                self._check()
+        except FeedUnavailable as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001  this thread goes on
             outcome = unavailable(error)
 
         def answer() -> None:
@@ -300,9 +389,38 @@ class Writer:
         with contextlib.suppress(RuntimeError):
             request.future.get_loop().call_soon_threadsafe(answer)
 
+    def _check(self) -> None:
+        """Raises if an event could not be committed now. After a failure, and where nothing was committed for a while,
+        that is found out by writing."""
+        today = time.monotonic()
+        failed = self._failed
+        if failed is not None and today - self._probed < _PROBE_AGAIN:
+            raise FeedUnavailable(str(failed), getattr(failed, "retry_after", 1))
+        if failed is None and today - self._written < _PROBE:
+            with self._transaction():
+                return
+        self._probed = today
+        try:
+            self._probe(min(self._failed_bytes, _PROBE_BYTES) if failed is not None else 0)
+        except Exception as error:
+            self._failed = unavailable(error)
+            self.reports.tell(error)
+            raise
+        self._works()
+
+    def _probe(self, size: int) -> None:
+        """Write, and take it back: as much as did not go in before, since on a full disk a little may."""
+        with self._transaction():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, zeroblob(?), '', 0, 0, 0)", (*_PROBE_KEY, size)
+            )
+        self._unchecked += 2 * _COMMIT_BYTES + size
+        with self._transaction():
+            self._connection.execute("DELETE FROM answers WHERE principal = ? AND key = ?", _PROBE_KEY)
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._check_files()
+        self._look()
         before = self._first_row
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -315,24 +433,19 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def _check_files(self) -> None:
-        """Raises `FeedUnavailable` if somebody removed or replaced the file. We still hold the old one, and what we
-        wrote there would be gone at the next start: better not to take it."""
-        now = time.monotonic()
-        if now - self._files_seen < _LOOK_UP:
-            return
-        if self._look_up_files() != self._identity:
-            raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
-        self._files_seen = now
+    def _look(self, *, at_once: bool = False) -> None:
+        """Raises `FeedUnavailable` if somebody has taken the log away, or changed it; else finds what they deleted."""
+        if at_once or self._watch.is_due():
+            holes = self._watch.look(Newest(self.epochs.current, self.position, self._newest_start))
+            if holes is not None and list(holes) != list(self.holes):
+                self.holes = holes
+                self.reports.warn("another program has deleted events from the log's file: readers are told of a gap")
 
-    def _look_up_files(self) -> Sequence[tuple[int, int] | None]:
-        return [identity(f"{self._path}{suffix}") for suffix in ("", "-wal", LOCK_SUFFIX)]
+    def file_bytes(self) -> FileBytes:
+        """For other threads too: it only looks at the files."""
+        return self._watch.file_bytes()
 
     def release(self) -> None:
         """Close the file, then let go of its lock."""
         self._connection.close()
         self._lock.close()
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,0 +1,128 @@
+"""What went wrong, in our own words: SQLite's may hold the data of an event, or a path."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+
+from feed.errors import FeedError, FeedUnavailable, Indeterminate
+
+logger = logging.getLogger("feed.log.sqlite")
+
+_REPEAT = 60.0  # seconds until the same trouble is a line again
+
+_WORDS = {
+    sqlite3.SQLITE_BUSY: "its file is locked by another program",
+    sqlite3.SQLITE_LOCKED: "its file is locked by another program",
+    sqlite3.SQLITE_NOMEM: "the server is short of memory",
+    sqlite3.SQLITE_READONLY: "its file or its disk is read-only",
+    sqlite3.SQLITE_IOERR: "its disk does not read or write",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged",
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
+    sqlite3.SQLITE_CONSTRAINT: "its file was changed by another program",
+    sqlite3.SQLITE_NOTADB: "its file is damaged",
+}
+
+_NOT_COMMITTED = frozenset({
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_NOTADB,
+})  # fmt: skip
+_NOT_WRITTEN = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_WRITE})
+
+
+def code_of(error: BaseException) -> int | None:
+    """SQLite's own code for what happened; None where it was not SQLite that failed, but Python around it."""
+    return getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether a value was read that is no text: what Python says then repeats it."""
+    return isinstance(error, sqlite3.OperationalError) and code_of(error) is None
+
+
+def words_for(error: BaseException) -> str:
+    """What went wrong, without anything that was in the file."""
+    if isinstance(error, FeedError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return _WORDS[sqlite3.SQLITE_NOMEM]
+    if is_unreadable(error):
+        return _WORDS[sqlite3.SQLITE_CORRUPT]
+    return _WORDS.get((code_of(error) or 0) & 0xFF, "of an error that was not foreseen, which is in the server's log")
+
+
+def unavailable(error: BaseException) -> FeedUnavailable:
+    """For whoever asked: nothing was done."""
+    retry_after = error.retry_after if isinstance(error, FeedUnavailable) else 1
+    return FeedUnavailable(f"the log cannot do it now: {words_for(error)}", retry_after)
+
+
+def indeterminate(error: BaseException) -> Indeterminate:
+    """For whoever asked: it may be found in the file after the next start."""
+    return Indeterminate(f"the log could not finish a commit: {words_for(error)}. It may have been published")
+
+
+def may_be_committed(error: BaseException) -> bool:
+    """Whether what a commit wrote before it failed like this may be found in the write-ahead log after a crash.
+
+    It is there whole once only its sync is left, or the index of it. An error of writing comes before that, and so does
+    whatever was not SQLite's.
+    """
+    if isinstance(error, MemoryError):
+        return True  # Python's own, or SQLite's
+    code = code_of(error)
+    return code is not None and not (code & 0xFF in _NOT_COMMITTED or code in _NOT_WRITTEN)
+
+
+class Reports:
+    """Tells the operator of trouble: once, and then how often, a minute later. For all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: dict[str, float] = {}  # by our own words, so that they are few
+        self._untold: dict[str, int] = {}
+
+    def tell(self, error: Exception) -> None:
+        """Say that this went wrong. Whatever goes wrong here, whoever reports goes on."""
+        with contextlib.suppress(Exception):
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        words = words_for(error)
+        now = time.monotonic()
+        with self._lock:
+            if now - self._told.get(words, -_REPEAT) < _REPEAT:
+                self._untold[words] = self._untold.get(words, 0) + 1
+                return
+            self._told[words] = now
+            times = self._untold.pop(words, 0)
+        again = f" (and {times:,} times more since it was last said)" if times else ""
+        foreseen = isinstance(error, FeedError) or code_of(error) is not None or is_unreadable(error)
+        name = getattr(error, "sqlite_errorname", None)
+        logger.error(
+            "the log: %s%s%s", words, f" [{name}]" if name else "", again, exc_info=None if foreseen else error
+        )
+
+    def warn(self, words: str) -> None:
+        """Say this, as often as it comes: whoever calls sees to it that this is seldom."""
+        logger.warning("the log: %s", words)
+
+    def over(self) -> None:
+        """It works again: the next trouble is a line at once, whatever it is."""
+        with self._lock:
+            times = sum(self._untold.values())
+            self._told.clear()
+            self._untold.clear()
+        logger.warning(
+            "the log takes events again%s", f"; {times:,} more attempts had failed meanwhile" if times else ""
+        )
