@@ -211,3 +211,15 @@ async def test_a_node_on_a_replica_looks_for_the_primary_by_itself_but_not_at_ea
             await told_so_many(told, 2)
             assert told == ids
         await log.close()
+
+
+async def test_a_read_that_fails_is_not_called_a_publish(
+    far: Log, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.lose_answer_to(b"XREAD")
+    async with following(far) as told:
+        ids = await append(far, 1)
+        await told_so_many(told, 1)
+    assert proxy.lost_answers == 1
+    assert told == ids
+    assert "cannot follow the log, and keep trying: Redis did not answer\n" in caplog.text

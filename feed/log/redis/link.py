@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -36,7 +37,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from feed.backoff import Backoff
+from feed.backoff import Backoff, Reminder
 from feed.errors import FeedError, FeedUnavailable, Indeterminate, LogRefused
 from feed.log.redis.address import Address
 
@@ -55,6 +56,8 @@ _NOT_THE_PRIMARY_WORDS = ("UNBLOCKED", "NOREPLICAS")
 """Answers by which a server says that it is a replica now, or about to become one, or cut off from those that count.
 One that was restarted has no connections from before. Full memory and a full disk are no such thing: whoever is the
 primary has them."""
+
+_NAMED = re.compile(r"(UNKNOWN|FORBIDDEN) (\w+)")
 
 Argument = str | bytes | int
 Ask = Callable[..., Awaitable[Any]]
@@ -120,6 +123,7 @@ class Link:
         self._keys = address.keys
         self._connection: AbstractConnection | None = None
         self._renewal = renewal
+        self._complaint = Reminder()
         self._age = renewal.age  # of the connection
         self._lock = asyncio.Lock()
         self._backoff = Backoff()
@@ -202,7 +206,8 @@ class Link:
         try:
             yield
         except LogRefused as error:
-            logger.error("%s", error)
+            if self._complaint.is_due(str(error)):
+                logger.error("%s", error)
             raise FeedUnavailable("the log cannot be used", 5) from error
         except _Moved as error:
             raise FeedUnavailable("the log has just moved within the Redis Cluster") from error
@@ -305,10 +310,18 @@ class Link:
             self._renewal.ask_for(self._age)
         if words.startswith(("WRONGTYPE", "FOREIGN")):
             return LogRefused(
-                f"the keys {self._keys[0]} and its like are somebody else's: choose another name with ?stream="
+                f"the keys {self._keys[0]} and its like are somebody else's, or somebody else has written into them: "
+                "choose another name with ?stream=, or see that there are only events, numbered on (XDEL, XSETID)"
             )
-        if isinstance(error, NoPermissionError):
-            return LogRefused(f"Redis does not let us do what the feed needs: {words}")
+        name = str(command[0])
+        if (found := _NAMED.match(words)) is not None:  # by a script
+            name = found[2]
+        if words.startswith(("unknown command", "UNKNOWN ")):
+            return LogRefused(f"this Redis has no command {name}: it was renamed or disabled, and the feed needs it")
+        if isinstance(error, NoPermissionError) or words.startswith("FORBIDDEN "):
+            return LogRefused(f"Redis does not let us use {name}, or not with these keys: see that its ACL allows it")
+        if self._complaint.is_due(words):
+            logger.warning("Redis refuses %s: %s", name, words)
         return FeedUnavailable(f"Redis refuses: {_reason(error)}")
 
 

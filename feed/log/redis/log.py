@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
@@ -19,6 +19,8 @@ from feed.log.redis.reader import Reader
 from feed.log.redis.state import State
 from feed.log.redis.writer import Writer
 from feed.pattern import Selection
+
+logger = logging.getLogger(__name__)
 
 _READERS = 2
 _LOOK_SECONDS = 1.0
@@ -38,6 +40,7 @@ class RedisLog:
         self._reader = Reader([self._link("read") for _ in range(_READERS)], self._state)
         self._writer = Writer(self._link("append"), self._state)
         self._following: set[Link] = set()  # all that ever did
+        self._followers: set[Follower] = set()
         self._idle_links: list[Link] = []
         self._asking = asyncio.Lock()
         self._asked = 0
@@ -115,11 +118,13 @@ class RedisLog:
         link = self._idle_links.pop() if self._idle_links else self._link("follow")
         self._following.add(link)
         follower = Follower(self._state, link, self._writer, self._address.keys[0], after)
+        self._followers.add(follower)
         try:
             while True:
                 if events := await follower.next():
                     yield events
         finally:
+            self._followers.discard(follower)
             self._idle_links.append(link)  # not closed: nothing may be awaited while `LogLost` is on its way
 
     def id_at(self, position: int) -> str:
@@ -158,8 +163,10 @@ class RedisLog:
             raise FeedUnavailable("Redis does not answer") from error
 
     async def check(self) -> None:
-        """See `Log`: whether Redis takes writes."""
+        """See `Log`: whether Redis takes writes, and those who follow can."""
         await self._ask(self._state.check_writable)
+        if any(follower.away for follower in self._followers):
+            raise FeedUnavailable("events cannot be followed now")
 
     async def ask_others(self, question: bytes) -> Answers:
         """See `Log`."""
@@ -190,8 +197,12 @@ class RedisLog:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if asyncio.get_running_loop().time() - self._state.seen > _LOOK_SECONDS * 0.9:
-                with contextlib.suppress(FeedUnavailable):  # the follower tells of it
+                try:
                     await self._ask(self._state.check)
+                except FeedUnavailable:
+                    pass  # the follower tells of it
+                except Exception:
+                    logger.exception("it could not be seen what has become of the log; the next look comes")
 
     def _link(self, purpose: str) -> Link:
         name = "".join(character if "!" <= character <= "~" else "-" for character in f"feed-{purpose}-{self._node}")

@@ -14,8 +14,8 @@ from feed.log.epochs import Epochs
 class Record(msgspec.Struct, frozen=True):
     """`recorded` are the epochs as `(name, first seq)`, oldest first; `lossy` the names of those that began where
     events had been lost. Unless it is `current`, Redis has become another server since the newest epoch began. Times
-    are milliseconds since 1970. `bytes` are the sizes of the events that are retained, together. `primary` is whether the
-    server that has answered is one: a replica may be behind, and may follow nobody.
+    are milliseconds since 1970. `bytes` are the sizes of the events that are retained, together. `primary` is whether
+    the server that has answered is one: a replica may be behind, and may follow nobody.
     """
 
     recorded: Sequence[tuple[str, int]]

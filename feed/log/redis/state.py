@@ -32,6 +32,7 @@ class State:
             retention.keys,
         )
         self.record = Record([], frozenset(), False, 0, 1, 0, 0, 0, True)
+        self._names = frozenset(self.record.names)  # of its epochs
         self.news: Record | None = None
         self.epochs = Epochs([("", 1)])
         self.position = 0
@@ -64,8 +65,11 @@ class State:
 
     def knows(self, events: Sequence[Event]) -> bool:
         """Whether they are all of epochs that this node knows."""
-        names = self.record.names
-        return all(epoch in names for epoch in {event.epoch for event in events})
+        return {event.epoch for event in events} <= self._names
+
+    def known(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Those that are. To others, in a log that is known as it is now, no id leads: they are no events of it."""
+        return [event for event in events if event.epoch in self._names]
 
     @property
     def written(self) -> tuple[str, int]:
@@ -131,6 +135,7 @@ class State:
             self.position = record.position
         self._oldest = record.oldest
         self.record = record
+        self._names = frozenset(record.names)
         self.epochs = record.epochs
         self.news = news
         self._changes += 1
