@@ -23,14 +23,25 @@ from typing import Literal
 import msgspec
 
 from feed import control
-from feed.backoff import Backoff
+from feed.backoff import Backoff, Reminder
 from feed.broadcaster import Broadcaster, Queues
 from feed.control import Gap
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
 from feed.figures import Delivered, Figures, Histogram, transport_of
 from feed.from_thread import FromThread
-from feed.log import Appended, IdempotencyKey, Log, Page, Retention, check_log_url, is_shared, open_log, take_over
+from feed.log import (
+    Appended,
+    IdempotencyKey,
+    Log,
+    Page,
+    Retention,
+    check_log_url,
+    is_shared,
+    open_log,
+    take_over,
+    without_password,
+)
 from feed.log.contract import FileBytes, LogLost, Loss, Retained
 from feed.log.paging import read_back, read_on, runs
 from feed.log.window import Window
@@ -209,19 +220,23 @@ class Feed:
             raise
 
     async def _begin(self, tried: asyncio.Event) -> _Running:
-        """Open the log. If its server is not there yet say so by `tried`, and go on trying."""
-        backoff = Backoff()
+        """Open the log. If its server is not there yet say so by `tried`, and in the log once a minute, and go on
+        trying."""
+        backoff, reminder = Backoff(), Reminder()
+        what = "Redis" if is_shared(self.log) else "the log"
         try:
             while True:
                 try:
                     left = None if self._left is None else await take_over(self._left)
                     running = await _Running.start(self.log, self.options, self.figures, left)
                 except FeedUnavailable as error:
-                    if not tried.is_set():
-                        logger.warning("the log cannot be opened yet, and it is tried again: %s", error)
-                        tried.set()
+                    tried.set()
+                    if reminder.is_due(str(error)):
+                        logger.warning("waiting for %s, %s: %s", what, without_password(self.log), error)
                 else:
                     self._left = None
+                    if tried.is_set():
+                        logger.warning("%s is there", what)
                     return running
                 await asyncio.sleep(backoff.next())
         finally:
@@ -394,8 +409,12 @@ class Feed:
         return self._past_reconnects + (0 if running is None else running.log.reconnects)
 
     async def check(self) -> None:
-        """Raises `FeedUnavailable` if the log does not answer. Whether there is room for an event, publishing tells."""
-        await (await self._running()).log.check()
+        """Raises `FeedUnavailable` if the log does not answer, or what it holds is not passed on. Whether there is room
+        for an event, publishing tells."""
+        running = await self._running()
+        await running.log.check()
+        if running.relay_fails and self.lag:
+            raise FeedUnavailable("events are not passed on now")
 
     # Publishing.
 
@@ -605,6 +624,7 @@ class _Running:
         self.broadcaster = broadcaster
         self.survey = Survey(options.node, log, broadcaster)
         self.replays = asyncio.Semaphore(options.max_replays)
+        self.relay_fails = False
         self._limits = options.limits
         self._looking_back = 0
         log.answer_others(self.survey.answer)
@@ -643,12 +663,14 @@ class _Running:
             try:
                 async for batch in self.log.follow(window.position):
                     await self._pass_on(batch)
+                    self.relay_fails = False
                     backoff.reset()
             except LogLost as lost:
                 logger.error("the log has lost events: %s; all subscribers are told", lost)
                 self.broadcaster.lose(lost)
                 continue
             except Exception:
+                self.relay_fails = True
                 logger.exception("the relay stopped at %d; it goes on from there", window.position)
                 self.broadcaster.distrust()
             await asyncio.sleep(backoff.next())

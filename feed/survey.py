@@ -7,12 +7,13 @@ silence. How questions travel is the log's business (`Log.ask_others`): a log in
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from feed.broadcaster import Broadcaster
-from feed.log.contract import Log
+from feed.log.contract import Answers, Log
 from feed.subscription import Subscription
 
 
@@ -62,7 +63,25 @@ class EndSubscription(msgspec.Struct, frozen=True, tag=True):
 
 _question = msgspec.msgpack.Decoder(ListSubscribers | EndSubscription)
 _subscribers = msgspec.msgpack.Decoder(list[Subscriber])
+_ended = msgspec.msgpack.Decoder(bool)
 _pack = msgspec.msgpack.Encoder().encode
+
+
+T = TypeVar("T")
+
+_UNKNOWN = "a node of another version"
+
+
+def _understood(answers: Answers, decode: Callable[[bytes], T]) -> tuple[list[T], Sequence[str]]:
+    """What was said, and those that did not answer: one whose answer means nothing here is one of them."""
+    given: list[T] = []
+    strange: list[str] = []
+    for answer in answers.given:
+        try:
+            given.append(decode(answer))
+        except msgspec.MsgspecError:
+            strange.append(_UNKNOWN)
+    return given, (*answers.silent, *strange)
 
 
 class Survey:
@@ -77,11 +96,12 @@ class Survey:
         """Ask everybody, this node too."""
         question = ListSubscribers(after, limit)
         answers = await self._log.ask_others(_pack(question))
-        pages = [self._list(question), *(_subscribers.decode(answer) for answer in answers.given)]
+        listed, silent = _understood(answers, _subscribers.decode)
+        pages = [self._list(question), *listed]
         found = sorted((each for page in pages for each in page), key=lambda each: each.id)
         is_more = len(found) > limit or any(len(page) == limit for page in pages)
         found = found[:limit]
-        return Subscribers(found, found[-1].id if is_more else None, answers.silent)
+        return Subscribers(found, found[-1].id if is_more else None, silent)
 
     async def end(self, id: str) -> tuple[bool, Sequence[str]]:
         """Whether a node had it and ended it; and the nodes that did not say."""
@@ -89,7 +109,8 @@ class Survey:
         if self._end(question):
             return True, ()
         answers = await self._log.ask_others(_pack(question))
-        return any(msgspec.msgpack.decode(answer) for answer in answers.given), answers.silent
+        ended, silent = _understood(answers, _ended.decode)
+        return any(ended), silent
 
     def answer(self, question: bytes) -> bytes:
         """What this node says to another's question."""

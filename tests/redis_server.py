@@ -42,14 +42,19 @@ def free_port() -> int:
 class RedisServer:
     """One `redis-server`. Unless told otherwise every write is in its append-only file before it is answered.
 
-    `options` are Redis's own, such as `appendonly="no"` or `maxmemory_policy="allkeys-lru"`.
+    `options` are Redis's own, such as `appendonly="no"` or `rename_command=("XREAD", "")`.
     """
 
-    def __init__(self, program: str, directory: Path, port: int = 0, **options: str) -> None:
+    def __init__(self, program: str, directory: Path, port: int = 0, **options: str | tuple[str, ...]) -> None:
         self.directory = directory
         self.port = port or free_port()
         self._program = program
-        self._options = {"appendonly": "yes", "appendfsync": "always", "save": "", **options}
+        self._options: dict[str, str | tuple[str, ...]] = {
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            **options,
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "redis.log"
 
@@ -61,7 +66,7 @@ class RedisServer:
         """Start it, and wait until it has loaded its data and answers."""
         arguments = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         for name, value in self._options.items():
-            arguments += [f"--{name.replace('_', '-')}", value]
+            arguments += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
@@ -75,12 +80,27 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A client, for the test's own looks and tricks."""
-        return redis.Redis(port=self.port, password=self._options.get("requirepass"), socket_timeout=5)
+        password = self._options.get("requirepass")
+        return redis.Redis(port=self.port, password=password if isinstance(password, str) else None, socket_timeout=5)
 
-    def command(self, *arguments: str | int) -> Any:
+    def command(self, *arguments: str | bytes | int) -> Any:
         """One command."""
         with self.client() as client:
             return client.execute_command(*arguments)  # type: ignore[no-untyped-call]
+
+    def clients(self) -> set[str]:
+        """What the connections of nodes to it are for."""
+        with self.client() as client:
+            names = [str(each["name"]) for each in client.client_list()]  # type: ignore[no-untyped-call,union-attr]
+        return {name.split("-")[1] for name in names if name.startswith("feed-")}
+
+    def follow(self, primary: RedisServer) -> None:
+        """Become its replica, and have what it has."""
+        self.command("REPLICAOF", "127.0.0.1", primary.port)
+        deadline = time.monotonic() + START_SECONDS
+        while self.command("INFO", "replication")["master_link_status"] != "up":
+            assert time.monotonic() < deadline, f"it does not become a replica: {self._log.read_text()}"
+            time.sleep(0.02)
 
     def signal(self, number: int) -> None:
         """Send a signal: SIGSTOP makes it deaf, SIGCONT lets it hear again."""
@@ -149,7 +169,7 @@ class Stream:
         """As a restart that lost nothing would."""
         self._server.command("DEBUG", "CHANGE-REPL-ID")
 
-    def command(self, name: str, key: str, *arguments: str | int) -> object:
+    def command(self, name: str, key: str, *arguments: str | bytes | int) -> Any:
         """A command on one of the keys."""
         return self._server.command(name, f"{{{self.name}}}:{key}", *arguments)
 
@@ -171,7 +191,7 @@ def redis_program() -> str:
 
 
 @contextlib.contextmanager
-def running_redis(directory: Path, port: int = 0, **options: str) -> Iterator[RedisServer]:
+def running_redis(directory: Path, port: int = 0, **options: str | tuple[str, ...]) -> Iterator[RedisServer]:
     """A server for as long as the block lasts."""
     directory.mkdir(parents=True, exist_ok=True)
     server = RedisServer(redis_program(), directory, port, **options)

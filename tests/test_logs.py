@@ -20,6 +20,7 @@ from feed.log import IdempotencyKey, Log, open_log
 from feed.log.contract import SCAN_EVENTS, Retained
 from feed.log.memory import MemoryLog
 from feed.log.paging import read_back, read_on
+from feed.log.redis.address import parse_address
 from feed.pattern import EVERYTHING, Selection
 
 pytestmark = pytest.mark.anyio
@@ -326,16 +327,23 @@ async def test_a_follower_that_does_not_come_for_long_misses_nothing(log: Log) -
 Remove = Callable[[Log, Collection[int]], None]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "redis"])
 async def holed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Log, Remove]]:
     """A log that outlives its process, and what deletes events from it behind its back."""
     path = tmp_path / "holed.db"
+    url = f"sqlite:{path}"
+    redis = request.getfixturevalue("shared_redis") if request.param == "redis" else None
+    if redis is not None:
+        url = redis.url(secrets.token_hex(8))
 
     def remove(log: Log, seqs: Collection[int]) -> None:
+        if redis is not None:
+            redis.command("XDEL", parse_address(url).keys[0], *(f"0-{seq}" for seq in seqs))
+            return
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq in seqs])
 
-    log = await open_log(f"sqlite:{path}", Retention())
+    log = await open_log(url, Retention())
     yield log, remove
     await log.close()
 

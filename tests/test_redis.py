@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from feed.event import text_draft
 from feed.log import IdempotencyKey, check_log_url, without_password
 from feed.log.contract import LogLost
 from feed.log.redis.address import parse_address
-from feed.log.redis.link import Ask, Link
+from feed.log.redis.link import Ask, Link, Renewal
 from feed.log.redis.log import RedisLog
 from feed.pattern import EVERYTHING
 from feed.subscription import Subscription
@@ -354,6 +355,74 @@ async def test_scripts_that_redis_has_forgotten_are_taught_again(stream: Nodes, 
     assert [event.id for event in (await log.read(0, 2, EVERYTHING, 10)).events] == ids
 
 
+async def test_scripts_are_run_however_often_redis_is_made_to_forget_them(stream: Nodes, server: RedisServer) -> None:
+    log = await stream.node()
+    ids = await append(log)
+    async with forgetting(server):
+        for _ in range(50):
+            ids += await append(log)
+            assert (await log.read(0, 1, EVERYTHING, 1)).end == 1
+            await log.check()
+    assert len(set(ids)) == 51
+
+
+@contextlib.asynccontextmanager
+async def forgetting(server: RedisServer) -> AsyncIterator[None]:
+    """Scripts are forgotten as soon as they are taught."""
+    with server.client() as client, server.client() as watched:
+
+        def forget() -> None:
+            while not ended:
+                client.script_flush()
+
+        ended: list[bool] = []
+        task = asyncio.create_task(asyncio.to_thread(forget))
+        try:
+            yield
+        finally:
+            ended.append(True)
+            await task
+        assert watched.ping()
+
+
+async def test_a_node_says_that_it_lives_and_listens_whatever_goes_wrong(
+    stream: Nodes, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed.log.redis.peers._BEAT", 0.01)
+    monkeypatch.setattr("feed.log.redis.log._LOOK_SECONDS", 0.01)
+    log, other = await stream.node(), await stream.node()
+    broken = dict.fromkeys((Link.run, Link.say, Link.listen, Link.use), 2)
+    with pytest.MonkeyPatch.context() as patched:
+        for method in broken:
+            patched.setattr(Link, method.__name__, breaking(method, broken))
+        for each in (log, other):
+            each.answer_others(bytes.upper)
+        async with asyncio.timeout(10):
+            while any(broken.values()):
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while (await log.ask_others(b"a")).given != [b"A"]:
+            await asyncio.sleep(0.01)
+    for channel in ("questions", f"replies:{log._peers._name}"):  # type: ignore[union-attr]
+        server.command("PUBLISH", parse_address(stream.url).key(channel), "nonsense")
+    assert (await log.ask_others(b"a")).given == [b"A"]
+    assert (await other.ask_others(b"a")).given == [b"A"]
+    assert log._watch is not None
+    assert not log._watch.done()
+
+
+def breaking(method: Callable[..., Any], broken: dict[Any, int]) -> Callable[..., Any]:
+    """It breaks as often as that, as nobody has foreseen, and then works."""
+
+    async def call(*arguments: Any, **options: Any) -> Any:
+        if broken[method]:
+            broken[method] -= 1
+            raise RuntimeError
+        return await method(*arguments, **options)
+
+    return call
+
+
 async def test_a_key_is_known_on_every_node_and_after_a_restart_of_redis(stream: Nodes) -> None:
     log, other = await stream.node(), await stream.node()
     key = IdempotencyKey("somebody", "k", b"print")
@@ -392,6 +461,161 @@ async def test_large_events_are_followed_and_read_in_bounded_pieces(stream: Node
     page = await log.read(0, 100, EVERYTHING, 100)
     assert sum(event.size for event in page.events) < 1_300_000
     assert len(await follow(log, 0, 100)) == 100
+
+
+# Epochs without end.
+
+
+async def test_an_epoch_that_covers_retained_events_outlives_any_number_of_epochs(stream: Nodes) -> None:
+    log = await stream.node()
+    first = await append(log, 3)
+    stream.command("RPUSH", "epochs", *(f"empty{number} 4" for number in range(1_005)))
+    stream.change_server()
+    second = await append(log, 2)
+    assert len(stream.epochs) == 1_000
+    for _ in range(3):  # they go on beginning, whatever nodes know
+        stream.change_server()
+        other = await stream.node()
+        second += await append(other)
+    assert len(stream.epochs) == 1_000
+    page = await other.read(0, 8, EVERYTHING, 10)
+    assert [event.id for event in page.events] == first + second
+    assert [await other.locate(id) for id in first] == [1, 2, 3]
+    assert await follow(log, 0, 8) == first + second
+
+
+async def test_a_loss_is_remembered_when_epochs_are_forgotten(stream: Nodes) -> None:
+    log = await stream.node()
+    first = await append(log, 3)
+    stream.command("RPUSH", "epochs", "lost 3 lossy", *(f"empty{number} 3" for number in range(1_005)))
+    stream.change_server()
+    (loss,) = (await stream.node()).losses_beyond(first[0])
+    assert (loss.position, loss.before) == (2, first[1])
+
+
+async def test_epochs_of_events_are_bounded_and_the_events_go_with_them(stream: Nodes) -> None:
+    log = await stream.node()
+    await append(log, 3)
+    stream.command("DEL", "epochs")
+    for start in range(1, 10_003, 1_000):
+        stream.command("RPUSH", "epochs", *(f"e{seq} {seq}" for seq in range(start, min(start + 1_000, 10_003))))
+    stream.command("XSETID", "events", "0-10001")
+    stream.command("HSET", "state", "last", 10_001)
+    stream.change_server()
+    (id,) = await append(await stream.node())
+    assert len(stream.epochs) == 10_000
+    assert id.endswith("-10002")
+    assert stream.epochs[0] == "e3 3"
+    assert stream.command("XRANGE", "events", "-", "+")[0][0] == b"0-3"
+
+
+# What others write.
+
+
+async def test_a_foreign_entry_is_passed_over_and_told_as_a_gap(stream: Nodes) -> None:
+    async with Feed(stream.url) as feed, feed.subscribe("a") as events:
+        ids = [await feed.publish("a", "1")]
+        assert (await read(events)).id == ids[0]
+        epoch = ids[0].partition("-")[0]
+        ours = {"epoch": epoch, "time": "1", "start": "0", "topic": "a", "type": "message", "json": "0", "data": "x"}
+        for fields in FOREIGN:
+            written = [part for pair in {**ours, **fields}.items() for part in pair] if fields else ["x", "y"]
+            stream.command("XADD", "events", "0-*", *written)
+            ids.append(await feed.publish("a", "2"))
+            gap = await read(events)
+            assert isinstance(gap, Gap)
+            assert (gap.requested, gap.reason) == (ids[-2], "expired")
+            assert (await read(events)).id == ids[-1]
+        await feed.check()
+        assert [event.id for event in (await pages(feed))] == ids
+        async with Feed(stream.url) as other:
+            assert [event.id for event in (await pages(other))] == ids
+            assert other.position == feed.position == 2 * len(FOREIGN) + 1
+
+
+FOREIGN: list[dict[str, str | bytes]] = [{}, {"data": b"\xff"}, {"time": "soon"}, {"epoch": "nobodys"}, {"more": "1"}]
+
+
+async def pages(feed: Feed) -> list[Event]:
+    """All that it has."""
+    found: list[Event] = []
+    after = EARLIEST
+    while True:
+        page = await feed.history(EVERYTHING, after=after, limit=2)
+        found += page.events
+        if page.next == after or page.next.endswith(f"-{feed.position}"):
+            return found
+        after = page.next
+
+
+async def test_retention_goes_on_over_foreign_entries(stream: Nodes) -> None:
+    log = await stream.node(bytes=5 * 73, age=0.5)
+    for _ in range(10):
+        stream.command("XADD", "events", "0-*", "x", "y")
+        await append(log)
+    await log.check()
+    assert (log.position, log.oldest) == (20, 12)
+    async with asyncio.timeout(10):
+        while log.oldest <= log.position:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_count_that_nothing_can_follow_is_not_ready_and_says_why(
+    stream: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = await stream.node()
+    ids = await append(log, 2)
+    stream.command("XADD", "events", "*", "x", "y")
+    following = asyncio.create_task(follow(log, 0, 3))
+    for refused in (append(log), log.check()):
+        with pytest.raises(FeedUnavailable, match="cannot be used"):
+            await refused
+    (entry,) = stream.command("XREVRANGE", "events", "+", "-", "COUNT", 1)  # type: ignore[misc]
+    stream.command("XDEL", "events", entry[0])
+    with pytest.raises(FeedUnavailable):
+        await log.check()
+    assert "somebody else has written" in caplog.text
+    stream.command("XSETID", "events", "0-2")
+    ids += await append(log)
+    assert await following == ids
+
+
+async def test_a_count_that_was_set_ahead_is_where_events_go_on(stream: Nodes) -> None:
+    async with Feed(stream.url) as feed, feed.subscribe("a") as events:
+        first = await feed.publish("a", "1")
+        stream.command("XSETID", "events", "0-500")
+        second = await feed.publish("a", "2")
+        assert second.endswith("-501")
+        assert [(await read(events)).id for _ in range(3)][::2] == [first, second]
+        await feed.check()
+        assert [event.id for event in await pages(feed)] == [first, second]
+
+
+@pytest.mark.parametrize("how", [("MAXLEN", 0), ("MINID", "0-4")])
+async def test_a_stream_that_somebody_else_has_trimmed_is_a_gap(stream: Nodes, how: tuple[str, str | int]) -> None:
+    async with Feed(stream.url) as feed:
+        ids = [await feed.publish("a", str(number)) for number in range(5)]
+        kept = ids[3:] if how[0] == "MINID" else []
+        stream.command("XTRIM", "events", *how)
+        async with Feed(stream.url) as other, other.subscribe("a", after=ids[0]) as events:
+            page = await other.history(EVERYTHING, after=ids[0])
+            assert page.gap is not None
+            assert [event.id for event in page.events] == kept
+            assert isinstance(await read(events), Gap)
+            new = await feed.publish("a", "new")
+            assert [(await read(events)).id for _ in range(len(kept) + 1)] == [*kept, new]
+
+
+async def test_times_never_go_back_whatever_the_clocks_do(stream: Nodes) -> None:
+    log = await stream.node()
+    await append(log)
+    stream.command("HSET", "state", "last_time", 9_999_999_999_999)  # as after a clock that was set back
+    await append(log, 2)
+    stream.command("HDEL", "state", "last_time")  # as where a node of before has written
+    await append(log)
+    times = [event.time for event in (await log.read(0, 4, EVERYTHING, 10)).events]
+    assert times[1:] == [9_999_999_999_999] * 3
+    assert times == sorted(times)
 
 
 # What is refused.
@@ -450,6 +674,41 @@ async def test_keys_of_somebody_else_are_left_alone(
         await stream.node()
 
 
+async def test_a_command_that_redis_does_not_know_or_does_not_allow_is_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_redis(tmp_path / "redis", rename_command=("XREAD", "")) as redis:
+        log = await RedisLog.open(redis.url(), Retention(), "node")
+        following = asyncio.create_task(follow(log, 0, 1))
+        for command in ("XADD", "EVALSHA"):
+            redis.command("ACL", "SETUSER", "default", f"-{command}")
+            with pytest.raises(FeedUnavailable) as refused:
+                await append(log)
+            assert str(refused.value) == "the log cannot be used"
+            assert f"does not let us use {command}" in caplog.text
+        with pytest.raises(FeedUnavailable, match="cannot be followed"):
+            redis.command("ACL", "SETUSER", "default", "+EVALSHA")
+            await log.check()
+        assert "no command XREAD" in caplog.text
+        following.cancel()
+        await log.close()
+
+
+async def test_a_redis_that_is_away_at_the_start_is_waited_for_and_that_is_said_again_and_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed.backoff._REMIND_SECONDS", 0.01)
+    port = free_port()
+    async with Feed(f"redis://:s3cret@127.0.0.1:{port}/0") as feed, asyncio.timeout(20):
+        while caplog.text.count(f"waiting for Redis, redis://:***@127.0.0.1:{port}/0: Redis cannot be reached") < 3:
+            await asyncio.sleep(0.01)
+        with running_redis(tmp_path / "redis", port, requirepass="s3cret"):
+            while "Redis is there" not in caplog.text:
+                await asyncio.sleep(0.01)
+            await feed.publish("a", "x")
+    assert "s3cret" not in caplog.text
+
+
 async def test_a_redis_that_may_evict_is_refused_with_the_setting(stream: Nodes, server: RedisServer) -> None:
     server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
@@ -499,12 +758,13 @@ async def test_what_is_said_while_a_connection_is_greeted_is_not_taken_for_an_an
     greeting, said = asyncio.Event(), asyncio.Event()
     answers = []
 
-    async def greet(ask: Ask) -> None:
+    async def greet(ask: Ask) -> bool:
         greeting.set()
         await said.wait()
         answers.append(await ask("ECHO", "hello"))
+        return True
 
-    link = Link(parse_address(server.url()), "test", greet)
+    link = Link(parse_address(server.url()), "test", greet, Renewal())
     opening = asyncio.create_task(link.open())
     await greeting.wait()
     await link.say("PING")

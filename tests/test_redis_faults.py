@@ -21,6 +21,7 @@ from tests.conftest import StartRedis
 from tests.nodes import (
     Nodes,
     StartNodes,
+    Traffic,
     assert_heartbeats,
     assert_stayed,
     assert_told_once,
@@ -32,6 +33,7 @@ from tests.nodes import (
 )
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import RedisServer
+from tests.running import RunningServer
 from tests.streams import eventually, subscribed
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
@@ -265,3 +267,66 @@ def test_a_failover_is_a_new_epoch_and_a_gap_only_if_it_lost_the_tail(
 
 def offset(redis: RedisServer, name: str) -> int:
     return int(redis.command("INFO", "replication")[name])
+
+
+def hand_over(old: RedisServer, new: RedisServer) -> None:
+    """Nothing is lost."""
+    old.command("FAILOVER", "TO", "127.0.0.1", new.port)
+    eventually(lambda: new.command("INFO", "replication")["role"] == "master")
+
+
+def depose(old: RedisServer, new: RedisServer) -> None:
+    """What the old one takes meanwhile is lost."""
+    new.command("REPLICAOF", "NO", "ONE")
+    old.command("REPLICAOF", "127.0.0.1", new.port)
+
+
+@pytest.mark.parametrize(("change", "is_late"), [(hand_over, True), (depose, False)])
+def test_a_primary_that_became_a_replica_is_left_though_its_connections_still_work(
+    start_redis: StartRedis, start_nodes: StartNodes, change: Callable[[RedisServer, RedisServer], None], is_late: bool
+) -> None:
+    """One address leads to whoever is the primary, at once or a little later; connections from before stay."""
+    old, new = start_redis(repl_diskless_sync_delay="0"), start_redis(repl_diskless_sync_delay="0")
+    with proxy_to(old.port) as proxy:
+        new.follow(old)
+        nodes = start_nodes(proxy.url(), proxy.url())
+        with traffic(old, nodes) as flow:
+            kept = flow.note() and list(flow.stored())[-3]
+            if not is_late:
+                proxy.target = new.port
+            change(old, new)
+            if is_late:
+                for node in nodes:
+                    assert_unavailable(eventually(lambda node=node: (a := post(node)).status_code == 503 and a))  # type: ignore[misc]
+                proxy.target = new.port
+            for node in nodes:
+                eventually(lambda node=node: published(flow, node))  # type: ignore[misc]
+                eventually(lambda node=node: ready(node) == 200)  # type: ignore[misc]
+            flow.redis = new
+            flow.wait_for_epoch(2)
+            flow.more()
+            flow.finish()
+            flow.check()
+            if change is hand_over:
+                flow.check_insistence()
+                assert not any(reader.gaps for reader in flow.readers)
+            assert all(reader.connections == 1 for reader in flow.readers)
+            for node in nodes:
+                assert node.history(last_event_id=kept)["events"]
+                eventually(lambda node=node: hears_all(node))  # type: ignore[misc]
+                assert "Traceback" not in node.output
+            assert old.clients() <= {"ask", "read"}, "those are left when they are used next"
+
+
+def hears_all(node: RunningServer) -> bool:
+    """Whether it knows who listens on all nodes."""
+    found = node.http.get(f"{node.url}/subscriptions").json()
+    return found["silent"] == [] and len(found["subscriptions"]) == 4
+
+
+def published(flow: Traffic, node: RunningServer) -> bool:
+    """Whether it takes an event."""
+    answer = post(node)
+    if answer.status_code == 201:
+        flow.published[answer.json()["id"]] = "x"
+    return answer.status_code == 201

@@ -13,6 +13,7 @@ from feed import EARLIEST, Event, Feed, FeedOptions, FeedUnavailable, Gap, Limit
 from feed.event import text_draft
 from feed.log import Log, open_log
 from feed.log.contract import LogLost
+from feed.pattern import EVERYTHING
 from tests.conftest import StartRedis
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import RedisServer
@@ -181,3 +182,44 @@ async def test_a_slow_reader_reads_nothing_of_the_new_log_before_it_is_told_that
     assert account[:3] == old
     assert account[place + 1 :] == new
     assert not set(account[:place]) & set(new)
+
+
+async def test_a_node_on_a_replica_looks_for_the_primary_by_itself_but_not_at_each_publish(
+    redis: RedisServer, start_redis: StartRedis
+) -> None:
+    replica = start_redis(appendonly="no")
+    replica.follow(redis)
+    with proxy_to(redis.port) as proxy:
+        log = await open_log(proxy.url(), Retention())
+        ids = await append(log, 1)
+        while replica.command("XLEN", "{feed}:events") < 1:
+            await asyncio.sleep(0.01)
+        proxy.target = replica.port
+        proxy.reset()
+        async with following(log) as told, asyncio.timeout(20):
+            await told_so_many(told, 1)
+            made = replica.command("INFO", "stats")["total_connections_received"]
+            for _ in range(300):
+                with pytest.raises(FeedUnavailable, match="read-only replica"):
+                    await log.append([text_draft("a", "refused")])
+            assert replica.command("INFO", "stats")["total_connections_received"] - made < 50
+            assert (await log.read(0, 1, EVERYTHING, 10)).end == 1, "what is there can be read"
+            proxy.target = redis.port
+            while "follow" in replica.clients():  # nobody publishes
+                await asyncio.sleep(0.01)
+            ids += await append(log, 1)
+            await told_so_many(told, 2)
+            assert told == ids
+        await log.close()
+
+
+async def test_a_read_that_fails_is_not_called_a_publish(
+    far: Log, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.lose_answer_to(b"XREAD")
+    async with following(far) as told:
+        ids = await append(far, 1)
+        await told_so_many(told, 1)
+    assert proxy.lost_answers == 1
+    assert told == ids
+    assert "cannot follow the log, and keep trying: Redis did not answer\n" in caplog.text

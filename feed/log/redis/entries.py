@@ -37,12 +37,24 @@ def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]
 
 
 def parse_entries(entries: Sequence[Any]) -> list[Event]:
-    """Events, from what XRANGE gives."""
+    """Events, from what XRANGE gives. What somebody else has written there, or broken, is left out: a hole."""
     events = []
     name, epoch = b"", ""
     for id, fields in entries:
-        _, name_now, _, time, _, _, _, topic, _, type, _, json, _, data = fields
-        if name_now != name:
-            name, epoch = name_now, name_now.decode()
-        events.append(Event(epoch, int(id[2:]), topic.decode(), type.decode(), data.decode(), json == b"1", int(time)))
+        try:
+            _, name_now, _, time, _, _, _, topic, _, type, _, json, _, data = fields
+            if name_now != name:
+                name, epoch = name_now, name_now.decode()
+            event = Event(epoch, int(id[2:]), topic.decode(), type.decode(), data.decode(), json == b"1", int(time))
+        except ValueError:
+            name = b""
+            continue
+        if fields[0] == b"epoch" and id[:2] == b"0-":
+            events.append(event)
     return events
+
+
+def last_seq(entries: Sequence[Any]) -> int | None:
+    """How far these entries reach, whosesoever they are; None if their ids are not the feed's."""
+    prefix, _, seq = entries[-1][0].partition(b"-")
+    return int(seq) if prefix == b"0" else None

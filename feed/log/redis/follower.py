@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from feed.backoff import Backoff
+from feed.backoff import Backoff, Reminder
 from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import Event
 from feed.log.contract import LogLost
-from feed.log.redis.entries import parse_entries
+from feed.log.redis.entries import last_seq, parse_entries
 from feed.log.redis.link import ANSWER_SECONDS, Argument, Link
 from feed.log.redis.state import State
 from feed.log.redis.writer import Writer
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _DEAF_SECONDS = 4.0  # that an event may be known here, and not heard of
+_STRANGE = 3  # looks after which events of epochs that nobody knows are none of this log
 _FEWEST, _MOST = 32, 512  # events of one read: XREAD knows no bound in bytes
 _LARGE = 4 << 20
 _TURNS = 2  # of the loop, from a request that has come to its append
@@ -30,7 +31,7 @@ _PATIENCE = 0.005  # for an append to be answered
 
 
 class Follower:
-    """Reads on after the position `after`."""
+    """Reads on after the position `after`. `away` is whether it cannot now."""
 
     def __init__(self, state: State, link: Link, writer: Writer, stream: str, after: int) -> None:
         self._state = state
@@ -41,24 +42,26 @@ class Follower:
         self._after = after
         self._count = _FEWEST
         self._look_at = 0.0
+        self._strange = 0  # reads in a row that had events of unknown epochs
         self._in_step = 0.0  # when it was last known to miss nothing
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff()
-        self._away = False
+        self._complaint = Reminder()
+        self.away = False
 
     async def next(self) -> Sequence[Event]:
         """The next events; none if there were none for a while. Raises `LogLost`."""
         try:
             events = await self._next()
         except (FeedUnavailable, Indeterminate) as error:
-            if not self._away:
+            if self._complaint.is_due(str(error)) or not self.away:
                 logger.warning("cannot follow the log, and keep trying: %s", error)
-            self._away = True
+            self.away = True
             await asyncio.sleep(self._backoff.next())
             return ()
-        if self._away:
+        if self.away:
             logger.warning("following the log again, from %d on", self._after)
-            self._away = False
+            self.away = False
             self._backoff.reset()
         return events
 
@@ -70,9 +73,11 @@ class Follower:
         self._lost()
         # At least as long as a round trip, so that it cannot spin.
         block = max(5, int((self._look_at - self._loop.time()) * 1000))
-        events = await self._read(self._after, "BLOCK", block, patience=block / 1000 + ANSWER_SECONDS)
+        events, reached = await self._read(self._after, "BLOCK", block, patience=block / 1000 + ANSWER_SECONDS)
         if 0 < len(events) < self._count:
-            events += await self._rest_of(events[-1].seq)
+            rest = await self._rest_of(events[-1].seq)
+            events += rest
+            reached = rest[-1].seq if rest else reached
         lost = self._lost()
         self._adapt(events)
         if lost is not None:
@@ -80,21 +85,41 @@ class Follower:
             if not events:
                 self._after = lost.position  # of what comes before the loss nothing is left
                 return events
-        if not events:
+        if not events and (reached <= self._after or lost is not None):
             await self._listen_closely()
             return events
         if not self._state.knows(events):
             self._look_at = 0.0  # they wait in the stream until it is known what they are
-            return ()
-        self._after = events[-1].seq
+            self._strange += 1
+            if self._strange < _STRANGE or self._state.news is not None:
+                if self._strange > 1:
+                    await asyncio.sleep(self._backoff.next())
+                return ()
+            events = list(self._state.known(events))
+        if self._strange:
+            self._strange = 0
+            self._backoff.reset()
+        if lost is None:
+            self._after = reached
+        elif events:
+            self._after = events[-1].seq
         self._state.reached(self._after)
         self._in_step = self._loop.time()
         return events
 
-    async def _read(self, after: int, *how: Argument, patience: float = ANSWER_SECONDS) -> list[Event]:
+    async def _read(self, after: int, *how: Argument, patience: float = ANSWER_SECONDS) -> tuple[list[Event], int]:
+        """Events, and how far is looked: beyond what others have written, too."""
         command = ("XREAD", "COUNT", self._count, *how, "STREAMS", self._stream, f"0-{after}")
         answer = await self._link.ask(*command, patience=patience)
-        return parse_entries(answer[0][1]) if answer else []
+        if not answer:
+            return [], after
+        entries = answer[0][1]
+        events = parse_entries(entries)
+        if (reached := last_seq(entries)) is not None:
+            return events, reached
+        if not events:
+            raise FeedUnavailable("somebody else has written into the stream, and nothing can follow")
+        return events, events[-1].seq
 
     async def _rest_of(self, last: int) -> list[Event]:
         """What this node is appending just now, and whatever else is there by then: it goes out together with what
@@ -105,7 +130,7 @@ class Follower:
         if self._state.position <= last:
             return []
         try:
-            rest = await self._read(last)
+            rest, _ = await self._read(last)
         except (FeedUnavailable, Indeterminate):
             return []  # the next read will say so
         # What retention has taken in between has to be seen between two batches.

@@ -5,6 +5,10 @@ was sent. So it is its `Connection` that is used here, and its errors become the
 
 - refused, or failed before the command was sent: `FeedUnavailable`. Nothing was done.
 - broken after it was sent: `Indeterminate`. It may have been done.
+
+A connection may outlive its server's role: behind an address that leads to whoever is the primary (a Service, a DNS
+name, a load balancer) those from before a failover lead to what is a replica now, and work. So whatever says that the
+other end is not the one that takes writes makes all connections of the log old (`Renewal`).
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -22,15 +27,18 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
     MovedError,
     NoPermissionError,
     NoScriptError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
 
-from feed.backoff import Backoff
-from feed.errors import FeedUnavailable, Indeterminate, LogRefused
+from feed.backoff import Backoff, Reminder
+from feed.errors import FeedError, FeedUnavailable, Indeterminate, LogRefused
 from feed.log.redis.address import Address
 
 logger = logging.getLogger(__name__)
@@ -40,8 +48,47 @@ ANSWER_SECONDS = 4.0
 
 _CONNECT_SECONDS = 2.0
 
+_RENEWAL_SECONDS = 1.0  # at least, and half as much again at most, between two renewals that did not help
+_HELPED_SECONDS = 10.0  # without another one: then the renewal has helped
+
+_NOT_THE_PRIMARY = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError)
+_NOT_THE_PRIMARY_WORDS = ("UNBLOCKED", "NOREPLICAS")
+"""Answers by which a server says that it is a replica now, or about to become one, or cut off from those that count.
+One that was restarted has no connections from before. Full memory and a full disk are no such thing: whoever is the
+primary has them."""
+
+_NAMED = re.compile(r"(UNKNOWN|FORBIDDEN) (\w+)")
+
 Argument = str | bytes | int
 Ask = Callable[..., Awaitable[Any]]
+Work = Callable[[Ask], Awaitable[bool]]
+"""Some commands and scripts in a row. Gives whether it is the primary that has answered."""
+
+
+class Renewal:
+    """Makes the connections of one log old, all at once: what one of them has met counts for the others, which may
+    notice nothing, as reading and listening work on a replica too.
+
+    Where a new connection leads to a replica again renewals pause, longer each time, up to a second or so: what can be
+    done on a replica is done meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.age = 0
+        self._backoff = Backoff(longest=_RENEWAL_SECONDS)
+        self._last = -_HELPED_SECONDS
+        self._not_before = 0.0
+
+    def ask_for(self, age: int) -> None:
+        """A connection of this age does not lead to the primary."""
+        now = asyncio.get_running_loop().time()
+        if age != self.age or now < self._not_before:
+            return
+        if now - self._last > _HELPED_SECONDS:
+            self._backoff.reset()
+        self.age += 1
+        self._last = now
+        self._not_before = now + self._backoff.next()
 
 
 class Script:
@@ -56,12 +103,12 @@ class Script:
 
 class Link:
     """A connection that one command at a time uses. `greet` is awaited on each new one, with what asks over it; what it
-    raises leaves it unused.
+    raises leaves it unused. `renewal` is shared by the links of one log.
 
     After a failed attempt to connect it refuses at once for a while, longer each time.
     """
 
-    def __init__(self, address: Address, name: str, greet: Callable[[Ask], Awaitable[None]]) -> None:
+    def __init__(self, address: Address, name: str, greet: Work, renewal: Renewal) -> None:
         options: dict[str, Any] = dict(parse_url(address.url))
         self._class: type[AbstractConnection] = options.pop("connection_class", Connection)
         self._options = {
@@ -75,6 +122,9 @@ class Link:
         self._greet = greet
         self._keys = address.keys
         self._connection: AbstractConnection | None = None
+        self._renewal = renewal
+        self._complaint = Reminder()
+        self._age = renewal.age  # of the connection
         self._lock = asyncio.Lock()
         self._backoff = Backoff()
         self._not_before = 0.0
@@ -104,26 +154,34 @@ class Link:
             await self._ready()
             return await self._run(script, *arguments)
 
-    async def use(self, work: Callable[[Ask], Awaitable[None]]) -> None:
+    async def use(self, work: Work) -> None:
         """Some commands and scripts in a row, that nothing comes between."""
         async with self._lock, self._refusals_hidden():
             await self._ready()
-            await work(self._run_or_exchange)
+            await self._look_for_the_primary(work)
 
     async def say(self, *command: Argument) -> None:
         """A command whose answer `listen` gives. Nothing happens where the connection is closed, or still waits for an
-        answer, for which this one's would be taken."""
+        answer, for which this one's would be taken. Raises `FeedUnavailable`."""
         connection = self._connection
-        if connection is not None and not self._lock.locked():
+        if connection is None or self._lock.locked():
+            return
+        try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        except (RedisError, OSError) as error:
+            await self.drop()
+            raise FeedUnavailable("the connection to Redis broke") from error
 
     async def listen(self, patience: float) -> Any:
         """What Redis says next to a connection that has subscribed to a channel. Raises `FeedUnavailable`, also if it
-        says nothing for `patience` seconds."""
+        says nothing for `patience` seconds, or the connection has become old."""
         connection = self._connection
         if connection is None:
             raise FeedUnavailable("the connection to Redis is closed")
+        if self._age != self._renewal.age:
+            await self.drop()
+            raise FeedUnavailable("the connection to Redis is old")
         try:
             async with asyncio.timeout(patience):
                 return await connection.read_response()
@@ -148,7 +206,8 @@ class Link:
         try:
             yield
         except LogRefused as error:
-            logger.error("%s", error)
+            if self._complaint.is_due(str(error)):
+                logger.error("%s", error)
             raise FeedUnavailable("the log cannot be used", 5) from error
         except _Moved as error:
             raise FeedUnavailable("the log has just moved within the Redis Cluster") from error
@@ -156,9 +215,10 @@ class Link:
     async def _ready(self) -> None:
         connection = self._connection
         if connection is not None:
-            if not _is_broken(connection) and not await connection.can_read():
+            is_old = self._age != self._renewal.age
+            if not is_old and not _is_broken(connection) and not await connection.can_read():
                 return
-            await self.drop()  # Redis has hung up, or said something that nobody asked for
+            await self.drop()  # Redis has hung up, or said something that nobody asked for, or is somebody else now
         if self._closed:
             raise FeedUnavailable("the log is closed")
         if asyncio.get_running_loop().time() < self._not_before:
@@ -179,6 +239,7 @@ class Link:
         self._connects += 1
 
     async def _connect(self) -> None:
+        self._age = self._renewal.age
         connection = self._class(**{**self._options, **self._moved_to})
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
@@ -195,9 +256,13 @@ class Link:
             raise FeedUnavailable("the log is closed")
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                await self._greet(self._run_or_exchange)
+                await self._look_for_the_primary(self._greet)
         except (Indeterminate, TimeoutError) as error:
             raise FeedUnavailable("Redis cannot be reached") from error
+
+    async def _look_for_the_primary(self, work: Work) -> None:
+        if not await work(self._run_or_exchange):
+            self._renewal.ask_for(self._age)
 
     async def _run_or_exchange(self, what: Script | str, *arguments: Argument) -> Any:
         if isinstance(what, Script):
@@ -209,8 +274,8 @@ class Link:
         try:
             return await self._exchange("EVALSHA", *command)
         except _UnknownScript:
-            await self._exchange("SCRIPT", "LOAD", script.source)
-            return await self._exchange("EVALSHA", *command)
+            # Taught and run in one step: between two another client may empty Redis's memory of scripts again.
+            return await self._exchange("EVAL", script.source, *command[1:])
 
     async def _exchange(self, *command: Argument, patience: float = ANSWER_SECONDS) -> Any:
         connection = self._connection
@@ -226,20 +291,38 @@ class Link:
             await self.drop()
             self._moved_to = {"port": error.port, **({"host": error.host} if error.host else {})}
             raise _Moved from error
-        except NoPermissionError as error:
-            raise LogRefused(f"Redis does not let us do what the feed needs: {error}") from error
-        except (ResponseError, BusyLoadingError) as error:
-            if str(error).startswith(("WRONGTYPE", "FOREIGN")):
-                raise LogRefused(
-                    f"the keys {self._keys[0]} and its like are somebody else's: choose another name with ?stream="
-                ) from error
-            raise FeedUnavailable(f"Redis refuses: {_reason(error)}") from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except (AuthenticationError, AuthorizationError) as error:
             await self.drop()
-            raise Indeterminate("Redis did not answer: it may have been published or not") from error
+            raise LogRefused(f"Redis does not let us in any more: {error}") from error
+        except (ResponseError, BusyLoadingError) as error:
+            raise self._refused(command, error) from error
+        except (RedisError, OSError) as error:
+            await self.drop()
+            raise Indeterminate("Redis did not answer") from error
         except BaseException:
             await self.drop()  # the answer would be taken for that to the next command
             raise
+
+    def _refused(self, command: Sequence[Argument], error: RedisError) -> FeedError:
+        """What is to be said of an answer that is a refusal: nothing was done."""
+        words = str(error)
+        if isinstance(error, _NOT_THE_PRIMARY) or words.startswith(_NOT_THE_PRIMARY_WORDS):
+            self._renewal.ask_for(self._age)
+        if words.startswith(("WRONGTYPE", "FOREIGN")):
+            return LogRefused(
+                f"the keys {self._keys[0]} and its like are somebody else's, or somebody else has written into them: "
+                "choose another name with ?stream=, or see that there are only events, numbered on (XDEL, XSETID)"
+            )
+        name = str(command[0])
+        if (found := _NAMED.match(words)) is not None:  # by a script
+            name = found[2]
+        if words.startswith(("unknown command", "UNKNOWN ")):
+            return LogRefused(f"this Redis has no command {name}: it was renamed or disabled, and the feed needs it")
+        if isinstance(error, NoPermissionError) or words.startswith("FORBIDDEN "):
+            return LogRefused(f"Redis does not let us use {name}, or not with these keys: see that its ACL allows it")
+        if self._complaint.is_due(words):
+            logger.warning("Redis refuses %s: %s", name, words)
+        return FeedUnavailable(f"Redis refuses: {_reason(error)}")
 
 
 def _is_broken(connection: AbstractConnection) -> bool:

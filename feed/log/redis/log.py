@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
@@ -13,12 +13,14 @@ from feed.log.contract import Answers, Appended, FileBytes, IdempotencyKey, Loss
 from feed.log.epochs import is_id
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
-from feed.log.redis.link import Ask, Link
+from feed.log.redis.link import Ask, Link, Renewal, Work
 from feed.log.redis.peers import Peers
 from feed.log.redis.reader import Reader
 from feed.log.redis.state import State
 from feed.log.redis.writer import Writer
 from feed.pattern import Selection
+
+logger = logging.getLogger(__name__)
 
 _READERS = 2
 _LOOK_SECONDS = 1.0
@@ -33,10 +35,12 @@ class RedisLog:
         self._node = node
         self._peers: Peers | None = None
         self._state = State(retention)
+        self._renewal = Renewal()
         self._asker = self._link("ask")
         self._reader = Reader([self._link("read") for _ in range(_READERS)], self._state)
         self._writer = Writer(self._link("append"), self._state)
         self._following: set[Link] = set()  # all that ever did
+        self._followers: set[Follower] = set()
         self._idle_links: list[Link] = []
         self._asking = asyncio.Lock()
         self._asked = 0
@@ -114,11 +118,13 @@ class RedisLog:
         link = self._idle_links.pop() if self._idle_links else self._link("follow")
         self._following.add(link)
         follower = Follower(self._state, link, self._writer, self._address.keys[0], after)
+        self._followers.add(follower)
         try:
             while True:
                 if events := await follower.next():
                     yield events
         finally:
+            self._followers.discard(follower)
             self._idle_links.append(link)  # not closed: nothing may be awaited while `LogLost` is on its way
 
     def id_at(self, position: int) -> str:
@@ -150,15 +156,17 @@ class RedisLog:
         if not self._answered:
             raise FeedUnavailable("Redis does not answer")
 
-    async def _ask(self, work: Callable[[Ask], Awaitable[None]]) -> None:
+    async def _ask(self, work: Work) -> None:
         try:
             await self._asker.use(work)
         except Indeterminate as error:
             raise FeedUnavailable("Redis does not answer") from error
 
     async def check(self) -> None:
-        """See `Log`: whether Redis takes writes."""
+        """See `Log`: whether Redis takes writes, and those who follow can."""
         await self._ask(self._state.check_writable)
+        if any(follower.away for follower in self._followers):
+            raise FeedUnavailable("events cannot be followed now")
 
     async def ask_others(self, question: bytes) -> Answers:
         """See `Log`."""
@@ -189,14 +197,18 @@ class RedisLog:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if asyncio.get_running_loop().time() - self._state.seen > _LOOK_SECONDS * 0.9:
-                with contextlib.suppress(FeedUnavailable):  # the follower tells of it
+                try:
                     await self._ask(self._state.check)
+                except FeedUnavailable:
+                    pass  # the follower tells of it
+                except Exception:
+                    logger.exception("it could not be seen what has become of the log; the next look comes")
 
     def _link(self, purpose: str) -> Link:
         name = "".join(character if "!" <= character <= "~" else "-" for character in f"feed-{purpose}-{self._node}")
-        return Link(self._address, name[:100], self._greet)
+        return Link(self._address, name[:100], self._greet, self._renewal)
 
-    async def _greet(self, ask: Ask) -> None:
+    async def _greet(self, ask: Ask) -> bool:
         information = _parse_information(await ask("INFO", "server", "memory"))
         version = information.get("redis_version", "0")
         if int(version.partition(".")[0]) < _OLDEST_REDIS:
@@ -207,7 +219,7 @@ class RedisLog:
                 f"this Redis may evict the feed's events (maxmemory-policy is {policy}): "
                 "set maxmemory-policy noeviction"
             )
-        await self._state.check(ask)
+        return await self._state.check(ask)
 
 
 def _parse_information(answer: bytes) -> dict[str, str]:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisError
 
 from feed.backoff import Backoff
 from feed.errors import FeedUnavailable, Indeterminate
@@ -111,12 +110,17 @@ class Peers:
         await self._speaker.ask("PUBLISH", channel, msgspec.msgpack.encode(message))
 
     async def _live(self) -> None:
+        """A node whose sign of life is missing is not asked by the others: whatever goes wrong, the next one comes."""
         sign = Script("live")
         while True:
             await self._hearing.wait()  # who does not hear questions is not to be waited for
-            with contextlib.suppress(FeedUnavailable, Indeterminate, OSError, RedisError):  # the next one comes
+            try:
                 await self._speaker.run(sign, self._nodes, self._name, int(_DEAF * 1000))
                 await self._listener.say("PING")
+            except (FeedUnavailable, Indeterminate):
+                pass  # the follower tells of it
+            except Exception:
+                logger.exception("this node could not say that it lives; it will try again")
             await asyncio.sleep(_BEAT)
 
     async def _listen(self) -> None:
@@ -126,14 +130,26 @@ class Peers:
                 await self._listener.ask("SUBSCRIBE", self._questions)
                 await self._listener.say("SUBSCRIBE", f"{self._replies}:{self._name}")
                 self._hearing.set()
-                backoff.reset()
                 while True:
-                    await self._hear(await self._listener.listen(_DEAF))
+                    message = await self._listener.listen(_DEAF)
+                    backoff.reset()
+                    await self._answered(message)
             except (FeedUnavailable, Indeterminate):
-                self._hearing.clear()
-                await asyncio.sleep(backoff.next())
+                pass  # the follower tells of it
             except Exception:
-                logger.exception("a question of another node broke")
+                logger.exception("this node could not listen to the others; it will try again")
+                await self._listener.drop()
+            self._hearing.clear()
+            await asyncio.sleep(backoff.next())
+
+    async def _answered(self, message: Any) -> None:
+        """Anybody may say anything on a channel, and the others may be of another version."""
+        try:
+            await self._hear(message)
+        except (FeedUnavailable, Indeterminate):
+            pass  # who has asked names this node
+        except Exception:
+            logger.exception("a question or an answer of another node broke; the next one comes")
 
     async def _hear(self, message: Any) -> None:
         if not isinstance(message, list) or message[0] != b"message":

@@ -10,11 +10,13 @@ from typing import Any
 from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import Event
 from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, Page
-from feed.log.redis.entries import parse_entries
+from feed.log.paging import leading_run
+from feed.log.redis.entries import last_seq, parse_entries
 from feed.log.redis.link import Argument, Link, Script
 from feed.log.redis.state import State
 from feed.pattern import Selection
 
+_LOOKS = 2  # until what was found counts
 _SCAN_EVENTS = 500  # of one page: about as much as may be parsed without holding up the loop
 
 
@@ -50,7 +52,7 @@ class Reader:
             return Page([], after, after)
         events = await self._events("forward", after + 1, until, selection, limit)
         if not events:
-            return Page([], until, until)  # retention has just taken them
+            return Page([], until, until)  # they are gone
         wanted: list[Event] = []
         end, size = after, 0
         pace = Pace()
@@ -68,7 +70,8 @@ class Reader:
         """See `Log`."""
         events = await self._events("backward", oldest, before - 1, selection, limit) if before > oldest else []
         if not events:
-            return Page([], min(before, oldest) - 1, before - 1)
+            gone = min(before, oldest) - 1
+            return Page([], gone, gone)
         wanted: list[Event] = []
         start, size = before, 0
         pace = Pace()
@@ -81,7 +84,7 @@ class Reader:
                 if len(wanted) == limit or size > PAGE_BYTES:
                     break
         wanted.reverse()
-        return Page(wanted, start, before - 1)
+        return Page(wanted, start, events[0].seq)
 
     async def first_since(self, time: int, oldest: int, position: int) -> int:
         """The seq of the first event committed at `time` or later."""
@@ -92,18 +95,31 @@ class Reader:
         for link in self._links:
             await link.close()
 
-    async def _events(self, direction: str, low: int, high: int, selection: Selection, limit: int) -> list[Event]:
-        """Some of the events from `low` to `high`; none if retention has just taken them all."""
+    async def _events(self, direction: str, low: int, high: int, selection: Selection, limit: int) -> Sequence[Event]:
+        """Some of the events from `low` to `high`, up to the next hole; none if they are all gone."""
         all_wanted = selection.everything and not selection.types
         count = min(limit, _SCAN_EVENTS) if all_wanted else _SCAN_EVENTS
-        for _ in range(2):
-            events = parse_entries(await self._run(self._page, direction, low, high, count, PAGE_BYTES))
+        for _ in range(_LOOKS):
+            events = leading_run(await self._found(direction, low, high, count))
             if self._state.knows(events) if events else high < self._state.oldest:
                 return events
             # Nothing is where something should be, or something of an epoch that is not known here: these may be other
             # events than those that were meant.
             await self._check()
-        raise FeedUnavailable("the log has changed, and this node is still finding out how")
+        if self._state.news is not None:
+            raise FeedUnavailable("the log has changed, and this node is still finding out how")
+        return leading_run(self._state.known(events))
+
+    async def _found(self, direction: str, low: int, high: int, count: int) -> Sequence[Event]:
+        """Where somebody else has written so much that nothing else is seen, what lies beyond."""
+        while low <= high:
+            entries = await self._run(self._page, direction, low, high, count, PAGE_BYTES)
+            events = parse_entries(entries)
+            reached = last_seq(entries) if entries else None
+            if events or reached is None:
+                return events
+            low, high = (reached + 1, high) if direction == "forward" else (low, reached - 1)
+        return []
 
     async def _run(self, script: Script, *arguments: Argument) -> Any:
         return await self._over_a_link(lambda link: link.run(script, *arguments))

@@ -14,7 +14,8 @@ from feed.log.epochs import Epochs
 class Record(msgspec.Struct, frozen=True):
     """`recorded` are the epochs as `(name, first seq)`, oldest first; `lossy` the names of those that began where
     events had been lost. Unless it is `current`, Redis has become another server since the newest epoch began. Times
-    are milliseconds since 1970. `bytes` are the sizes of the events that are retained, together.
+    are milliseconds since 1970. `bytes` are the sizes of the events that are retained, together. `primary` is whether
+    the server that has answered is one: a replica may be behind, and may follow nobody.
     """
 
     recorded: Sequence[tuple[str, int]]
@@ -25,6 +26,7 @@ class Record(msgspec.Struct, frozen=True):
     oldest_time: int
     now: int
     bytes: int
+    primary: bool
 
     @property
     def names(self) -> list[str]:
@@ -90,7 +92,7 @@ class Record(msgspec.Struct, frozen=True):
 
 def parse_record(answer: Sequence[Any]) -> Record:
     """From what the scripts `look` and `enter` give."""
-    entries, current, position, oldest, oldest_time, now, size = answer
+    entries, current, position, oldest, oldest_time, now, size, primary = answer
     recorded: list[tuple[str, int]] = []
     lossy: set[str] = set()
     for entry in entries:
@@ -98,4 +100,4 @@ def parse_record(answer: Sequence[Any]) -> Record:
         recorded.append((name, int(first)))
         if marks:
             lossy.add(name)
-    return Record(recorded, frozenset(lossy), bool(current), position, oldest, oldest_time, now, size)
+    return Record(recorded, frozenset(lossy), bool(current), position, oldest, oldest_time, now, size, bool(primary))

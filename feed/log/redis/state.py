@@ -31,7 +31,8 @@ class State:
             int(retention.age * 1000),
             retention.keys,
         )
-        self.record = Record([], frozenset(), False, 0, 1, 0, 0, 0)
+        self.record = Record([], frozenset(), False, 0, 1, 0, 0, 0, True)
+        self._names = frozenset(self.record.names)  # of its epochs
         self.news: Record | None = None
         self.epochs = Epochs([("", 1)])
         self.position = 0
@@ -64,8 +65,11 @@ class State:
 
     def knows(self, events: Sequence[Event]) -> bool:
         """Whether they are all of epochs that this node knows."""
-        names = self.record.names
-        return all(epoch in names for epoch in {event.epoch for event in events})
+        return {event.epoch for event in events} <= self._names
+
+    def known(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Those that are. To others, in a log that is known as it is now, no id leads: they are no events of it."""
+        return [event for event in events if event.epoch in self._names]
 
     @property
     def written(self) -> tuple[str, int]:
@@ -76,13 +80,14 @@ class State:
             return self._written
         return names[-1], max(self.position, seq) if epoch == names[-1] else self.position
 
-    async def check(self, ask: Ask) -> None:
-        """Ask what has become of the log. Where this node knows otherwise, or events are too old, say so to Redis."""
-        await self._learn(ask, self._looked)
+    async def check(self, ask: Ask) -> bool:
+        """Ask what has become of the log. Where this node knows otherwise, or events are too old, say so to Redis.
+        Gives whether it is a primary that has answered."""
+        return await self._learn(ask, self._looked)
 
-    async def check_writable(self, ask: Ask) -> None:
+    async def check_writable(self, ask: Ask) -> bool:
         """The same, in such a way that it fails where Redis takes no writes."""
-        await self._learn(ask, self._entered)
+        return await self._learn(ask, self._entered)
 
     async def _looked(self, ask: Ask) -> Record:
         record = parse_record(await ask(self._look))
@@ -102,7 +107,7 @@ class State:
         self._told = told
         return record
 
-    async def _learn(self, ask: Ask, question: Callable[[Ask], Awaitable[Record]]) -> None:
+    async def _learn(self, ask: Ask, question: Callable[[Ask], Awaitable[Record]]) -> bool:
         while True:
             changes = self._changes
             record = await question(ask)
@@ -120,6 +125,7 @@ class State:
             self.news = record
         else:
             self.adopt(record)
+        return record.primary
 
     def adopt(self, record: Record, news: Record | None = None) -> None:
         """From now on ids mean what they mean in this record. `news` is what there is beyond, if it is a part."""
@@ -129,6 +135,7 @@ class State:
             self.position = record.position
         self._oldest = record.oldest
         self.record = record
+        self._names = frozenset(record.names)
         self.epochs = record.epochs
         self.news = news
         self._changes += 1

@@ -113,14 +113,17 @@ class Writer:
 
     async def _commit(self, group: Sequence[Append]) -> list[Appended | FeedError]:
         state, begun = self._state, time.perf_counter()
-        given, oldest, size = await self._link.run(
-            self._script,
-            *state.written,
-            new_epoch(),
-            *state.bounds,
-            KEY_LIFETIME_MS,
-            pack_batches([(append.drafts, append.key) for append in group]),
-        )
+        try:
+            given, oldest, size = await self._link.run(
+                self._script,
+                *state.written,
+                new_epoch(),
+                *state.bounds,
+                KEY_LIFETIME_MS,
+                pack_batches([(append.drafts, append.key) for append in group]),
+            )
+        except Indeterminate as error:
+            raise Indeterminate("Redis did not answer: it may have been published or not") from error
         answers = [_parsed(each) for each in given]
         committed = [answer for answer, each in zip(answers, given, strict=True) if each is not None and len(each) == 3]
         if committed and isinstance(committed[-1], Appended):

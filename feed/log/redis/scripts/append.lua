@@ -7,18 +7,20 @@
 -- before under its key, `false` where its key was used for another; and the oldest seq and the sizes of what is retained, together.
 local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
-local time_text = text(time)
-local last = last_seq()
-local first = last + 1
+local last, last_time = last_seq()
+local first
 if is_other(last, newest_known, written) then
   begin_epoch(new_epoch, last)
 end
-local epoch = epoch_of(redis.call('LINDEX', epochs, -1))
-local size = tonumber(redis.call('HGET', state, 'end') or 0)
+local epoch = epoch_of(call('LINDEX', epochs, -1))
+local known = call('HMGET', state, 'end', 'last_time')
+local size = tonumber(known[1] or 0)
+-- The times of events never go back, whatever the clock does, and on whichever machine it is.
+local time_text = text(math.max(time, last_time, tonumber(known[2] or 0)))
 
 local function earlier_answer(key, fingerprint)
-  local answer = redis.call('HGET', answers, key)
-  if not answer or tonumber(redis.call('ZSCORE', expiries, key)) <= time then
+  local answer = call('HGET', answers, key)
+  if not answer or tonumber(call('ZSCORE', expiries, key)) <= time then
     return nil
   end
   local print, name, first, count = string.match(answer, '^(%x*) (%w+) (%d+) (%d+)$')
@@ -28,15 +30,17 @@ local function earlier_answer(key, fingerprint)
   return { name, tonumber(first), tonumber(count), 'again' }
 end
 
+-- Redis counts the seqs: where somebody else has set its count ahead there is a hole.
 local function commit(drafts)
+  local begin
   for _, draft in ipairs(drafts) do
-    redis.call('XADD', events, '0-*', 'epoch', epoch, 'time', time_text, 'start', text(size),
-      'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4])
+    last = seq_of(call('XADD', events, '0-*', 'epoch', epoch, 'time', time_text, 'start', text(size),
+      'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4]))
+    begin = begin or last
     size = size + draft[5]
   end
-  local answer = { epoch, last + 1, #drafts }
-  last = last + #drafts
-  return answer
+  first = first or begin
+  return { epoch, begin, #drafts }
 end
 
 local given = {}
@@ -49,13 +53,14 @@ for place, batch in ipairs(cmsgpack.unpack(ARGV[9])) do
   if answer == nil then
     answer = commit(drafts)
     if key ~= '' then
-      redis.call('HSET', answers, key, string.format('%s %s %.0f %.0f', fingerprint, unpack(answer)))
-      redis.call('ZADD', expiries, text(time + tonumber(ARGV[8])), key)
+      call('HSET', answers, key, string.format('%s %s %.0f %.0f', fingerprint, unpack(answer)))
+      call('ZADD', expiries, text(time + tonumber(ARGV[8])), key)
     end
   end
   given[place] = answer
 end
-redis.call('HSET', state, 'end', text(size))
-local oldest, kept = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]),
-  first <= last and first or nil)
+if first then
+  call('HSET', state, 'end', text(size), 'last', text(last), 'last_time', time_text)
+end
+local oldest, kept = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), first)
 return { given, oldest, kept }

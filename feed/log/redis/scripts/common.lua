@@ -3,45 +3,80 @@
 -- events   a stream: an entry an event, its ids 0-1, 0-2, 0-3 …
 -- epochs   a list, oldest first: "<name> <first seq>", and "<name> <first seq> lossy" where what stood there before
 --          is known to be gone
--- state    a hash: `server` is whose epoch the newest is, `end` the sizes of all events ever, together; `oldest`,
---          `oldest_start` and `oldest_time` describe the oldest retained event
+-- state    a hash: `server` is whose epoch the newest is, `end` the sizes of all events ever, together; `last` and
+--          `last_time` are the seq and the time of the newest event; `oldest`, `oldest_start` and `oldest_time` describe
+--          the oldest retained one
 -- answers  a hash: what was answered under an idempotency key; `expiries` (a sorted set) says until when it counts
 local events, epochs, state, answers, expiries = unpack(KEYS)
 
-local MAX_EPOCHS = 1000
+-- Beyond the first bound those go that no retained event is of; beyond the second the oldest events go with theirs.
+local MAX_EPOCHS, MAX_EPOCHS_WITH_EVENTS = 1000, 10000
+
+-- Beyond it a number of Lua does not count by ones any more.
+local MAX_SEQ = 2 ^ 53
+
+local function foreign()
+  error({ err = 'FOREIGN ' .. events .. ' is not a stream of this program' })
+end
+
+-- As `redis.call`, which does not name the command in its error if Redis does not know it or does not let us use it.
+local function call(command, ...)
+  local answer = redis.pcall(command, ...)
+  local refused = type(answer) == 'table' and answer.err
+  if not refused then
+    return answer
+  end
+  if string.find(refused, 'Unknown Redis command', 1, true) then
+    error({ err = 'UNKNOWN ' .. command })
+  end
+  if string.find(refused, '^NOPERM') or string.find(refused, "can't run this command", 1, true) then
+    error({ err = 'FORBIDDEN ' .. command })
+  end
+  if string.find(refused, 'equal or smaller', 1, true) or string.find(refused, 'exhausted', 1, true) then
+    foreign() -- somebody has set the stream's count to where no seq follows
+  end
+  error(answer)
+end
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
 local function seq_of(id)
-  local seq = string.match(id, '^0%-(%d+)$')
-  if not seq then
-    error({ err = 'FOREIGN ' .. events .. ' is not a stream of this program' })
+  local seq = tonumber(string.match(id, '^0%-(%d+)$'))
+  if not seq or seq >= MAX_SEQ then
+    foreign()
   end
-  return tonumber(seq)
+  return seq
 end
 
 local function now()
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 -- Redis takes another replication id whenever its history may have become another one: at each start of a master, when
--- a replica is promoted, and when it copies somebody else's data.
+-- a replica is promoted, and when it copies somebody else's data. Gives it, and whether this server is a master.
 local function server_now()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  local replication = call('INFO', 'replication')
+  return string.match(replication, 'master_replid:(%x+)'), string.match(replication, 'role:(%a+)') == 'master'
 end
 
-local function last_seq()
-  local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-  if newest then
-    return seq_of(newest[1])
-  end
-  if redis.call('EXISTS', events) == 0 then
+-- The fields of an entry, as `append` writes them: epoch, time, start, topic, type, json, data.
+local FIELDS, TIME, START = 14, 4, 6
+
+-- Somebody else may have written into the stream. What is not ours is passed over: a hole among the events.
+local function is_ours(entry)
+  local fields = entry[2]
+  return #fields == FIELDS and fields[1] == 'epoch' and tonumber(fields[TIME]) and tonumber(fields[START])
+end
+
+-- The newest seq that was ever given in this stream, also if somebody has deleted its event.
+local function last_given()
+  if call('EXISTS', events) == 0 then
     return 0
   end
-  local stream = redis.call('XINFO', 'STREAM', events)
+  local stream = call('XINFO', 'STREAM', events)
   for place = 1, #stream, 2 do
     if stream[place] == 'last-generated-id' then
       return seq_of(stream[place + 1])
@@ -49,21 +84,46 @@ local function last_seq()
   end
 end
 
+-- The same, and the time of the event. Redis tells it with the newest event's data, so that is asked for only if
+-- somebody else has written or deleted.
+local function last_seq()
+  local newest = call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  local seq = newest and seq_of(newest[1])
+  if seq ~= tonumber(call('HGET', state, 'last') or -1) then
+    seq = last_given()
+  end
+  return seq, newest and is_ours(newest) and tonumber(newest[2][TIME]) or 0
+end
+
 local function epoch_of(entry)
   local name, first, rest = string.match(entry, '^(%w+) (%d+)(.*)$')
   return name, tonumber(first), rest == ' lossy'
 end
 
--- The fields of an entry, as `append` writes them: epoch, time, start, topic, type, json, data.
-local TIME, START = 4, 6
+-- The first event from `low` on, up to `high`.
+local function first_from(low, high)
+  local from, count = '0-' .. text(low), 1
+  while true do
+    local entries = call('XRANGE', events, from, '0-' .. text(high), 'COUNT', count)
+    for _, entry in ipairs(entries) do
+      if is_ours(entry) then
+        return entry
+      end
+    end
+    if #entries < count then
+      return nil
+    end
+    from, count = '(' .. entries[#entries][1], 100
+  end
+end
 
 -- The first of the events from `low` to `high` whose field at `place` is at least `bound`; `high + 1` if none is.
 local function first_with(place, bound, low, high)
   while low <= high do
     local middle = math.floor((low + high) / 2)
-    local entry = redis.call('XRANGE', events, '0-' .. text(middle), '+', 'COUNT', 1)[1]
+    local entry = first_from(middle, high)
     if entry and tonumber(entry[2][place]) < bound then
-      low = middle + 1
+      low = seq_of(entry[1]) + 1
     else
       high = middle - 1
     end
@@ -71,45 +131,85 @@ local function first_with(place, bound, low, high)
   return low
 end
 
-local function note_oldest(oldest, last, size, time)
-  local entry = redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
-  local start
+local function note_oldest(last, size, time)
+  local entry = first_from(0, last)
+  local oldest, start = last + 1, size
   if entry then
     oldest, start, time = seq_of(entry[1]), tonumber(entry[2][START]), tonumber(entry[2][TIME])
-  else
-    oldest, start = last + 1, size
   end
-  redis.call('HSET', state, 'oldest', text(oldest), 'oldest_start', text(start), 'oldest_time', text(time))
+  call('HSET', state, 'oldest', text(oldest), 'oldest_start', text(start), 'oldest_time', text(time))
   return oldest, start, time
 end
 
--- Whether a new epoch has to begin: the log is new, or Redis another one than it was, or events are gone of which
--- somebody knows who knows of no newer epoch.
+-- Whether a new epoch has to begin: the log is new, or Redis another one than it was, or events are gone that were
+-- there, or of which somebody knows who knows of no newer epoch.
 local function is_other(last, newest_known, written)
-  local newest = redis.call('LINDEX', epochs, -1)
-  if not newest or redis.call('HGET', state, 'server') ~= server_now() then
+  local newest = call('LINDEX', epochs, -1)
+  local values = call('HMGET', state, 'server', 'last')
+  if not newest or values[1] ~= (server_now()) or last < tonumber(values[2] or 0) then
     return true
   end
   local name, first = epoch_of(newest)
   return first > last + 1 or (name == newest_known and last < written)
 end
 
-local function begin_epoch(name, last)
-  local newest = redis.call('LINDEX', epochs, -1)
-  while newest and select(2, epoch_of(newest)) > last + 1 do
-    redis.call('RPOP', epochs) -- all it covered is gone, and its ids must not be taken for those of others
-    newest = redis.call('LINDEX', epochs, -1)
+-- Whether the epoch at a place covers nothing from `oldest` on, and nothing is known by it that is not known by the next
+-- one: where a lossy one begins, readers from before have to be told of the loss.
+local function is_spare(entries, place, oldest)
+  local following = entries[place + 1]
+  if not following then
+    return false
   end
-  redis.call('RPUSH', epochs, name .. ' ' .. text(last + 1))
-  redis.call('LTRIM', epochs, -MAX_EPOCHS, -1)
-  redis.call('HSET', state, 'server', server_now())
-  note_oldest(last + 1, last, tonumber(redis.call('HGET', state, 'end') or 0), now())
+  local _, first, is_lossy = epoch_of(entries[place])
+  local _, first_of_next, next_is_lossy = epoch_of(following)
+  return first_of_next <= oldest or (first_of_next == first and (next_is_lossy or not is_lossy))
+end
+
+-- Forget epochs beyond the bounds, the oldest first.
+local function forget_epochs(oldest, last, size)
+  local count = call('LLEN', epochs)
+  if count <= MAX_EPOCHS then
+    return
+  end
+  local entries, kept = call('LRANGE', epochs, 0, -1), {}
+  for place, entry in ipairs(entries) do
+    if count > MAX_EPOCHS and is_spare(entries, place, oldest) then
+      count = count - 1
+    else
+      kept[#kept + 1] = entry
+    end
+  end
+  local from = math.max(1, #kept + 1 - MAX_EPOCHS_WITH_EVENTS)
+  if from > 1 then
+    call('XTRIM', events, 'MINID', '0-' .. text(select(2, epoch_of(kept[from]))))
+    note_oldest(last, size, now())
+  end
+  if from > 1 or #kept < #entries then
+    call('DEL', epochs)
+    for place = from, #kept, 500 do
+      call('RPUSH', epochs, unpack(kept, place, math.min(place + 499, #kept)))
+    end
+  end
+end
+
+local function begin_epoch(name, last)
+  local newest = call('LINDEX', epochs, -1)
+  while newest and select(2, epoch_of(newest)) > last + 1 do
+    call('RPOP', epochs) -- all it covered is gone, and its ids must not be taken for those of others
+    newest = call('LINDEX', epochs, -1)
+  end
+  local values = call('HMGET', state, 'last', 'end')
+  local is_lossy = last < tonumber(values[1] or 0)
+  call('RPUSH', epochs, name .. ' ' .. text(last + 1) .. (is_lossy and ' lossy' or ''))
+  call('HSET', state, 'server', (server_now()), 'last', text(last))
+  local size = tonumber(values[2] or 0)
+  forget_epochs(note_oldest(last, size, now()), last, size)
 end
 
 -- Let go of the events that retention does not keep, and of answers that do not count any more. Gives the oldest seq
 -- and the sizes of what is kept, together. What was committed just now, if anything, begins at `first`.
 local function retain(last, time, max_events, max_bytes, max_age, max_answers, first)
-  local values = redis.call('HMGET', state, 'end', 'oldest', 'oldest_start', 'oldest_time')
+  local values = call('HMGET', state, 'end', 'oldest', 'oldest_start', 'oldest_time')
   local size = tonumber(values[1] or 0)
   local oldest, start, since = tonumber(values[2]), tonumber(values[3]), tonumber(values[4])
   local keep = math.max(oldest, last + 1 - max_events)
@@ -120,32 +220,36 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers, f
     keep = first_with(TIME, time - max_age, keep, last)
   end
   if keep > oldest then
-    redis.call('XTRIM', events, 'MINID', '0-' .. text(keep))
-    oldest, start = note_oldest(keep, last, size, time)
+    call('XTRIM', events, 'MINID', '0-' .. text(keep))
+    oldest, start = note_oldest(last, size, time)
   elseif oldest == first then
-    note_oldest(oldest, last, size, time) -- the log was empty, and what is known of its oldest is when that became so
+    note_oldest(last, size, time) -- the log was empty, and what is known of its oldest is when that became so
   end
-  local gone = redis.call('ZRANGEBYSCORE', expiries, '-inf', time, 'LIMIT', 0, 100)
-  local beyond = redis.call('ZCARD', expiries) - #gone - max_answers
+  local gone = call('ZRANGEBYSCORE', expiries, '-inf', time, 'LIMIT', 0, 100)
+  local beyond = call('ZCARD', expiries) - #gone - max_answers
   if beyond > 0 then
-    gone = redis.call('ZRANGE', expiries, 0, #gone + math.min(beyond, 100) - 1)
+    gone = call('ZRANGE', expiries, 0, #gone + math.min(beyond, 100) - 1)
   end
   if #gone > 0 then
-    redis.call('ZREM', expiries, unpack(gone))
-    redis.call('HDEL', answers, unpack(gone))
+    call('ZREM', expiries, unpack(gone))
+    call('HDEL', answers, unpack(gone))
   end
   return oldest, size - start
 end
 
 local function record(last)
-  local values = redis.call('HMGET', state, 'server', 'oldest', 'oldest_time', 'end', 'oldest_start')
+  local values = call('HMGET', state, 'server', 'oldest', 'oldest_time', 'end', 'oldest_start')
+  local entry = call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
+  local there = entry and seq_of(entry[1]) or last + 1 -- somebody else may have trimmed the stream
+  local server, is_primary = server_now()
   return {
-    redis.call('LRANGE', epochs, 0, -1),
-    values[1] == server_now() and 1 or 0,
+    call('LRANGE', epochs, 0, -1),
+    values[1] == server and 1 or 0,
     last,
-    tonumber(values[2] or last + 1),
-    tonumber(values[3] or 0),
+    math.max(there, tonumber(values[2] or 0)),
+    entry and is_ours(entry) and tonumber(entry[2][TIME]) or tonumber(values[3] or 0),
     now(),
     tonumber(values[4] or 0) - tonumber(values[5] or 0),
+    is_primary and 1 or 0,
   }
 end

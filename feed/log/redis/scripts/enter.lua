@@ -7,6 +7,7 @@
 -- first, and the names of those that it knows to be lossy. Gives the record, as `look` does.
 local new_epoch, newest, written, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = last_seq()
+last_given() -- where no seq can follow it is found out before somebody publishes
 if is_other(last, newest, written) then
   begin_epoch(new_epoch, last)
 end
@@ -18,7 +19,7 @@ for place = 10, #ARGV do
   local names = place < 10 + tonumber(ARGV[9]) and known or lossy
   names[ARGV[place]] = true
 end
-local entries = redis.call('LRANGE', epochs, 0, -1)
+local entries = call('LRANGE', epochs, 0, -1)
 local newest_place = 0
 for place, entry in ipairs(entries) do
   if epoch_of(entry) == newest then
@@ -41,7 +42,7 @@ note_loss(written, newest_place + 1)
 for place, entry in ipairs(entries) do
   local name, _, is_marked = epoch_of(entry)
   if lossy[name] and not is_marked then -- the mark itself may have been lost
-    redis.call('LSET', epochs, place - 1, entry .. ' lossy') -- counted from 0
+    call('LSET', epochs, place - 1, entry .. ' lossy') -- counted from 0
   end
 end
 retain(last, now(), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))

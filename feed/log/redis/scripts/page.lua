@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- ARGV: "forward" or "backward", the first and the last seq of a range, how many events at most, and after how many
--- bytes to stop. Gives entries of the stream, as XRANGE or XREVRANGE do.
+-- bytes to stop. Gives entries of the stream, as XRANGE or XREVRANGE do; of what is not ours its id alone.
 local forward = ARGV[1] == 'forward'
 local low, high = tonumber(ARGV[2]), tonumber(ARGV[3])
 local count, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -9,13 +9,17 @@ while low <= high and #found < count and size <= bytes do
   local chunk
   local few = math.min(count - #found, 20)
   if forward then
-    chunk = redis.call('XRANGE', events, '0-' .. text(low), '0-' .. text(high), 'COUNT', few)
+    chunk = call('XRANGE', events, '0-' .. text(low), '0-' .. text(high), 'COUNT', few)
   else
-    chunk = redis.call('XREVRANGE', events, '0-' .. text(high), '0-' .. text(low), 'COUNT', few)
+    chunk = call('XREVRANGE', events, '0-' .. text(high), '0-' .. text(low), 'COUNT', few)
   end
   for _, entry in ipairs(chunk) do
+    if is_ours(entry) then
+      size = size + #entry[2][8] + #entry[2][14]
+    else
+      entry = { entry[1], {} }
+    end
     found[#found + 1] = entry
-    size = size + #entry[2][8] + #entry[2][14]
     if size > bytes then
       break
     end
