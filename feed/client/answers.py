@@ -37,8 +37,8 @@ class Content(Protocol):
 
 
 def is_json(headers: Mapping[str, str]) -> bool:
-    """Whether an answer claims to be JSON, as a feed's is where all went well."""
-    return _media_type(headers) == _JSON
+    """Whether an answer claims to be JSON, as a feed's is where all went well, or nothing else."""
+    return _media_type(headers) in {_JSON, ""}
 
 
 def is_stream(status: int, headers: Mapping[str, str]) -> bool:
@@ -65,7 +65,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     0 for nothing, for what cannot be read, and for a time that is over."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
-        return min(float(value[:10]), _LONGEST)
+        return float(value) if len(value) < 7 else 0.0  # no number of seconds that anybody means
     until = _moment(value)
     if until is None:
         return 0.0

@@ -22,7 +22,7 @@ from feed.client.calls import Body, Call, Paging, page_of, publishing, publishin
 from feed.client.errors import Again
 from feed.client.frames import Frames, Received, of_frame, of_object
 from feed.client.items import Item, Outgoing, Page
-from feed.client.processes import PerLoop
+from feed.client.processes import AsyncInThisProcess, PerLoop
 from feed.client.reading import MAX_EVENT, Reading, Transport
 from feed.client.server import AsyncToken, Server, bearer
 from feed.client.waits import ANSWER, CONNECT, PATIENCE, SILENCE
@@ -220,10 +220,10 @@ class AsyncClient:
         timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=self._silence)
         frames = Frames(self._max_event)
         try:
-            async with (
-                self._new_http() as http,
-                http.stream("GET", "/events", params=reading.parameters, headers=headers, timeout=timeout) as response,
-            ):
+            async with AsyncInThisProcess() as stack:
+                http = await stack.enter_async_context(self._new_http())
+                opening = http.stream("GET", "/events", params=reading.parameters, headers=headers, timeout=timeout)
+                response = await stack.enter_async_context(opening)
                 if not is_stream(response.status_code, response.headers):
                     raise await self._refusal(reading, response)
                 reading.opened(response.headers)
@@ -245,7 +245,8 @@ class AsyncClient:
         url = self._server.socket_url(reading.parameters)
         options = sockets.options(self._server, url, self._silence, self._max_event)
         try:
-            async with _Connect(str(url), additional_headers=headers, **options) as socket:
+            async with AsyncInThisProcess() as stack:
+                socket = await stack.enter_async_context(_Connect(str(url), additional_headers=headers, **options))
                 while True:
                     yield of_object(await socket.recv())
         except sockets.FAULTS as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -88,3 +88,19 @@ class InThisProcess(ExitStack):
         if os.getpid() != self._pid:
             self.pop_all()
         return super().__exit__(kind, error, trace)
+
+
+class AsyncInThisProcess(AsyncExitStack):
+    """The same for an event loop, which a copy of the process may still bring to its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pid = os.getpid()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None:
+        """Leave it all, the last first."""
+        if os.getpid() != self._pid:
+            self.pop_all()
+        return await super().__aexit__(kind, error, trace)
