@@ -76,5 +76,5 @@ async def run(kind: str, transport: str, url: str, **environment: str) -> list[A
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-    assert (process.returncode, errors.decode()) == (0, "")
+    assert process.returncode == 0, errors.decode()
     return sorted((json.loads(line) for line in output.splitlines()), key=lambda report: int(report["number"]))
