@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -21,6 +22,12 @@ def answer(status: str, body: str = "", *headers: str) -> Answer:
         await writer.drain()
 
     return write
+
+
+def problem(status: str, detail: str, *headers: str) -> Answer:
+    """A feed's own refusal, such as of `403 Forbidden`."""
+    document = json.dumps({"type": "about:blank", "status": int(status[:3]), "detail": detail})
+    return answer(status, document, "Content-Type: application/problem+json", *headers)
 
 
 def stream(body: str) -> Answer:

@@ -17,7 +17,7 @@ from feed.client.waits import Waits
 from tests.clients import AnyClient
 from tests.conftest import Serve
 from tests.running import RunningServer
-from tests.scripted import OPEN, accepting, answer, event, hang_up, playing, silence, stream
+from tests.scripted import OPEN, accepting, answer, event, hang_up, playing, problem, silence, stream
 
 pytestmark = pytest.mark.anyio
 
@@ -170,18 +170,74 @@ async def test_a_refusal_is_final_and_says_why(client_to: AnyClient, server: Run
     assert raised.value.status == 422
 
 
-async def test_what_is_no_feed_is_said_to_be_none(client_to: AnyClient) -> None:
-    async with (
-        playing(answer("200 OK", "<html>", "Content-Type: text/html")) as script,
-        client_to(script.url) as client,
-    ):
-        with pytest.raises(Refused):
+# What somebody in front of the feed answers while it is away.
+
+HTML = "Content-Type: text/html"
+JSON = "Content-Type: application/json"
+PROBLEM = "Content-Type: application/problem+json"
+
+NOT_THE_FEEDS = {
+    "a page": answer("200 OK", "<html>", HTML),
+    "a page that says it is created": answer("201 Created", "<html>", HTML),
+    "nothing": answer("204 No Content"),
+    "a login": answer("302 Found", "", "Location: https://login.example/?secret"),
+    "a way to nowhere": answer("308 Permanent Redirect", "", "Location: http://["),
+    "a bad request": answer("400 Bad Request", "<html>", HTML),
+    "nobody known": answer("401 Unauthorized", '{"detail":"Not authenticated"}', JSON),
+    "a filter": answer("403 Forbidden", "<html>", HTML),
+    "no such route": answer("404 Not Found", "default backend - 404", "Content-Type: text/plain"),
+    "the application around it": answer("404 Not Found", '{"detail":"Not Found"}', JSON),
+    "a problem of somebody else": answer("404 Not Found", '{"title":"no route"}', PROBLEM),
+    "a problem with another status": answer("422 No", '{"status":404,"detail":"x"}', PROBLEM),
+    "a problem with no number": answer("409 No", '{"status":true,"detail":"x"}', PROBLEM),
+    "half a problem": answer("422 No", '{"status":422,"det', PROBLEM),
+    "another protocol": answer("505 HTTP Version Not Supported", ""),
+}
+
+
+async def test_only_what_the_feed_itself_says_is_final(client_to: AnyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+    strangers = list(NOT_THE_FEEDS.values())
+    async with playing(*strangers, CREATED) as script, client_to(script.url) as client:
+        assert await client.publish("a", "x") == "e-1"
+    assert len(script.heads) == len(strangers) + 1
+    page = answer("200 OK", '{"events":[],"next":"e-1"}', JSON)
+    async with playing(*strangers, page) as script, client_to(script.url) as client:
+        assert (await client.page("a")).next == "e-1"
+    strangers.append(stream("data: <html>\n\n"))
+    strangers.append(answer("200 OK", OPEN, "Content-Type: text/event-stream", "Content-Encoding: gzip"))
+    async with playing(*strangers, stream(OPEN)) as script, client_to(script.url) as client:
+        found = await collect(client, len(strangers) + 1)
+    assert [type(item) for item in found] == [Reconnecting] * len(strangers) + [Notice]
+
+
+async def test_what_is_waited_for_is_told_and_at_last_raised(client_to: AnyClient) -> None:
+    told: list[str] = []
+    no_route = NOT_THE_FEEDS["no such route"]
+    async with playing(no_route) as script, client_to(script.url, patience=0.3, on_wait=told.append) as client:
+        with pytest.raises(GaveUp, match="404: Not Found, and that is not in the feed's words"):
             await client.publish("a", "x")
-        with pytest.raises(Refused, match="is no feed"):
-            await anext(client.subscribe("a"))
-    async with playing(answer("201 Created", "{}")) as script, client_to(script.url) as client:
-        with pytest.raises(Refused, match="is no feed"):
+    assert set(told) == {"404: Not Found, and that is not in the feed's words: a proxy's, or the URL is wrong"}
+    moved = answer("301 Moved", "", "Location: https://name:secret@other.example/events?token=secret")
+    async with playing(moved) as script, client_to(script.url) as client:
+        [waiting] = await collect(client, 1)
+    assert waiting == Reconnecting(
+        waiting.wait,  # type: ignore[union-attr]
+        "301: Moved, to https://other.example/events; redirects are not followed",
+    )
+
+
+async def test_waits_for_somebody_else_to_go_away_grow(client_to: AnyClient) -> None:
+    async with playing(NOT_THE_FEEDS["a filter"]) as script, client_to(script.url, patience=1.2) as client:
+        with pytest.raises(GaveUp):
             await client.publish("a", "x")
+    assert 3 <= len(script.heads) <= 5  # after 0.2, 0.4 …, and just before the end
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are as short as can be."""
+    monkeypatch.setattr("feed.client.waits.Waits.next", lambda _: 0.001)
+    monkeypatch.setattr("feed.client.reading.obeyed", lambda _: 0.001)
 
 
 async def test_a_batch_whose_answer_was_lost_with_the_server_is_published_once(
@@ -256,7 +312,7 @@ def test_a_password_and_a_token_cannot_both_be_sent(client_to: AnyClient) -> Non
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
 async def test_a_token_that_is_not_enough_is_final(client_to: AnyClient, status: str) -> None:
-    refusal = answer(status, '{"detail":"a token is needed to publish"}')
+    refusal = problem(status, "a token is needed to publish")
     async with playing(refusal) as script, client_to(script.url, "token") as client:
         for attempt in (client.publish("a", "x"), anext(client.subscribe("a"))):
             with pytest.raises(Refused, match=f"refused with {status[:3]}: a token is needed to publish"):
@@ -267,8 +323,8 @@ async def test_a_token_that_is_not_enough_is_final(client_to: AnyClient, status:
 async def test_a_token_does_not_follow_a_redirect(client_to: AnyClient) -> None:
     async with playing(CREATED) as other:
         moved = answer("307 Temporary Redirect", "", f"Location: {other.url}/events")
-        async with playing(moved) as script, client_to(script.url, "token") as client:
-            with pytest.raises(Refused, match="307"):
+        async with playing(moved) as script, client_to(script.url, "token", patience=0.1) as client:
+            with pytest.raises(GaveUp, match="307"):
                 await client.publish("a", "x")
     assert other.heads == []
 
@@ -418,19 +474,21 @@ async def test_a_stream_that_may_open_later_is_tried_again(client_to: AnyClient)
     assert isinstance(opened, Notice)
 
 
-@pytest.mark.parametrize("status", ["301 Moved", "401 Unauthorized", "403 Forbidden", "404 Not Found", "422 Invalid"])
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found", "422 Invalid", "501 No"])
 async def test_a_stream_that_will_never_open_is_an_error(client_to: AnyClient, status: str) -> None:
-    async with playing(answer(status, '{"detail":"not you"}')) as script, client_to(script.url) as client:
+    async with playing(problem(status, "not you")) as script, client_to(script.url) as client:
         with pytest.raises(Refused, match=f"refused with {status[:3]}: not you"):
             await collect(client, 1)
     assert len(script.heads) == 1
 
 
 @pytest.mark.parametrize("data", ["{}", "x", '{"id":1}', "[" * 100_000])
-async def test_a_stream_of_something_else_is_an_error(client_to: AnyClient, data: str) -> None:
-    async with playing(stream(f"data: {data}\n\n")) as script, client_to(script.url) as client:
-        with pytest.raises(Refused):
-            await collect(client, 1)
+async def test_a_stream_of_something_else_is_not_read_on(client_to: AnyClient, data: str) -> None:
+    async with playing(stream(f"data: {data}\n\n"), silence) as script, client_to(script.url) as client:
+        waiting, opened = await collect(client, 2)
+    assert isinstance(waiting, Reconnecting)
+    assert waiting.reason == "what it sends is no feed's"
+    assert isinstance(opened, Notice)
 
 
 # Waiting.

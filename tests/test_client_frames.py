@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import TooLarge
-from feed.client import Gap, Message, Page, Refused
+from feed.client import Gap, Message, Page
+from feed.client.errors import Again
 from feed.client.frames import Control, Frame, Frames, of_frame, of_gap, of_object, of_page
 from feed.wire import message, sse
 
@@ -133,8 +134,8 @@ def test_both_forms_of_what_the_stream_says_of_itself_are_the_same() -> None:
         b"{}",
     ],
 )  # fmt: skip
-def test_what_no_feed_sends_is_refused(text: str | bytes) -> None:
-    with pytest.raises(Refused, match="no feed"):
+def test_what_no_feed_sends_is_not_believed(text: str | bytes) -> None:
+    with pytest.raises(Again, match="no feed"):
         of_object(text)
 
 
@@ -145,5 +146,5 @@ def test_a_page_is_messages_and_where_to_go_on() -> None:
     found = of_page(body)
     assert found == Page([Message("e-1", "a", "t", "1970-01-01T00:00:00.000Z", "1", line.decode())], "e-1", Gap(**gap))
     assert of_gap(Control("feed.gap", gap)) == found.gap
-    with pytest.raises(Refused):
+    with pytest.raises(Again):
         of_gap(Control("feed.gap", {"requested": 1}))

@@ -11,7 +11,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,25 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.datastructures import Headers
 
 from feed import Invalid, TooLarge
-from feed.client import AsyncClient, Client, Gap, Item, Message, Notice, Reconnecting, Refused, Subscription, Transport
+from feed.client import (
+    AsyncClient,
+    Client,
+    Gap,
+    GaveUp,
+    Item,
+    Message,
+    Notice,
+    Reconnecting,
+    Refused,
+    Subscription,
+    Transport,
+)
 from tests.certificate import certified
 from tests.clients import BOTH, AnyClient
 from tests.conftest import Serve
 from tests.proxy import proxy_to
 from tests.running import RunningServer, running
-from tests.scripted import OPEN, accepting, answer, event, playing, silence, stream
+from tests.scripted import OPEN, accepting, answer, event, playing, problem, silence, stream
 from tests.streams import eventually
 from tests.tokens import SECRET, token
 
@@ -232,17 +244,24 @@ async def test_a_websocket_is_left_and_opened_when_the_server_says_so(client_to:
     assert asked == [None, "e-1"]
 
 
-def refusing(status: int, reason: str, body: bytes = b"", **headers: str) -> Callable[..., Response]:
+def refusing(
+    status: int, reason: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> Callable[..., Response]:
     return lambda connection, request: Response(
-        status, reason, Headers({"Content-Length": str(len(body)), **headers}), body
+        status, reason, Headers({"Content-Length": str(len(body)), **(headers or {})}), body
     )
+
+
+def of_the_feed(status: int, detail: str) -> tuple[bytes, dict[str, str]]:
+    """The body and headers of a problem document."""
+    return json.dumps({"status": status, "detail": detail}).encode(), {"Content-Type": "application/problem+json"}
 
 
 async def nobody(connection: ServerConnection) -> None:
     raise AssertionError
 
 
-@pytest.mark.parametrize("status", [302, 401, 403, 404, 422])
+@pytest.mark.parametrize("status", [401, 403, 404, 422])
 async def test_a_websocket_that_will_never_open_is_an_error_in_the_servers_words(
     client_to: AnyClient, status: int
 ) -> None:
@@ -250,7 +269,7 @@ async def test_a_websocket_that_will_never_open_is_an_error_in_the_servers_words
 
     def refuse(connection: ServerConnection, request: Request) -> Response:
         asked.append(request)
-        return refusing(status, "No", b'{"detail":"not you"}', Location="/elsewhere")(connection, request)
+        return refusing(status, "No", *of_the_feed(status, "not you"))(connection, request)
 
     async with socket_server(nobody, refuse) as url, client_to(url, "token") as client:
         with pytest.raises(Refused, match=f"refused with {status}: not you"):
@@ -259,7 +278,7 @@ async def test_a_websocket_that_will_never_open_is_an_error_in_the_servers_words
 
 
 async def test_a_websocket_that_may_open_later_is_tried_again(client_to: AnyClient) -> None:
-    refuse = refusing(503, "Busy", b'{"detail":"full"}', **{"Retry-After": "7"})
+    refuse = refusing(503, "Busy", b'{"detail":"full"}', {"Retry-After": "7"})
     async with (
         socket_server(nobody, refuse) as url,
         client_to(url) as client,
@@ -269,10 +288,34 @@ async def test_a_websocket_that_may_open_later_is_tried_again(client_to: AnyClie
 
 
 @pytest.mark.parametrize("message", ["{}", "x", b'{"type":"feed.open","data":{}}'])
-async def test_a_websocket_of_something_else_is_an_error(client_to: AnyClient, message: str | bytes) -> None:
-    async with socket_server(lambda connection: connection.send(message)) as url, client_to(url) as client:
-        with pytest.raises(Refused, match="no feed"):
-            await anext(client.subscribe("a", transport="websocket"))
+async def test_a_websocket_of_something_else_is_tried_again(client_to: AnyClient, message: str | bytes) -> None:
+    async with (
+        socket_server(lambda connection: connection.send(message)) as url,
+        client_to(url) as client,
+        client.subscribe("a", transport="websocket") as items,
+    ):
+        waiting = await anext(items)
+    assert (type(waiting), waiting.reason) == (Reconnecting, "what it sends is no feed's")
+
+
+async def test_a_websocket_is_not_given_up_for_what_somebody_in_front_of_the_feed_answers(
+    client_to: AnyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed.client.waits.Waits.next", lambda _: 0.001)
+    monkeypatch.setattr("feed.client.reading.obeyed", lambda _: 0.001)
+    html = {"Content-Type": "text/html", "Location": "https://login.example/"}
+    strangers = [refusing(status, "No", b"<html>", html) for status in (200, 204, 302, 307, 400, 401, 403, 404, 501)]
+
+    def refuse(connection: ServerConnection, request: Request) -> Response | None:
+        return strangers.pop()(connection, request) if strangers else None
+
+    async with (
+        socket_server(open_and_wait, refuse) as url,
+        client_to(url) as client,
+        client.subscribe("a", transport="websocket") as items,
+    ):
+        found = await upto(items, lambda item: isinstance(item, Notice))
+    assert [type(item) for item in found] == [Reconnecting] * 9 + [Notice]
 
 
 async def test_a_websocket_whose_other_end_is_dead_is_opened_anew(client_to: AnyClient) -> None:
@@ -325,16 +368,16 @@ async def test_an_event_without_an_end_is_an_error_and_not_memory(client_to: Any
 
 async def test_an_answer_without_an_end_is_an_error_and_not_memory(client_to: AnyClient) -> None:
     async def endless(writer: asyncio.StreamWriter) -> None:
-        await answer("422 No", '{"detail":"')(writer)
+        await answer("422 No", '{"detail":"', "Content-Type: application/problem+json")(writer)
         while True:
             writer.write(b"x" * 65536)
             await writer.drain()
 
-    async with playing(endless) as script, client_to(script.url) as client:
-        with pytest.raises(Refused, match="refused with 422: No"):
+    async with playing(endless) as script, client_to(script.url, patience=0.5) as client:
+        with pytest.raises(GaveUp, match="422: No"):
             await client.publish("a", "x")
-        with pytest.raises(Refused, match="refused with 422: No"):
-            await anext(client.subscribe("a"))
+        async with client.subscribe("a") as items:
+            assert (await anext(items)).reason.startswith("422: No")
 
 
 async def test_more_streams_than_a_pool_has_connections_leave_room_for_a_publish(server: RunningServer) -> None:
@@ -379,7 +422,7 @@ async def test_a_coroutine_function_may_give_the_token(guarded: RunningServer) -
 
 async def test_a_token_that_was_stale_is_asked_anew_once(client_to: AnyClient) -> None:
     tokens = iter("abcdef")
-    stale = answer("401 No", '{"detail":"expired"}')
+    stale = problem("401 No", "expired")
     async with (
         playing(stale, CREATED, stale) as script,
         client_to(script.url, lambda: next(tokens)) as client,
@@ -446,7 +489,7 @@ async def test_a_password_of_the_url_goes_with_the_request_and_not_into_words(cl
 
     def refuse(connection: ServerConnection, request: Request) -> Response:
         asked.append((request.headers["Authorization"], request.path))
-        return refusing(401, "No")(connection, request)
+        return refusing(401, "No", *of_the_feed(401, "not you"))(connection, request)
 
     async with socket_server(nobody, refuse) as url, client_to(url.replace("//", "//na%20me:se%3Acret@")) as client:
         for transport in TRANSPORTS:

@@ -17,10 +17,12 @@ import httpx
 from websockets.asyncio.client import connect
 
 from feed.client import sockets
+from feed.client.answers import is_stream
 from feed.client.calls import Body, Call, Paging, page_of, publishing, publishing_one, words
 from feed.client.errors import Again
 from feed.client.frames import Frames, Received, of_frame, of_object
 from feed.client.items import Item, Outgoing, Page
+from feed.client.processes import AsyncInThisProcess, PerLoop
 from feed.client.reading import MAX_EVENT, Reading, Transport
 from feed.client.server import AsyncToken, Server, bearer
 from feed.client.waits import ANSWER, CONNECT, PATIENCE, SILENCE
@@ -29,13 +31,15 @@ A = TypeVar("A")
 
 
 class AsyncClient:
-    """One feed, for the length of an `async with` block.
+    """One feed, for the length of an `async with` block. Each event loop that uses it has connections of its own, and
+    each process that is forked.
 
     `token` says what this client may do. One that is called is asked anew for each request and each connect, so that a
     reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
     `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. `trust_env`:
-    proxies and certificates as the environment has them, the way httpx and websockets read it; `ssl` is for
-    certificates of one's own. Raises `Invalid` for a URL or token that is none.
+    proxies and certificates as the environment has them; `ssl` is for certificates of one's own. `on_wait` is called
+    with the reason before a call is tried again. Raises `Invalid` for a URL or token that is none, and here or where
+    it is used for a variable of the environment that is no good.
     """
 
     def __init__(
@@ -48,13 +52,16 @@ class AsyncClient:
         max_event: int = MAX_EVENT,
         trust_env: bool = True,
         ssl: SSLContext | None = None,
+        on_wait: Callable[[str], object] | None = None,
     ) -> None:
         self._server = Server(url, token, trust_env=trust_env, ssl=ssl)
         self._token = token
         self._patience = patience
         self._silence = silence
         self._max_event = max_event
-        self._http = self._new_http()
+        self._on_wait = on_wait
+        self._is_closed = False
+        self._http = PerLoop[httpx.AsyncClient]()
 
     @property
     def url(self) -> str:
@@ -74,7 +81,10 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections of calls. A subscription has its own, and its own block."""
-        await self._http.aclose()
+        self._is_closed = True
+        http = self._http.existing()
+        if http is not None:
+            await http.aclose()
 
     # Publishing.
 
@@ -134,6 +144,8 @@ class AsyncClient:
                 yield page
 
     async def _call(self, call: Call[A]) -> A:
+        if self._is_closed:
+            raise RuntimeError("this client is closed")
         call.begin(self.url, self._patience, renewable=callable(self._token))
         try:
             async with asyncio.timeout(self._patience):
@@ -144,13 +156,16 @@ class AsyncClient:
                         again = Again(words(error, "no answer"))
                     except Again as error:
                         again = error
-                    await asyncio.sleep(call.wait(again))
+                    wait = call.wait(again)
+                    if self._on_wait is not None:
+                        self._on_wait(again.reason)
+                    await asyncio.sleep(wait)
         except TimeoutError:
             raise call.gave_up() from None
 
     async def _try(self, call: Call[A]) -> A:
         headers = {**call.headers, **await self._bearer()}
-        async with self._http.stream(
+        async with self._http.get(self._new_http).stream(
             call.method,
             "/events",
             params=call.parameters,
@@ -158,7 +173,7 @@ class AsyncClient:
             content=call.content,
             timeout=call.timeout,
         ) as response:
-            body = call.body(response.status_code)
+            body = call.body(response)
             async for chunk in response.aiter_raw():
                 if not body.takes(chunk):
                     break
@@ -205,11 +220,11 @@ class AsyncClient:
         timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=self._silence)
         frames = Frames(self._max_event)
         try:
-            async with (
-                self._new_http() as http,
-                http.stream("GET", "/events", params=reading.parameters, headers=headers, timeout=timeout) as response,
-            ):
-                if response.status_code != 200:
+            async with AsyncInThisProcess() as stack:
+                http = await stack.enter_async_context(self._new_http())
+                opening = http.stream("GET", "/events", params=reading.parameters, headers=headers, timeout=timeout)
+                response = await stack.enter_async_context(opening)
+                if not is_stream(response.status_code, response.headers):
                     raise await self._refusal(reading, response)
                 reading.opened(response.headers)
                 async for chunk in response.aiter_raw():
@@ -227,10 +242,11 @@ class AsyncClient:
 
     async def _messages(self, reading: Reading) -> AsyncGenerator[Received, None]:
         headers = {**reading.headers(await self._bearer()), **self._server.password}
-        options = sockets.options(self._server, self._silence, self._max_event)
+        url = self._server.socket_url(reading.parameters)
+        options = sockets.options(self._server, url, self._silence, self._max_event)
         try:
-            url = self._server.socket_url(reading.parameters)
-            async with _Connect(url, additional_headers=headers, **options) as socket:
+            async with AsyncInThisProcess() as stack:
+                socket = await stack.enter_async_context(_Connect(str(url), additional_headers=headers, **options))
                 while True:
                     yield of_object(await socket.recv())
         except sockets.FAULTS as error:
@@ -250,17 +266,15 @@ class AsyncSubscription(AsyncIterator[Item]):
     """What `AsyncClient.subscribe` gives: items without end, for the length of an `async with` block.
 
     Who gives up waiting for one, by `asyncio.wait_for` or another cancellation, misses nothing: the next wait goes on
-    where it was, over a new connection.
+    where it was, over a new connection. So it does in another event loop, and in a process that was forked.
     """
 
     def __init__(self, reading: Reading, begin: Callable[[], AsyncGenerator[Item, None]]) -> None:
         """`begin` makes what goes on where `reading` is."""
         self._reading = reading
         self._begin = begin
-        self._items = begin()
-        self._reader: asyncio.Task[object] | None = None
-        self._left = asyncio.Event()
         self._end = asyncio.Event()
+        self._running = PerLoop[_Running]()
 
     @property
     def position(self) -> str:
@@ -271,18 +285,19 @@ class AsyncSubscription(AsyncIterator[Item]):
     async def __anext__(self) -> Item:
         if self._end.is_set():
             raise StopAsyncIteration
-        self._reader = task = asyncio.current_task()
+        running = self._running.get(lambda: _Running(self._begin()))
+        running.reader = task = asyncio.current_task()
         try:
-            return await anext(self._items)
+            return await anext(running.items)
         except asyncio.CancelledError:
             # Not the task is cancelled, if it was `aclose`, but this wait: its loop ends.
             if self._end.is_set() and task is not None and not task.uncancel():
                 raise StopAsyncIteration from None
-            self._items = self._begin()  # the one before has ended by it
+            running.items = self._begin()  # the one before has ended by it
             raise
         finally:
-            self._reader = None
-            self._left.set()
+            running.reader = None
+            running.left.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -295,12 +310,24 @@ class AsyncSubscription(AsyncIterator[Item]):
     async def aclose(self) -> None:
         """End it, and close its connection. Another task may do this: the loop of the one that reads then ends."""
         self._end.set()
-        if self._reader is None:
-            await self._items.aclose()
+        running = self._running.existing()
+        if running is None:
+            return
+        if running.reader is None:
+            await running.items.aclose()
         else:
-            self._left.clear()
-            self._reader.cancel()
-            await self._left.wait()
+            running.left.clear()
+            running.reader.cancel()
+            await running.left.wait()
+
+
+class _Running:
+    """A subscription in one event loop, and who reads it there."""
+
+    def __init__(self, items: AsyncGenerator[Item, None]) -> None:
+        self.items = items
+        self.reader: asyncio.Task[object] | None = None
+        self.left = asyncio.Event()
 
 
 class _Connect(sockets.Unredirected, connect):

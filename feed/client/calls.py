@@ -4,6 +4,7 @@ before the next try; the sockets are elsewhere.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,10 +14,10 @@ from typing import Generic, TypeVar
 
 import httpx
 import msgspec
-import orjson
 
+from feed.client.answers import is_json, refusal
 from feed.client.errors import Again, GaveUp, Refused
-from feed.client.frames import of_page
+from feed.client.frames import no_feed, of_page
 from feed.client.items import Outgoing, Page
 from feed.client.waits import ANSWER, CONNECT, FIRST_CALL, LONGEST_CALL, Waits
 from feed.errors import Invalid, TooLarge
@@ -25,9 +26,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
-_MAX_DETAIL = 64 << 10  # bytes of an answer that are read for the reason of a refusal
-
-_AGAIN = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}  # statuses that may be another one the next time
+_MAX_DETAIL = 1 << 20  # bytes of an answer that are read for the reason of a refusal
+_LAST_TRY = 0.05, 0.5  # of the patience, but no more seconds: what is kept for one more try at its end
 
 A = TypeVar("A")
 
@@ -62,48 +62,59 @@ class Call(Generic[A]):
         self._deadline = time.monotonic() + patience
         self._waits = Waits(FIRST_CALL, LONGEST_CALL)
         self._renewable = renewable
-        self._reason = "no answer"
+        self._reason = ""
+        self._is_over = False
 
     @property
     def timeout(self) -> httpx.Timeout:
         """For the next try. Raises `GaveUp` when there is no time left for one."""
         left = self._deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or self._is_over:
             raise self.gave_up()
         return httpx.Timeout(min(ANSWER, left), connect=min(CONNECT, left))
 
-    def body(self, status: int) -> Body:
+    def body(self, response: httpx.Response) -> Body:
         """What takes the body of an answer."""
-        return Body(MAX_ANSWER, self._deadline) if status == self._status else Body.of_refusal(self._deadline)
+        return Body(MAX_ANSWER, self._deadline) if self._is_good(response) else Body.of_refusal(self._deadline)
 
     def answered(self, response: httpx.Response, body: Body) -> A:
         """What an answer means. Raises `Again`, and `Refused` where it is final."""
-        status = response.status_code
-        if status != self._status:
+        if not self._is_good(response):
             raise self._refusal(response, body)
         if body.is_cut:
             raise TooLarge("the answer", MAX_ANSWER)
         try:
             return self._read(bytes(body.content))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Refused):
-            raise Refused(status, f"{self._server} is no feed") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise no_feed() from None
+
+    def _is_good(self, response: httpx.Response) -> bool:
+        return response.status_code == self._status and is_json(response.headers)
 
     def _refusal(self, response: httpx.Response, body: Body) -> Again | Refused:
         renewable, self._renewable = self._renewable, self._renewable and response.status_code != 401
         return refusal(response.status_code, response.reason_phrase, response.headers, body, renewable=renewable)
 
     def wait(self, again: Again) -> float:
-        """How long to wait before the next try. Raises `GaveUp` when there would be no time left for it."""
+        """How long to wait before the next try. The last one is just before the patience is over; after it there is but
+        the rest to wait. Raises `GaveUp` where the server asks for more than there is."""
+        left = max(0.0, self._deadline - time.monotonic())
+        share, most = _LAST_TRY
+        before_last = left - min(share * self._patience, most)
+        if self._reason and before_last <= 0:
+            self._is_over = True  # what the last try met may be no more than that it was short
+            return left
         self._reason = again.reason
-        wait = max(again.at_least, self._waits.next())
-        if time.monotonic() + wait >= self._deadline:
+        if again.at_least > max(before_last, 0.0):
+            self._reason += f"; it asks to be left alone for {again.at_least:,.0f} s, longer than there is patience"
             raise self.gave_up()
-        return wait
+        self._is_over = before_last <= 0
+        return left if self._is_over else min(max(again.at_least, self._waits.next()), before_last)
 
     def gave_up(self) -> GaveUp:
         """No answer in time; or it is known already that there will be none."""
         elapsed = time.monotonic() - self._deadline + self._patience
-        return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {self._reason}")
+        return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {self._reason or 'no answer'}")
 
 
 class Body:
@@ -195,16 +206,6 @@ def selected(patterns: Sequence[str], types: Iterable[str]) -> list[tuple[str, s
     return parameters
 
 
-def refusal(
-    status: int, phrase: str, headers: Mapping[str, str], body: Body, *, renewable: bool = False
-) -> Again | Refused:
-    """What an answer other than the hoped-for means."""
-    detail = _detail(bytes(body.content)) or phrase or "no reason given"
-    if status in _AGAIN or (status == 401 and renewable):
-        return Again(f"{status}: {detail}", _retry_after(headers))
-    return Refused(status, detail)
-
-
 def words(error: httpx.RequestError, silence: str) -> str:
     """What has happened to a connection, and what it is called if nothing came."""
     match error:
@@ -212,6 +213,9 @@ def words(error: httpx.RequestError, silence: str) -> str:
             return no_connection(error)
         case httpx.ReadTimeout():
             return silence
+        case httpx.ProxyError():
+            status = re.match("[0-9]{3}", str(error))  # for which there is no field
+            return f"the proxy refuses with {status[0]}" if status else "cannot connect through the proxy"
         case httpx.NetworkError() | httpx.RemoteProtocolError():
             return "the connection broke"
     return str(error) or type(error).__name__
@@ -233,20 +237,6 @@ def _key(key: str | None) -> str:
     if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
         raise Invalid("key", "is 1 to 255 visible ASCII characters")
     return key
-
-
-def _detail(problem: bytes) -> str:
-    try:
-        document = orjson.loads(problem)
-    except orjson.JSONDecodeError:
-        return ""
-    detail = document.get("detail") if isinstance(document, dict) else None
-    return detail if isinstance(detail, str) else ""
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    value = headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0.0
 
 
 class _One(msgspec.Struct):

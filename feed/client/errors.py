@@ -10,8 +10,8 @@ from feed.errors import FeedError
 
 
 class Refused(FeedError):
-    """The server's answer is final: to repeat the request as it is will not help. `status` is that of HTTP, `detail`
-    the server's own reason."""
+    """The feed's answer is final: to repeat the request as it is will not help. `status` is that of HTTP, `detail` the
+    feed's own reason. Nobody else's answer is final, whatever its status: see `feed.client.answers`."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"refused with {status}: {detail}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from feed.client.errors import Refused
+from feed.client.errors import Again
 from feed.client.items import Gap, Message, Page
 from feed.errors import TooLarge
 
@@ -127,14 +127,14 @@ _dictionary = msgspec.json.Decoder(dict[str, Any])
 
 
 def of_frame(frame: Frame) -> Received:
-    """What a frame of an `?envelope=1` stream says. Raises `Refused` for what no feed sends."""
+    """What a frame of an `?envelope=1` stream says. Raises `Again` for what no feed sends."""
     if frame.data is None or frame.event.startswith("feed."):
         return Control(frame.event, _parsed(frame.data or "{}"), _checked(frame.id), frame.retry)
     return of_object(frame.data)
 
 
 def of_object(text: str | bytes) -> Received:
-    """What a message of a WebSocket says. Raises `Refused` for what no feed sends, bytes for one."""
+    """What a message of a WebSocket says. Raises `Again` for what no feed sends, bytes for one."""
     if isinstance(text, bytes):
         raise no_feed()
     try:
@@ -150,7 +150,7 @@ def of_object(text: str | bytes) -> Received:
 
 
 def of_page(body: bytes) -> Page:
-    """A page of history. Raises `msgspec.DecodeError` and `Refused`."""
+    """A page of history. Raises `msgspec.DecodeError` and `Again`."""
     page = _page.decode(body)
     messages = [found for raw in page.events if isinstance(found := of_object(bytes(raw).decode()), Message)]
     return Page(messages, page.next, page.gap)
@@ -164,9 +164,9 @@ def of_gap(control: Control) -> Gap:
         raise no_feed() from None
 
 
-def no_feed() -> Refused:
-    """It answers, and is something else."""
-    return Refused(200, "what it sends is no feed's")
+def no_feed() -> Again:
+    """It answers, and is something else: what stands in front of a feed for a while, it may be."""
+    return Again("what it sends is no feed's")
 
 
 def _parsed(data: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Literal
 
 import httpx
 
-from feed.client.calls import Body, refusal, selected
+from feed.client.answers import refusal
+from feed.client.calls import Body, selected
 from feed.client.errors import Again, Refused
-from feed.client.frames import Control, Received, no_feed, of_gap
+from feed.client.frames import Control, Received, of_gap
 from feed.client.items import Item, Message, Notice, Reconnecting
 from feed.client.waits import COME_BACK, FIRST_STREAM, LONGEST_STREAM, Waits, obeyed
 from feed.errors import Invalid
@@ -74,11 +75,9 @@ class Reading:
     # What comes.
 
     def opened(self, headers: Mapping[str, str]) -> None:
-        """An SSE answer has begun. Raises `Refused` for what is no stream of a feed."""
-        if not headers.get("content-type", "").startswith(SSE):
-            raise no_feed()
+        """A stream of SSE has begun. Raises `Again` for one that nothing can be made of."""
         if headers.get("content-encoding", "identity") != "identity":
-            raise Refused(200, "the stream is compressed, against its request; something between compresses it")
+            raise Again("the stream is compressed, against its request; something between compresses it")
 
     def refused(self, status: int, phrase: str, headers: Mapping[str, str], body: Body) -> Again | Refused:
         """The server has answered, and not with a stream: what it means."""

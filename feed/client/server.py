@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 
+from feed.client.environment import proxy_for, tls_context
+from feed.client.processes import PerProcess
 from feed.errors import Invalid
 
 Token = str | Callable[[], str] | None
@@ -27,32 +29,46 @@ class Server:
     def __init__(self, url: str, token: object, *, trust_env: bool, ssl: SSLContext | None) -> None:
         self.name = checked_url(url)
         self.url = httpx.URL(url)
-        self.trust_env = trust_env
+        self._trust_env = trust_env
         if isinstance(token, str):
             checked_token(token)
         if token is not None and self.url.userinfo:
             raise Invalid("url", "holds a password, and there is a token too: only one of them can be sent")
-        # One for both transports, and only where it is needed: to load all certificates takes its time.
-        self.ssl = (ssl or httpx.create_ssl_context(trust_env=trust_env)) if self.url.scheme == "https" else None
+        self._given_tls = ssl
+        self._tls = PerProcess[SSLContext]()
+        _ = self.ssl  # what is wrong with it is said at once
+
+    @property
+    def ssl(self) -> SSLContext | None:
+        """One for both transports, and only where it is needed: to load all certificates takes its time. Raises
+        `Invalid`."""
+        if self.url.scheme != "https":
+            return None
+        return self._given_tls or self._tls.get(lambda: tls_context(trust_env=self._trust_env))
+
+    def proxy_for(self, url: httpx.URL) -> str | None:
+        """Through which proxy to go there. Raises `Invalid`."""
+        return proxy_for(url) if self._trust_env else None
 
     @property
     def http_options(self) -> dict[str, Any]:
         """For a client of httpx. Redirects are not followed: a token is for this server alone. Nothing may come
-        compressed: a little of it could fill the memory."""
+        compressed: a little of it could fill the memory. Raises `Invalid` for a proxy that is no good."""
         return {
             "base_url": self.url,
             "verify": self.ssl or False,
-            "trust_env": self.trust_env,
+            "trust_env": False,  # read by us: see `environment`
+            "proxy": self.proxy_for(self.url),
             "headers": {"Accept-Encoding": "identity"},
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
         }
 
-    def socket_url(self, parameters: httpx.QueryParams) -> str:
+    def socket_url(self, parameters: httpx.QueryParams) -> httpx.URL:
         """Where the WebSocket is."""
-        scheme = "wss" if self.ssl else "ws"
+        scheme = "wss" if self.url.scheme == "https" else "ws"
         path = self.url.path.rstrip("/") + "/ws"
         url = self.url.copy_with(scheme=scheme, path=path, userinfo=b"", fragment=None)
-        return str(url.copy_with(params=parameters))
+        return url.copy_with(params=parameters)
 
     @property
     def password(self) -> dict[str, str]:

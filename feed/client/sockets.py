@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, WebSocketException
+import httpx
+from websockets.exceptions import ConnectionClosed, InvalidProxyStatus, InvalidStatus, ProxyError, WebSocketException
 from websockets.frames import CloseCode
 
 from feed.client.calls import Body, no_connection
 from feed.client.errors import Again
-from feed.client.frames import no_feed
 from feed.client.reading import Reading
 from feed.client.server import Server
 from feed.client.waits import CONNECT
-from feed.errors import Invalid, TooLarge
+from feed.errors import TooLarge
 
 _QUEUE = 16  # messages that wait for the reader; beyond, the socket is not read
 _CLOSE = 1.0  # seconds for the other end to say goodbye
@@ -22,11 +22,12 @@ FAULTS = (OSError, EOFError, WebSocketException)
 """Whatever opening a WebSocket and reading it may raise."""
 
 
-def options(server: Server, silence: float, max_event: int) -> dict[str, Any]:
-    """For `connect`. There is a ping every half of `silence`, and as long for its answer."""
+def options(server: Server, url: httpx.URL, silence: float, max_event: int) -> dict[str, Any]:
+    """For `connect` to `url`. There is a ping every half of `silence`, and as long for its answer. Raises `Invalid`
+    for a proxy that is no good."""
     found: dict[str, Any] = {
         "compression": None,
-        "proxy": True if server.trust_env else None,
+        "proxy": server.proxy_for(url),
         "open_timeout": CONNECT,
         "ping_interval": silence / 2,
         "ping_timeout": silence / 2,
@@ -34,7 +35,8 @@ def options(server: Server, silence: float, max_event: int) -> dict[str, Any]:
         "max_size": max_event,
         "max_queue": _QUEUE,
     }
-    return found if server.ssl is None else {**found, "ssl": server.ssl}
+    tls = server.ssl
+    return found if tls is None else {**found, "ssl": tls}
 
 
 class Unredirected:
@@ -48,15 +50,15 @@ class Unredirected:
 def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception:
     """What to raise for one of `FAULTS`."""
     match error:
-        case InvalidStatus(response=response) if response.status_code != 200:
+        case InvalidStatus(response=response):
             body = Body.of_refusal()
             body.takes(bytes(response.body or b""))
             headers = {name.lower(): value for name, value in response.headers.raw_items()}
             return reading.refused(response.status_code, response.reason_phrase, headers, body)
-        case InvalidStatus():
-            return no_feed()
-        case InvalidProxy(msg=problem):
-            return Invalid("proxy", problem)  # and not the error's own words, which may hold a password
+        case InvalidProxyStatus(response=response):
+            return Again(f"the proxy refuses with {response.status_code}")
+        case ProxyError():
+            return Again("cannot connect through the proxy")
         case ConnectionClosed(sent=sent, rcvd=rcvd):
             if sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG and not error.rcvd_then_sent:
                 return TooLarge("an event", max_event)

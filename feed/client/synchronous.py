@@ -5,21 +5,24 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
+from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import httpx
 from websockets.sync.client import reconnect
 
 from feed.client import sockets, tls
+from feed.client.answers import is_stream
 from feed.client.calls import Body, Call, Paging, page_of, publishing, publishing_one, words
 from feed.client.errors import Again
 from feed.client.frames import Frames, Received, of_frame, of_object
 from feed.client.items import Item, Outgoing, Page
+from feed.client.processes import InThisProcess, PerProcess
 from feed.client.reading import MAX_EVENT, Reading, Transport
 from feed.client.server import Server, Token, bearer
 from feed.client.waits import ANSWER, CONNECT, PATIENCE, SILENCE
@@ -28,14 +31,16 @@ A = TypeVar("A")
 
 
 class Client:
-    """One feed, for the length of a `with` block. Threads may share it.
+    """One feed, for the length of a `with` block. Threads may share it, and processes: each that is forked has
+    connections of its own, and leaves alone those that were open at the fork.
 
     `token` says what this client may do. One that is called is asked anew for each request and each connect, so that a
     reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
     `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. A server that
     takes a large request drop by drop can outlast `patience`: no thread can be called back from there. `trust_env`:
-    proxies and certificates as the environment has them, the way httpx and websockets read it; `ssl` is for
-    certificates of one's own. Raises `Invalid` for a URL or token that is none.
+    proxies and certificates as the environment has them; `ssl` is for certificates of one's own. `on_wait` is called
+    with the reason before a call is tried again. Raises `Invalid` for a URL or token that is none, and here or where
+    it is used for a variable of the environment that is no good.
     """
 
     def __init__(
@@ -48,13 +53,19 @@ class Client:
         max_event: int = MAX_EVENT,
         trust_env: bool = True,
         ssl: SSLContext | None = None,
+        on_wait: Callable[[str], object] | None = None,
     ) -> None:
         self._server = Server(url, token, trust_env=trust_env, ssl=ssl)
         self._token = token
         self._patience = patience
         self._silence = silence
         self._max_event = max_event
-        self._http = httpx.Client(**self._server.http_options)
+        self._on_wait = on_wait
+        self._is_closed = False
+        self._http = PerProcess[httpx.Client]()
+
+    def _new_http(self) -> httpx.Client:
+        return httpx.Client(**self._server.http_options)
 
     @property
     def url(self) -> str:
@@ -71,7 +82,10 @@ class Client:
 
     def close(self) -> None:
         """Close the connections of calls. A subscription has its own, and its own block."""
-        self._http.close()
+        self._is_closed = True
+        http = self._http.existing()
+        if http is not None:
+            http.close()
 
     # Publishing.
 
@@ -131,6 +145,8 @@ class Client:
                 yield page
 
     def _call(self, call: Call[A]) -> A:
+        if self._is_closed:
+            raise RuntimeError("this client is closed")
         call.begin(self.url, self._patience, renewable=callable(self._token))
         while True:
             try:
@@ -139,11 +155,14 @@ class Client:
                 again = Again(words(error, "no answer"))
             except Again as error:
                 again = error
-            time.sleep(call.wait(again))
+            wait = call.wait(again)
+            if self._on_wait is not None:
+                self._on_wait(again.reason)
+            time.sleep(wait)
 
     def _try(self, call: Call[A]) -> A:
         headers = {**call.headers, **_bearer(self._token)}
-        with self._http.stream(
+        with self._http.get(self._new_http).stream(
             call.method,
             "/events",
             params=call.parameters,
@@ -151,7 +170,7 @@ class Client:
             content=call.content,
             timeout=call.timeout,
         ) as response:
-            body = call.body(response.status_code)
+            body = call.body(response)
             for chunk in response.iter_raw():
                 if not body.takes(chunk):
                     break
@@ -175,17 +194,20 @@ class Client:
         server will never take it on, `TooLarge` for an event beyond `max_event`.
         """
         reading = Reading(patterns, types, after, last, transport, renewable=callable(self._token))
-        return Subscription(reading, _Stream(self._server, self._token, self._silence, self._max_event))
+        return Subscription(reading, partial(_Stream, self._server, self._token, self._silence, self._max_event))
 
 
 class Subscription(Iterator[Item]):
     """What `Client.subscribe` gives: items without end, for the length of a `with` block, or until nobody has it any
-    more: to break out of a loop over it is enough."""
+    more: to break out of a loop over it is enough. In a process that was forked it goes on where it was at the fork,
+    over a connection of its own, and the other process keeps its own."""
 
-    def __init__(self, reading: Reading, stream: _Stream) -> None:
+    def __init__(self, reading: Reading, begin: Callable[[], _Stream]) -> None:
+        """`begin` makes what opens the streams of `reading`."""
         self._reading = reading
-        self._stream = stream
-        self._items = stream.items(reading)  # a generator that knows nothing of this object: no cycle keeps it alive
+        self._begin = begin
+        self._is_closed = False
+        self._running = PerProcess[_Running]()
 
     @property
     def position(self) -> str:
@@ -194,7 +216,14 @@ class Subscription(Iterator[Item]):
         return self._reading.position
 
     def __next__(self) -> Item:
-        return next(self._items)
+        if self._is_closed:
+            raise StopIteration
+        return next(self._running.get(self._run).items)
+
+    def _run(self) -> _Running:
+        # The generator knows nothing of this object: no cycle keeps it alive.
+        stream = self._begin()
+        return _Running(stream, stream.items(self._reading))
 
     def __enter__(self) -> Self:
         return self
@@ -207,9 +236,19 @@ class Subscription(Iterator[Item]):
     def close(self) -> None:
         """End it, and close its connection. Another thread may do this: the loop of the one that reads then ends, at
         once but for a connection that is just being opened, which may take 10 s to fail."""
-        self._stream.line.cut()
-        with suppress(ValueError):  # another thread is in it, and about to leave
-            self._items.close()
+        self._is_closed = True
+        running = self._running.existing()
+        if running is not None:
+            running.stream.line.cut()
+            with suppress(ValueError):  # another thread is in it, and about to leave
+                running.items.close()
+
+
+class _Running(NamedTuple):
+    """A subscription in one process."""
+
+    stream: _Stream
+    items: Generator[Item, None, None]
 
 
 class _Stream:
@@ -247,19 +286,19 @@ class _Stream:
         timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=self._silence)
         frames = Frames(self._max_event)
         try:
-            with (
-                self.line,
-                httpx.Client(**self._server.http_options) as http,
-                http.stream(
+            with InThisProcess() as stack:
+                stack.enter_context(self.line)
+                http = stack.enter_context(httpx.Client(**self._server.http_options))
+                opening = http.stream(
                     "GET",
                     "/events",
                     params=reading.parameters,
                     headers=headers,
                     timeout=timeout,
                     extensions={"trace": self._watch},
-                ) as response,
-            ):
-                if response.status_code != 200:
+                )
+                response = stack.enter_context(opening)
+                if not is_stream(response.status_code, response.headers):
                     raise self._refusal(reading, response)
                 reading.opened(response.headers)
                 for chunk in response.iter_raw():
@@ -282,12 +321,14 @@ class _Stream:
 
     def _messages(self, reading: Reading) -> Generator[Received, None, None]:
         headers = {**reading.headers(_bearer(self._token)), **self._server.password}
-        options = sockets.options(self._server, self._silence, self._max_event)
-        if self._server.ssl is not None:
-            options["ssl"] = tls.Context(self._server.ssl)  # a thread of websockets' own reads, while this one writes
+        url = self._server.socket_url(reading.parameters)
+        options = sockets.options(self._server, url, self._silence, self._max_event)
+        if "ssl" in options:
+            options["ssl"] = tls.Context(options["ssl"])  # a thread of websockets' own reads, while this one writes
         try:
-            url = self._server.socket_url(reading.parameters)
-            with self.line, _Connect(url, additional_headers=headers, **options) as connection:
+            with InThisProcess() as stack:
+                stack.enter_context(self.line)
+                connection = stack.enter_context(_Connect(str(url), additional_headers=headers, **options))
                 self.line.hold(connection.socket)
                 while True:
                     yield of_object(connection.recv())
