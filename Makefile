@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-SYSTEM := caddy chromium curl haproxy nginx-light libnginx-mod-nchan redis-server
+SYSTEM := caddy chromium-headless-shell curl haproxy nginx-light libnginx-mod-nchan redis-server
 # What `newest` and `lowest` run: all but what drives a browser or has the machine to itself.
 FAST := --numprocesses 3 --dist worksteal -m "not browser and not alone"
 

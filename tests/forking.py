@@ -2,7 +2,7 @@
 is importing, and the tests start hundreds of servers.
 
 What is forked runs what the command `feed` runs, in a process of its own, with the arguments, environment and folder
-that it is given. The command itself is started by tests/test_cli.py and tests/test_packaging.py.
+that it is given. The command itself is started by tests/test_packaging.py, and by some of tests/test_cli.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+FEED = str(Path(sys.executable).parent / "feed")
 
 _MODULES = (
     "feed.log.memory",
@@ -39,22 +43,27 @@ _DESCRIPTORS = 1 << 16
 
 
 class Forked:
-    """A process that was started. It has of `subprocess.Popen` what `tests.running` needs of it; its errors are in
-    `stdout`, too."""
+    """A process that was started. It has of `subprocess.Popen` what the tests need of it."""
 
-    def __init__(self, control: socket.socket, command: Sequence[str], environment: Mapping[str, str], folder: Path):
-        output, theirs = os.pipe()
-        self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115  closed by who reads it
+    def __init__(
+        self,
+        control: socket.socket,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        streams: Sequence[int],
+    ) -> None:
+        """`streams` are the descriptors of its input, output and errors; they stay the caller's to close."""
         self.args = list(command)
         self.returncode: int | None = None
+        self.stdin: IO[bytes] | None = None
+        self.stdout: IO[Any] | None = None
+        self.stderr: IO[bytes] | None = None
         self._status, status = socket.socketpair()
         request = json.dumps({"arguments": self.args, "environment": dict(environment), "folder": str(folder)}).encode()
         assert len(request) < _MOST
-        try:
-            socket.send_fds(control, [request], [theirs, status.fileno()])
-        finally:
-            os.close(theirs)
-            status.close()
+        with status:
+            socket.send_fds(control, [request], [*streams, status.fileno()])
         self.pid = int(self._read(None))
 
     def __del__(self) -> None:
@@ -80,14 +89,86 @@ class Forked:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
         return self.returncode or 0
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
     def _end(self, said: bytes) -> None:
         self.returncode = int(said)  # it says nothing if whoever forks is gone, and then the test may fail
         self._status.close()
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Forked:
-    """Run `feed` with these arguments."""
-    return Forked(_forking(), command, environment, folder)
+    """Run `feed` with these arguments; its errors are in `stdout`, too."""
+    output, theirs = os.pipe()
+    stdout = open(output, encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115  closed by who reads it
+    try:
+        process = Forked(_forking(), command, environment, folder, [0, theirs, theirs])
+    finally:
+        os.close(theirs)
+    process.stdout = stdout
+    return process
+
+
+def popen(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stderr: int = subprocess.PIPE,
+) -> Forked | subprocess.Popen[bytes]:
+    """Run `feed` with these arguments, as `subprocess.Popen` would, with its output in a pipe."""
+    if is_measured():
+        return subprocess.Popen([FEED, *command], env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr)
+    ours: dict[str, IO[bytes]] = {}
+    with ExitStack() as theirs:
+
+        def end(name: str, wanted: int) -> int:
+            if wanted == subprocess.DEVNULL:
+                descriptor = os.open(os.devnull, os.O_RDWR)
+            elif wanted != subprocess.PIPE:
+                return wanted
+            else:
+                readable, writable = os.pipe()
+                descriptor, mine = (readable, writable) if name == "stdin" else (writable, readable)
+                ours[name] = open(mine, "wb" if name == "stdin" else "rb")  # noqa: PTH123, SIM115
+            theirs.callback(os.close, descriptor)
+            return descriptor
+
+        streams = [end("stdin", stdin), end("stdout", subprocess.PIPE), end("stderr", stderr)]
+        process = Forked(_forking(), command, environment, Path.cwd(), streams)
+    process.stdin, process.stdout, process.stderr = (ours.get(name) for name in ("stdin", "stdout", "stderr"))
+    return process
+
+
+def run(
+    command: Sequence[str], environment: Mapping[str, str], *, input: bytes | None = None, timeout: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `feed` with these arguments to its end, as `subprocess.run` would. Raises `subprocess.TimeoutExpired`."""
+    process = popen(command, environment, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr, ThreadPoolExecutor(2) as pool:
+        said = [pool.submit(stream.read) for stream in (process.stdout, process.stderr)]
+        try:
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError), process.stdin:
+                    process.stdin.write(input or b"")
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess([FEED, *command], code, *(each.result() for each in said))
+
+
+def is_measured() -> bool:
+    """Whether coverage looks on, which begins where a process begins."""
+    return any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
 
 
 @functools.cache
@@ -112,17 +193,18 @@ def _fork_on_request(control: socket.socket) -> list[str]:
                     selector.unregister(key.fd)
                     _bury(key.fd, *children.pop(key.fd))
                     continue
-                message, descriptors, _, _ = socket.recv_fds(control, _MOST, 2)
+                message, descriptors, _, _ = socket.recv_fds(control, _MOST, 4)
                 if not message:
                     sys.exit()
-                output, status = descriptors
+                *streams, status = descriptors
                 if (pid := os.fork()) == 0:
                     selector.close()
                     for _, other in children.values():
                         other.detach()
                     control.detach()
-                    return _become(json.loads(message), output)
-                os.close(output)
+                    return _become(json.loads(message), streams)
+                for stream in streams:
+                    os.close(stream)
                 asking = socket.socket(fileno=status)
                 with contextlib.suppress(OSError):
                     asking.sendall(str(pid).encode())
@@ -138,9 +220,13 @@ def _bury(handle: int, pid: int, asking: socket.socket) -> None:
         asking.sendall(str(os.waitstatus_to_exitcode(code)).encode())
 
 
-def _become(request: dict[str, Any], output: int) -> list[str]:
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def _become(request: dict[str, Any], streams: Sequence[int]) -> list[str]:
+    for place, stream in enumerate(streams):
+        os.dup2(stream, place)
+    # As an interpreter makes them at its start: those of the first process have looked at what it had there.
+    sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: PTH123, SIM115
+    sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)  # noqa: PTH123, SIM115
     os.closerange(3, _DESCRIPTORS)  # those of its siblings
     os.chdir(request["folder"])
     os.environ.clear()

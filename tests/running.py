@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ from typing import Any
 import httpx
 
 from feed.testing.process import START_SECONDS, STOP_SECONDS, FeedProcess, Process
+from tests.forking import FEED, is_measured
 from tests.forking import start as fork
 
 __all__ = ["FEED", "GREETING", "START_SECONDS", "STOP_SECONDS", "RunningServer", "running"]
 
-FEED = str(Path(sys.executable).parent / "feed")
 GREETING = 5
 """Lines that a server without a key says at its start; with one it is another, which says how to make a token."""
 
@@ -41,14 +39,14 @@ class RunningServer(FeedProcess):
     def _run(self, arguments: Sequence[str]) -> Process:
         # prometheus-client looks for the workers' folder when it is loaded, and coverage begins with a process.
         has_workers = "--workers" in arguments or "FEED_WORKERS" in self._environment
-        if self._command == [FEED] and not has_workers and not _is_measured():
+        if self._command == [FEED] and not has_workers and not is_measured():
             return fork(arguments, self._environment, self._folder or Path.cwd())
         return super()._run(arguments)
 
     def close(self) -> None:
         """Leave nothing behind."""
         self.http.close()
-        if self.alive and _is_measured():
+        if self.alive and is_measured():
             self.stop()  # a process that is killed says nothing of what it has run
         super().close()
 
@@ -67,11 +65,6 @@ class RunningServer(FeedProcess):
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
-
-
-def _is_measured() -> bool:
-    """Whether coverage looks on, which begins where a process begins."""
-    return any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
 
 
 @contextlib.contextmanager

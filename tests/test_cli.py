@@ -18,6 +18,7 @@ from typing import IO, Any, ClassVar
 
 import pytest
 
+from tests import forking
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer
 from web.settings import Settings, is_secret, option, variable
@@ -31,23 +32,14 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 def feed(*arguments: str, stdin: bytes | None = None, **settings: str) -> subprocess.CompletedProcess[bytes]:
     """Run one command to its end."""
     environment = ENVIRONMENT | {f"FEED_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run(
-        [FEED, *arguments],
-        env=environment,
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        timeout=SECONDS,
-    )
+    return forking.run(arguments, environment, input=stdin, timeout=SECONDS)
 
 
 class Command:
     """A command that runs while the test does other things. `lines` and `errors` are what it has printed so far."""
 
     def __init__(self, *arguments: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE) -> None:
-        self.process = subprocess.Popen(
-            [FEED, *arguments], env=ENVIRONMENT, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
-        )
+        self.process = forking.popen(arguments, ENVIRONMENT, stdin=stdin, stderr=stderr)
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._news = threading.Condition()
@@ -68,7 +60,7 @@ class Command:
     def until(self, condition: Callable[[], object]) -> None:
         """Wait until what it has printed makes `condition` true."""
         with self._news:
-            assert self._news.wait_for(condition, SECONDS), (self.lines[-5:], self.errors)
+            assert self._news.wait_for(condition, SECONDS), (self.lines[-5:], "\n".join(self.errors))
 
     def until_lines(self, count: int) -> None:
         """Wait until it has printed `count` lines."""

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests import forking
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import free_port
 from tests.running import FEED, RunningServer, running
@@ -36,8 +37,8 @@ def server() -> Iterator[RunningServer]:
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     named = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | environment
-    command = [FEED, "doctor", *arguments]
-    return subprocess.run(command, env=named, capture_output=True, text=True, timeout=60)
+    done = forking.run(["doctor", *arguments], named, timeout=60)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def test_a_line_for_each_check_and_nothing_else(server: RunningServer) -> None:
