@@ -551,7 +551,7 @@ def copy(source: Path, target: Path) -> None:
 @pytest.mark.parametrize("again", ["copied", "restored"])
 async def test_an_older_copy_in_the_logs_place_takes_nothing_more(path: Path, tmp_path: Path, again: str) -> None:
     log = await open_at(path)
-    await publish(log, 5)
+    await publish(log, 1_000)
     copy(path, tmp_path / "copy.db")
     await publish(log, 5)
     if again == "restored":
@@ -582,7 +582,39 @@ async def test_another_log_restored_in_its_place_is_a_hole_and_not_other_events_
     await log.close()
 
 
-@pytest.mark.parametrize("statement", ["VACUUM", "CREATE TABLE mine (x)", "DELETE FROM answers", "ANALYZE"])
+async def test_a_copy_of_the_same_size_over_the_file_is_noticed_where_it_took_something(
+    path: Path, tmp_path: Path
+) -> None:
+    log = await open_at(path)
+    await publish(log, 5)
+    await log.close()
+    shutil.copyfile(path, tmp_path / "copy.db")
+    log = await open_at(path)
+    await publish(log, 5)
+    await log.close()
+    log = await open_at(path)
+    assert path.stat().st_size == (tmp_path / "copy.db").stat().st_size
+    shutil.copyfile(tmp_path / "copy.db", path)
+    with pytest.raises(FeedUnavailable, match="changed"):
+        await log.check()
+    assert (await read_on(log, 5, 10, EVERYTHING, 100)).start == 10
+    await log.close()
+
+
+async def test_a_file_that_was_only_touched_goes_on(path: Path) -> None:
+    log = await open_at(path)
+    published = await publish(log, 5)
+    os.utime(path)
+    await log.check()
+    published += await publish(log)
+    assert await ids(log) == published
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["VACUUM", "CREATE TABLE mine (x)", "DELETE FROM answers", "ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"],
+)
 async def test_what_others_write_that_is_not_of_the_log_does_no_harm(
     path: Path, caplog: pytest.LogCaptureFixture, statement: str
 ) -> None:

@@ -5,9 +5,12 @@ log from under a server that runs:
 
 - The file is removed or replaced by another one: its name leads to another inode.
 - Another program writes through SQLite (a row deleted, `.restore`): `PRAGMA data_version` of the writing connection
-  changes. Not only then, so what is in the file says whether it is still this log.
+  changes.
 - The file is overwritten in place (`cp copy.db feed.db`): SQLite does not notice. But only a checkpoint writes to that
-  file, and those are made by the one that watches, or by another program that writes through SQLite.
+  file, and those are made by the one that watches: at any other time its size and time stay.
+
+The last two may be harmless (`VACUUM`, `touch`, somebody else's checkpoint, an error before). What is in the file then
+says whether it is still this log.
 """
 
 from __future__ import annotations
@@ -26,11 +29,17 @@ from feed.log.sqlite.file import LOCK_SUFFIX, Hole
 
 _LOOK = 0.05  # seconds between looks
 
+_OVERWRITTEN = "its file was overwritten by another program: the server has to be restarted"
+
 _HOLES = """
 SELECT before + 1, seq - 1
 FROM (SELECT seq, lag(seq, 1, ?1 - 1) OVER (ORDER BY seq) AS before FROM events WHERE seq >= ?1)
 WHERE seq != before + 1 ORDER BY seq
 """
+
+
+_COUNT = "SELECT count(*) FROM events NOT INDEXED WHERE seq >= ?"
+_COUNT_BY_TOPIC = "SELECT count(*) FROM events INDEXED BY events_by_topic WHERE topic >= '' AND seq >= ?"
 
 
 class Known(NamedTuple):
@@ -68,10 +77,10 @@ class Watch:
         if self._look_up_files() != self._files:
             raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
         holes, stamp, version = None, self._stamp_now(), self._data_version()
-        if self._broken is None and version != self._version:
-            holes = self._examine(known)
-        elif self._broken is None and stamp != self._stamp:
-            self._broken = "its file was overwritten by another program: the server has to be restarted"
+        if self._broken is None and version == self._version and stamp[0] != self._stamp[0]:
+            self._broken = _OVERWRITTEN  # by a copy, older or newer: parts of both are in it now
+        elif self._broken is None and (version, stamp) != (self._version, self._stamp):
+            holes = self._examine(known, overwritten=version == self._version)
         if self._broken is not None:
             raise FeedUnavailable(self._broken, 30)
         self._stamp, self._version, self._seen = stamp, version, time.monotonic()
@@ -96,15 +105,22 @@ class Watch:
         ahead = self.wal_bytes()
         return FileBytes(_size(str(self._path)) + ahead, ahead)
 
-    def _examine(self, known: Known) -> Sequence[Hole] | None:
-        connection = self._connection
-        is_ours = connection.execute("SELECT 1 FROM epochs WHERE epoch = ?", (known.epoch,)).fetchone()
-        newest = connection.execute("SELECT seq, start FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        if is_ours is None or (newest or (0, known.start)) != (known.position, known.start):
-            self._broken = "its events were changed by another program: the server has to be restarted"
-            return None
-        count = connection.execute("SELECT count(*) FROM events WHERE seq >= ?", (known.oldest,)).fetchone()[0]
-        return None if count == known.events else connection.execute(_HOLES, (known.oldest,)).fetchall()
+    def _examine(self, known: Known, *, overwritten: bool) -> Sequence[Hole] | None:
+        # Not by the connection that writes: what that has in memory is what was in the file.
+        uri = f"{self._path.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
+            is_ours = connection.execute("SELECT 1 FROM epochs WHERE epoch = ?", (known.epoch,)).fetchone()
+            newest = connection.execute("SELECT seq, start FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+            counts = [connection.execute(count, (known.oldest,)).fetchone()[0] for count in (_COUNT, _COUNT_BY_TOPIC)]
+            if is_ours is None or (newest or (0, known.start)) != (known.position, known.start):
+                self._broken = "its events were changed by another program: the server has to be restarted"
+            elif counts == [known.events, known.events]:
+                return None
+            elif overwritten or counts[0] != counts[1]:
+                self._broken = _OVERWRITTEN
+            else:
+                return connection.execute(_HOLES, (known.oldest,)).fetchall()
+        return None
 
     def _data_version(self) -> int:
         version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
@@ -113,11 +129,11 @@ class Watch:
     def _look_up_files(self) -> Sequence[tuple[int, int] | None]:
         return [_identity(f"{self._path}{suffix}") for suffix in ("", "-wal", LOCK_SUFFIX)]
 
-    def _stamp_now(self) -> tuple[int, int] | None:
+    def _stamp_now(self) -> tuple[int, int]:
         with contextlib.suppress(OSError):
             status = os.stat(self._path)  # noqa: PTH116
             return status.st_size, status.st_mtime_ns
-        return None
+        return 0, 0
 
 
 def _size(path: str) -> int:

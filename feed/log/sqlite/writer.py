@@ -36,8 +36,8 @@ _GROUP_BYTES = 8 << 20
 _STATEMENT_ROWS = 64
 _HOUSEKEEPING = 5.0  # seconds between looks at the age of events while nothing is published
 _DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it inserts
-_CHECKPOINT_BYTES = 2 << 20  # written since the last one
-_COMMIT_BYTES = 3 * 4096  # what a commit writes besides its events: pages that it changes
+_CHECKPOINT_BYTES = 4 << 20  # written since the last one
+_COMMIT_BYTES = 2 * 4096  # what a commit writes besides its events: pages that it changes
 _WAL_BYTES = 64 << 20  # beyond this the readers are held for a moment, so that the write-ahead log can start anew
 _PROBE = 5.0  # seconds without a commit until a check really writes: an empty transaction succeeds on a full disk
 _PROBE_AGAIN = 1.0  # seconds until what failed is tried again by a check
@@ -369,8 +369,9 @@ class Writer:
             self._connection.execute(f"PRAGMA busy_timeout = {int(file.BUSY_TIMEOUT * 1000)}")
         if busy:
             self.reports.warn(
-                f"another program has been reading the log's file for long: what is written ahead ({size >> 20} MiB by "
-                "now, beside the file) cannot be put into it until that ends"
+                "another program has been reading the log's file for long: what is written ahead, in a file beside it, "
+                "cannot be put into it until that ends",
+                f"{size >> 20} MiB by now",
             )
 
     def _answer_check(self, request: Check) -> None:
