@@ -295,8 +295,7 @@ class Feed:
 
     @property
     def file_bytes(self) -> FileBytes | None:
-        """How large the log's files are; None for a log without files here, and while it is not open. Looks at the
-        disk."""
+        """How large the log's files are, 0 for a log without them; None while it is not open. Looks at the disk."""
         running = self._running_now()
         return None if running is None else running.log.file_bytes
 

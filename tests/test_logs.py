@@ -459,6 +459,28 @@ async def test_the_position_before_a_time_is_found(log: Log) -> None:
         assert times[position] >= time_
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_times_never_go_back_whatever_the_clock_does(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory:" if kind == "memory" else f"sqlite:{tmp_path / 'clock.db'}"
+    minute = 60_000
+    clock = 1_800_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: clock * 1_000_000)
+    log = await open_log(url, Retention())
+    begun = clock
+    for step in (0, 1, -30, 0, 29, 2):
+        clock += step * minute
+        await log.append(drafts("a"))
+        if kind == "sqlite":
+            await log.close()
+            log = await open_log(url, Retention())
+    times = [(event.time - begun) // minute for event in await read_all(log, 0, EVERYTHING)]
+    assert times == [0, 1, 1, 1, 1, 2]
+    assert [await log.before_time(begun + time_ * minute) for time_ in (0, 1, 2, 3)] == [0, 1, 5, 6]
+    await log.close()
+
+
 async def test_a_log_that_works_says_so(log: Log) -> None:
     await log.check()
 
@@ -467,6 +489,42 @@ async def test_a_log_that_works_says_so(log: Log) -> None:
 async def test_an_unknown_log_is_refused_with_what_to_use(url: str) -> None:
     with pytest.raises(LogRefused, match="use memory:, sqlite:PATH or redis://"):
         await open_log(url, Retention())
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("sqlite:///x.db", "sqlite:x.db (in the working directory) or sqlite:/x.db?"),
+        ("sqlite://x.db", "sqlite:x.db?"),
+        ("sqlite://", "memory:?"),
+        ("sqlite:///:memory:", "memory:?"),
+        ("sqlite::memory:", "memory:?"),
+        ("sqlite:file:x.db?mode=rwc", "sqlite:x.db?"),
+        ("sqlite:x.db?timeout=5", "sqlite:x.db?"),
+        ("sqlite:x.db ", "sqlite:x.db?"),
+        ("sqlite:x\0.db", "sqlite:x.db?"),
+        ("sqlite+aiosqlite:///x.db", "sqlite:x.db (in the working directory) or sqlite:/x.db?"),
+        ("sqlite3:/var/x.db", "sqlite:/var/x.db?"),
+        ("SQLite:x.db", "sqlite:x.db?"),
+        ("file:x.db", "sqlite:x.db?"),
+        ("x.db", "sqlite:x.db?"),
+        ("memory", "memory:?"),
+        ("memory://", "memory:?"),
+        (":memory:", "memory:?"),
+    ],
+)
+async def test_a_log_that_others_would_write_so_is_refused_with_what_was_meant(url: str, meant: str) -> None:
+    with pytest.raises(LogRefused) as refused:
+        await open_log(url, Retention())
+    assert str(refused.value).endswith(f"did you mean {meant}")
+
+
+async def test_a_path_may_be_absolute_however_many_slashes_that_takes(tmp_path: Path) -> None:
+    for slashes in ("", "///"):
+        log = await open_log(f"sqlite:{slashes}{tmp_path}/feed.db", Retention())
+        await log.append(drafts("a"))
+        await log.close()
+    assert log.position == 2
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

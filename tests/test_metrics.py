@@ -187,12 +187,21 @@ def test_the_log_is_said_to_hold_what_retention_keeps(serve: Serve, tmp_path: Pa
     assert found["feed_log_events"] == {"n": 5}
     assert found["feed_log_bytes"] == {"n": 5 * (len("amessage12345") + 64)}
     assert found["feed_log_position"] == {"n": 8}
+    sizes = [(tmp_path / name).stat().st_size for name in ("feed.db", "feed.db-wal")]
+    assert found["feed_log_file_bytes"] == {"n": sum(sizes)}
+    assert found["feed_log_wal_bytes"] == {"n": sizes[1]}
 
 
 def test_of_a_log_that_is_not_open_nothing_is_said(serve: Serve, start_redis: StartRedis) -> None:
     redis = start_redis(appendonly="no")
     redis.kill()
-    of_log = {"feed_log_events", "feed_log_bytes", "feed_log_oldest_age_seconds"}
+    of_log = {
+        "feed_log_events",
+        "feed_log_bytes",
+        "feed_log_oldest_age_seconds",
+        "feed_log_file_bytes",
+        "feed_log_wal_bytes",
+    }
     servers = [serve("--log", redis.url(), *several, node="n") for several in ((), ("--workers", "2"))]
     for server in servers:
         assert NAMES - names(scrape(server)) == of_log

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from feed import FeedUnavailable, Invalid, LogRefused, Overloaded, Retention
+from feed import Feed, FeedUnavailable, Indeterminate, Invalid, LogRefused, Overloaded, Retention, select
 from feed.event import text_draft
 from feed.log import IdempotencyKey
+from feed.log.paging import read_back, read_on
 from feed.log.sqlite import SQLiteLog, file, writer
 from feed.log.sqlite.file import APPLICATION_ID, SCHEMA_VERSION
 from feed.pattern import EVERYTHING, Selection
@@ -331,6 +336,407 @@ async def test_the_write_ahead_log_stays_small_while_readers_never_rest(
     await log.close()
 
 
+class Failing:
+    """A connection on which some statements fail: before they run, or after."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, statement: str, error: Exception, *, after: bool = False
+    ) -> None:
+        self._connection = connection
+        self._statement = statement
+        self._error = error
+        self._after = after
+        self.failed = 0
+
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        fails = statement.startswith(self._statement)
+        if fails and not self._after:
+            self.failed += 1
+            raise self._error
+        cursor = self._connection.execute(statement, *parameters)
+        if fails:
+            self.failed += 1
+            raise self._error
+        return cursor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("SECRET is what SQLite says")
+    error.sqlite_errorcode = code
+    error.sqlite_errorname = "SQLITE_…"
+    return error
+
+
+@contextlib.contextmanager
+def failing(log: SQLiteLog, statement: str, error: Exception, *, after: bool = False) -> Iterator[Failing]:
+    """For as long as the block lasts, statements that begin like this one fail for the writer."""
+    real = log._writer._connection
+    log._writer._connection = broken = Failing(real, statement, error, after=after)  # type: ignore[assignment]
+    yield broken
+    log._writer._connection = real
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (sqlite3.SQLITE_IOERR_FSYNC, Indeterminate),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, Indeterminate),
+        (sqlite3.SQLITE_IOERR_WRITE, FeedUnavailable),
+        (sqlite3.SQLITE_FULL, FeedUnavailable),
+    ],
+)
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_what_a_crash_could_bring_back_is_not_called_unpublished(
+    path: Path, code: int, expected: type[Exception], keyed: bool
+) -> None:
+    log = await open_at(path)
+    key = IdempotencyKey("", "k", b"f") if keyed else None
+    with (
+        failing(log, "COMMIT" if keyed else "INSERT INTO events", sqlite_error(code)),
+        pytest.raises(expected) as raised,
+    ):
+        await log.append([text_draft("a", "x")], key)
+    assert "SECRET" not in str(raised.value)
+    assert len(await publish(log)) == 1
+    assert log.position == 1
+    await log.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), sqlite_error(sqlite3.SQLITE_IOERR_FSYNC), ZeroDivisionError()])
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_what_is_committed_is_answered_so_whatever_fails_after_that(
+    path: Path, error: Exception, keyed: bool
+) -> None:
+    log = await open_at(path)
+    key = IdempotencyKey("", "k", b"f") if keyed else None
+    with failing(log, "COMMIT" if keyed else "INSERT INTO events", error, after=True) as broken:
+        appended = await log.append([text_draft("a", "x")], key)
+    assert broken.failed
+    assert (appended.first, log.position) == (1, 1)
+    assert (await ids(log)) == appended.ids
+    assert len(await publish(log)) == 1
+    await log.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError(), sqlite_error(sqlite3.SQLITE_IOERR_READ)])
+@pytest.mark.parametrize("statement", ["DELETE FROM answers", "PRAGMA wal_checkpoint", "SELECT seq, start, time"])
+async def test_housekeeping_that_fails_leaves_the_writer_alive(
+    path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, error: Exception
+) -> None:
+    monkeypatch.setattr(writer, "_HOUSEKEEPING", 0.01)
+    monkeypatch.setattr(writer, "_WAL_BYTES", 0)
+    monkeypatch.setattr(writer, "_CHECKPOINT_BYTES", 0)
+    log = await open_at(path, events=1)
+    await publish(log)
+    with failing(log, statement, error) as broken:
+        async with asyncio.timeout(10):
+            while broken.failed < 3:
+                await publish(log)
+    assert len(await publish(log)) == 1
+    await log.close()
+
+
+async def test_a_transaction_that_could_not_be_ended_takes_in_nothing_more(path: Path) -> None:
+    log = await open_at(path)
+    with failing(log, "ROLLBACK", MemoryError()):
+        log._writer._connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises((FeedUnavailable, Indeterminate)):
+            await publish(log)
+    published = await publish(log)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM events").fetchone()[0] == len(published)
+    await log.close()
+
+
+async def test_a_log_that_takes_no_event_is_not_ready_though_nobody_publishes(path: Path) -> None:
+    log = await open_at(path)
+    log._writer._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(FeedUnavailable, match="read-only"):
+        await log.check()
+    log._writer._connection.execute("PRAGMA query_only = OFF")
+    await becomes_ready(log)
+    assert len(await publish(log)) == 1
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM answers").fetchone()[0] == 0, "what it has tried is gone"
+    await log.close()
+
+
+async def becomes_ready(log: SQLiteLog) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(FeedUnavailable):
+                await log.check()
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_log_in_which_there_is_room_for_little_is_not_ready_while_more_does_not_go_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_PROBE_AGAIN", 0)
+    log = await open_at(path)
+    await publish(log)
+    pages = log._writer._connection.execute("PRAGMA page_count").fetchone()[0]
+    log._writer._connection.execute(f"PRAGMA max_page_count = {pages + 3}")
+    with pytest.raises(FeedUnavailable, match="full"):
+        await log.append([text_draft("a", "x" * 100_000)])
+    for _ in range(3):
+        with pytest.raises(FeedUnavailable, match="full"):
+            await log.check()
+    log._writer._connection.execute("PRAGMA max_page_count = 1000000")
+    await becomes_ready(log)
+    await log.close()
+
+
+async def test_trouble_is_a_line_when_it_begins_and_one_when_it_is_over(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = await open_at(path)
+    await publish(log)
+    log._writer._connection.execute("PRAGMA query_only = ON")
+    for _ in range(50):
+        with pytest.raises(FeedUnavailable):
+            await publish(log)
+    log._writer._connection.execute("PRAGMA query_only = OFF")
+    await publish(log)
+    lines = [record.getMessage() for record in caplog.records if record.name == "feed.log.sqlite"]
+    assert lines == [
+        "the log: its file or its disk is read-only [SQLITE_READONLY]",
+        "the log takes events again; 49 more attempts had failed meanwhile",
+    ]
+    await log.close()
+
+
+async def test_nobody_waits_for_a_program_that_reads_the_file_for_long_and_it_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(file, "BUSY_TIMEOUT", 600.0)  # whoever waited would do so for longer than the test may take
+    monkeypatch.setattr(writer, "_WAL_BYTES", 1 << 20)
+    monkeypatch.setattr(writer, "_HOUSEKEEPING", 0.01)
+    log = await open_at(path)
+    await publish(log)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT max(seq) FROM events").fetchone()
+        async with asyncio.timeout(30):
+            while "another program has been reading" not in caplog.text:
+                await log.append([text_draft("a", "x" * 100_000)])
+        assert log.file_bytes.ahead >= 1 << 20
+        other.execute("COMMIT")
+    async with asyncio.timeout(30):
+        while log.file_bytes.ahead >= 1 << 20:
+            await publish(log)
+    await log.close()
+
+
+# What others do to the file while it is open.
+
+
+def execute(path: Path, *statements: str) -> None:
+    """As another program does."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for statement in statements:
+            other.execute(statement)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Like `.backup` and `.restore`."""
+    with contextlib.closing(sqlite3.connect(source)) as there, contextlib.closing(sqlite3.connect(target)) as here:
+        there.backup(here)
+
+
+@pytest.mark.parametrize("again", ["copied", "restored"])
+async def test_an_older_copy_in_the_logs_place_takes_nothing_more(path: Path, tmp_path: Path, again: str) -> None:
+    log = await open_at(path)
+    await publish(log, 1_000)
+    copy(path, tmp_path / "copy.db")
+    await publish(log, 5)
+    if again == "restored":
+        copy(tmp_path / "copy.db", path)
+    else:
+        shutil.copyfile(tmp_path / "copy.db", path)
+    for _ in range(2):
+        with pytest.raises(FeedUnavailable, match=r"changed|overwritten"):
+            await log.check()
+        with pytest.raises(FeedUnavailable, match=r"changed|overwritten"):
+            await publish(log)
+    await log.close()
+
+
+async def test_another_log_restored_in_its_place_is_a_hole_and_not_other_events_under_its_ids(
+    path: Path, tmp_path: Path
+) -> None:
+    other = await open_at(tmp_path / "other.db")
+    await publish(other, 20)
+    await other.close()
+    log = await open_at(path)
+    await publish(log, 10)
+    copy(tmp_path / "other.db", path)
+    page = await read_on(log, 0, 10, EVERYTHING, 100)
+    assert (page.events, page.start) == ([], 10)
+    page = await read_back(log, 11, EVERYTHING, 100)
+    assert (page.events, page.start, page.end) == ([], 0, 0)
+    await log.close()
+
+
+async def test_a_copy_of_the_same_size_over_the_file_is_noticed_where_it_took_something(
+    path: Path, tmp_path: Path
+) -> None:
+    log = await open_at(path)
+    await publish(log, 5)
+    await log.close()
+    shutil.copyfile(path, tmp_path / "copy.db")
+    log = await open_at(path)
+    await publish(log, 5)
+    await log.close()
+    log = await open_at(path)
+    assert path.stat().st_size == (tmp_path / "copy.db").stat().st_size
+    shutil.copyfile(tmp_path / "copy.db", path)
+    with pytest.raises(FeedUnavailable, match="changed"):
+        await log.check()
+    assert (await read_on(log, 5, 10, EVERYTHING, 100)).start == 10
+    await log.close()
+
+
+async def test_a_file_that_was_only_touched_goes_on(path: Path) -> None:
+    log = await open_at(path)
+    published = await publish(log, 5)
+    os.utime(path)
+    await log.check()
+    published += await publish(log)
+    assert await ids(log) == published
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["VACUUM", "CREATE TABLE mine (x)", "DELETE FROM answers", "ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"],
+)
+async def test_what_others_write_that_is_not_of_the_log_does_no_harm(
+    path: Path, caplog: pytest.LogCaptureFixture, statement: str
+) -> None:
+    log = await open_at(path)
+    published = await publish(log, 5)
+    execute(path, statement)
+    await log.check()
+    published += await publish(log, 5)
+    assert await ids(log) == published
+    assert caplog.text == ""
+    await log.close()
+
+
+async def test_a_hole_counts_in_nothing_that_is_retained_and_goes_with_the_rest(path: Path) -> None:
+    log = await open_at(path, events=10)
+    await publish(log, 10)
+    execute(path, "DELETE FROM events WHERE seq IN (4, 5)")
+    await log.check()
+    await publish(log)
+    assert log.retained.events == 8
+    await publish(log, 5)
+    assert (log.oldest, log.retained.events, log._writer.holes) == (7, 10, [])
+    await log.close()
+    log = await open_at(path, events=10)
+    assert (log.oldest, log.retained.events) == (7, 10)
+    await log.close()
+
+
+async def test_a_start_finds_the_holes_and_the_window_begins_behind_the_last(path: Path) -> None:
+    log = await open_at(path)
+    published = await publish(log, 60)
+    await log.close()
+    execute(path, "DELETE FROM events WHERE seq BETWEEN 21 AND 30", "DELETE FROM events WHERE seq = 50")
+    async with Feed(f"sqlite:{path}") as feed:
+        after: str | None = None
+        pages = []
+        for _ in range(3):
+            page = await feed.history(select(["**"]), limit=100, after=after)
+            gap = (page.gap.requested, page.gap.resumed_from) if page.gap else None
+            pages.append(([event.seq for event in page.events], gap))
+            after = page.next
+        at = [id.rpartition("-")[0] + "-" for id in published]
+        assert pages == [
+            (list(range(1, 21)), None),
+            (list(range(31, 50)), (f"{at[0]}20", f"{at[0]}30")),
+            (list(range(51, 61)), (f"{at[0]}49", f"{at[0]}50")),
+        ]
+        before: str | None = (await feed.history(select(["**"]), after=after)).next
+        backward = []
+        newest = await feed.publish("a", "x")
+        before = newest
+        for _ in range(3):
+            page = await feed.history(select(["**"]), limit=100, before=before)
+            backward.append(([event.seq for event in page.events], page.gap and page.gap.resumed_from))
+            before = page.next
+        assert backward == [
+            (list(range(51, 61)), None),
+            (list(range(31, 50)), f"{at[0]}50"),
+            (list(range(1, 21)), f"{at[0]}30"),
+        ]
+
+
+# Bytes that are no text any more, in a file that SQLite finds in order.
+
+
+def break_data(path: Path, word: bytes) -> None:
+    """Let a byte of an event be no UTF-8 any more, wherever it is."""
+    for each in (path, Path(f"{path}-wal")):
+        if each.exists():
+            content = each.read_bytes().replace(word, b"\xff" + word[1:])
+            with each.open("r+b") as file_:
+                file_.write(content)
+
+
+async def test_p9_an_event_that_cannot_be_read_refuses_the_start_and_is_named(path: Path) -> None:
+    log = await open_at(path)
+    for number in range(5):
+        await log.append([text_draft("a", f"SECRET {number}")])
+    await log.close()
+    break_data(path, b"SECRET 3")
+    for _ in range(2):
+        with pytest.raises(LogRefused, match=r"damaged \(event 4 cannot be read\)") as refused:
+            await open_at(path)
+        assert "SECRET" not in str(refused.value)
+    execute(path, "DELETE FROM events WHERE seq = 4")
+    log = await open_at(path)
+    assert log.position == 5
+    await log.close()
+
+
+@pytest.mark.parametrize("value", ["CAST(x'ff' AS TEXT)", "x'00'"])
+@pytest.mark.parametrize(
+    ("column", "patterns"),
+    [("data", ["**"]), ("data", ["a"]), ("data", ["*"]), ("type", ["a"]), ("topic", ["**"]), ("topic", ["*"])],
+)
+async def test_what_cannot_be_read_while_it_runs_is_a_hole(
+    path: Path, column: str, value: str, patterns: list[str]
+) -> None:
+    log = await open_at(path)
+    await log.append([text_draft("a", f"SECRET {number}") for number in range(6)])
+    execute(path, f"UPDATE events SET {column} = {value} WHERE seq IN (2, 5)")
+    selection = Selection(patterns)
+    found: list[int] = []
+    starts: list[int] = []
+    after = 0
+    while after < 6:
+        page = await read_on(log, after, 6, selection, 100)
+        starts.append(page.start)
+        found += [event.seq for event in page.events]
+        after = page.end
+    assert (found, starts) == ([1, 3, 4, 6], [0, 2, 5])
+    before = 7
+    backward: list[int] = []
+    while before > 1:
+        page = await read_back(log, before, selection, 100)
+        backward = [event.seq for event in page.events] + backward
+        before = page.start + 1
+    assert backward == found
+    assert len(await publish(log)) == 1
+    await log.close()
+
+
 # P9: files that are not for us.
 
 
@@ -447,6 +853,35 @@ async def test_p9_a_file_in_use_is_refused_by_name_of_the_process_and_free_when_
     await log.close()
     log = await open_at(link)
     assert log.position == 1
+    await log.close()
+
+
+async def test_a_file_with_a_second_name_is_refused(path: Path) -> None:
+    log = await open_at(path)
+    link = path.with_name("link.db")
+    os.link(path, link)
+    with pytest.raises(LogRefused, match="2 names"):
+        await open_at(link)
+    assert not Path(f"{link}.feed-lock").exists()
+    await publish(log)
+    await log.close()
+    with pytest.raises(LogRefused, match="2 names"):
+        await open_at(path)
+    link.unlink()
+    log = await open_at(path)
+    assert log.position == 1
+    await log.close()
+
+
+async def test_p1_a_start_that_was_killed_while_it_made_the_file_is_made_up_for(path: Path) -> None:
+    log = await open_at(path)
+    await log.close()
+    # What is on the disk just before the first transaction has ended: the file is whole, and its rollback journal says
+    # that it was empty before.
+    journal = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + struct.pack(">IIIII", 0, 1, 0, 512, 4096)
+    Path(f"{path}-journal").write_bytes(journal.ljust(512, b"\0"))
+    log = await open_at(path)
+    assert len(await publish(log)) == 1
     await log.close()
 
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from feed import Feed
 from feed.broadcaster import Queues
 from feed.figures import Delivered, Histogram
-from feed.log.contract import Retained
+from feed.log.contract import FileBytes, Retained
 from web.output import dropped_lines
 
 _LOOP_LOOKS = 0.1  # seconds between two looks at how late the event loop is
@@ -52,6 +52,10 @@ class Now:
     @cached_property
     def retained(self) -> Retained | None:
         return self.feed.retained
+
+    @cached_property
+    def file_bytes(self) -> FileBytes | None:
+        return self.feed.file_bytes
 
     @cached_property
     def delivered(self) -> Mapping[str, Delivered]:
@@ -233,6 +237,20 @@ FIGURES: tuple[Figure | Distribution, ...] = (
         "gauge",
         "The sizes of those events, as retention counts them: roughly what they take in memory and on disk.",
         lambda now: None if now.retained is None else now.retained.bytes,
+        several="livemax",
+    ),
+    Figure(
+        "feed_log_file_bytes",
+        "gauge",
+        "How large the files of a log on SQLite are, all together; 0 for other logs.",
+        lambda now: None if now.file_bytes is None else now.file_bytes.total,
+        several="livemax",
+    ),
+    Figure(
+        "feed_log_wal_bytes",
+        "gauge",
+        "The part of it that is written ahead: it grows while another program reads the log for long.",
+        lambda now: None if now.file_bytes is None else now.file_bytes.ahead,
         several="livemax",
     ),
     Figure(

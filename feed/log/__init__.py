@@ -7,6 +7,7 @@ from feed.log.contract import Appended, IdempotencyKey, Log, Page, Retention
 from feed.log.memory import MemoryLog
 from feed.log.redis.address import SCHEMES, parse_address, without_password
 from feed.log.sqlite import SQLiteLog
+from feed.log.sqlite.address import parse_path, suggestion
 
 KINDS = "memory:, sqlite:PATH or redis://HOST:PORT/DB?stream=NAME"
 
@@ -29,9 +30,27 @@ def check_log_url(url: str) -> str:
     if colon and scheme in SCHEMES:
         parse_address(url)
         return url
-    if colon and (scheme, bool(path)) in {("memory", False), ("sqlite", True)}:
+    if (scheme, colon, path) == ("memory", ":", ""):
         return url
-    raise LogRefused(f"{without_password(url)!r} names no log: use {KINDS}")
+    if scheme == "sqlite" and path:
+        parse_path(url)
+        return url
+    meant = _meant(url)
+    raise LogRefused(
+        f"{without_password(url)!r} names no log: use {KINDS}" + (f"; did you mean {meant}?" if meant else "")
+    )
+
+
+def _meant(url: str) -> str | None:
+    scheme, colon, path = url.partition(":")
+    kind = scheme.lower().partition("+")[0]
+    if kind == "memory" or url == ":memory:":
+        return "memory:"
+    if colon and path and kind in ("sqlite", "sqlite3", "file"):
+        return " or ".join(suggestion(path))
+    if not colon and url.endswith((".db", ".sqlite", ".sqlite3")):
+        return f"sqlite:{url}"
+    return None
 
 
 def is_shared(url: str) -> bool:
@@ -45,11 +64,11 @@ async def open_log(url: str, retention: Retention, node: str = "") -> Log:
 
     Raises `LogRefused`, and `FeedUnavailable` where a server is not there yet.
     """
-    scheme, _, path = check_log_url(url).partition(":")
+    scheme = check_log_url(url).partition(":")[0]
     if scheme == "memory":
         return MemoryLog(retention)
     if scheme == "sqlite":
-        return await SQLiteLog.open(path, retention)
+        return await SQLiteLog.open(parse_path(url), retention)
     from feed.log.redis.log import RedisLog  # redis-py takes a tenth of a second, and the other logs do not need it
 
     return await RedisLog.open(url, retention, node)

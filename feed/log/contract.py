@@ -66,11 +66,10 @@ class Retained(msgspec.Struct, frozen=True):
 
 
 class FileBytes(msgspec.Struct, frozen=True):
-    """How large a log's files are together, and how much of that is written ahead: what is still to be put where it
-    belongs."""
+    """How large a log's files are together, and how much of that is the one that is written ahead."""
 
-    total: int
-    ahead: int
+    total: int = 0
+    ahead: int = 0
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
@@ -164,8 +163,8 @@ class Log(Protocol):
         none is retained."""
 
     @property
-    def file_bytes(self) -> FileBytes | None:
-        """How large the log's files are now; None for a log that has none here."""
+    def file_bytes(self) -> FileBytes:
+        """How large the log's files are now; 0 for a log that has none here."""
 
     @property
     def commits(self) -> Histogram:

@@ -71,9 +71,9 @@ class MemoryLog:
         return None if event is None else event.time
 
     @property
-    def file_bytes(self) -> FileBytes | None:
+    def file_bytes(self) -> FileBytes:
         """See `Log`: there is none."""
-        return None
+        return FileBytes()
 
     @property
     def reconnects(self) -> int:

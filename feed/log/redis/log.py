@@ -88,9 +88,9 @@ class RedisLog:
         return self._writer.commits
 
     @property
-    def file_bytes(self) -> FileBytes | None:
+    def file_bytes(self) -> FileBytes:
         """See `Log`: there is none here."""
-        return None
+        return FileBytes()
 
     @property
     def reconnects(self) -> int:

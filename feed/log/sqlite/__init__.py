@@ -91,7 +91,7 @@ class SQLiteLog:
         return self._writer.commits
 
     @property
-    def file_bytes(self) -> FileBytes | None:
+    def file_bytes(self) -> FileBytes:
         """See `Log`."""
         return self._writer.file_bytes()
 

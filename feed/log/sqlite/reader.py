@@ -271,6 +271,8 @@ def _topics(connection: sqlite3.Connection, selection: Selection) -> Sequence[st
             # From one topic to the next by the index, whatever the number of events between.
             row = connection.execute("SELECT min(topic) FROM events WHERE topic > ?", (topic,)).fetchone()
             topic = row[0]
+            if topic is not None and type(topic) is not str:
+                _note_unreadable(connection)
             if topic is None or not topic.startswith(prefix):
                 break
             budget -= 1

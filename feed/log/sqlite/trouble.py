@@ -95,27 +95,28 @@ class Reports:
     def tell(self, error: Exception) -> None:
         """Say that this went wrong. Whatever goes wrong here, whoever reports goes on."""
         with contextlib.suppress(Exception):
-            self._tell(error)
+            words = words_for(error)
+            name = getattr(error, "sqlite_errorname", None)
+            foreseen = isinstance(error, FeedError) or code_of(error) is not None or is_unreadable(error)
+            if (again := self._again(words)) is not None:
+                named = f" [{name}]" if name else ""
+                logger.error("the log: %s%s%s", words, named, again, exc_info=None if foreseen else error)
 
-    def _tell(self, error: Exception) -> None:
-        words = words_for(error)
+    def warn(self, words: str, fact: str = "") -> None:
+        """Say that somebody else did something to the file."""
+        if (again := self._again(words)) is not None:
+            logger.warning("the log: %s%s%s", words, f" ({fact})" if fact else "", again)
+
+    def _again(self, words: str) -> str | None:
+        """None if this was said within the last minute; else how often it was so since."""
         now = time.monotonic()
         with self._lock:
             if now - self._told.get(words, -_REPEAT) < _REPEAT:
                 self._untold[words] = self._untold.get(words, 0) + 1
-                return
+                return None
             self._told[words] = now
             times = self._untold.pop(words, 0)
-        again = f" (and {times:,} times more since it was last said)" if times else ""
-        foreseen = isinstance(error, FeedError) or code_of(error) is not None or is_unreadable(error)
-        name = getattr(error, "sqlite_errorname", None)
-        logger.error(
-            "the log: %s%s%s", words, f" [{name}]" if name else "", again, exc_info=None if foreseen else error
-        )
-
-    def warn(self, words: str) -> None:
-        """Say this, as often as it comes: whoever calls sees to it that this is seldom."""
-        logger.warning("the log: %s", words)
+        return f" (and {times:,} times more since it was last said)" if times else ""
 
     def over(self) -> None:
         """It works again: the next trouble is a line at once, whatever it is."""

@@ -5,9 +5,12 @@ log from under a server that runs:
 
 - The file is removed or replaced by another one: its name leads to another inode.
 - Another program writes through SQLite (a row deleted, `.restore`): `PRAGMA data_version` of the writing connection
-  changes. Not only then, so what is in the file says whether it is still this log.
+  changes.
 - The file is overwritten in place (`cp copy.db feed.db`): SQLite does not notice. But only a checkpoint writes to that
-  file, and those are made by the one that watches, or by another program that writes through SQLite.
+  file, and those are made by the one that watches: at any other time its size and time stay.
+
+The last two may be harmless (`VACUUM`, `touch`, somebody else's checkpoint, an error before). What is in the file then
+says whether it is still this log.
 """
 
 from __future__ import annotations
@@ -26,19 +29,28 @@ from feed.log.sqlite.file import LOCK_SUFFIX, Hole
 
 _LOOK = 0.05  # seconds between looks
 
-_GAPS = """
-SELECT before + 1, seq - 1 FROM (SELECT seq, lag(seq) OVER (ORDER BY seq) AS before FROM events)
-WHERE before IS NOT NULL AND seq != before + 1 ORDER BY seq
+_OVERWRITTEN = "its file was overwritten by another program: the server has to be restarted"
+
+_HOLES = """
+SELECT before + 1, seq - 1
+FROM (SELECT seq, lag(seq, 1, ?1 - 1) OVER (ORDER BY seq) AS before FROM events WHERE seq >= ?1)
+WHERE seq != before + 1 ORDER BY seq
 """
 
 
-class Newest(NamedTuple):
-    """What tells this log from any other, and from an older copy of itself: its epoch, and its newest event (0 for a
-    log that never had one), with the sizes of all before it."""
+_COUNT = "SELECT count(*) FROM events NOT INDEXED WHERE seq >= ?"
+_COUNT_BY_TOPIC = "SELECT count(*) FROM events INDEXED BY events_by_topic WHERE topic >= '' AND seq >= ?"
+
+
+class Known(NamedTuple):
+    """What the writer knows of the log, and no other log nor an older copy of this one has: its epoch, its position,
+    and the sizes of all before the newest event. And what is retained: from `oldest` on, so many events."""
 
     epoch: str
-    seq: int
+    position: int
     start: int
+    oldest: int
+    events: int
 
 
 class Watch:
@@ -54,21 +66,21 @@ class Watch:
         self._broken: str | None = None
 
     def is_due(self) -> bool:
-        """Whether the last look is long enough ago."""
-        return time.monotonic() - self._seen >= _LOOK
+        """Whether the last look is long enough ago, or found nothing good."""
+        return self._broken is not None or time.monotonic() - self._seen >= _LOOK
 
-    def look(self, newest: Newest) -> Sequence[Hole] | None:
+    def look(self, known: Known) -> Sequence[Hole] | None:
         """Raises `FeedUnavailable` if this is not the log any more: what we wrote would be gone at the next start.
 
-        If somebody else may have written, and it is still the log: the holes that are in it now. Else None.
+        If it is still the log, and events are not there any more: the holes that are in it now. Else None.
         """
         if self._look_up_files() != self._files:
             raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
         holes, stamp, version = None, self._stamp_now(), self._data_version()
-        if self._broken is None and version != self._version:
-            holes = self._examine(newest)
-        elif self._broken is None and stamp != self._stamp:
-            self._broken = "its file was overwritten by another program: the server has to be restarted"
+        if self._broken is None and version == self._version and stamp[0] != self._stamp[0]:
+            self._broken = _OVERWRITTEN  # by a copy, older or newer: parts of both are in it now
+        elif self._broken is None and (version, stamp) != (self._version, self._stamp):
+            holes = self._examine(known, overwritten=version == self._version)
         if self._broken is not None:
             raise FeedUnavailable(self._broken, 30)
         self._stamp, self._version, self._seen = stamp, version, time.monotonic()
@@ -93,14 +105,22 @@ class Watch:
         ahead = self.wal_bytes()
         return FileBytes(_size(str(self._path)) + ahead, ahead)
 
-    def _examine(self, newest: Newest) -> Sequence[Hole]:
-        connection = self._connection
-        known = connection.execute("SELECT 1 FROM epochs WHERE epoch = ?", (newest.epoch,)).fetchone()
-        last = connection.execute("SELECT seq, start FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        if known is None or (last or (0, newest.start)) != (newest.seq, newest.start):
-            self._broken = "its events were changed by another program: the server has to be restarted"
-            return ()
-        return connection.execute(_GAPS).fetchall()
+    def _examine(self, known: Known, *, overwritten: bool) -> Sequence[Hole] | None:
+        # Not by the connection that writes: what that has in memory is what was in the file.
+        uri = f"{self._path.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
+            is_ours = connection.execute("SELECT 1 FROM epochs WHERE epoch = ?", (known.epoch,)).fetchone()
+            newest = connection.execute("SELECT seq, start FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+            counts = [connection.execute(count, (known.oldest,)).fetchone()[0] for count in (_COUNT, _COUNT_BY_TOPIC)]
+            if is_ours is None or (newest or (0, known.start)) != (known.position, known.start):
+                self._broken = "its events were changed by another program: the server has to be restarted"
+            elif counts == [known.events, known.events]:
+                return None
+            elif overwritten or counts[0] != counts[1]:
+                self._broken = _OVERWRITTEN
+            else:
+                return connection.execute(_HOLES, (known.oldest,)).fetchall()
+        return None
 
     def _data_version(self) -> int:
         version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
@@ -109,11 +129,11 @@ class Watch:
     def _look_up_files(self) -> Sequence[tuple[int, int] | None]:
         return [_identity(f"{self._path}{suffix}") for suffix in ("", "-wal", LOCK_SUFFIX)]
 
-    def _stamp_now(self) -> tuple[int, int] | None:
+    def _stamp_now(self) -> tuple[int, int]:
         with contextlib.suppress(OSError):
             status = os.stat(self._path)  # noqa: PTH116
             return status.st_size, status.st_mtime_ns
-        return None
+        return 0, 0
 
 
 def _size(path: str) -> int:

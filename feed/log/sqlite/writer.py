@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from feed.errors import FeedUnavailable, Indeterminate, Invalid
+from feed.errors import FeedUnavailable, Invalid
 from feed.event import Draft, Event, event_size
 from feed.figures import Histogram
 from feed.log.clock import Clock, now
@@ -24,8 +24,8 @@ from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, FileBytes, 
 from feed.log.epochs import Epochs
 from feed.log.sqlite import file
 from feed.log.sqlite.file import Content, Hole
-from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable
-from feed.log.sqlite.watch import Newest, Watch
+from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable, words_for
+from feed.log.sqlite.watch import Known, Watch
 
 READERS = 2
 """Threads that read: few at once, so that a storm of replays does not starve everything else."""
@@ -36,8 +36,8 @@ _GROUP_BYTES = 8 << 20
 _STATEMENT_ROWS = 64
 _HOUSEKEEPING = 5.0  # seconds between looks at the age of events while nothing is published
 _DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it inserts
-_CHECKPOINT_BYTES = 2 << 20  # written since the last one
-_COMMIT_BYTES = 3 * 4096  # what a commit writes besides its events: pages that it changes
+_CHECKPOINT_BYTES = 4 << 20  # written since the last one
+_COMMIT_BYTES = 2 * 4096  # what a commit writes besides its events: pages that it changes
 _WAL_BYTES = 64 << 20  # beyond this the readers are held for a moment, so that the write-ahead log can start anew
 _PROBE = 5.0  # seconds without a commit until a check really writes: an empty transaction succeeds on a full disk
 _PROBE_AGAIN = 1.0  # seconds until what failed is tried again by a check
@@ -111,7 +111,7 @@ class Writer:
         self._clock = Clock(content.latest)
         self._unchecked = 0  # bytes that were written since the last checkpoint, roughly
         self._written = 0.0  # when something was committed last, by the monotonic clock
-        self._failed: FeedUnavailable | Indeterminate | None = None  # what became of the last commit
+        self._failed: FeedUnavailable | None = None  # why the last commit, or try, failed
         self._failed_bytes = 0
         self._probed = 0.0
         self._reload()
@@ -175,6 +175,8 @@ class Writer:
         time_, begun = self._clock.next(), time.perf_counter()
         group = _Group(self.position, self._end)
         try:
+            if self._connection.in_transaction:  # it could not be ended before: nothing may get into it
+                self._connection.execute("ROLLBACK")
             if self._is_one_statement(requests):
                 self._look()
                 self._insert(group, requests, time_)
@@ -215,7 +217,7 @@ class Writer:
     def _refused(self, requests: Sequence[Append], error: Exception) -> Sequence[Outcome]:
         self.reports.tell(error)
         answer = indeterminate if may_be_committed(error) else unavailable
-        self._failed = answer(error)
+        self._failed = FeedUnavailable(words_for(error))
         self._failed_bytes = max(request.bytes for request in requests)
         self._probed = time.monotonic()
         # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
@@ -302,9 +304,13 @@ class Writer:
             self._skip_to("time >= ?", today - int(retention.age * 1000))
         if self.holes and self.holes[0][1] < self.oldest:
             self.holes = [hole for hole in self.holes if hole[1] >= self.oldest]
-        gone = sum(last + 1 - max(first, self.oldest) for first, last in self.holes)
-        self.retained = Retained(self.position + 1 - self.oldest - gone, self._end - self._oldest_start)
+        self.retained = Retained(self.position + 1 - self.oldest - self._gone, self._end - self._oldest_start)
         self.oldest_time = self._oldest_time if self.oldest <= self.position else None
+
+    @property
+    def _gone(self) -> int:
+        """How many events are missing in the holes of what is retained."""
+        return sum(last + 1 - max(first, self.oldest) for first, last in self.holes if last >= self.oldest)
 
     def _skip_to(self, condition: str, bound: int) -> None:
         # Walks over the rows that are to go, each of them once in its life: no index needed.
@@ -363,8 +369,9 @@ class Writer:
             self._connection.execute(f"PRAGMA busy_timeout = {int(file.BUSY_TIMEOUT * 1000)}")
         if busy:
             self.reports.warn(
-                f"another program has been reading the log's file for long: what is written ahead ({size >> 20} MiB by "
-                "now, beside the file) cannot be put into it until that ends"
+                "another program has been reading the log's file for long: what is written ahead, in a file beside it, "
+                "cannot be put into it until that ends",
+                f"{size >> 20} MiB by now",
             )
 
     def _answer_check(self, request: Check) -> None:
@@ -373,8 +380,6 @@ class Writer:
             self._look(at_once=True)
             if request.writes:
                 self._check()
-        except FeedUnavailable as error:
-            outcome = error
         except Exception as error:  # noqa: BLE001  this thread goes on
             outcome = unavailable(error)
 
@@ -395,7 +400,7 @@ class Writer:
         today = time.monotonic()
         failed = self._failed
         if failed is not None and today - self._probed < _PROBE_AGAIN:
-            raise FeedUnavailable(str(failed), getattr(failed, "retry_after", 1))
+            raise FeedUnavailable(str(failed))
         if failed is None and today - self._written < _PROBE:
             with self._transaction():
                 return
@@ -403,7 +408,7 @@ class Writer:
         try:
             self._probe(min(self._failed_bytes, _PROBE_BYTES) if failed is not None else 0)
         except Exception as error:
-            self._failed = unavailable(error)
+            self._failed = FeedUnavailable(words_for(error))
             self.reports.tell(error)
             raise
         self._works()
@@ -436,8 +441,9 @@ class Writer:
     def _look(self, *, at_once: bool = False) -> None:
         """Raises `FeedUnavailable` if somebody has taken the log away, or changed it; else finds what they deleted."""
         if at_once or self._watch.is_due():
-            holes = self._watch.look(Newest(self.epochs.current, self.position, self._newest_start))
-            if holes is not None and list(holes) != list(self.holes):
+            count = self.position + 1 - self.oldest - self._gone
+            holes = self._watch.look(Known(self.epochs.current, self.position, self._newest_start, self.oldest, count))
+            if holes is not None:
                 self.holes = holes
                 self.reports.warn("another program has deleted events from the log's file: readers are told of a gap")
 
