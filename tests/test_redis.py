@@ -831,6 +831,53 @@ async def test_a_wrong_password_is_refused_and_a_missing_redis_is_waited_for(tmp
             await RedisLog.open(url, Retention(), "node")
 
 
+OUR_WORDS = {
+    "Redis refuses: it cannot take a command now",
+    "Redis refuses: it is a read-only replica",
+    "Redis refuses: it is loading its data",
+    "Redis refuses: its memory is full",
+    "the log cannot be used",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "renewed"),
+    [
+        ("READONLY You can't write against a read only replica.", True),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", True),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", True),
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("CLUSTERDOWN The cluster is down", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("MISCONF Redis is configured to save RDB snapshots", False),
+        ("OOM command not allowed when used memory > 'maxmemory'.", False),
+        ("BUSY Redis is busy running a script.", False),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", False),
+        ("NOAUTH Authentication required.", False),
+        ("ERR somebody's own words", False),
+    ],
+)
+async def test_an_answer_that_says_that_the_other_end_is_no_primary_makes_all_connections_old(
+    server: RedisServer, words: str, renewed: bool
+) -> None:
+    async def greet(ask: Ask) -> bool:
+        ids.append(await ask("CLIENT", "ID"))
+        return True
+
+    ids: list[int] = []
+    renewal = Renewal()
+    links = [Link(parse_address(server.url()), "test", greet, renewal) for _ in range(2)]
+    for link in links:
+        await link.open()
+    with pytest.raises(FeedUnavailable) as refused:
+        await links[0].ask("EVAL", "return redis.error_reply(ARGV[1])", 0, words)
+    assert str(refused.value) in OUR_WORDS
+    assert await links[1].ask("ECHO", "x") == b"x"
+    assert len(ids) == 2 + renewed
+    for link in links:
+        await link.close()
+
+
 async def test_what_is_said_while_a_connection_is_greeted_is_not_taken_for_an_answer(server: RedisServer) -> None:
     greeting, said = asyncio.Event(), asyncio.Event()
     answers = []
