@@ -606,6 +606,79 @@ async def test_a_stream_that_somebody_else_has_trimmed_is_a_gap(stream: Nodes, h
             assert [(await read(events)).id for _ in range(len(kept) + 1)] == [*kept, new]
 
 
+async def test_events_that_were_deleted_before_they_were_followed_are_given_up(
+    stream: Nodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("feed.log.redis.follower._DEAF_SECONDS", 0.05)
+    monkeypatch.setattr("feed.log.redis.follower._LOOK_SECONDS", 0.05)
+    log = await stream.node()
+    ids = await append(log, 3)
+    stream.command("XDEL", "events", "0-3")
+    following = asyncio.create_task(follow(log, 0, 4))
+    async with asyncio.timeout(10):
+        while "up to 3, are in Redis no more" not in caplog.text:
+            await asyncio.sleep(0.01)
+    await log.check()
+    ids += await append(log)
+    assert await following == [*ids[:2], ids[3]]
+    assert caplog.text.count("is deaf") == 1
+
+
+def count_ahead(stream: Nodes) -> None:
+    stream.command("XADD", "events", "*", "x", "y")
+
+
+def unknown_epoch(stream: Nodes) -> None:
+    fields = {"epoch": "nobodys", "time": 1, "start": 0, "topic": "a", "type": "t", "json": 0, "data": "x"}
+    stream.command("XADD", "events", "0-*", *(part for pair in fields.items() for part in pair))
+
+
+def trim_all(stream: Nodes) -> None:
+    stream.command("XTRIM", "events", "MAXLEN", 0)
+
+
+def shorten(stream: Nodes) -> None:
+    trim_all(stream)
+    stream.command("XSETID", "events", "0-1")
+
+
+@pytest.mark.parametrize("change", [count_ahead, unknown_epoch, trim_all, shorten])
+async def test_nothing_spins_whatever_somebody_does_to_the_stream(
+    stream: Nodes, server: RedisServer, change: Callable[[Nodes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Feed(stream.url) as feed, feed.subscribe("a") as events:
+        first = await feed.publish("a", "1")
+        for _ in range(4):
+            await feed.publish("a", "2")
+        async with Feed(stream.url) as other, feed.subscribe("a", after=first) as resumed:
+            change(stream)
+            taking = [asyncio.create_task(read_all(each)) for each in (events, resumed)]
+            server.command("CONFIG", "RESETSTAT")
+            asked = 0
+            while asked < 50:
+                asked += 1
+                with contextlib.suppress(FeedUnavailable):
+                    await other.history(EVERYTHING, after=first)
+                with contextlib.suppress(FeedUnavailable):
+                    await feed.history(EVERYTHING, after=first, limit=3)
+                await asyncio.sleep(0.01)
+            calls = {
+                name: figures["calls"]
+                for name, figures in server.command("INFO", "commandstats").items()
+                if "x" in name
+            }
+            assert calls.get("cmdstat_xread", 0) < 30
+            assert calls.get("cmdstat_evalsha", 0) < 600
+            for task in taking:
+                task.cancel()
+            await asyncio.gather(*taking, return_exceptions=True)
+
+
+async def read_all(events: Subscription) -> None:
+    async for _ in events:
+        pass
+
+
 async def test_times_never_go_back_whatever_the_clocks_do(stream: Nodes) -> None:
     log = await stream.node()
     await append(log)
@@ -634,6 +707,10 @@ async def test_times_never_go_back_whatever_the_clocks_do(stream: Nodes) -> None
         ("redis://host?stream=", "stream's name"),
         ("redis://host?streams=a", "unknown option 'streams'"),
         ("unix://?stream=a", "names no Redis"),
+        ("redis://[::1", "cannot be read"),
+        ("redis://host?db=x", "'db' cannot be 'x'"),
+        ("rediss://host?ssl_cert_reqs=maybe", "'ssl_cert_reqs' cannot be 'maybe'"),
+        ("redis://host?ssl_ca_certs=ca.pem", "is for rediss://"),
     ],
 )
 def test_a_url_that_names_no_stream_says_what_is_wrong(url: str, said: str) -> None:
@@ -752,6 +829,53 @@ async def test_a_wrong_password_is_refused_and_a_missing_redis_is_waited_for(tmp
         locked.kill()
         with pytest.raises(FeedUnavailable):
             await RedisLog.open(url, Retention(), "node")
+
+
+OUR_WORDS = {
+    "Redis refuses: it cannot take a command now",
+    "Redis refuses: it is a read-only replica",
+    "Redis refuses: it is loading its data",
+    "Redis refuses: its memory is full",
+    "the log cannot be used",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "renewed"),
+    [
+        ("READONLY You can't write against a read only replica.", True),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", True),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", True),
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("CLUSTERDOWN The cluster is down", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("MISCONF Redis is configured to save RDB snapshots", False),
+        ("OOM command not allowed when used memory > 'maxmemory'.", False),
+        ("BUSY Redis is busy running a script.", False),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", False),
+        ("NOAUTH Authentication required.", False),
+        ("ERR somebody's own words", False),
+    ],
+)
+async def test_an_answer_that_says_that_the_other_end_is_no_primary_makes_all_connections_old(
+    server: RedisServer, words: str, renewed: bool
+) -> None:
+    async def greet(ask: Ask) -> bool:
+        ids.append(await ask("CLIENT", "ID"))
+        return True
+
+    ids: list[int] = []
+    renewal = Renewal()
+    links = [Link(parse_address(server.url()), "test", greet, renewal) for _ in range(2)]
+    for link in links:
+        await link.open()
+    with pytest.raises(FeedUnavailable) as refused:
+        await links[0].ask("EVAL", "return redis.error_reply(ARGV[1])", 0, words)
+    assert str(refused.value) in OUR_WORDS
+    assert await links[1].ask("ECHO", "x") == b"x"
+    assert len(ids) == 2 + renewed
+    for link in links:
+        await link.close()
 
 
 async def test_what_is_said_while_a_connection_is_greeted_is_not_taken_for_an_answer(server: RedisServer) -> None:

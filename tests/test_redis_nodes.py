@@ -23,7 +23,7 @@ from feed.log.redis.log import RedisLog
 from tests.conftest import StartRedis
 from tests.nodes import Nodes, StartNodes, assert_heartbeats, assert_stayed, assert_unavailable, post, ready, traffic
 from tests.proxy import proxy_to
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer, Stream, free_port
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
 
@@ -314,3 +314,62 @@ def test_a_password_is_never_shown(start_redis: StartRedis, start_nodes: StartNo
     refused.close()
     assert password not in node.output
     assert "wr0ng-w0rd" not in refused.output
+
+
+# What somebody else does to the keys
+
+
+def test_what_somebody_deletes_or_writes_is_a_gap_also_on_a_node_that_starts_later(
+    shared_redis: RedisServer, start_nodes: StartNodes
+) -> None:
+    keys = Stream(shared_redis)
+    (early,) = start_nodes(keys.url)
+    ids = [early.publish("p/x", str(number)) for number in range(20)]
+    keys.command("XDEL", "events", *(f"0-{seq}" for seq in (5, 6, 7, 20)))
+    (late,) = start_nodes(keys.url)
+    with subscribed(f"{late.url}/events/p/*", last_event_id=ids[0]) as stream:
+        frames = stream.until("feed.live")
+        assert [frame.id for frame in frames[:-1]] == [*ids[1:4], ids[6], *ids[7:19], ids[19]]
+        for frame, requested in ((frames[3], ids[3]), (frames[-2], ids[18])):
+            assert frame.event == "feed.gap"
+            assert frame.json == {"requested": requested, "resumed_from": frame.id, "reason": "expired"}
+        keys.command("XADD", "events", "0-*", "somebody", "else's")
+        ids.append(early.publish("p/x", "new"))
+        gap, event = stream.frames(2)
+        assert (gap.event, event.id, event.data) == ("feed.gap", ids[-1], "new")
+    page = early.history(last=2)
+    assert [event["id"] for event in page["events"]] == [ids[18]], "a page ends before a hole"
+    page = early.history(last_event_id=page["next"])
+    assert (page["gap"], [event["id"] for event in page["events"]]) == (
+        {"requested": ids[18], "resumed_from": gap.id, "reason": "expired"},
+        [ids[-1]],
+    )
+    assert [ready(node) for node in (early, late)] == [200, 200]
+    assert not any("Traceback" in node.output for node in (early, late))
+
+
+def test_nodes_know_of_each_other_and_answer_while_redis_is_made_to_forget_scripts(
+    shared_redis: RedisServer, start_nodes: StartNodes
+) -> None:
+    url = Stream(shared_redis).url
+    nodes = start_nodes(url, url)
+    stopping = threading.Event()
+
+    def forget() -> None:
+        with shared_redis.client() as client:
+            while not stopping.is_set():
+                client.script_flush()
+
+    forgetting = threading.Thread(target=forget)
+    forgetting.start()
+    try:
+        with subscribed(f"{nodes[0].url}/events/p/*"):
+            for number in range(100):
+                nodes[0].publish("p/x", str(number))
+                nodes[1].history(last_event_id="earliest")
+            listed = eventually(lambda: nodes[1].http.get(f"{nodes[1].url}/subscriptions").json()["subscriptions"])
+            assert len(listed) == 1
+    finally:
+        stopping.set()
+        forgetting.join()
+    assert not any("Traceback" in node.output for node in nodes)

@@ -11,7 +11,16 @@ from feed.errors import LogRefused
 SCHEMES = ("redis", "rediss", "unix")
 
 _STREAM = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-_OPTIONS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs", "db"}
+_FILE, _SWITCH = r".+", r"(?i:true|false|yes|no|1|0)"
+_OPTIONS = {
+    "db": r"\d+",
+    "ssl_ca_certs": _FILE,
+    "ssl_cert_reqs": r"none|optional|required",
+    "ssl_certfile": _FILE,
+    "ssl_check_hostname": _SWITCH,
+    "ssl_keyfile": _FILE,
+}
+"""And what may be said of each, so that redis-py has nothing to refuse in words of its own."""
 
 
 class Address(NamedTuple):
@@ -32,7 +41,10 @@ class Address(NamedTuple):
 
 def parse_address(url: str) -> Address:
     """Raises `LogRefused` for a URL that names no Redis, and says why."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise LogRefused("this URL of Redis cannot be read: use redis://HOST:PORT/DB?stream=NAME") from None
     query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     stream = query.pop("stream", "feed")
     shown = without_password(url)
@@ -46,9 +58,14 @@ def parse_address(url: str) -> Address:
         raise LogRefused(f"{shown!r}: what follows the host is the number of a database, such as /0")
     if not _STREAM.fullmatch(stream):
         raise LogRefused(f"{shown!r}: the stream's name is 1 to 100 of A-Z a-z 0-9 . _ : -")
-    if unknown := query.keys() - _OPTIONS:
+    if unknown := query.keys() - _OPTIONS.keys():
         known = ", ".join(["stream", *sorted(_OPTIONS)])
         raise LogRefused(f"{shown!r}: unknown option {min(unknown)!r}; known are {known}")
+    for name, value in query.items():
+        if not re.fullmatch(_OPTIONS[name], value):
+            raise LogRefused(f"{shown!r}: {name!r} cannot be {value!r}")
+        if name.startswith("ssl_") and parts.scheme != "rediss":
+            raise LogRefused(f"{shown!r}: {name!r} is for rediss://, where the connection is encrypted")
     return Address(parts._replace(query=urlencode(query)).geturl(), stream)
 
 

@@ -42,6 +42,7 @@ class Follower:
         self._after = after
         self._count = _FEWEST
         self._look_at = 0.0
+        self._deaf_at = -1  # where it was when a connection was given up as deaf
         self._strange = 0  # reads in a row that had events of unknown epochs
         self._in_step = 0.0  # when it was last known to miss nothing
         self._loop = asyncio.get_running_loop()
@@ -162,10 +163,17 @@ class Follower:
             self._count = min(_MOST, self._count * 2)
 
     async def _listen_closely(self) -> None:
-        """Raises `FeedUnavailable` if there are events that this connection does not tell of."""
-        if self._state.position <= self._after:
-            self._in_step = self._loop.time()
-        elif self._loop.time() - self._in_step > _DEAF_SECONDS:
-            self._in_step = self._loop.time()
+        """Raises `FeedUnavailable` if there are events that this connection does not tell of. Those that no other one
+        tells of either are gone."""
+        position, now = self._state.position, self._loop.time()
+        if position <= self._after:
+            self._in_step = now
+        elif now - self._in_step > _DEAF_SECONDS:
+            self._in_step = now
+            if self._deaf_at == self._after:
+                logger.error("the events after %d, up to %d, are in Redis no more", self._after, position)
+                self._after = position
+                return
+            self._deaf_at = self._after
             await self._link.drop()
             raise FeedUnavailable("the connection to Redis is deaf")

@@ -57,6 +57,7 @@ _NOT_THE_PRIMARY_WORDS = ("UNBLOCKED", "NOREPLICAS")
 One that was restarted has no connections from before. Full memory and a full disk are no such thing: whoever is the
 primary has them."""
 
+_NOT_LET_IN = "Redis does not let us in: see that the URL has a user and a password that it knows"
 _NAMED = re.compile(r"(UNKNOWN|FORBIDDEN) (\w+)")
 
 Argument = str | bytes | int
@@ -247,7 +248,7 @@ class Link:
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, (AuthenticationError, AuthorizationError, NoPermissionError)):
-                raise LogRefused(f"Redis does not let us in: {error}") from error
+                raise LogRefused(_NOT_LET_IN) from error
             if isinstance(error, (RedisError, OSError)):
                 raise FeedUnavailable("Redis cannot be reached") from error
             raise
@@ -293,7 +294,7 @@ class Link:
             raise _Moved from error
         except (AuthenticationError, AuthorizationError) as error:
             await self.drop()
-            raise LogRefused(f"Redis does not let us in any more: {error}") from error
+            raise LogRefused(_NOT_LET_IN) from error
         except (ResponseError, BusyLoadingError) as error:
             raise self._refused(command, error) from error
         except (RedisError, OSError) as error:

@@ -185,7 +185,7 @@ local function forget_epochs(oldest, last, size)
     note_oldest(last, size, now())
   end
   if from > 1 or #kept < #entries then
-    call('DEL', epochs)
+    call('LTRIM', epochs, 1, 0) -- empties it
     for place = from, #kept, 500 do
       call('RPUSH', epochs, unpack(kept, place, math.min(place + 499, #kept)))
     end
