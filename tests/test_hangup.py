@@ -10,11 +10,12 @@ import signal
 from collections.abc import Iterator, Sequence
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.redis_server import RedisServer
 from tests.running import FEED, GREETING, RunningServer
-from tests.streams import subscribed
+from tests.streams import eventually, subscribed
 
 
 @contextlib.contextmanager
@@ -62,8 +63,11 @@ def test_a_terminal_that_is_closed_ends_it_after_a_drain(arguments: list[str]) -
 
 def test_under_nohup_it_outlives_its_terminal(arguments: list[str]) -> None:
     with in_a_terminal(arguments, ignoring=True) as (pid, terminal, url):
+        workers = {child.pid for child in psutil.Process(pid).children()}
         os.close(terminal)
         os.kill(pid, signal.SIGHUP)
+        if workers:  # they are replaced, as by any other
+            eventually(lambda: len({child.pid for child in psutil.Process(pid).children()} - workers) == 2)
         assert httpx.post(f"{url}/events/a", content="x").status_code == 201
         os.kill(pid, signal.SIGTERM)
         assert ended(pid) == 0

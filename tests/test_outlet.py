@@ -464,10 +464,14 @@ def test_of_those_that_are_kept_between_requests_the_longest_idle_goes_beyond_a_
 class Idle:
     """A connection without a request, as far as `Room` looks at it."""
 
-    def __init__(self, unsent: int) -> None:
+    def __init__(self, unsent: int, socket: socket.socket | None = None) -> None:
         self.transport = self
         self.unsent = unsent
+        self.socket = socket
         self.aborted = False
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.socket
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
@@ -485,6 +489,17 @@ def test_the_longest_idle_connection_makes_room_but_none_that_still_takes_its_an
     room.enter(another := Idle(0), 4)  # type: ignore[arg-type]
     assert [one.aborted for one in (taking, oldest, newest)] == [False, True, False]
     assert list(room.idle) == [taking, newest, another]
+
+
+def test_one_whose_next_request_has_come_makes_no_room() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"GET /")
+        room = Room(most=1)
+        asking, idle = Idle(0, ours), Idle(0)
+        room.enter(asking, 1)  # type: ignore[arg-type]
+        room.enter(idle, 2)  # type: ignore[arg-type]
+        assert [one.aborted for one in (asking, idle)] == [False, True]
 
 
 def test_a_client_that_leaves_while_its_replay_is_looked_up_is_no_error(serve: Any, tmp_path: Path) -> None:

@@ -110,10 +110,7 @@ class Server(uvicorn.Server):
         """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
         for watch in self._watches:
             watch.cancel()
-        self._room.closing = True
-        for connection in self.server_state.connections:
-            if isinstance(connection, self._http):
-                connection.last_answer()
+        self.say_goodbye()
         self._feed.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain
@@ -129,6 +126,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.force_exit:
             await self.lifespan.shutdown()  # which uvicorn leaves out then, though it takes no time here
+
+    def say_goodbye(self) -> None:
+        """From now on every answer says that it is the last one on its connection."""
+        self._room.closing = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, self._http):
+                connection.last_answer()
 
     async def _answer_last_requests(self) -> None:
         """Take no more connections, and let what proxies have sent meanwhile on those that there are be answered: where

@@ -84,6 +84,7 @@ class Worker(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See `Server`. Where another has taken its place it takes no more connections, and answers those it has."""
         if self._retiring:
+            self.say_goodbye()
             for server in self.servers:
                 server.close()
             await asyncio.sleep(_LATE_SECONDS)

@@ -143,6 +143,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         elif cycle is not None and cycle.more_body and not self.transport.is_closing():
             cycle.more_body = False  # it was answered before its body had come
             self._common.heads.end(self)
+            self._common.room.leave(self)
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
