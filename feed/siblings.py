@@ -104,6 +104,7 @@ def _bound_address(held: socket.socket) -> str | None:
 def _siblings(kind: str, processes: Path, addresses: Mapping[str, str]) -> list[_Sibling]:
     """All other children of this process's parent that hold one of its sockets."""
     found: list[_Sibling] = []
+    hidden = False
     for folder in processes.iterdir():
         if not folder.name.isdecimal() or int(folder.name) == os.getpid():
             continue
@@ -114,10 +115,12 @@ def _siblings(kind: str, processes: Path, addresses: Mapping[str, str]) -> list[
             try:
                 shared = [addresses[name] for _, name in _sockets(folder) if name in addresses]
             except PermissionError:  # it has given up rights, as gunicorn's workers do with --user
-                _judge_by_supervisor(kind)
+                hidden = True
                 continue
             if shared:
                 found.append(_Sibling(int(folder.name), shared[0], started))
+    if hidden and not found:
+        _judge_by_supervisor(kind)
     return found
 
 
