@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Literal
 
 import msgspec
-import orjson
 
 from feed import wire
 
@@ -118,4 +117,4 @@ def closing(reason: Reason, retry: int) -> Control:
 
 
 def _json(value: dict[str, str | int]) -> str:
-    return orjson.dumps(value).decode()
+    return wire.json_object(value).decode()

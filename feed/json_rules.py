@@ -15,8 +15,12 @@ MAX_DEPTH = 100
 
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
+BOM = b"\xef\xbb\xbf"
+"""What some writers put before a text, and a reader of JSON may pass over (RFC 8259, 8.1)."""
+
 _SURROGATE = "a lone surrogate: half of a pair such as \\ud83d\\ude00"
 _EXAMINED = 256 << 10  # bytes: to find the place in more would hold everybody up for the sake of a bad request
+_LINE_ENDS_OF_OTHERS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029"]
 _SPACE = " \t\r\n"
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -51,7 +55,8 @@ def json_fault(raw: bytes) -> str:
 def dump_json(value: object) -> bytes:
     """A Python value as JSON, on one line. Raises `ValueError` for one that JSON has no form for, and says why."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_no_form).encode()
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_no_form)
+        return spare_readers(text.encode()) if ends_lines(text) else text.encode()
     except _NoForm:
         raise
     except TypeError:
@@ -62,6 +67,20 @@ def dump_json(value: object) -> bytes:
         raise ValueError("a number that is not finite, or a value that holds itself") from None
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+
+
+def ends_lines(text: str) -> bool:
+    """Whether a text holds what ends a line for many who read line by line, though neither in JSON nor in SSE: for
+    Python's `str.splitlines`, and with it for httpx's `iter_lines`."""
+    # Python knows of each text whether it is ASCII: for what most are this costs nothing.
+    return not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text)
+
+
+def spare_readers(raw: bytes) -> bytes:
+    """JSON of our own making in which that is escaped, as it stands in strings only."""
+    for character, escaped in _LINE_ENDS_OF_OTHERS:
+        raw = raw.replace(character, escaped)
+    return raw
 
 
 def not_utf_8(raw: bytes, error: UnicodeDecodeError) -> str:

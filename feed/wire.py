@@ -14,6 +14,8 @@ from functools import lru_cache
 
 import orjson
 
+from feed.json_rules import ends_lines, spare_readers
+
 _LINE_END = re.compile("\r\n|\n|\r")  # the three that end a line in SSE; str.splitlines() knows many more
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,15 +49,27 @@ def sse(id: str | None, type: str, data: str, *, retry: int | None = None) -> by
 def message(id: str, topic: str, type: str, data: str, *, is_json: bool, time: int) -> bytes:
     """The JSON object of one event, as a WebSocket message, an NDJSON line or a piece of a history page carries it.
 
-    Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string.
+    Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string. No topic or type
+    holds what `json_text` is about.
     """
     return b'{"id":"%b","topic":%b,"type":%b,"data":%b,"time":"%b"}' % (
         id.encode(),
         orjson.dumps(topic),
         orjson.dumps(type),
-        data.encode() if is_json else orjson.dumps(data),
+        data.encode() if is_json else json_text(data),
         rfc3339(time).encode(),
     )
+
+
+def json_text(text: str) -> bytes:
+    """A text as a JSON string, on one line for everybody (`spare_readers`)."""
+    return spare_readers(orjson.dumps(text)) if ends_lines(text) else orjson.dumps(text)
+
+
+def json_object(value: dict[str, str | int]) -> bytes:
+    """A flat object as JSON, on one line for everybody."""
+    raw = orjson.dumps(value)
+    return raw if raw.isascii() else spare_readers(raw)
 
 
 def control(type: str, data: str, id: str | None) -> bytes:

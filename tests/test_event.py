@@ -162,6 +162,13 @@ def test_text_that_utf_8_cannot_hold_is_malformed() -> None:
         text_draft("t", "a\ud800")
 
 
+def test_json_that_is_made_here_is_one_line_for_all_who_read_by_lines() -> None:
+    value = {"a\u2028": ["\x85", "\u2029", "\\\u2028", "é"]}
+    draft = value_draft("t", value)
+    assert len(draft.data.splitlines()) == 1
+    assert json.loads(draft.data) == value
+
+
 HOLDS_ITSELF: list[object] = []
 HOLDS_ITSELF.append(HOLDS_ITSELF)
 

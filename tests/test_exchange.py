@@ -349,11 +349,11 @@ def test_as_text_with_health_checks_and_nothing_of_the_libraries() -> None:
     health, publish, socket = said
     date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
     assert re.fullmatch(
-        f"{date} DEBUG web.requests: request GET /healthz 200 ms=[\\d.]+ bytes_in=0 bytes_out=18 client=127.0.0.1",
+        f"{date} DEBUG web.requests: request GET /healthz 200 ms=[\\d.]+ bytes_in=0 bytes_out=19 client=127.0.0.1",
         health,
     )
     assert re.fullmatch(
-        f"{date} INFO web.requests: request POST /events/a 201 ms=[\\d.]+ bytes_in=5 bytes_out=31 client=127.0.0.1",
+        f"{date} INFO web.requests: request POST /events/a 201 ms=[\\d.]+ bytes_in=5 bytes_out=32 client=127.0.0.1",
         publish,
     )
     assert re.match(

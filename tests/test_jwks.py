@@ -12,7 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
@@ -21,7 +21,7 @@ from feed import FeedUnavailable, Unauthenticated
 from tests.conftest import Serve
 from tests.test_client import accepting
 from tests.test_keys import BAD, EC, ED, RSA, SECRET, public
-from tests.test_tokens import ALLOWED, JSON, LATER, OTHERS, sealed
+from tests.test_tokens import ALLOWED, JSON, LATER, OTHERS, ed25519_token, sealed
 from web.grants import Grants
 from web.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys, _members
 from web.keys import secret_keys
@@ -183,6 +183,25 @@ async def test_tokens_are_verified_with_the_keys_of_the_set(server: KeyServer, a
         assert found == Grants(("a/**",), ("b/*",), admin=True, subject="alice", expires=LATER)
         assert "of no key" in await refused(tokens, signed(OTHERS[algorithm], algorithm, algorithm))
     assert server.asked == 1
+
+
+@pytest.mark.parametrize("named", ["Ed25519", "EdDSA", None])
+async def test_an_ed25519_key_may_be_called_by_either_name_and_so_may_its_tokens(
+    server: KeyServer, named: str | None
+) -> None:
+    server.keys(jwk(ED, kid="k", **({} if named is None else {"alg": named})))
+    async with verifying(server) as tokens:
+        for token in (ed25519_token(ED, "k"), signed(ED, "EdDSA", "k")):
+            assert (await tokens.grants(token)).publish == ("a/**",)
+        assert "of no key" in await refused(tokens, ed25519_token(OTHERS["EdDSA"], "k"))
+
+
+async def test_no_other_key_is_taken_for_one_by_its_name(server: KeyServer) -> None:
+    ed448_key = ed448.Ed448PrivateKey.generate()
+    server.keys(jwk(ed448_key, alg="Ed25519"), jwk(EC, alg="Ed25519"), jwk(RSA, kid="k"))
+    async with verifying(server) as tokens:
+        assert "of no key" in await refused(tokens, ed25519_token(ED))
+        assert [key.algorithm for key in tokens._remote._keys] == ["RS256"]  # type: ignore[union-attr]
 
 
 async def test_nothing_is_fetched_before_a_token_needs_it(server: KeyServer) -> None:

@@ -205,6 +205,27 @@ def test_a_probe_is_answered_whatever_its_host(
                 assert answer.status_code == 200, (method, path)
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "answered"),
+    [
+        ("", "/healthz", True),
+        ("/feed", "/feed/readyz", True),
+        ("/feed/", "/feed/readyz", True),
+        ("/feed", "/healthz", True),
+        ("/h", "/healthz", True),
+        ("/feed", "/feed/events/healthz", False),
+        ("/healthz", "/healthz/events/a", False),
+    ],
+)
+def test_a_probe_may_come_through_a_proxy_that_takes_a_path_away(root: str, path: str, answered: bool) -> None:
+    asked = {**scope("GET", host="pod-7"), "root_path": root, "path": path}
+    if answered:
+        Hosts().check(asked)
+    else:
+        with pytest.raises(Forbidden):
+            Hosts().check(asked)
+
+
 def test_a_probe_over_http_1_0_needs_no_host(server: RunningServer) -> None:
     assert raw(server, b"GET /healthz HTTP/1.0\r\n\r\n").split()[1] == b"200"
 

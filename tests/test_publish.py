@@ -178,6 +178,72 @@ def test_a_large_body_is_as_good_as_a_small_one(server: RunningServer, size: int
     assert list(one.json()) == ["id", "topic"]
 
 
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/events/bom/1", b'{"n": 1}', "application/json"),
+        ("/events", b'{"topic":"bom/1","data":{"n": 1}}', "application/json"),
+        ("/events", b'[{"topic":"bom/1","data":{"n": 1}}]', "application/json"),
+        ("/events", b'\n{"topic":"bom/1","data":{"n": 1}}\n', "application/x-ndjson"),
+        (
+            "/events/bom/1",
+            b'{"specversion":"1.0","id":"%d","source":"s","type":"message","data":{"n": 1}}',
+            "application/cloudevents+json",
+        ),
+        (
+            "/events/bom/1",
+            b'[{"specversion":"1.0","id":"%d","source":"s","type":"message","data":{"n": 1}}]',
+            "application/cloudevents-batch+json",
+        ),
+    ],
+)
+def test_a_byte_order_mark_before_json_is_passed_over(server: RunningServer, path: str, body: bytes, kind: str) -> None:
+    first, second = (body.replace(b"%d", number) for number in (b"1" + kind.encode(), b"2" + kind.encode()))
+    assert post(server, path, BOM + first, **{"Content-Type": kind}).status_code == 201
+    assert last(server, "bom/1")["data"] == {"n": 1}
+    assert_problem(post(server, path, BOM + BOM + second, **{"Content-Type": kind}), 400, "not JSON")
+
+
+def test_a_large_body_may_begin_with_one_too_and_a_line_is_still_told_by_its_number(server: RunningServer) -> None:
+    event = b'{"topic":"bom/2","data":"%b"}\n' % (b"x" * 1_000)
+    assert len(post(server, "/events", BOM + event * 400, **NDJSON).json()["ids"]) == 400
+    assert_problem(post(server, "/events", BOM + event + b"nope", **NDJSON), 400, "line 2")
+
+
+def test_binary_cloudevents_may_begin_with_one_too(server: RunningServer) -> None:
+    event = {"ce-specversion": "1.0", "ce-id": "bom", "ce-source": "s", "ce-type": "t"}
+    assert post(server, "/events/bom/3", BOM + b'{"n": 1}', **event, **JSON).status_code == 201
+    assert last(server, "bom/3")["data"] == {"n": 1}
+
+
+def test_a_byte_order_mark_in_text_is_text(server: RunningServer) -> None:
+    post(server, "/events/bom/4", BOM + b"x")
+    assert last(server, "bom/4")["data"] == "\ufeffx"
+
+
+def test_answers_in_json_end_with_a_line_s_end(server: RunningServer) -> None:
+    asked = {"Accept": "application/json"}
+    answers = [
+        post(server, "/events/ends", "x"),
+        post(server, "/events", '[{"topic":"ends","data":1}]', **JSON),
+        post(server, "/events/a//b", "x"),
+        server.http.put(f"{server.url}/events/a"),
+        *(server.http.get(f"{server.url}{path}", headers=asked) for path in ("/events/ends", "/healthz", "/readyz")),
+        *(server.http.get(f"{server.url}{path}", headers=asked) for path in ("/subscriptions", "/asyncapi.json")),
+    ]
+    for answer in answers:
+        assert answer.content.endswith(b"}\n"), answer.url
+        assert answer.content.count(b"\n") == 1
+        assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+def test_so_does_what_no_request_may_be(server: RunningServer) -> None:
+    assert raw_request(server, "POST", "ftp://x/", b"").endswith(b"}\n")
+
+
 # What is refused.
 
 

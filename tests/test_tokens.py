@@ -30,7 +30,7 @@ from tests.test_keys import EC, ED, RSA, SECRET, private, public
 from web.grants import Grants
 from web.keys import PrivateKey
 from web.settings import Settings
-from web.tokens import LAST_TIME, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
+from web.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
 
 NOW = int(time.time())
 LATER = NOW + 3600
@@ -55,6 +55,13 @@ def sealed(header: object, claims: object, key: str | bytes = SECRET, hash: str 
     text = ".".join(map(b64, parts))
     secret = key if isinstance(key, bytes) else key.encode()
     return f"{text}.{b64(hmac.new(secret, text.encode(), HASHES[hash]).digest())}"
+
+
+def ed25519_token(key: ed25519.Ed25519PrivateKey, kid: str | None = None) -> str:
+    """A token whose header has the algorithm by its newer name (RFC 9864), of which PyJWT knows nothing."""
+    header = {"alg": "Ed25519", **({} if kid is None else {"kid": kid})}
+    text = ".".join(b64(json.dumps(part).encode()) for part in (header, {"exp": LATER, "feed": ALLOWED}))
+    return f"{text}.{b64(key.sign(text.encode()))}"
 
 
 def saying(**claims: object) -> str:
@@ -113,6 +120,14 @@ def test_a_public_key_verifies_what_its_private_key_has_signed(algorithm: str) -
     for key in (KEYS[algorithm], private(KEYS[algorithm])):
         token = jwt.encode({"exp": LATER, "feed": ALLOWED}, key, algorithm)
         assert grants(token, verifier).publish == ("a/**",)
+
+
+def test_an_ed25519_key_s_algorithm_has_two_names() -> None:
+    token = ed25519_token(ED)
+    assert jwt.get_unverified_header(token)["alg"] == "Ed25519"
+    assert grants(token, tokens(jwt_public_key=public(ED))).publish == ("a/**",)
+    assert grants(token, tokens(jwt_secret=None, subscriber_jwt_public_key=public(ED))).subscribe == ("b/*",)
+    assert "of no key that is known here" in refusal(token, tokens(jwt_public_key=public(OTHERS["EdDSA"])))
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
@@ -191,6 +206,14 @@ def test_a_token_that_is_not_valid_yet_is_refused() -> None:
     assert grants(saying(nbf=NOW - 60, feed=ALLOWED)).admin
 
 
+def test_a_clock_that_is_a_little_ahead_makes_no_token_invalid_and_prolongs_none() -> None:
+    now = int(time.time())
+    assert grants(saying(nbf=now + 2, feed=ALLOWED)).admin
+    assert grants(saying(nbf=now + LEEWAY - 0.5, feed=ALLOWED)).admin
+    assert "not valid yet" in refusal(saying(nbf=now + LEEWAY + 60))
+    assert "has expired" in refusal(saying(exp=now - 1, nbf=now - 60))
+
+
 def test_a_time_in_milliseconds_is_refused_and_the_last_one_in_seconds_is_not() -> None:
     assert "`exp` is no time in seconds" in refusal(saying(exp=LATER * 1000))
     assert grants(saying(exp=LAST_TIME)).expires == LAST_TIME
@@ -260,7 +283,9 @@ def test_a_public_key_is_not_taken_for_a_secret(algorithm: str, hash: str) -> No
             refusal(sealed({"alg": name}, {"exp": LATER, "feed": ALLOWED}, secret, hash), verifier)
 
 
-@pytest.mark.parametrize("name", ["RS384", "RS512", "PS256", "ES384", "ES512", "ES256K", "HS256 ", "hs256", "EdDSA"])
+@pytest.mark.parametrize(
+    "name", ["RS384", "RS512", "PS256", "ES384", "ES512", "ES256K", "HS256 ", "hs256", "EdDSA", "Ed25519"]
+)
 def test_no_algorithm_but_the_keys_own_is_tried(name: str) -> None:
     verifier = tokens(jwt_public_key=public(RSA), publisher_jwt_public_key=public(EC))
     assert "its algorithm is not allowed here" in refusal(sealed({"alg": name}, {"exp": LATER}), verifier)

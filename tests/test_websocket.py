@@ -232,6 +232,8 @@ def answers(client: Client) -> Any:
         ('"text"', {"data": '"text"', "type": "message"}),
         ({"data": {"a": 1}}, {"data": {"a": 1}, "type": "message"}),
         ({"data": "text", "type": "t"}, {"data": "text", "type": "t"}),
+        ('\ufeff{"data": {"a": 1}, "type": "t"}', {"data": {"a": 1}, "type": "t"}),
+        ("\ufeffa BOM and text", {"data": "\ufeffa BOM and text", "type": "message"}),
         ({"data": None, "topic": "say/other"}, {"data": None, "type": "message", "topic": "say/other"}),
     ],
 )

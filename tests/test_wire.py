@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sse_starlette import ServerSentEvent
 
-from feed import wire
+from feed import control, wire
 
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
 
@@ -110,6 +110,27 @@ def test_text_goes_into_the_message_as_one_json_string_on_one_line(data: str) ->
         "data": data,
         "time": "1970-01-01T00:00:00.001Z",
     }
+
+
+OTHERS_LINE_ENDS = "\x85\u2028\u2029"
+
+
+@given(st.text(st.sampled_from('\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\\"é漢😀a')))
+def test_text_in_the_message_is_one_line_for_all_who_read_by_lines(data: str) -> None:
+    message = wire.message("e-1", "t", "t", data, is_json=False, time=1).decode()
+    assert message.splitlines() == [message]
+    assert json.loads(message)["data"] == data
+
+
+def test_json_that_others_published_keeps_what_ends_a_line_for_some() -> None:
+    raw = json.dumps(OTHERS_LINE_ENDS, ensure_ascii=False)
+    assert raw in wire.message("e-1", "t", "t", f"[{raw}]", is_json=True, time=1).decode()
+
+
+def test_what_a_client_asked_to_resume_after_is_repeated_on_one_line() -> None:
+    gap = control.gap(f"é{OTHERS_LINE_ENDS}", "e-1", "unknown")
+    assert len(gap.line.decode().splitlines()) == 1
+    assert json.loads(gap.data)["requested"] == f"é{OTHERS_LINE_ENDS}"
 
 
 def test_control_objects_have_an_id_only_where_there_is_a_position() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -26,6 +26,7 @@ from web.bodies import Bodies
 from web.draining import open_with_application
 from web.exchange import Exchange, answered, begin
 from web.gate import Gate
+from web.json_response import JsonResponse
 from web.limits import Rate
 from web.metrics import Metrics, metrics_of
 from web.origins import Headers, Hosts, Origins
@@ -256,7 +257,7 @@ def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRo
     @router.get("/healthz", tags=["health"], openapi_extra=openapi.HEALTH)
     async def healthz() -> Response:
         """Whether the process lives."""
-        return JSONResponse({"status": "alive"})
+        return JsonResponse({"status": "alive"})
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", tags=["health"], openapi_extra=openapi.READINESS)
@@ -269,7 +270,7 @@ def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRo
                 await feed.check()
         except TimeoutError:
             return problem_of(FeedUnavailable("the log does not answer"))
-        return JSONResponse({"status": "ready"})
+        return JsonResponse({"status": "ready"})
 
     @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", tags=["health"], response_class=PlainTextResponse, openapi_extra=openapi.METRICS)

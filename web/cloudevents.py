@@ -26,6 +26,7 @@ import msgspec
 
 from feed import Invalid, Malformed
 from feed.event import Draft, check_json_size, json_draft, text_draft
+from feed.json_rules import BOM
 from web.many import SPACE, Kind
 from web.problems import Refused, UnreadProblem
 
@@ -71,7 +72,7 @@ class CloudEvent(msgspec.Struct):
             raise Invalid("subject", "is missing: it names the topic, unless the URL does: POST /events/TOPIC")
         data, is_json = self.content()
         if is_json:
-            return json_draft(topic, check_json_size(data.strip(SPACE), max_data), type)
+            return json_draft(topic, check_json_size(data.removeprefix(BOM).strip(SPACE), max_data), type)
         try:
             return text_draft(topic, data.decode(), type)
         except UnicodeDecodeError as error:
@@ -123,6 +124,7 @@ def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> lis
     """The events of a request. Raises `Invalid`, for two that are the same too, and `Malformed`."""
     if form == "binary":
         return [_binary(body, headers)]
+    body = body.removeprefix(BOM)
     events = _cloudevent.decode_all(body) if form == "batch" else [_cloudevent.decode(body)]
     first: dict[tuple[str, str], int] = {}
     for place, event in enumerate(events):

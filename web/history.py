@@ -72,4 +72,4 @@ async def _disconnected(request: Request) -> None:
 def _document(page: HistoryPage) -> bytes:
     gap = b"" if page.gap is None else b',"gap":%b' % page.gap.data.encode()
     events = b",".join([event.message for event in page.events])
-    return b'{"events":[%b],"next":"%b"%b}' % (events, page.next.encode(), gap)
+    return b'{"events":[%b],"next":"%b"%b}\n' % (events, page.next.encode(), gap)

@@ -7,6 +7,7 @@ can never be taken for a secret, whatever a token says. Errors name what is wron
 from __future__ import annotations
 
 import base64
+import copy
 import enum
 import hashlib
 import re
@@ -40,6 +41,11 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
 
 
+def one_name(algorithm: str) -> str:
+    """An algorithm by the name that it has here: what RFC 9864 calls Ed25519 is what EdDSA is with the keys of here."""
+    return "EdDSA" if algorithm == "Ed25519" else algorithm
+
+
 class Reach(enum.Enum):
     """What tokens of a key may grant at the most, whatever they claim."""
 
@@ -58,6 +64,14 @@ class Key(msgspec.Struct, frozen=True):
     def algorithm(self) -> str:
         """The one that it is for."""
         return self.jwk.algorithm_name
+
+    def bound_to(self, algorithm: str) -> jwt.PyJWK:
+        """The same under the name that a token calls the algorithm by: PyJWT compares names."""
+        if algorithm == self.algorithm:
+            return self.jwk
+        jwk = copy.copy(self.jwk)
+        jwk.algorithm_name = algorithm
+        return jwk
 
     @property
     def id(self) -> str | None:
@@ -228,7 +242,7 @@ def checked_jwk(members: dict[str, Any]) -> jwt.PyJWK:
     """A public key out of a JWK Set. Raises `ValueError` or `jwt.PyJWTError` for one that is not taken: a secret, a
     private key (which everybody has seen by now), and any that is for another algorithm than those here."""
     algorithm = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}.get(str(members.get("kty")))
-    if algorithm is None or members.get("alg", algorithm) != algorithm:
+    if algorithm is None or one_name(str(members.get("alg", algorithm))) != algorithm:
         raise ValueError(_WRONG_KIND)
     jwk = jwt.PyJWK(members, algorithm=algorithm)
     _algorithm(jwk.key)  # which knows public keys only

@@ -104,7 +104,9 @@ class Hosts:
 
 def _asks_for_health(scope: Scope) -> bool:
     root: str = scope.get("root_path", "").rstrip("/")
-    path: str = scope["path"].removeprefix(root) if "path" in scope else ""
+    path: str = scope.get("path", "")
+    if path.startswith(f"{root}/"):
+        path = path[len(root) :]
     return scope["type"] == "http" and scope["method"] in {"GET", "HEAD"} and path in HEALTH
 
 

@@ -51,8 +51,16 @@ PARAMETERS: dict[str, frozenset[Use]] = {
 }
 """Which parameter means something to what. A new one is added here, and is then known to all routes."""
 
+
+def _letters(name: str) -> str:
+    """A name without what people get wrong most: case, and what stands between its words or, for a list, behind it."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+_KNOWN = {name: _letters(name) for name in PARAMETERS}
 _COMPARED = 100  # names of one request that nobody knows: to compare one takes a while
 _SHORTEST, _LONGEST = 3, 20  # letters of a name that may be a slip of one of ours
+_LOOKED_AT = 40  # characters of a name: what is remembered of it is no longer
 _LONG = 8  # letters from which on two slips are believed
 _REPEATED = 64  # characters of a name that are said back
 
@@ -69,7 +77,7 @@ def check_parameters(names: Iterable[str], use: Use, own: Collection[str] = ()) 
             other = next(each for each in Use if each in uses)
             raise Invalid(name, f"is no parameter of {use.value}: did you mean {other.value}?")
         compared += 1
-        if compared <= _COMPARED and (meant := _meant(name, use)) is not None:
+        if compared <= _COMPARED and (meant := _meant(name[:_LOOKED_AT], use)) is not None:
             where = "" if use in PARAMETERS[meant] else f", which is no parameter of {use.value}"
             raise Invalid(ascii(name[:_REPEATED]), f"is no parameter: did you mean {meant}{where}?")
 
@@ -77,16 +85,11 @@ def check_parameters(names: Iterable[str], use: Use, own: Collection[str] = ()) 
 @lru_cache(maxsize=1024)
 def _meant(name: str, use: Use) -> str | None:
     """Which of ours somebody may have meant who wrote this name; one that the route has, if there are several."""
-    letters = _letters(name[: 2 * _LONGEST])
+    letters = _letters(name)
     if not _SHORTEST <= len(letters) <= _LONGEST:
         return None
-    found = [known for known in PARAMETERS if _is_close(letters, _letters(known))]
+    found = [known for known, wanted in _KNOWN.items() if _is_close(letters, wanted)]
     return min(found, key=lambda known: use not in PARAMETERS[known], default=None)
-
-
-def _letters(name: str) -> str:
-    """A name without what people get wrong most: case, and what stands between its words or, for a list, behind it."""
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _is_close(one: str, other: str) -> bool:

@@ -67,7 +67,9 @@ class Problem(Response):
             "detail": detail,
             **(members or {}),
         }
-        super().__init__(orjson.dumps(document), status, {"Cache-Control": "no-store", **(headers or {})})
+        # With a line's end, like all answers in JSON: a terminal's prompt does not stick to it.
+        body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        super().__init__(body, status, {"Cache-Control": "no-store", **(headers or {})})
         self.raw_headers += SAFE
 
 

@@ -24,6 +24,7 @@ from feed.event import (
     text_draft,
 )
 from feed.feed import idempotency_key
+from feed.json_rules import BOM
 from web import cloudevents
 from web.gate import Gate, principal
 from web.grants import Grants
@@ -167,6 +168,7 @@ async def _append(
 
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of a JSON body, and whether it was one event rather than a list."""
+    body = body.removeprefix(BOM)
     if not body.startswith(b"[", _after_blanks(body, 0)):
         return [_draft(_envelope.decode(body), max_data)], True
     drafts = []
@@ -180,6 +182,7 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
 
 def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
     """The drafts of an NDJSON body, an event a line. Empty lines are passed over."""
+    body = body.removeprefix(BOM)
     drafts: list[Draft] = []
     start = 0
     while (start := _after_blanks(body, start)) < len(body):
@@ -211,6 +214,7 @@ def _line(body: bytes, place: int) -> str:
 
 def _line_of(body: bytes, event: int) -> str:
     """Where in an NDJSON body an event is."""
+    body = body.removeprefix(BOM)
     start = 0
     for _ in range(event):
         start = body.index(b"\n", _after_blanks(body, start))
@@ -223,7 +227,7 @@ def _draft(envelope: Envelope, max_data: int) -> Draft:
 
 def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:
     # Space around the value is no part of it, nor is it published.
-    return json_draft(topic, check_json_size(body.strip(SPACE), max_data), type)
+    return json_draft(topic, check_json_size(body.removeprefix(BOM).strip(SPACE), max_data), type)
 
 
 def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:
@@ -245,7 +249,7 @@ class Created(Response):
     def __init__(self, answer: dict[str, object]) -> None:
         self.status_code = 201
         self.background = None
-        self.body = orjson.dumps(answer)
+        self.body = orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
         self.raw_headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self.body)),

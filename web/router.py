@@ -10,7 +10,6 @@ from inspect import Parameter, Signature
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, Union, cast
 
-import orjson
 from fastapi import APIRouter, Body, Depends, Request, WebSocket
 from fastapi.sse import EventSourceResponse
 from starlette.convertors import Convertor, register_url_convertor
@@ -28,6 +27,7 @@ from web.exchange import answered
 from web.gate import Gate, peer
 from web.grants import NOTHING
 from web.history import history_page
+from web.json_response import JsonResponse
 from web.origins import Headers, Origins
 from web.outcomes import reads_counted
 from web.parameters import Use
@@ -200,8 +200,8 @@ def _describe_streams(router: APIRouter, topics: Topics, *, key: bool) -> None:
         if not descriptions:
             title, version = app.title, app.version
             descriptions.update(asyncapi.describe(topics, title=title, version=version, key=key))
-        document = orjson.dumps(asyncapi.document(place_of(request, "/asyncapi.json"), descriptions))
-        response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+        document = asyncapi.document(place_of(request, "/asyncapi.json"), descriptions)
+        response = JsonResponse(document, headers={"Cache-Control": "no-store"})
         response.raw_headers += SAFE
         return response
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from feed import Feed
 from feed.survey import Subscriber
 from feed.wire import rfc3339
 from web import openapi
 from web.access import Authorize
+from web.json_response import JsonResponse
 from web.parameters import Use
 from web.problems import FeedRoute, Problem
 from web.request import query_of
@@ -39,7 +40,7 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
             "next": found.next,
             "silent": found.silent,
         }
-        return JSONResponse(document, headers={"Cache-Control": "no-store"})
+        return JsonResponse(document, headers={"Cache-Control": "no-store"})
 
     @router.delete("/subscriptions/{id}", status_code=204, openapi_extra=openapi.END_SUBSCRIPTION)
     async def end(request: Request) -> Response:

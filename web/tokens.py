@@ -22,7 +22,7 @@ from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from web.grants import Grants
 from web.jwks import ALGORITHMS, RemoteKeys
-from web.keys import Key, PrivateKey, Reach, keys_of
+from web.keys import Key, PrivateKey, Reach, keys_of, one_name
 from web.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_TOKEN = 16 << 10  # characters: to look at one takes PyJWT time in proportion
 MAX_SUBJECT = 255  # characters
 MAX_PATTERNS = 100  # of each kind: each publish is held against all of them
+LEEWAY = 10  # seconds that another's clock may be ahead of ours (RFC 7519, 4.1.5)
 LAST_TIME = 253402300799  # the end of the year 9999; beyond it somebody has counted milliseconds
 
 _REPEATED = 64  # characters of a pattern or a member that are said back
@@ -73,6 +74,7 @@ class Tokens:
             # RFC 7519, 4.1.6: `iat` says how old a token is, and nothing of when it is valid. Clocks differ, and one
             # that was made a second "later" is as good as any.
             "verify_iat": False,
+            "verify_nbf": False,  # see `_check_begun`
         }
         self._known = _Known(_REMEMBERED, _REMEMBERED_BYTES)
 
@@ -109,29 +111,30 @@ class Tokens:
             await self._remote.aclose()
 
     async def _verified(self, token: str) -> Grants:
-        algorithm, kid = _header(token)
+        named, kid = _header(token)
+        algorithm = one_name(named)
         own = [key for key in self._keys if key.algorithm == algorithm]
         remote = self._remote if algorithm in ALGORITHMS else None
         if not own and remote is None:
             raise _refusal("its algorithm is not allowed here")
-        grants = self._try(token, own)
+        grants = self._try(token, named, own)
         if grants is None and remote is not None:
             await remote.need()
-            grants = self._try(token, remote.fitting(algorithm, kid))
+            grants = self._try(token, named, remote.fitting(algorithm, kid))
             if grants is None and await remote.look_again(kid):
-                grants = self._try(token, remote.fitting(algorithm, kid))
+                grants = self._try(token, named, remote.fitting(algorithm, kid))
         if grants is None:
             raise _refusal("its signature is of no key that is known here (made with another secret or key?)")
         return grants
 
-    def _try(self, token: str, keys: Sequence[Key]) -> Grants | None:
-        """What the token allows, if its signature is of one of these keys."""
+    def _try(self, token: str, algorithm: str, keys: Sequence[Key]) -> Grants | None:
+        """What the token allows, if its signature is of one of these keys, by an algorithm that it calls so."""
         for key in keys:
             try:
                 claims = jwt.decode(
                     token,
-                    key.jwk,
-                    algorithms=[key.algorithm],
+                    key.bound_to(algorithm),
+                    algorithms=[algorithm],
                     options=self._options,
                     audience=self._audience,
                     issuer=self._issuer,
@@ -140,6 +143,7 @@ class Tokens:
                 continue
             except (jwt.PyJWTError, *_ODD) as error:
                 raise _refusal(_reason(error)) from None
+            _check_begun(claims)
             return _grants(claims, key.reach)
         return None
 
@@ -269,8 +273,6 @@ def _reason(error: Exception) -> str:
     match error:
         case jwt.ExpiredSignatureError():
             return "it has expired"
-        case jwt.ImmatureSignatureError():
-            return "it is not valid yet (`nbf`)"
         case jwt.MissingRequiredClaimError():
             return f"it has no `{error.claim}`"
         case jwt.InvalidAudienceError():
@@ -294,6 +296,12 @@ def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
         subject=_subject(claims),
         expires=expires,
     )
+
+
+def _check_begun(claims: dict[str, Any]) -> None:
+    """Whether it is valid already. PyJWT's own leeway would be for `exp`, too, which is nobody's to prolong."""
+    if "nbf" in claims and _time(claims, "nbf") > time.time() + LEEWAY:
+        raise _refusal("it is not valid yet (`nbf`)")
 
 
 def _time(claims: dict[str, Any], name: str) -> int:

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable
 
 import msgspec
-import orjson
 from starlette.types import Message, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -18,7 +17,9 @@ from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.feed import MAX_LAST, idempotency_key
+from feed.json_rules import BOM
 from feed.subscription import Subscription
+from feed.wire import json_text
 from web.exchange import stream_ended, streaming
 from web.gate import Gate, peer, principal
 from web.grants import Grants
@@ -49,6 +50,7 @@ class Published(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _message = Kind(Published, "a message")
+_BOM = BOM.decode()
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -180,12 +182,13 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
         if not isinstance(error, FeedError) or isinstance(error, TooLarge):
             raise
         ref = ref or _ref(text)  # whoever is refused wants to know for what
-        return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), orjson.dumps(str(error))))
+        return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), json_text(str(error))))
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
 
 
 def _parse(text: str) -> Published | None:
     """The message, if the text is a JSON object with the key `data`; else the text itself is the data."""
+    text = text.removeprefix(_BOM)
     try:
         return _message.one.decode(text)
     except UNREADABLE as error:
@@ -196,7 +199,7 @@ def _parse(text: str) -> Published | None:
 
 def _ref(text: str) -> bytes:
     try:
-        return _on_one_line(_message.one.decode(text).ref)
+        return _on_one_line(_message.one.decode(text.removeprefix(_BOM)).ref)
     except UNREADABLE:
         return b""
 

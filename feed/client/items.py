@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from feed.errors import Malformed
-from feed.json_rules import dump_json, json_fault
+from feed.json_rules import BOM, dump_json, json_fault
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -99,6 +99,7 @@ def _json(data: object) -> bytes:
             return dump_json(data)
     except ValueError as error:
         raise Malformed(f"not JSON: {error}") from None
+    data = data.removeprefix(BOM)
     try:
         orjson.loads(data)  # it must be one value, and nothing that would end the envelope around it
     except orjson.JSONDecodeError:
