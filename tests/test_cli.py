@@ -311,8 +311,9 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         """A stream."""
         self.tokens.append(self.headers["Authorization"])
         self.send_response(403)
+        self.send_header("Content-Type", "application/problem+json")
         self.end_headers()
-        self.wfile.write(b'{"detail": "this token does not allow to do that"}')
+        self.wfile.write(b'{"status": 403, "detail": "this token does not allow to do that"}')
 
     def do_POST(self) -> None:
         """A publish."""
@@ -350,7 +351,77 @@ def test_a_token_is_sent_and_not_shown_and_a_refusal_is_final(command: list[str]
     assert Refusing.tokens == ["Bearer top.secret"] * 2
 
 
+@pytest.fixture
+def ingress() -> Iterator[str]:
+    """The URL of something that knows no feed, and says so to everybody."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NoRoute) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class NoRoute(Refusing):
+    """An ingress while the feed behind it is away."""
+
+    def do_GET(self) -> None:
+        """Its own page."""
+        self.send_error(404)
+
+
+NO_ROUTE = "404: Not Found, and that is not in the feed's words: a proxy's, or the URL is wrong"
+
+
+def test_what_a_proxy_answers_while_the_feed_is_away_is_told_and_waited_for(ingress: str, start: Start) -> None:
+    commands = {
+        f"feed: {ingress}: {NO_ROUTE}: reconnecting until it answers": start("tail", "a", "--url", ingress),
+        f"feed: {ingress}: {NO_ROUTE}: trying again, for 60 s in all": start("publish", "a", "x", "--url", ingress),
+        f"feed: {ingress}: {NO_ROUTE}; trying again until it does": start("demo", "--every", "0.1", "--url", ingress),
+    }
+    for said, command in commands.items():
+        command.until(lambda command=command: command.errors)  # type: ignore[misc]
+        assert command.errors == [said]
+        assert command.process.poll() is None
+
+
+# What the environment says of the way.
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["publish", "env", "x"], ["publish", "env", "-"], ["tail", "env"], ["tail", "env", "--transport", "websocket"],
+     ["demo", "--every", "0.05"], ["doctor", "--idle", "0.1s"]],
+    ids=lambda command: "-".join(command[::2]),
+)  # fmt: skip
+def test_a_proxy_that_is_none_is_named_by_its_variable(
+    server: RunningServer, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "ALL_PROXY", "gopher://name:secret@127.0.0.1:1")
+    url = [server.url] if command[0] == "doctor" else ["--url", server.url]
+    result = feed(*command, *url, stdin=b"line\n")
+    assert one_line(result).startswith("feed: ALL_PROXY: no such kind of proxy: gopher://")
+    assert "secret" not in one_line(result)
+    assert result.returncode == 1
+    monkeypatch.setitem(ENVIRONMENT, "NO_PROXY", "::1/128,[,fe80::/10, http://[x,127.0.0.0/8")
+    if command[:2] == ["publish", "env"]:
+        assert feed(*command, *url, stdin=b"line\n").returncode == 0
+
+
 # feed publish
+
+
+@pytest.mark.parametrize("data", ["-5", "-0.5e3", "-h", "- item", "---", "--no option", "--5", "-5 -- --json"])
+def test_data_may_begin_with_a_dash(server: RunningServer, data: str) -> None:
+    result = feed("publish", "cli/dash", data, "--type", "-x", "--url", server.url)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert events(server, "cli/dash", last=1)[0]["data"] == data
+
+
+def test_what_looks_like_an_option_is_not_taken_for_data() -> None:
+    assert one_line(feed("publish", "t", "--jsn")).startswith("feed publish: No such option: --jsn")
+    assert one_line(feed("publish", "t", "x", "-5")).startswith("feed publish: No such option: -5")
+    assert one_line(feed("publish", "-x")).startswith("feed publish: No such option: -x")
 
 
 def test_one_event_is_published_and_its_id_printed(server: RunningServer) -> None:

@@ -170,7 +170,21 @@ def test_whatever_a_time_to_come_back_is_it_is_a_number_of_seconds(value: str) -
     assert 0 <= asked_away(value, date=value) <= 1e9
 
 
-@pytest.mark.parametrize("value", ["", "-1", "x", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 32 Oct 2026 07:28:00 GMT", "Wed, 21 Oct", "99999999999 GMT", "²", "9999999"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "-1",
+        "x",
+        "1.5",
+        "Wed, 21 Oct 2015 07:28:00 GMT",
+        "Wed, 32 Oct 2026 07:28:00 GMT",
+        "Wed, 21 Oct",
+        "99999999999 GMT",
+        "²",
+        "9999999",
+    ],
+)
 def test_a_time_that_is_none_is_not_waited_for(value: str) -> None:
     again = reading().refused(503, "Busy", {"retry-after": value}, Body.of_refusal())
     assert isinstance(again, Again)

@@ -114,7 +114,8 @@ class Call(Generic[A]):
     def gave_up(self) -> GaveUp:
         """No answer in time; or it is known already that there will be none."""
         elapsed = time.monotonic() - self._deadline + self._patience
-        return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {self._reason or 'no answer'}")
+        reason = self._reason or "no answer"
+        return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {reason}", reason)
 
 
 class Body:
