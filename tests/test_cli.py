@@ -20,6 +20,8 @@ import pytest
 
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer
+from web.cli import run
+from web.publish_command import dashed_data_last
 from web.settings import Settings, is_secret, option, variable
 from web.terminal import escaped, escaped_json
 
@@ -385,43 +387,33 @@ def test_what_a_proxy_answers_while_the_feed_is_away_is_told_and_waited_for(ingr
         assert command.process.poll() is None
 
 
-# What the environment says of the way.
-
-
-@pytest.mark.parametrize(
-    "command",
-    [["publish", "env", "x"], ["publish", "env", "-"], ["tail", "env"], ["tail", "env", "--transport", "websocket"],
-     ["demo", "--every", "0.05"], ["doctor", "--idle", "0.1s"]],
-    ids=lambda command: "-".join(command[::2]),
-)  # fmt: skip
-def test_a_proxy_that_is_none_is_named_by_its_variable(
-    server: RunningServer, command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(ENVIRONMENT, "ALL_PROXY", "gopher://name:secret@127.0.0.1:1")
-    url = [server.url] if command[0] == "doctor" else ["--url", server.url]
-    result = feed(*command, *url, stdin=b"line\n")
-    assert one_line(result).startswith("feed: ALL_PROXY: no such kind of proxy: gopher://")
-    assert "secret" not in one_line(result)
-    assert result.returncode == 1
-    monkeypatch.setitem(ENVIRONMENT, "NO_PROXY", "::1/128,[,fe80::/10, http://[x,127.0.0.0/8")
-    if command[:2] == ["publish", "env"]:
-        assert feed(*command, *url, stdin=b"line\n").returncode == 0
-
-
 # feed publish
 
 
-@pytest.mark.parametrize("data", ["-5", "-0.5e3", "-h", "- item", "---", "--no option", "--5", "-5 -- --json"])
-def test_data_may_begin_with_a_dash(server: RunningServer, data: str) -> None:
-    result = feed("publish", "cli/dash", data, "--type", "-x", "--url", server.url)
+def test_data_may_begin_with_a_dash(server: RunningServer) -> None:
+    result = feed("publish", "cli/dash", "-5", "--type", "-x", "--url", server.url)
     assert (result.returncode, result.stderr) == (0, b"")
-    assert events(server, "cli/dash", last=1)[0]["data"] == data
+    [event] = events(server, "cli/dash")
+    assert (event["data"], event["type"]) == ("-5", "-x")
 
 
-def test_what_looks_like_an_option_is_not_taken_for_data() -> None:
-    assert one_line(feed("publish", "t", "--jsn")).startswith("feed publish: No such option: --jsn")
-    assert one_line(feed("publish", "t", "x", "-5")).startswith("feed publish: No such option: -5")
-    assert one_line(feed("publish", "-x")).startswith("feed publish: No such option: -x")
+def test_what_looks_like_an_option_is_not_taken_for_data(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["t", "--jsn"], ["t", "x", "-5"], ["-x"]):
+        assert run(["publish", *wrong]) == 2
+        assert capsys.readouterr().err.startswith(f"feed publish: No such option: {wrong[-1]}")
+
+
+@pytest.mark.parametrize("data", ["-5", "-0.5e3", "-h", "- item", "---", "--no option", "--5", "-5 -- --json", "-\n"])
+def test_where_data_is_to_come_a_dash_is_data(data: str) -> None:
+    def sorted_out(*arguments: str) -> list[str]:
+        return dashed_data_last(list(arguments), {"--type", "--url"}, {"--json"})
+
+    last = ["--", data]
+    assert sorted_out("t", data) == ["t", *last]
+    assert sorted_out("--type", data, "t", data, "--json") == ["--type", data, "t", "--json", *last]
+    assert sorted_out("--type=x", "t", data, "--url", data) == ["--type=x", "t", "--url", data, *last]
+    for left_alone in ([], ["t", "-"], ["t", "--", data], ["t", "x", data], [data], ["t", "--url"], ["t", "--x=1"]):
+        assert sorted_out(*left_alone) == left_alone
 
 
 def test_one_event_is_published_and_its_id_printed(server: RunningServer) -> None:

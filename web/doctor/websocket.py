@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+import httpx
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from feed.client.environment import proxy_for
 from feed.client.sockets import FAULTS, Unredirected
 from web.doctor.finding import Finding, fail, ok, unknown, warn
 from web.doctor.flow import SILENTLY_CUT
@@ -49,6 +51,7 @@ async def _connected(target: Target, path: str) -> AsyncIterator[ClientConnectio
     url = f"{'wss' if target.parsed.scheme == 'https' else 'ws'}{target.url.removeprefix(target.parsed.scheme)}{path}"
     async with _Connect(
         url,
+        proxy=proxy_for(httpx.URL(url)),
         additional_headers=target.bearer,
         ssl=target.tls if target.parsed.scheme == "https" else None,
         open_timeout=target.patience,
