@@ -326,16 +326,23 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.fixture
-def refusing() -> Iterator[str]:
-    """The URL of a server that refuses everybody."""
-    Refusing.tokens.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+@contextlib.contextmanager
+def answering(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server for as long as the block lasts; its URL."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The URL of a server that refuses everybody."""
+    Refusing.tokens.clear()
+    with answering(Refusing) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -356,12 +363,8 @@ def test_a_token_is_sent_and_not_shown_and_a_refusal_is_final(command: list[str]
 @pytest.fixture
 def ingress() -> Iterator[str]:
     """The URL of something that knows no feed, and says so to everybody."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NoRoute) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answering(NoRoute) as url:
+        yield url
 
 
 class NoRoute(Refusing):
