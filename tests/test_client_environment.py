@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import ssl
@@ -11,12 +12,12 @@ import httpx
 import pytest
 
 from feed import Invalid
-from feed.client import Message, Notice
+from feed.client import Message, Notice, Reconnecting
 from feed.client.environment import proxy_for, tls_context
 from tests.certificate import certificate
 from tests.clients import AnyClient
 from tests.running import RunningServer
-from tests.scripted import playing, silence
+from tests.scripted import accepting, copy, playing, silence
 from web.cli import run
 from web.jwks import RemoteKeys
 
@@ -134,6 +135,43 @@ async def test_clients_pass_over_what_is_no_good_where_they_need_no_proxy_and_na
         assert isinstance(await anext(items), Notice)
         id = await client.publish("env", "x")
         assert await anext(item.id async for item in items if isinstance(item, Message)) == id
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_the_way_leads_through_the_proxy(
+    client_to: AnyClient, server: RunningServer, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.decode().split("\r\n")[0])
+        if b"\r\nproxy-authorization: basic bwu6" not in head.lower():  # me:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            return
+        feed_reader, feed_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        if head.startswith(b"CONNECT"):
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            feed_writer.write(head)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(copy(reader, feed_writer))
+                await copy(feed_reader, writer)
+        finally:
+            feed_writer.close()
+
+    async with accepting(proxy) as url, client_to(server.url) as client:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        async with client.subscribe("env", transport=transport) as items:
+            refused = await anext(items)
+        assert isinstance(refused, Reconnecting)
+        assert "407" in refused.reason
+        monkeypatch.setenv("HTTP_PROXY", url.replace("//", "//me@"))
+        async with client.subscribe("env", transport=transport) as items:
+            assert isinstance(await anext(items), Notice)
+    first = f"CONNECT 127.0.0.1:{server.port} HTTP/1.1" if transport == "websocket" else f"GET {server.url}/events?"
+    assert [line[: len(first)] for line in asked] == [first] * 2
 
 
 def test_commands_name_a_proxy_that_is_none_in_a_line(
