@@ -224,9 +224,9 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> list[str]:
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
     # As an interpreter makes them at its start: those of the first process have looked at what it had there.
-    sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115
-    sys.stdout = open(1, "w", closefd=False)  # noqa: PTH123, SIM115
-    sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)  # noqa: PTH123, SIM115
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     os.closerange(3, _DESCRIPTORS)  # those of its siblings
     os.chdir(request["folder"])
     os.environ.clear()

@@ -81,6 +81,14 @@ async def accepting(
             writer.close()  # a connection that was cancelled before it began has closed nothing
 
 
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes, until it ends: a half of a proxy."""
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(1 << 16):
+            writer.write(chunk)
+            await writer.drain()
+
+
 class Script:
     """A server that gives each request the next answer, the last one again and again. `heads` and `bodies` are those of
     the requests."""

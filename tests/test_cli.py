@@ -21,6 +21,8 @@ import pytest
 from tests import forking
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer
+from web.cli import run
+from web.publish_command import dashed_data_last
 from web.settings import Settings, is_secret, option, variable
 from web.terminal import escaped, escaped_json
 
@@ -303,8 +305,9 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         """A stream."""
         self.tokens.append(self.headers["Authorization"])
         self.send_response(403)
+        self.send_header("Content-Type", "application/problem+json")
         self.end_headers()
-        self.wfile.write(b'{"detail": "this token does not allow to do that"}')
+        self.wfile.write(b'{"status": 403, "detail": "this token does not allow to do that"}')
 
     def do_POST(self) -> None:
         """A publish."""
@@ -315,16 +318,23 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.fixture
-def refusing() -> Iterator[str]:
-    """The URL of a server that refuses everybody."""
-    Refusing.tokens.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+@contextlib.contextmanager
+def answering(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server for as long as the block lasts; its URL."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The URL of a server that refuses everybody."""
+    Refusing.tokens.clear()
+    with answering(Refusing) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -342,7 +352,63 @@ def test_a_token_is_sent_and_not_shown_and_a_refusal_is_final(command: list[str]
     assert Refusing.tokens == ["Bearer top.secret"] * 2
 
 
+@pytest.fixture
+def ingress() -> Iterator[str]:
+    """The URL of something that knows no feed, and says so to everybody."""
+    with answering(NoRoute) as url:
+        yield url
+
+
+class NoRoute(Refusing):
+    """An ingress while the feed behind it is away."""
+
+    def do_GET(self) -> None:
+        """Its own page."""
+        self.send_error(404)
+
+
+NO_ROUTE = "404: Not Found, and that is not in the feed's words: a proxy's, or the URL is wrong"
+
+
+def test_what_a_proxy_answers_while_the_feed_is_away_is_told_and_waited_for(ingress: str, start: Start) -> None:
+    commands = {
+        f"feed: {ingress}: {NO_ROUTE}: reconnecting until it answers": start("tail", "a", "--url", ingress),
+        f"feed: {ingress}: {NO_ROUTE}: trying again, for 60 s in all": start("publish", "a", "x", "--url", ingress),
+        f"feed: {ingress}: {NO_ROUTE}; trying again until it does": start("demo", "--every", "0.1", "--url", ingress),
+    }
+    for said, command in commands.items():
+        command.until(lambda command=command: command.errors)  # type: ignore[misc]
+        assert command.errors == [said]
+        assert command.process.poll() is None
+
+
 # feed publish
+
+
+def test_data_may_begin_with_a_dash(server: RunningServer) -> None:
+    result = feed("publish", "cli/dash", "-5", "--type", "-x", "--url", server.url)
+    assert (result.returncode, result.stderr) == (0, b"")
+    [event] = events(server, "cli/dash")
+    assert (event["data"], event["type"]) == ("-5", "-x")
+
+
+def test_what_looks_like_an_option_is_not_taken_for_data(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["t", "--jsn"], ["t", "x", "-5"], ["-x"]):
+        assert run(["publish", *wrong]) == 2
+        assert capsys.readouterr().err.startswith(f"feed publish: No such option: {wrong[-1]}")
+
+
+@pytest.mark.parametrize("data", ["-5", "-0.5e3", "-h", "- item", "---", "--no option", "--5", "-5 -- --json", "-\n"])
+def test_where_data_is_to_come_a_dash_is_data(data: str) -> None:
+    def sorted_out(*arguments: str) -> list[str]:
+        return dashed_data_last(list(arguments), {"--type", "--url"}, {"--json"})
+
+    last = ["--", data]
+    assert sorted_out("t", data) == ["t", *last]
+    assert sorted_out("--type", data, "t", data, "--json") == ["--type", data, "t", "--json", *last]
+    assert sorted_out("--type=x", "t", data, "--url", data) == ["--type=x", "t", "--url", data, *last]
+    for left_alone in ([], ["t", "-"], ["t", "--", data], ["t", "x", data], [data], ["t", "--url"], ["t", "--x=1"]):
+        assert sorted_out(*left_alone) == left_alone
 
 
 def test_one_event_is_published_and_its_id_printed(server: RunningServer) -> None:

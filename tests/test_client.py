@@ -17,7 +17,7 @@ from feed.client.waits import Waits
 from tests.clients import AnyClient
 from tests.conftest import Serve
 from tests.running import RunningServer
-from tests.scripted import OPEN, accepting, answer, event, hang_up, playing, problem, silence, stream
+from tests.scripted import OPEN, accepting, answer, copy, event, hang_up, playing, problem, silence, stream
 
 pytestmark = pytest.mark.anyio
 
@@ -249,7 +249,7 @@ async def test_a_batch_whose_answer_was_lost_with_the_server_is_published_once(
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass everything on, but for the first answer: at its first byte the server is killed and started again."""
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", server.port)
-        onward = asyncio.create_task(_copy(reader, server_writer))
+        onward = asyncio.create_task(copy(reader, server_writer))
         try:
             chunk = await server_reader.read(1 << 16)
             if not lost.is_set():
@@ -259,7 +259,7 @@ async def test_a_batch_whose_answer_was_lost_with_the_server_is_published_once(
                 await asyncio.to_thread(server.start)
                 return
             writer.write(chunk)
-            await _copy(server_reader, writer)
+            await copy(server_reader, writer)
         finally:
             onward.cancel()
             server_writer.close()
@@ -271,13 +271,6 @@ async def test_a_batch_whose_answer_was_lost_with_the_server_is_published_once(
     assert lost.is_set()
     published = events(server, "once")
     assert [(event["id"], event["data"]) for event in published] == list(zip(ids, range(100), strict=True))
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while chunk := await reader.read(1 << 16):
-            writer.write(chunk)
-            await writer.drain()
 
 
 # Tokens.

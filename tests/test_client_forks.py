@@ -16,16 +16,9 @@ import pytest
 from tests.certificate import certificate
 from tests.forks import CHILDREN, EACH
 from tests.running import RunningServer
-from tests.scripted import accepting
+from tests.scripted import accepting, copy
 
 pytestmark = pytest.mark.anyio
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while chunk := await reader.read(1 << 16):
-            writer.write(chunk)
-            await writer.drain()
 
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
@@ -42,7 +35,7 @@ async def test_each_process_goes_on_by_itself_with_one_client_and_one_subscripti
         feed_reader, feed_writer = await asyncio.open_connection("127.0.0.1", server.port)
         try:
             await asyncio.wait(
-                {asyncio.ensure_future(_copy(reader, feed_writer)), asyncio.ensure_future(_copy(feed_reader, writer))},
+                {asyncio.ensure_future(copy(reader, feed_writer)), asyncio.ensure_future(copy(feed_reader, writer))},
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:

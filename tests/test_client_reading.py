@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import Invalid
-from feed.client import Gap, Message, Notice, Refused
-from feed.client.calls import Body, Paging
+from feed.client import Gap, GaveUp, Message, Notice, Outgoing, Refused
+from feed.client.calls import Body, Paging, publishing_one
 from feed.client.errors import Again
 from feed.client.frames import Control
 from feed.client.items import Page
@@ -198,6 +198,7 @@ def test_a_first_401_asks_for_another_token_where_there_is_one_and_a_second_is_f
         return found.refused(401, "No", {"content-type": "application/problem+json; charset=utf-8"}, body)
 
     found = reading(renewable=True)
+    assert isinstance(found.refused(401, "No", {}, Body.of_refusal()), Again)  # somebody else's
     assert isinstance(ask(found), Again)
     assert isinstance(ask(found), Refused)
     found.take(Control("feed.open", {}, "e-1"))
@@ -247,3 +248,47 @@ def test_the_newest_are_one_page_and_backwards_ends_at_the_oldest() -> None:
     assert (backwards.ended, backwards.before, backwards.after) == (False, "e-5", None)
     backwards.turn(EMPTY)
     assert backwards.ended
+
+
+class Clock:
+    """One that only waits move."""
+
+    def __init__(self) -> None:
+        self.now = 7.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def gave_up(again: Again, patience: float, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], str]:
+    """The moments at which a call is tried whose every try ends at once in this way, and how it is given up."""
+    clock = Clock()
+    monkeypatch.setattr("feed.client.calls.time", clock)
+    call = publishing_one(Outgoing("a", "x"), None)
+    call.begin("http://feed.example", patience, renewable=False)
+    tries = []
+    with pytest.raises(GaveUp) as raised:
+        while call.timeout:
+            tries.append(clock.now - 7)
+            clock.now += call.wait(again)
+    return tries, str(raised.value)
+
+
+@pytest.mark.parametrize(("patience", "last"), [(0.5, 0.475), (1, 0.95), (60, 59.5)])
+def test_a_patience_is_used_to_its_end(patience: float, last: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, words = gave_up(Again("503: full"), patience, monkeypatch)
+    assert tries[0] == 0
+    assert 0.15 <= tries[1] <= 0.25
+    assert tries[-1] == pytest.approx(last)
+    assert words == f"given up after {patience:.1f} s: http://feed.example: 503: full"
+
+
+def test_a_server_that_asks_for_more_than_there_is_patience_is_given_up_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert len(gave_up(Again("503: full", 20), 50, monkeypatch)[0]) == 3
+    assert gave_up(Again("503: full", 20), 10, monkeypatch) == (
+        [0],
+        "given up after 0.0 s: http://feed.example: 503: full; it asks to be left alone for 20 s, longer than there is "
+        "patience",
+    )

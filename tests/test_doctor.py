@@ -13,10 +13,12 @@ import pytest
 from tests.certificate import certificate
 from tests.proxies import free_ports, running_nginx
 from tests.running import RunningServer, running
+from tests.scripted import accepting, copy
 from tests.tokens import SECRET, token
 from web.doctor.examination import Report, examine
 from web.doctor.finding import Finding, Severity
 from web.doctor.target import Target, topic_of_its_own
+from web.doctor.websocket import judge_quiet_socket, look_quiet_socket
 
 ORIGIN = "https://app.example.org"
 EVERYTHING = token(["**"], ["**"], admin=True)
@@ -226,3 +228,22 @@ def test_where_there_is_no_feed_it_says_so_and_looks_no_further(
 def test_what_one_setting_breaks_is_not_told_of_the_rest(reports: dict[str, Report], way: str, check: str) -> None:
     broken = [each for each in reports[way].findings if each.severity in {Severity.WARN, Severity.FAIL}]
     assert [each.check for each in broken] == [check]
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_limits_a_websockets_time_is_not_said_to_mind_its_quiet(feed: RunningServer) -> None:
+    async def limited(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        feed_reader, feed_writer = await asyncio.open_connection("127.0.0.1", feed.port)
+        both = [asyncio.create_task(copy(*way)) for way in ((reader, feed_writer), (feed_reader, writer))]
+        try:
+            await asyncio.wait(both, timeout=1)
+        finally:
+            for each in both:
+                each.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            feed_writer.close()
+
+    async with accepting(limited) as url, target(url) as limiting:
+        finding = judge_quiet_socket(await look_quiet_socket(limiting, "quiet"))
+    assert finding.severity == Severity.WARN
+    assert "quiet or not: something limits its time" in finding.words

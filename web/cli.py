@@ -24,9 +24,9 @@ from typer.exceptions import TyperException
 from feed import FeedError
 from feed.client import AsyncClient, GaveUp, Outgoing
 from web.bench.command import bench
-from web.client_command import DEFAULT_URL, Token, Url, run_to_end
+from web.client_command import DEFAULT_URL, Token, Url, answers, run_to_end
 from web.doctor.command import doctor
-from web.publish_command import publish
+from web.publish_command import PublishCommand, publish
 from web.settings import (
     METRICS_FOLDER,
     NO_FLAG,
@@ -184,7 +184,7 @@ app.command()(serve)
 
 # feed publish
 
-app.command()(publish)
+app.command(cls=PublishCommand)(publish)
 
 
 # feed tail
@@ -212,27 +212,27 @@ async def _demo(client: AsyncClient, every: float) -> NoReturn:
     from web import demo
 
     demo.cpu()  # its first answer is always zero
-    before, working = demo.counters(), None
+    before, said = demo.counters(), None
     async with client:
         while True:
             await asyncio.sleep(every)
             now = demo.counters()
             readings = [Outgoing(topic, data, demo.TYPE) for topic, data in demo.readings(before, now).items()]
             before = now
-            worked = await _published(client, readings, complain=working is not False)
-            if worked and not working:
-                say(f"publishing to system/… every {every:g} s; look at {client.url}/ (Ctrl-C ends)")
-            working = worked
+            state = await _published(client, readings)
+            if state != said:
+                say(state or f"publishing to system/… every {every:g} s; look at {client.url}/ (Ctrl-C ends)")
+            said = state
 
 
-async def _published(client: AsyncClient, readings: list[Outgoing], *, complain: bool) -> bool:
+async def _published(client: AsyncClient, readings: list[Outgoing]) -> str:
+    """What is to be said of it where it did not work, and may the next time."""
     try:
         await client.publish_batch(readings)
-    except GaveUp:
-        if complain:
-            say(f"feed: {client.url} does not answer; trying again until it does")
-        return False
-    return True
+    except GaveUp as error:
+        how = f": {error.reason}" if answers(error.reason) else " does not answer"
+        return f"feed: {client.url}{how}; trying again until it does"
+    return ""
 
 
 # feed token

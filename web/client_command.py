@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 import sys
+import time
 from collections.abc import Coroutine
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from feed import Invalid
 from feed.client import checked_token, checked_url
+from web.terminal import say
 
 
 def _check_url(url: str) -> str:
@@ -43,6 +45,38 @@ Token = Annotated[
         callback=_check_token,
     ),
 ]
+
+
+class Waiting:
+    """A line on standard error for each thing that is waited for, not for each try, when it lasts."""
+
+    def __init__(self, url: str, until: str, *, patience: float = 0.0) -> None:
+        """`until` is what ends it; for so many seconds of `patience` nothing is said."""
+        self._url = url
+        self._until = until
+        self._patience = patience
+        self._since: float | None = None
+        self._told = ""
+
+    def __call__(self, reason: str) -> None:
+        """It did not work, and is tried again."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        # That nobody is there has many forms, and that somebody is, but not the feed, is news.
+        is_news = not self._told or (answers(reason) and reason != self._told)
+        if is_news and now - self._since >= self._patience:
+            say(f"feed: {self._url}: {reason}: {self._until}")
+            self._told = reason
+
+    def over(self) -> bool:
+        """It works. Whether anything was told before that."""
+        told, self._told, self._since = self._told, "", None
+        return told != ""
+
+
+def answers(reason: str) -> bool:
+    """Whether what is waited for is another answer: its status begins the reason."""
+    return reason[:1].isdigit()
 
 
 def run_to_end(command: Coroutine[Any, Any, None]) -> None:

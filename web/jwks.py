@@ -18,7 +18,9 @@ import jwt
 import msgspec
 import orjson
 
-from feed import FeedUnavailable
+from feed import FeedUnavailable, Invalid
+from feed.client.calls import no_connection, words
+from feed.client.environment import proxy_for, tls_context
 from web.keys import Key, checked_jwk
 
 logger = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ class RemoteKeys:
         try:
             members = _members(await self._body())
             keys = _keys(members)
-        except (httpx.HTTPError, OSError, TimeoutError, ValueError) as error:
+        except (httpx.HTTPError, OSError, TimeoutError, ValueError, Invalid) as error:
             self._fail(_words(error))
         except Exception as error:
             logger.exception("keys cannot be read")
@@ -132,7 +134,13 @@ class RemoteKeys:
     async def _body(self) -> bytes:
         # Not compressed, so that what is read is no more than what came.
         if self._http is None:
-            self._http = httpx.AsyncClient(follow_redirects=False, timeout=self._pace.timeout)
+            self._http = httpx.AsyncClient(
+                follow_redirects=False,
+                timeout=self._pace.timeout,
+                verify=tls_context() if self._url.lower().startswith("https:") else False,
+                trust_env=False,  # what it says is read by us
+                proxy=proxy_for(httpx.URL(self._url)),
+            )
         headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
         body = b""
         async with (
@@ -196,7 +204,9 @@ def _words(error: Exception) -> str:
         case httpx.TimeoutException() | TimeoutError():
             return "no answer in time"
         case httpx.ConnectError():
-            return "cannot connect"
+            return no_connection(error)
+        case httpx.ProxyError():
+            return words(error, "")
         case httpx.HTTPError():
             return "the connection broke"
     return str(error)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Annotated
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from feed import FeedError, Malformed
-from feed.client import PATIENCE, AsyncClient, GaveUp, Outgoing, Refused
-from web.client_command import DEFAULT_URL, Token, Url, run_to_end
+from feed.client import PATIENCE, AsyncClient, GaveUp, Outgoing, Refused, checked_url
+from web.client_command import DEFAULT_URL, Token, Url, Waiting, run_to_end
 from web.terminal import WrongUse, say
 
 _BATCH_EVENTS = 500
@@ -23,12 +25,51 @@ _BATCH_BYTES = 1 << 20
 _MAX_LINE = 16 << 20  # bytes; more than any server takes by default
 _CHUNK = 64 << 10  # bytes of standard input that are read at a time
 _READ_AHEAD = 16  # chunks
+_UNSAID = 1.0  # seconds for which nobody need know that a server is away
+_OPTION = re.compile(r"--([A-Za-z][\w-]*(=.*)?)?", re.DOTALL)
+
+
+class PublishCommand(TyperCommand):
+    """Takes data that begins with a dash, such as -5, for what it is: where DATA is to come, and what comes cannot be
+    one of the options, of which each has two dashes and a name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See typer."""
+        with_value: set[str] = set()
+        flags: set[str] = set()
+        for parameter in self.get_params(ctx):
+            (flags if getattr(parameter, "is_flag", False) else with_value).update(parameter.opts)
+        return super().parse_args(ctx, dashed_data_last(args, with_value, flags))
+
+
+def dashed_data_last(arguments: list[str], with_value: Collection[str], flags: Collection[str]) -> list[str]:
+    """The same command line, but with DATA that begins with a dash at its end, behind --."""
+    rest = iter(range(len(arguments)))
+    words = 0
+    for number in rest:
+        argument = arguments[number]
+        name, equals, _ = argument.partition("=")
+        if name in with_value and not equals:
+            next(rest, None)
+        elif name in with_value or name in flags:
+            continue
+        elif argument == "-" or not argument.startswith("-"):
+            words += 1
+        elif words == 1 and _OPTION.fullmatch(argument) is None:
+            return [*arguments[:number], *arguments[number + 1 :], "--", argument]
+        else:
+            break  # whatever is wrong with it, the parser says it
+    return arguments
 
 
 def publish(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where to publish, such as orders/42.")],
     data: Annotated[
-        str, typer.Argument(metavar="DATA|-", help="The event's data; - is standard input, an event a line.")
+        str,
+        typer.Argument(
+            metavar="DATA|-",
+            help="The event's data; - is standard input, an event a line. What looks like an option goes behind --.",
+        ),
     ] = "-",
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -46,16 +87,16 @@ def publish(
     The one event's id is printed. Lines go out in batches, each as soon as the one before is committed, and are there
     once even if a batch had to be repeated.
     """
+    waiting = Waiting(checked_url(url), f"trying again, for {patience:g} s in all", patience=_UNSAID)
+    client = AsyncClient(url, token, patience=patience, on_wait=waiting)
     if data != "-":
-        run_to_end(
-            _publish_one(AsyncClient(url, token, patience=patience), topic, data.encode() if json else data, type, key)
-        )
+        run_to_end(_publish_one(client, topic, data.encode() if json else data, type, key))
     elif key is not None:
         raise WrongUse("--key is for one event: give DATA")
     elif sys.stdin is None:
         raise WrongUse("standard input is closed")
     else:
-        run_to_end(_publish_lines(AsyncClient(url, token, patience=patience), topic, type, json))
+        run_to_end(_publish_lines(client, waiting, topic, type, json))
 
 
 async def _publish_one(client: AsyncClient, topic: str, data: str | bytes, type: str, key: str | None) -> None:
@@ -63,7 +104,7 @@ async def _publish_one(client: AsyncClient, topic: str, data: str | bytes, type:
         print(await client.publish(topic, data, type=type, key=key), flush=True)
 
 
-async def _publish_lines(client: AsyncClient, topic: str, type: str, json: bool) -> None:
+async def _publish_lines(client: AsyncClient, waiting: Waiting, topic: str, type: str, json: bool) -> None:
     if sys.stdin.isatty():
         say("an event a line; Ctrl-D ends")
     published = 0
@@ -72,6 +113,7 @@ async def _publish_lines(client: AsyncClient, topic: str, type: str, json: bool)
             async with client, contextlib.aclosing(_batches(_StandardInput(), topic, type, json)) as batches:
                 async for batch in batches:
                     published += await _publish_batch(client, batch)
+                    waiting.over()
                     show(published)
     except FeedError as error:
         raise FeedError(f"{error}; {_events(published)} acknowledged before") from error

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from feed.client import AsyncClient, AsyncSubscription, Gap, Item, Message, Notice, Reconnecting, Transport
-from web.client_command import DEFAULT_URL, Token, Url, end_with_reader, run_to_end
+from web.client_command import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
 from web.terminal import WrongUse, escaped, escaped_json, say
 
 
@@ -67,15 +67,13 @@ class _Report:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._waiting = False
+        self._waiting = Waiting(url, "reconnecting until it answers")
 
     def __call__(self, item: Item) -> None:
         match item:
-            case Reconnecting() if not self._waiting:
-                self._waiting = True
-                say(f"feed: {self._url}: {item.reason}: reconnecting until it answers")
-            case Notice(type="feed.open") if self._waiting:
-                self._waiting = False
+            case Reconnecting(reason=reason):
+                self._waiting(reason)
+            case Notice(type="feed.open") if self._waiting.over():
                 say(f"feed: {self._url}: connected")
             case Gap(requested=requested, resumed_from=resumed_from, reason=reason):
                 facts = f"asked for {requested}, resumed from {resumed_from}"

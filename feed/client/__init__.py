@@ -11,8 +11,8 @@
             ...
 
 It knows the contract, and nothing of the server's code. What is sent, what an answer means and how long to wait is
-decided in modules that know no socket (`calls`, `reading`, `frames`, `waits`); `asynchronous` and `synchronous` only
-carry it out.
+decided in modules that know no socket (`calls`, `reading`, `answers`, `frames`, `waits`); `environment` says which way,
+`processes` what a fork may not share; `asynchronous` and `synchronous` only carry it out.
 """
 
 from feed.client.asynchronous import AsyncClient, AsyncSubscription

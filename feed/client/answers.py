@@ -50,14 +50,19 @@ def refusal(
     status: int, phrase: str, headers: Mapping[str, str], body: Content, *, renewable: bool = False
 ) -> Again | Refused:
     """What an answer other than the hoped-for means. `renewable`: a 401 may be of a token that has just expired."""
-    document = _document(body)
-    detail = document.get("detail")
+    detail = _document(body).get("detail")
     reason = (detail if isinstance(detail, str) else "") or phrase or "no reason given"
-    if not _is_problem(status, headers, document) and not _is_end(status, headers):
+    if not is_own(status, headers, body) and not _is_end(status, headers):
         return Again(f"{status}: {reason[:_MOST_WORDS]}{_whose(status, headers)}", retry_after(headers))
     if status in _AGAIN or (status == 401 and renewable):
         return Again(f"{status}: {reason}", retry_after(headers))
     return Refused(status, reason)
+
+
+def is_own(status: int, headers: Mapping[str, str], body: Content) -> bool:
+    """Whether it is the feed itself that refuses: in a problem document with the status that it came with."""
+    said = _document(body).get("status")
+    return _media_type(headers) == PROBLEM and type(said) is int and said == status
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -74,11 +79,6 @@ def retry_after(headers: Mapping[str, str]) -> float:
     if seconds > LONGEST_OBEYED:
         seconds = min(seconds, by_our_clock)  # the answer may be an old one that was kept
     return min(max(0.0, seconds), _LONGEST)
-
-
-def _is_problem(status: int, headers: Mapping[str, str], document: Mapping[str, Any]) -> bool:
-    said = document.get("status")
-    return _media_type(headers) == PROBLEM and type(said) is int and said == status
 
 
 def _is_end(status: int, headers: Mapping[str, str]) -> bool:

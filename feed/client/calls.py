@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import httpx
 import msgspec
 
-from feed.client.answers import is_json, refusal
+from feed.client.answers import is_json, is_own, refusal
 from feed.client.errors import Again, GaveUp, Refused
 from feed.client.frames import no_feed, of_page
 from feed.client.items import Outgoing, Page
@@ -27,6 +27,7 @@ NDJSON = "application/x-ndjson"
 
 MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
 _MAX_DETAIL = 1 << 20  # bytes of an answer that are read for the reason of a refusal
+_MOMENT = 0.001  # seconds
 _LAST_TRY = 0.05, 0.5  # of the patience, but no more seconds: what is kept for one more try at its end
 
 A = TypeVar("A")
@@ -92,8 +93,9 @@ class Call(Generic[A]):
         return response.status_code == self._status and is_json(response.headers)
 
     def _refusal(self, response: httpx.Response, body: Body) -> Again | Refused:
-        renewable, self._renewable = self._renewable, self._renewable and response.status_code != 401
-        return refusal(response.status_code, response.reason_phrase, response.headers, body, renewable=renewable)
+        status, headers, renewable = response.status_code, response.headers, self._renewable
+        self._renewable = renewable and not (status == 401 and is_own(status, headers, body))
+        return refusal(status, response.reason_phrase, headers, body, renewable=renewable)
 
     def wait(self, again: Again) -> float:
         """How long to wait before the next try. The last one is just before the patience is over; after it there is but
@@ -101,20 +103,22 @@ class Call(Generic[A]):
         left = max(0.0, self._deadline - time.monotonic())
         share, most = _LAST_TRY
         before_last = left - min(share * self._patience, most)
-        if self._reason and before_last <= 0:
+        was_last = before_last < _MOMENT
+        if self._reason and was_last:
             self._is_over = True  # what the last try met may be no more than that it was short
             return left
         self._reason = again.reason
         if again.at_least > max(before_last, 0.0):
             self._reason += f"; it asks to be left alone for {again.at_least:,.0f} s, longer than there is patience"
             raise self.gave_up()
-        self._is_over = before_last <= 0
+        self._is_over = was_last
         return left if self._is_over else min(max(again.at_least, self._waits.next()), before_last)
 
     def gave_up(self) -> GaveUp:
         """No answer in time; or it is known already that there will be none."""
         elapsed = time.monotonic() - self._deadline + self._patience
-        return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {self._reason or 'no answer'}")
+        reason = self._reason or "no answer"
+        return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {reason}", reason)
 
 
 class Body:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from urllib.parse import unquote
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 import httpx
 
@@ -44,14 +44,15 @@ def proxy_for(url: httpx.URL) -> str | None:
     return _checked(chosen, proxies[chosen], url.scheme)
 
 
-def tls_context(*, trust_env: bool = True) -> ssl.SSLContext:
-    """Trusts whom `SSL_CERT_FILE` or `SSL_CERT_DIR` name, else certifi's. Raises `Invalid`, with the name of the
-    variable, for what cannot be read."""
+def tls_context(*, trust_env: bool = True, system: bool = False) -> ssl.SSLContext:
+    """Trusts whom `SSL_CERT_FILE` or `SSL_CERT_DIR` name, else certifi's, or those that the `system` does. Raises
+    `Invalid`, with the name of the variable, for what cannot be read."""
     folders = os.environ.get("SSL_CERT_DIR", "") if trust_env and not os.environ.get("SSL_CERT_FILE") else ""
     if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep) if folder):
         raise Invalid("SSL_CERT_DIR", "there is no such folder")  # OpenSSL would only trust nobody
     try:
-        return httpx.create_ssl_context(trust_env=trust_env)
+        named = trust_env and (os.environ.get("SSL_CERT_FILE") or folders)
+        return ssl.create_default_context() if system and not named else httpx.create_ssl_context(trust_env=trust_env)
     except (OSError, ValueError):
         for variable, reason in _unreadable(trust_env=trust_env):
             raise Invalid(variable, reason) from None
@@ -65,9 +66,9 @@ def _is_exempt(url: httpx.URL, entries: str) -> bool:
     host = url.host.lower().rstrip(".")
     port = url.port or _PORTS[url.scheme]
     names = {host, url.raw_host.decode("ascii", "replace").lower().rstrip(".")}
-    if any(_exempts(entry, url.scheme, names, port) for entry in re.split(r"[\s,]+", entries.lower())):
-        return True
-    return bool(proxy_bypass(host))  # the settings of macOS and Windows
+    if getproxies_environment():
+        return any(_exempts(entry, url.scheme, names, port) for entry in re.split(r"[\s,]+", entries.lower()))
+    return bool(proxy_bypass(host))  # as macOS and Windows have it
 
 
 def _exempts(entry: str, scheme: str, names: set[str], port: int) -> bool:
@@ -113,10 +114,12 @@ def _checked(kind: str, value: str, scheme: str) -> str:
 
 
 def _parsed(value: str, variable: str) -> httpx.URL:
+    text = value if "://" in value else f"http://{value}"
     try:
-        proxy = httpx.URL(value if "://" in value else f"http://{value}")
+        proxy = httpx.URL(text)
+        urlsplit(text).port  # noqa: B018  it knows what httpx takes and no socket does
         unquote(proxy.userinfo.decode("ascii"), errors="strict")
-    except (httpx.InvalidURL, UnicodeError):
+    except (httpx.InvalidURL, ValueError):
         proxy = httpx.URL("")
     if not proxy.host:
         raise Invalid(variable, "is no URL of a proxy, such as http://proxy.example.org:3128")

@@ -20,7 +20,12 @@ class Refused(FeedError):
 
 
 class GaveUp(FeedError):
-    """No answer in time. Of a publish it is not known whether the events are in: repeat it with the same key."""
+    """No answer in time, for `reason`. Of a publish it is not known whether the events are in: repeat it with the same
+    key."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Again(Exception):

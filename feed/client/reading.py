@@ -9,7 +9,7 @@ from typing import Literal
 
 import httpx
 
-from feed.client.answers import refusal
+from feed.client.answers import is_own, refusal
 from feed.client.calls import Body, selected
 from feed.client.errors import Again, Refused
 from feed.client.frames import Control, Received, of_gap
@@ -81,7 +81,8 @@ class Reading:
 
     def refused(self, status: int, phrase: str, headers: Mapping[str, str], body: Body) -> Again | Refused:
         """The server has answered, and not with a stream: what it means."""
-        may_renew, self._may_renew = self._may_renew, self._may_renew and status != 401
+        may_renew = self._may_renew
+        self._may_renew = may_renew and not (status == 401 and is_own(status, headers, body))
         return refusal(status, phrase, headers, body, renewable=may_renew)
 
     def take(self, received: Received) -> Item | None:

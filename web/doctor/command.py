@@ -63,13 +63,13 @@ def doctor(
 
     seconds = _seconds(idle)
     with _usage():
-        target = Target(
+        checked = (
             checked_url(url),
             checked_token(token),
             topic_of_its_own() if topic is None else check_topic(topic),
             _origin(origin),
-            seconds,
         )
+    target = Target(*checked, seconds)
     report = asyncio.run(_examine(target))
     code = exit_code(report.findings, reached=report.reached)
     if json:

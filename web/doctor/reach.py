@@ -11,9 +11,11 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+from feed.client.environment import tls_context
 from web.doctor.finding import Finding, fail, ok, unknown, warn
 from web.doctor.target import REDIRECTS, Answer, Target, shortened
 
+_DIRECTLY = "look from where no proxy is needed, or list the host in NO_PROXY"
 _SOON = 14  # days; Let's Encrypt's are renewed a month before
 _CLOCK = 2.0  # seconds; the header Date knows whole ones only
 _GIVE_TOKEN = "give a token (--token, or FEED_TOKEN) that may publish to the topic and read it"  # noqa: S105
@@ -31,6 +33,8 @@ class Way(NamedTuple):
     untrusted: bool = False
     plain: bool = False
     """Whether what answered TLS was none."""
+    proxied: bool = False
+    """Whether it leads through a proxy of the environment, and so was not looked at."""
 
 
 async def look_way(target: Target) -> Way:
@@ -38,9 +42,11 @@ async def look_way(target: Target) -> Way:
     secure = target.parsed.scheme == "https"
     context = None
     if secure:
-        context = ssl.create_default_context()
+        context = tls_context(system=True)
         context.set_alpn_protocols(["h2", "http/1.1"])
-    way = Way(secure, target.is_local)
+    way = Way(secure, target.is_local, proxied=target.proxy is not None)
+    if way.proxied:
+        return way
     port = target.parsed.port or (443 if secure else 80)
     try:
         async with asyncio.timeout(target.patience):
@@ -84,6 +90,8 @@ def judge_tls(way: Way) -> Finding:
         if way.local:
             return ok("tls", "none, which is fine on this machine")
         return warn("tls", "none: tokens and events can be read on the way", "put a proxy with TLS in front")
+    if way.proxied:
+        return unknown("tls", "not looked at, as the way leads through a proxy of the environment", _DIRECTLY)
     if way.days < _SOON:
         return warn("tls", f"the certificate ends in {way.days:.0f} days", "renew it, and see why nothing did so")
     return ok("tls", f"the certificate is trusted, and valid for {way.days:.0f} days")
@@ -91,6 +99,8 @@ def judge_tls(way: Way) -> Finding:
 
 def judge_version(way: Way) -> Finding:
     """HTTP/1.1 or HTTP/2: over the former browsers have six connections for each host, and a stream takes one."""
+    if way.proxied:
+        return unknown("http", "not looked at, as the way leads through a proxy of the environment", _DIRECTLY)
     if way.alpn == "h2":
         return ok("http", "browsers get HTTP/2: as many streams as they like over one connection")
     six = "browsers get HTTP/1.1, and with it six connections for each host, of all tabs together; feed.js shares one"

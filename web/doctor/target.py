@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,6 +17,8 @@ from urllib.parse import quote
 
 import httpx
 import orjson
+
+from feed.client.environment import proxy_for, tls_context
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -171,7 +172,8 @@ class Target:
 
     `url` is its base, without a slash at its end. `topic` is the only one that is published to; checks that share it
     tell their events apart by type. `idle` is for how many seconds a quiet stream is watched, `patience` for how many
-    each request's answer is waited for; what should come at once is given half of that.
+    each request's answer is waited for; what should come at once is given half of that. Raises `Invalid` for a proxy or
+    a file of certificates in the environment that is no good.
     """
 
     def __init__(
@@ -185,9 +187,12 @@ class Target:
         self.idle = idle
         self.patience = patience
         self.moment = patience / 2
-        self.tls = ssl.create_default_context()
+        self.proxy = proxy_for(self.parsed)
+        self.tls = tls_context(system=True)
         self._http = httpx.AsyncClient(
             verify=self.tls,
+            trust_env=False,  # what it says is read by us
+            proxy=self.proxy,
             headers={"Accept-Encoding": _CODINGS},
             timeout=httpx.Timeout(patience),
             limits=httpx.Limits(max_connections=None),

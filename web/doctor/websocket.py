@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+import httpx
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from feed.client.environment import proxy_for
 from feed.client.sockets import FAULTS, Unredirected
 from web.doctor.finding import Finding, fail, ok, unknown, warn
 from web.doctor.flow import SILENTLY_CUT
@@ -19,6 +21,7 @@ from web.doctor.target import MAX_BODY, REDIRECTS, ROOM, Answer, Target, shorten
 
 _TRIES = 20  # messages among which an expected one has to be
 _MAX_MESSAGE = 1 << 20  # bytes; ours have a few
+_BUSY = 0.1  # seconds between two pings of a connection that is never quiet
 
 _UPGRADE = (
     "let the proxy pass Upgrade and Connection on over HTTP/1.1 (nginx: `proxy_http_version 1.1`, `proxy_set_header "
@@ -49,6 +52,7 @@ async def _connected(target: Target, path: str) -> AsyncIterator[ClientConnectio
     url = f"{'wss' if target.parsed.scheme == 'https' else 'ws'}{target.url.removeprefix(target.parsed.scheme)}{path}"
     async with _Connect(
         url,
+        proxy=proxy_for(httpx.URL(url)),
         additional_headers=target.bearer,
         ssl=target.tls if target.parsed.scheme == "https" else None,
         open_timeout=target.patience,
@@ -140,17 +144,56 @@ def _judge_handshake(answer: Answer) -> Finding:
 
 class QuietSocket(NamedTuple):
     """One on which nothing happened, watched for `asked` seconds at most. `ended` is after how many it was closed, None
-    if it was not, and `how` with which code; `answered` whether the feed answered a ping at the end."""
+    if it was not, and `how` with which code; `answered` whether the feed answered a ping at the end. `busy_ended` is
+    after how many another was closed, that was opened with it and never quiet; None if it outlived this one."""
 
     asked: float
     opened: bool
     ended: float | None = None
     how: str = ""
     answered: bool = False
+    busy_ended: float | None = None
 
 
 async def look_quiet_socket(target: Target, type: str) -> QuietSocket:
-    """Watch one."""
+    """Watch one, beside another that is kept busy: where both are closed, it was not for being quiet."""
+    busy = asyncio.create_task(_look_busy(target, type))
+    try:
+        found = await _look_quiet(target, type)
+        if found.ended is None:
+            return found
+        await asyncio.wait({busy}, timeout=_together(found.ended))
+        return found._replace(busy_ended=busy.result() if busy.done() else None)
+    finally:
+        busy.cancel()
+        await asyncio.gather(busy, return_exceptions=True)
+
+
+def _together(seconds: float) -> float:
+    """Within how many seconds of each other what ends after so many has ended at the same time."""
+    return max(1.0, seconds / 10)
+
+
+async def _look_busy(target: Target, type: str) -> float | None:
+    """After how many seconds one was closed that we ping all the time; None if it never opened."""
+    try:
+        async with _connected(target, target.path("ws", type=type)) as socket:
+            if await _message(target, socket, "feed.open") is None:
+                return None
+            began = time.monotonic()
+            try:
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_BUSY):
+                            await socket.recv()
+                    await socket.ping()
+            except ConnectionClosed:
+                return time.monotonic() - began
+    except (*FAULTS, TimeoutError):
+        return None
+
+
+async def _look_quiet(target: Target, type: str) -> QuietSocket:
     found = QuietSocket(target.idle, opened=False)
     try:
         async with _connected(target, target.path("ws", type=type)) as socket:
@@ -191,5 +234,8 @@ def judge_quiet_socket(quiet: QuietSocket) -> Finding:
     words = f"a quiet WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}"
     if quiet.how.startswith("with 1001") or quiet.how.startswith("with 1008"):
         return warn(check, words, "the feed did that: see why in its log")
+    if quiet.busy_ended is not None and abs(quiet.busy_ended - quiet.ended) <= _together(quiet.ended):
+        words = f"a WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}, quiet or not: something limits its time"
+        return warn(check, words, "raise that limit: readers come back and miss nothing, but all the time")
     cure = "let the proxy wait for longer than FEED_HEARTBEAT (nginx: `proxy_read_timeout`, HAProxy: `timeout tunnel`)"
     return fail(check, words, cure)
