@@ -45,7 +45,7 @@ test: $(VENV)/tools  ## Run all tests, the slow ones too; about 6 minutes.
 
 soak: $(VENV)/tools  ## Run what repeats, counts higher or measures, with its full counts.
 	@tests/system-packages $(SYSTEM)
-	FEED_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
+	FEED_SOAK=1 $(BIN)/python -m pytest -m "soak or only_soak" $(ARGS)
 
 newest: $(VENV)/tools  ## Run the fast tests with the newest versions of everything.
 	@tests/system-packages $(SYSTEM)

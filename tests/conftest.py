@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, Page
 
 from tests.browser import Watched, chromium, watch
@@ -22,6 +23,20 @@ from tests.running import RunningServer, running
 
 Serve = Callable[..., RunningServer]
 StartRedis = Callable[..., RedisServer]
+
+
+# Time passes in a property's examples as the machine has it: they are judged by what they find.
+settings.register_profile("feed", deadline=None)
+settings.load_profile("feed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what only repeats or measures to `make soak`, and let those come last that have the machine to themselves."""
+    if not os.environ.get("FEED_SOAK"):
+        left = [item for item in items if item.get_closest_marker("only_soak")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -108,9 +123,9 @@ def start_nodes() -> Iterator[StartNodes]:
     """Starts a node for each URL of the log, at the same time."""
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
 
-        def start(*urls: str, **settings: object) -> Nodes:
-            settings = {"heartbeat": HEARTBEAT, "retain_events": 10_000_000, **settings}
-            nodes = [RunningServer("--log", url, **settings) for url in urls]
+        def start(*urls: str, **given: object) -> Nodes:
+            chosen = {"heartbeat": HEARTBEAT, "retain_events": 10_000_000, **given}
+            nodes = [RunningServer("--log", url, **chosen) for url in urls]
             for node in nodes:
                 stack.callback(node.close)
             return list(pool.map(RunningServer.start, nodes))
