@@ -31,7 +31,7 @@ settings.load_profile("feed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what only repeats or measures to `make soak`, and let those that have the machine to themselves come last."""
+    """Leave what only repeats or measures to `make soak`; let those come last that have the machine to themselves."""
     if not os.environ.get("FEED_SOAK"):
         left = [item for item in items if item.get_closest_marker("only_soak")]
         config.hook.pytest_deselected(items=left)
