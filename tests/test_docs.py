@@ -219,7 +219,7 @@ def test_the_documents_say_where_they_are_below_a_path_that_a_proxy_takes_away(p
         return httpx.get(f"{prefixed}/{below}/{document}", headers=headers).raise_for_status().json()["servers"]
 
     for below in ("served", "told", "app/feed"):
-        assert servers(below, "openapi.json") == [{"url": "."}], "beside the document, wherever that is"
+        assert servers(below, "openapi.json") == [{"url": "./"}], "beside the document, wherever that is"
     paths = {
         ("told", ()): "/told",
         ("app/feed", ()): "/app/feed",
@@ -245,7 +245,7 @@ def test_a_path_that_a_proxy_takes_away_is_not_said_twice_where_the_server_was_t
         for headers in ({}, {"X-Forwarded-Prefix": "/feed"}):
             described = httpx.get(f"{server.url}/asyncapi.json", headers=headers).json()["servers"]
             assert described["http"]["pathname"] == "/feed/events"
-            assert httpx.get(f"{server.url}/openapi.json", headers=headers).json()["servers"] == [{"url": "."}]
+            assert httpx.get(f"{server.url}/openapi.json", headers=headers).json()["servers"] == [{"url": "./"}]
 
 
 def test_the_dark_colours_are_the_same_whether_chosen_or_preferred() -> None:
