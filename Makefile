@@ -9,6 +9,9 @@ SYSTEM := caddy chromium-headless-shell curl haproxy nginx-light libnginx-mod-nc
 # What `newest` and `lowest` run: all but what drives a browser or has the machine to itself.
 FAST := --numprocesses 3 --dist worksteal -m "not browser and not alone"
 
+# The tests start many Pythons, and without compiled files each would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install serve test soak newest lowest lock style types coverage clean
 .DEFAULT_GOAL := help
 
