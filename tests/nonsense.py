@@ -296,7 +296,7 @@ class Audience:
             target = f"/events/**?limit=1000&last_event_id={self._position}".encode()
             page = ask(self.server, b"GET", target, [(b"Accept", b"application/json")])
             listed, _, after = page.body.rpartition(b'],"next":"')
-            self._position = after.removesuffix(b'"}').decode()
+            self._position = after.removesuffix(b'"}\n').decode()
             objects = listed.removeprefix(b'{"events":[')
             if not objects:
                 return

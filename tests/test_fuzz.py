@@ -396,7 +396,7 @@ def test_json_is_taken_just_if_it_is_json_and_comes_back_as_it_was(audience: Aud
     @example(b"\xef\xbb\xbf1")
     @example(b'{"a":1,"a":123456789012345678901234567890}')
     def attempt(body: bytes) -> None:
-        answer, data = audience.post(b"/events/json", JSON, body), json_data(body)
+        answer, data = audience.post(b"/events/json", JSON, body), json_data(body.removeprefix(b"\xef\xbb\xbf"))
         assert answer.status == (400 if data is None else 201), (body[:200], answer)
         if data is not None:
             audience.acknowledged(answer.json["id"], "json", data)
