@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -123,3 +123,27 @@ async def test_a_follower_of_a_log_that_does_not_go_on_hears_what_comes_next() -
     tails.push(events(4))
     await following
     assert heard == [[4]]
+
+
+class LeavingOutLog(MemoryLog):
+    """A log whose follower is handed batches that an event is missing from."""
+
+    async def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
+        async for batch in super().follow(after):
+            yield [event for event in batch if event.seq != 4]
+
+
+async def test_what_is_left_out_in_a_batch_is_read_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opened(*_: object) -> LeavingOutLog:
+        return LeavingOutLog(Retention())
+
+    monkeypatch.setattr("feed.feed.open_log", opened)
+    async with Feed("memory:") as feed, feed.subscribe("a") as stream:
+        await feed.publish_all([text_draft("a", "x")] * 6)
+        found = []
+        async for item in stream:
+            assert isinstance(item, Event)
+            found.append(item.seq)
+            if item.seq == 6:
+                break
+        assert found == [1, 2, 3, 4, 5, 6]
