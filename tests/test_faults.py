@@ -168,6 +168,99 @@ def test_p4_a_log_deleted_under_a_running_server_takes_nothing_more_and_says_so(
     assert durable.http.get(f"{durable.url}/healthz").status_code == 200
 
 
+def execute(path: Path, statement: str) -> None:
+    """As another program does to the file of a server that runs."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(statement)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Like `.backup` and `.restore`."""
+    with contextlib.closing(sqlite3.connect(source)) as there, contextlib.closing(sqlite3.connect(target)) as here:
+        there.backup(here)
+
+
+def pages(server: RunningServer, pattern: str, after: str) -> list[str | tuple[str, str]]:
+    """The ids of events, and from where to where gaps are, page after page until there is nothing more."""
+    found: list[str | tuple[str, str]] = []
+    while True:
+        page = server.history(pattern, last_event_id=after)
+        if "gap" in page:
+            found.append((page["gap"]["requested"], page["gap"]["resumed_from"]))
+        elif not page["events"]:
+            return found
+        found += [event["id"] for event in page["events"]]
+        after = page["next"]
+
+
+def stream(server: RunningServer, pattern: str, after: str) -> list[str | tuple[str, str]]:
+    """The same of a stream, until it is live."""
+    with subscribed(f"{server.url}/events/{pattern}", Last_Event_ID=after) as frames:
+        return [
+            (frame.json["requested"], frame.json["resumed_from"]) if frame.event == "feed.gap" else frame.id or ""
+            for frame in frames.until("feed.live")[:-1]
+        ]
+
+
+def test_p4_an_older_copy_restored_under_a_running_server_is_told_to_readers_and_takes_nothing(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", window_events=1)
+    ids = [server.publish("a", str(number)) for number in range(10)]
+    copy_database(tmp_path / "feed.db", tmp_path / "copy.db")
+    ids += [server.publish("a", str(number)) for number in range(10)]
+    copy_database(tmp_path / "copy.db", tmp_path / "feed.db")
+    for pattern in ("a", "**"):
+        assert pages(server, pattern, ids[3]) == [*ids[4:10], (ids[9], ids[19])]
+        assert stream(server, pattern, ids[3]) == [*ids[4:10], (ids[9], ids[19])]
+    assert server.http.get(f"{server.url}/readyz").status_code == 503
+    answer = server.http.post(f"{server.url}/events/a", content="y")
+    assert answer.status_code == 503
+    assert "restart" in answer.json()["detail"]
+    assert server.stop() == 0
+    server.start()
+    assert server.history("a")["events"][-1]["id"] == ids[9]
+    assert server.history("a", last_event_id=ids[15])["gap"]["reason"] == "unknown"
+    assert server.publish("a", "z")
+
+
+def test_p4_an_event_deleted_under_a_running_server_is_a_gap_and_the_next_start_works(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", window_events=1)
+    ids = [server.publish("a", str(number)) for number in range(10)]
+    execute(tmp_path / "feed.db", "DELETE FROM events WHERE seq = 6")
+    for _ in range(2):
+        for pattern in ("a", "**"):
+            expected = [ids[3], ids[4], (ids[4], ids[5]), *ids[6:]]
+            assert pages(server, pattern, ids[2]) == expected
+            assert stream(server, pattern, ids[2]) == expected
+        assert server.http.get(f"{server.url}/readyz").status_code == 200
+        ids.append(server.publish("a", "more"))
+        assert server.stop() == 0
+        server.start()
+
+
+def test_p9_an_event_that_cannot_be_read_is_a_gap_while_it_runs_and_no_start_after_that(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", window_events=1)
+    ids = [server.publish("a", f"SECRET {number}") for number in range(10)]
+    execute(tmp_path / "feed.db", "UPDATE events SET data = CAST(x'534543524554ff' AS TEXT) WHERE seq = 6")
+    for pattern in ("a", "**"):
+        expected = [ids[3], ids[4], (ids[4], ids[5]), *ids[6:]]
+        assert pages(server, pattern, ids[2]) == expected
+        assert stream(server, pattern, ids[2]) == expected
+    assert server.publish("a", "more")
+    assert server.stop() == 0
+    with pytest.raises(RuntimeError, match="did not start"):
+        server.start()
+    assert server.wait() == 1
+    assert "event 6 cannot be read" in server.output
+    assert "SECRET" not in server.output
+    assert len(server.output.splitlines()) == 1
+
+
 def limit_file_size(server: RunningServer, size: int) -> None:
     """A disk that is full from the server's point of view: no file may grow beyond `size`."""
     _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
@@ -195,7 +288,13 @@ def test_p8_a_full_disk_is_503_streams_stay_and_it_works_again_by_itself(
                 refused += 1
         assert refused > 5
         assert durable.http.get(f"{durable.url}/healthz").status_code == 200
+        answer = durable.http.get(f"{durable.url}/readyz")
+        assert answer.status_code == 503
+        assert "disk" in answer.json()["detail"]
         limit_file_size(durable, resource.RLIM_INFINITY)
+        eventually(lambda: durable.http.get(f"{durable.url}/readyz").status_code == 200)
+        eventually(lambda: "takes events again" in durable.remarks)
+        assert len(durable.remarks.splitlines()) == 2, "one when it began, and one when it was over"
         ids += [durable.publish("a", "again") for _ in range(3)]
         assert [frame.id for frame in stream.frames(len(ids) - 1)] == ids[1:], "nothing that was refused was sent"
     durable.kill()

@@ -19,7 +19,7 @@ import pytest
 
 from feed import Feed, FeedUnavailable, Indeterminate, Invalid, LogRefused, Overloaded, Retention, select
 from feed.event import text_draft
-from feed.log import IdempotencyKey
+from feed.log import IdempotencyKey, sqlite
 from feed.log.paging import read_back, read_on
 from feed.log.sqlite import SQLiteLog, file, writer
 from feed.log.sqlite.file import APPLICATION_ID, SCHEMA_VERSION
@@ -888,6 +888,34 @@ async def test_p1_a_start_that_was_killed_while_it_made_the_file_is_made_up_for(
 async def test_an_empty_file_becomes_a_log(path: Path) -> None:
     path.touch()
     log = await open_at(path)
+    await publish(log)
+    await log.close()
+
+
+async def test_a_start_that_is_cancelled_leaves_the_file_free(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    real = sqlite._open
+
+    def slow(where: Path, retention: Retention) -> object:
+        opened = real(where, retention)
+        begun.set()
+        go_on.wait(10)
+        return opened
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite, "_open", slow)
+        opening = asyncio.create_task(open_at(path))
+        await asyncio.to_thread(begun.wait, 10)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        go_on.set()
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(LogRefused):
+                log = await open_at(path)
+                break
+            await asyncio.sleep(0.01)
     await publish(log)
     await log.close()
 

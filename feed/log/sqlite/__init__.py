@@ -57,7 +57,12 @@ class SQLiteLog:
         Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it
         was before.
         """
-        writer, readers = await asyncio.to_thread(_open, Path(path), retention)
+        opening = asyncio.ensure_future(asyncio.to_thread(_open, Path(path), retention))
+        try:
+            writer, readers = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_let_go)  # the thread goes on, and would keep the file's lock
+            raise
         log = cls(writer, readers)
         loop = asyncio.get_running_loop()
 
@@ -204,6 +209,12 @@ class SQLiteLog:
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._readers.close)
         await asyncio.to_thread(self._writer.release)
+
+
+def _let_go(opening: asyncio.Future[tuple[Writer, Readers]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        writer, _ = opening.result()
+        writer.release()
 
 
 def _open(path: Path, retention: Retention) -> tuple[Writer, Readers]:

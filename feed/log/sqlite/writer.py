@@ -74,13 +74,6 @@ class _Group:
         self.end = end
         self.newest_start = end
 
-    def add(self, rows: list[Row], epoch: str, draft: Draft, time_: int) -> None:
-        self.position += 1
-        self.newest_start = self.end
-        rows.append((self.position, draft.topic, draft.type, draft.is_json, time_, self.end, draft.data))
-        self.events.append(Event(epoch, self.position, draft.topic, draft.type, draft.data, draft.is_json, time_))
-        self.end += event_size(draft.topic, draft.type, draft.data)
-
 
 class Writer:
     """The one connection that writes. `run` is its thread; everything else is read by other threads at most."""
@@ -241,18 +234,24 @@ class Writer:
 
     def _insert(self, group: _Group, requests: Sequence[Append], time_: int) -> None:
         rows: list[Row] = []
+        position, start, end = self.position, self._newest_start, self._end
         for request in requests:
             if request.key is not None:
                 answer = self._earlier_answer(request.key, time_)
                 if answer is not None:
                     group.outcomes.append((request, answer))
                     continue
-            appended = Appended(self.epochs.current, group.position + 1, len(request.drafts))
+            epoch = self.epochs.current
+            appended = Appended(epoch, position + 1, len(request.drafts))
             for draft in request.drafts:
-                group.add(rows, appended.epoch, draft, time_)
+                position, start = position + 1, end
+                rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.data))
+                group.events.append(Event(epoch, position, draft.topic, draft.type, draft.data, draft.is_json, time_))
+                end += event_size(draft.topic, draft.type, draft.data)
             if request.key is not None:
                 self._remember_answer(request.key, appended, time_)
             group.outcomes.append((request, appended))
+        group.position, group.newest_start, group.end = position, start, end
         self._insert_rows(rows)
 
     def _insert_rows(self, rows: Sequence[Row]) -> None:
