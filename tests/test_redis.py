@@ -505,7 +505,7 @@ async def test_epochs_of_events_are_bounded_and_the_events_go_with_them(stream: 
     (id,) = await append(await stream.node())
     assert len(stream.epochs) == 10_000
     assert id.endswith("-10002")
-    assert stream.epochs[0] == "e3 3"
+    assert stream.epochs[0].split()[:2] == ["e3", "3"]
     assert stream.command("XRANGE", "events", "-", "+")[0][0] == b"0-3"
 
 
