@@ -62,7 +62,8 @@ async def run(kind: str, transport: str, url: str, **environment: str) -> list[A
     """What the program tells, by its numbers."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.forks", kind, transport, url,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **environment}, start_new_session=True,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment}, start_new_session=True,
     )  # fmt: skip
     try:
         async with asyncio.timeout(60):
