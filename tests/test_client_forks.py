@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import ssl
 import sys
 from pathlib import Path
@@ -61,13 +62,14 @@ async def run(kind: str, transport: str, url: str, **environment: str) -> list[A
     """What the program tells, by its numbers."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.forks", kind, transport, url,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment}, start_new_session=True,
     )  # fmt: skip
     try:
         async with asyncio.timeout(60):
             output, errors = await process.communicate()
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # what it has forked, too
     assert process.returncode == 0, errors.decode()
     return sorted((json.loads(line) for line in output.splitlines()), key=lambda report: int(report["number"]))

@@ -292,3 +292,9 @@ def test_a_server_that_asks_for_more_than_there_is_patience_is_given_up_at_once(
         "given up after 0.0 s: http://feed.example: 503: full; it asks to be left alone for 20 s, longer than there is "
         "patience",
     )
+
+
+def test_what_an_eventsource_takes_for_the_end_is_one_and_any_other_answer_without_content_is_not() -> None:
+    end = reading().refused(204, "No Content", {"content-type": "text/event-stream"}, Body.of_refusal())
+    assert isinstance(end, Refused)
+    assert isinstance(reading().refused(204, "No Content", {}, Body.of_refusal()), Again)

@@ -236,7 +236,7 @@ async def test_a_proxy_that_limits_a_websockets_time_is_not_said_to_mind_its_qui
         feed_reader, feed_writer = await asyncio.open_connection("127.0.0.1", feed.port)
         both = [asyncio.create_task(copy(*way)) for way in ((reader, feed_writer), (feed_reader, writer))]
         try:
-            await asyncio.wait(both, timeout=1)
+            await asyncio.wait(both, timeout=2)
         finally:
             for each in both:
                 each.cancel()

@@ -312,6 +312,7 @@ def test_whether_a_websocket_works(socket: Socket, expected: str, words: str) ->
         (QuietSocket(75, True, 10, "without a word"), "fail"),
         (QuietSocket(75, True, 10, "without a word", busy_ended=40), "fail"),
         (QuietSocket(75, True, 10, "without a word", busy_ended=10.5), "warn"),
+        (QuietSocket(75, True, 0.4, "without a word", busy_ended=0.4), "fail"),
         (QuietSocket(75, True, 10, "with 1001 shutdown"), "warn"),
         (QuietSocket(75, False), "unknown"),
     ],

@@ -216,9 +216,10 @@ class Subscription(Iterator[Item]):
         return self._reading.position
 
     def __next__(self) -> Item:
-        if self._is_closed:
-            raise StopIteration
-        return next(self._running.get(self._run).items)
+        running = self._running.get(self._run)
+        if self._is_closed:  # looked at here, and not before, as another thread may just have closed it
+            running.stream.line.cut()
+        return next(running.items)
 
     def _run(self) -> _Running:
         # The generator knows nothing of this object: no cycle keeps it alive.

@@ -22,6 +22,7 @@ from web.doctor.target import MAX_BODY, REDIRECTS, ROOM, Answer, Target, shorten
 _TRIES = 20  # messages among which an expected one has to be
 _MAX_MESSAGE = 1 << 20  # bytes; ours have a few
 _BUSY = 0.1  # seconds between two pings of a connection that is never quiet
+_CLEAR = 1.5  # seconds: what ends sooner may have been quiet for as long between two pings
 
 _UPGRADE = (
     "let the proxy pass Upgrade and Connection on over HTTP/1.1 (nginx: `proxy_http_version 1.1`, `proxy_set_header "
@@ -234,8 +235,13 @@ def judge_quiet_socket(quiet: QuietSocket) -> Finding:
     words = f"a quiet WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}"
     if quiet.how.startswith("with 1001") or quiet.how.startswith("with 1008"):
         return warn(check, words, "the feed did that: see why in its log")
-    if quiet.busy_ended is not None and abs(quiet.busy_ended - quiet.ended) <= _together(quiet.ended):
+    if _is_limited(quiet.ended, quiet.busy_ended):
         words = f"a WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}, quiet or not: something limits its time"
         return warn(check, words, "raise that limit: readers come back and miss nothing, but all the time")
     cure = "let the proxy wait for longer than FEED_HEARTBEAT (nginx: `proxy_read_timeout`, HAProxy: `timeout tunnel`)"
     return fail(check, words, cure)
+
+
+def _is_limited(ended: float, busy_ended: float | None) -> bool:
+    """Whether the quiet one and the busy one were closed together."""
+    return busy_ended is not None and ended >= _CLEAR and abs(busy_ended - ended) <= _together(ended)
