@@ -25,6 +25,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+from web.settings import METRICS_FOLDER
+
 FEED = str(Path(sys.executable).parent / "feed")
 
 _MODULES = (
@@ -108,7 +110,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], folder: Path) 
     output, theirs = os.pipe()
     stdout = open(output, encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115  closed by who reads it
     try:
-        process = Forked(_forking(), command, environment, folder, [0, theirs, theirs])
+        process = Forked(_forking_for(command, environment), command, environment, folder, [0, theirs, theirs])
     finally:
         os.close(theirs)
     process.stdout = stdout
@@ -141,7 +143,7 @@ def popen(
             return descriptor
 
         streams = [end("stdin", stdin), end("stdout", subprocess.PIPE), end("stderr", stderr)]
-        process = Forked(_forking(), command, environment, Path.cwd(), streams)
+        process = Forked(_forking_for(command, environment), command, environment, Path.cwd(), streams)
     process.stdin, process.stdout, process.stderr = (ours.get(name) for name in ("stdin", "stdout", "stderr"))
     return process
 
@@ -171,11 +173,21 @@ def is_measured() -> bool:
     return any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
 
 
+def _forking_for(command: Sequence[str], environment: Mapping[str, str]) -> socket.socket:
+    return _forking("--workers" in command or "FEED_WORKERS" in environment)
+
+
 @functools.cache
-def _forking() -> socket.socket:
-    """A line to the process that forks: one for each process of the tests, that ends with it."""
+def _forking(has_workers: bool) -> socket.socket:
+    """A line to the process that forks: one for each process of the tests, that ends with it, and one for servers that
+    have workers, as prometheus-client looks for their folder when it is loaded."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    process = subprocess.Popen([sys.executable, "-m", __name__, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    environment = {name: value for name, value in os.environ.items() if name != METRICS_FOLDER}
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(theirs.fileno())],
+        env={**environment, METRICS_FOLDER: "/nowhere"} if has_workers else environment,
+        pass_fds=[theirs.fileno()],
+    )
     theirs.close()
     atexit.register(process.wait)
     atexit.register(ours.close)

@@ -37,9 +37,7 @@ class RunningServer(FeedProcess):
         return "".join(line for line in list(self._lines) if not greeting.match(line))
 
     def _run(self, arguments: Sequence[str]) -> Process:
-        # prometheus-client looks for the workers' folder when it is loaded, and coverage begins with a process.
-        has_workers = "--workers" in arguments or "FEED_WORKERS" in self._environment
-        if self._command == [FEED] and not has_workers and not is_measured():
+        if self._command == [FEED] and not is_measured():  # coverage begins with a process
             return fork(arguments, self._environment, self._folder or Path.cwd())
         return super()._run(arguments)
 
