@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from feed.log import IdempotencyKey, sqlite
 from feed.log.paging import read_back, read_on
 from feed.log.sqlite import SQLiteLog, file, writer
 from feed.log.sqlite.file import APPLICATION_ID, SCHEMA_VERSION
+from feed.log.sqlite.holes import Holes
 from feed.pattern import EVERYTHING, Selection
 
 pytestmark = pytest.mark.anyio
@@ -601,6 +603,27 @@ async def test_a_copy_of_the_same_size_over_the_file_is_noticed_where_it_took_so
     await log.close()
 
 
+async def test_a_write_ahead_log_that_was_cut_off_takes_nothing_more(path: Path) -> None:
+    log = await open_at(path)
+    await publish(log, 5)
+    os.truncate(f"{path}-wal", 0)
+    with pytest.raises(FeedUnavailable, match="overwritten"):
+        await log.check()
+    with pytest.raises(FeedUnavailable, match="overwritten"):
+        await publish(log)
+    await log.close()
+
+
+async def test_an_emptied_file_is_called_changed_to_those_who_read(path: Path) -> None:
+    log = await open_at(path)
+    await publish(log, 5)
+    execute(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(b"")
+    with pytest.raises(FeedUnavailable, match=r"its file (was changed|is damaged)"):
+        await log.read(0, 5, EVERYTHING, 10)
+    await log.close()
+
+
 async def test_a_file_that_was_only_touched_goes_on(path: Path) -> None:
     log = await open_at(path)
     published = await publish(log, 5)
@@ -628,6 +651,36 @@ async def test_what_others_write_that_is_not_of_the_log_does_no_harm(
     await log.close()
 
 
+@pytest.mark.parametrize("gone", [(), (3, 4, 8), (1, 2, 9, 10), (2, 4, 6, 8, 10), tuple(range(1, 11))])
+def test_runs_between_holes_are_those_that_counting_finds(gone: tuple[int, ...]) -> None:
+    begins = [seq for seq in gone if seq - 1 not in gone]
+    holes = Holes((seq, next(last for last in range(seq, 12) if last + 1 not in gone)) for seq in begins)
+    for start in range(11):
+        assert holes.gone_from(start + 1) == sum(seq > start for seq in gone)
+        for end in range(start, 11):
+            there = [seq for seq in range(start + 1, end + 1) if seq not in gone]
+            low, high = holes.first_run(start, end)
+            if there:
+                assert low == there[0] - 1
+                assert high == next(seq for seq in range(there[0], end + 1) if seq == end or seq + 1 in gone)
+                low, high = holes.last_run(start, end)
+                assert high == there[-1]
+                assert low == next(seq - 1 for seq in reversed(range(start + 1, high + 1)) if seq - 1 in (start, *gone))
+            else:
+                assert low == high == end
+                assert holes.last_run(start, end) == (start, start)
+
+
+def test_a_hundred_thousand_holes_cost_no_more_than_a_few() -> None:
+    holes = Holes((seq, seq) for seq in range(2, 200_002, 2))
+    begun = time.thread_time()
+    for seq in range(0, 200_000, 100):
+        assert holes.first_run(seq, 200_000) == (seq, seq + 1)
+        assert holes.last_run(0, seq + 1) == (seq, seq + 1)
+        assert holes.gone_from(seq + 1) == 100_000 - seq // 2
+    assert time.thread_time() - begun < 1  # looked at one after the other it takes a minute
+
+
 async def test_a_hole_counts_in_nothing_that_is_retained_and_goes_with_the_rest(path: Path) -> None:
     log = await open_at(path, events=10)
     await publish(log, 10)
@@ -636,7 +689,7 @@ async def test_a_hole_counts_in_nothing_that_is_retained_and_goes_with_the_rest(
     await publish(log)
     assert log.retained.events == 8
     await publish(log, 5)
-    assert (log.oldest, log.retained.events, log._writer.holes) == (7, 10, [])
+    assert (log.oldest, log.retained.events, len(log._writer.holes)) == (7, 10, 0)
     await log.close()
     log = await open_at(path, events=10)
     assert (log.oldest, log.retained.events) == (7, 10)

@@ -6,12 +6,12 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from feed.errors import LogRefused
 from feed.log.epochs import Epochs, new_epoch
+from feed.log.sqlite.holes import Hole, Holes
 from feed.log.sqlite.trouble import is_unreadable, words_for
 
 LOCK_SUFFIX = ".feed-lock"
@@ -49,15 +49,11 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
-Hole = tuple[int, int]
-"""The first and the last seq of events that are gone."""
-
-
 class Content(NamedTuple):
-    """What the file holds: its epochs, the holes among its events, oldest first, and the latest time of an event."""
+    """What the file holds: its epochs, the holes among its events, and the latest time of an event."""
 
     epochs: Epochs
-    holes: Sequence[Hole]
+    holes: Holes
     latest: int
 
 
@@ -192,7 +188,7 @@ def _check_content(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _look_through(connection: sqlite3.Connection, path: Path) -> tuple[Sequence[Hole], int]:
+def _look_through(connection: sqlite3.Connection, path: Path) -> tuple[Holes, int]:
     """Read each event once: the holes among them, and the latest time. Raises `LogRefused` if one cannot be read."""
     if connection.execute(
         "SELECT 1 FROM epochs WHERE typeof(epoch) != 'text' OR typeof(first) != 'integer'"
@@ -216,7 +212,7 @@ def _look_through(connection: sqlite3.Connection, path: Path) -> tuple[Sequence[
         after = -1 if before is None else before
         seq = connection.execute("SELECT min(seq) FROM events WHERE seq > ?", (after,)).fetchone()[0]
         raise _damaged_at(path, seq) from None  # the error holds the event's data
-    return holes, latest
+    return Holes(holes), latest
 
 
 def _damaged_at(path: Path, seq: int) -> LogRefused:

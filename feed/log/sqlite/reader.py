@@ -16,7 +16,6 @@ from feed.errors import FeedUnavailable
 from feed.event import Event
 from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, SCAN_EVENTS, Page
 from feed.log.sqlite import file
-from feed.log.sqlite.file import Hole
 from feed.log.sqlite.trouble import is_unreadable, unavailable
 from feed.log.sqlite.writer import READERS, Writer
 from feed.pattern import Selection, literal_prefix
@@ -136,24 +135,13 @@ class Readers:
         return newest
 
     def _first_run(self, start: int, end: int, newest: int) -> tuple[int, int]:
-        """The first part of `start + 1 … end` in which there is no known hole."""
-        for first, last in self._holes(newest, end):
-            if first > start + 1:
-                return start, min(end, first - 1)
-            start = max(start, min(end, last))
-        return start, end
+        """The first part of `start + 1 … end` in which there is no known hole, nor what is missing after `newest`."""
+        run = self._writer.holes.first_run(start, min(end, newest))
+        return run if start < newest and run[0] < run[1] else (end, end)
 
     def _last_run(self, start: int, end: int, newest: int) -> tuple[int, int]:
         """The last one."""
-        for first, last in reversed(self._holes(newest, end)):
-            if last < end:
-                return max(start, last), end
-            end = max(start, min(end, first - 1))
-        return start, end
-
-    def _holes(self, newest: int, end: int) -> Sequence[Hole]:
-        """The known ones, and what is missing at the end."""
-        return [*self._writer.holes, (newest + 1, end)] if newest < end else self._writer.holes
+        return self._writer.holes.last_run(start, max(start, min(end, newest)))
 
     def _fetch(
         self, connection: sqlite3.Connection, seqs: Sequence[int], *, backward: bool

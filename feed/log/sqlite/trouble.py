@@ -15,6 +15,7 @@ logger = logging.getLogger("feed.log.sqlite")
 _REPEAT = 60.0  # seconds until the same trouble is a line again
 
 _WORDS = {
+    sqlite3.SQLITE_ERROR: "its file was changed by another program",  # a table is missing, for one
     sqlite3.SQLITE_BUSY: "its file is locked by another program",
     sqlite3.SQLITE_LOCKED: "its file is locked by another program",
     sqlite3.SQLITE_NOMEM: "the server is short of memory",
@@ -26,6 +27,8 @@ _WORDS = {
     sqlite3.SQLITE_CONSTRAINT: "its file was changed by another program",
     sqlite3.SQLITE_NOTADB: "its file is damaged",
 }
+
+_UNFORESEEN = "of an error that was not foreseen, which is in the server's log"
 
 _NOT_COMMITTED = frozenset({
     sqlite3.SQLITE_BUSY,
@@ -58,7 +61,7 @@ def words_for(error: BaseException) -> str:
         return _WORDS[sqlite3.SQLITE_NOMEM]
     if is_unreadable(error):
         return _WORDS[sqlite3.SQLITE_CORRUPT]
-    return _WORDS.get((code_of(error) or 0) & 0xFF, "of an error that was not foreseen, which is in the server's log")
+    return _WORDS.get((code_of(error) or 0) & 0xFF, _UNFORESEEN)
 
 
 def unavailable(error: BaseException) -> FeedUnavailable:
@@ -97,7 +100,7 @@ class Reports:
         with contextlib.suppress(Exception):
             words = words_for(error)
             name = getattr(error, "sqlite_errorname", None)
-            foreseen = isinstance(error, FeedError) or code_of(error) is not None or is_unreadable(error)
+            foreseen = isinstance(error, FeedError) or words != _UNFORESEEN
             if (again := self._again(words)) is not None:
                 named = f" [{name}]" if name else ""
                 logger.error("the log: %s%s%s", words, named, again, exc_info=None if foreseen else error)

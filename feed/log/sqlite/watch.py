@@ -8,6 +8,7 @@ log from under a server that runs:
   changes.
 - The file is overwritten in place (`cp copy.db feed.db`): SQLite does not notice. But only a checkpoint writes to that
   file, and those are made by the one that watches: at any other time its size and time stay.
+- The write-ahead log is cut off (`truncate -s 0 feed.db-wal`, to free a disk): between our checkpoints it only grows.
 
 The last two may be harmless (`VACUUM`, `touch`, somebody else's checkpoint, an error before). What is in the file then
 says whether it is still this log.
@@ -25,7 +26,8 @@ from typing import NamedTuple
 
 from feed.errors import FeedUnavailable
 from feed.log.contract import FileBytes
-from feed.log.sqlite.file import LOCK_SUFFIX, Hole
+from feed.log.sqlite.file import LOCK_SUFFIX
+from feed.log.sqlite.holes import Holes
 
 _LOOK = 0.05  # seconds between looks
 
@@ -62,6 +64,7 @@ class Watch:
         self._files = self._look_up_files()
         self._version = self._data_version()
         self._stamp = self._stamp_now()
+        self._ahead = self.wal_bytes()
         self._seen = time.monotonic()
         self._broken: str | None = None
 
@@ -69,32 +72,34 @@ class Watch:
         """Whether the last look is long enough ago, or found nothing good."""
         return self._broken is not None or time.monotonic() - self._seen >= _LOOK
 
-    def look(self, known: Known) -> Sequence[Hole] | None:
+    def look(self, known: Known) -> Holes | None:
         """Raises `FeedUnavailable` if this is not the log any more: what we wrote would be gone at the next start.
 
         If it is still the log, and events are not there any more: the holes that are in it now. Else None.
         """
         if self._look_up_files() != self._files:
             raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
-        holes, stamp, version = None, self._stamp_now(), self._data_version()
-        if self._broken is None and version == self._version and stamp[0] != self._stamp[0]:
-            self._broken = _OVERWRITTEN  # by a copy, older or newer: parts of both are in it now
+        # In this order: who cuts it off through SQLite changes the version, too.
+        holes, stamp, ahead, version = None, self._stamp_now(), self.wal_bytes(), self._data_version()
+        is_other = stamp[0] != self._stamp[0] or ahead < self._ahead  # a copy, older or newer: parts of both are in it
+        if self._broken is None and version == self._version and is_other:
+            self._broken = _OVERWRITTEN
         elif self._broken is None and (version, stamp) != (self._version, self._stamp):
             holes = self._examine(known, overwritten=version == self._version)
         if self._broken is not None:
             raise FeedUnavailable(self._broken, 30)
-        self._stamp, self._version, self._seen = stamp, version, time.monotonic()
+        self._stamp, self._version, self._ahead, self._seen = stamp, version, ahead, time.monotonic()
         return holes
 
     @contextlib.contextmanager
     def own_checkpoint(self) -> Iterator[None]:
         """Around what writes to the file, which then has changed by us."""
-        unchanged = self._stamp_now() == self._stamp
+        unchanged = self._stamp_now() == self._stamp and self.wal_bytes() >= self._ahead
         try:
             yield
         finally:
             if unchanged:
-                self._stamp = self._stamp_now()
+                self._stamp, self._ahead = self._stamp_now(), self.wal_bytes()
 
     def wal_bytes(self) -> int:
         """How large the write-ahead log is."""
@@ -105,7 +110,7 @@ class Watch:
         ahead = self.wal_bytes()
         return FileBytes(_size(str(self._path)) + ahead, ahead)
 
-    def _examine(self, known: Known, *, overwritten: bool) -> Sequence[Hole] | None:
+    def _examine(self, known: Known, *, overwritten: bool) -> Holes | None:
         # Not by the connection that writes: what that has in memory is what was in the file.
         uri = f"{self._path.as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
@@ -119,7 +124,7 @@ class Watch:
             elif overwritten or counts[0] != counts[1]:
                 self._broken = _OVERWRITTEN
             else:
-                return connection.execute(_HOLES, (known.oldest,)).fetchall()
+                return Holes(connection.execute(_HOLES, (known.oldest,)))
         return None
 
     def _data_version(self) -> int:

@@ -23,7 +23,8 @@ from feed.log.clock import Clock, now
 from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, FileBytes, IdempotencyKey, Retained, Retention
 from feed.log.epochs import Epochs
 from feed.log.sqlite import file
-from feed.log.sqlite.file import Content, Hole
+from feed.log.sqlite.file import Content
+from feed.log.sqlite.holes import Holes
 from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable, words_for
 from feed.log.sqlite.watch import Known, Watch
 
@@ -85,7 +86,7 @@ class Writer:
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put to after `requests` were: a wake for many
         self.gate = threading.Semaphore(READERS)
         self.epochs: Epochs = content.epochs
-        self.holes: Sequence[Hole] = content.holes  # replaced as a whole
+        self.holes = content.holes  # replaced as a whole
         self.reports = Reports()
         self.oldest = 1
         self.position = 0
@@ -301,15 +302,15 @@ class Writer:
             self._skip_to("start >= ?", self._end - max_bytes)
         if self.oldest <= self.position and self._oldest_time < today - retention.age * 1000:
             self._skip_to("time >= ?", today - int(retention.age * 1000))
-        if self.holes and self.holes[0][1] < self.oldest:
-            self.holes = [hole for hole in self.holes if hole[1] >= self.oldest]
+        if self.holes and self.holes.are_before(self.oldest):
+            self.holes = Holes()
         self.retained = Retained(self.position + 1 - self.oldest - self._gone, self._end - self._oldest_start)
         self.oldest_time = self._oldest_time if self.oldest <= self.position else None
 
     @property
     def _gone(self) -> int:
         """How many events are missing in the holes of what is retained."""
-        return sum(last + 1 - max(first, self.oldest) for first, last in self.holes if last >= self.oldest)
+        return self.holes.gone_from(self.oldest)
 
     def _skip_to(self, condition: str, bound: int) -> None:
         # Walks over the rows that are to go, each of them once in its life: no index needed.
