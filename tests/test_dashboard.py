@@ -299,6 +299,15 @@ def test_the_commands_to_copy_do_what_they_say_whatever_is_in_the_event(
 ) -> None:
     alone.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=alone.server.url)
     alone.open()
+    alone.page.evaluate(
+        """() => {
+            const Native = EventSource;
+            window.opened = [];
+            window.EventSource = class extends Native {
+                constructor(...given) { super(...given); opened.push(this); }
+            };
+        }"""
+    )
 
     def copied(label: str) -> str:
         alone.part("inspector").get_by_role("button", name=label, exact=True).click()
@@ -334,6 +343,7 @@ def test_the_commands_to_copy_do_what_they_say_whatever_is_in_the_event(
         )
         alone.page.evaluate(f"() => {{ {script} }}")
         alone.page.wait_for_function("(id) => window.got === id", arg=second["id"])
+        alone.page.evaluate("opened.pop().close()")  # a browser has no more than six connections
         alone.part("inspector-close").click()
 
 

@@ -103,7 +103,7 @@ def test_axe_finds_nothing_serious(server: RunningServer, page: Page, watched: W
     show_schemas(page)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        page.evaluate("Promise.all(document.getAnimations().map(({ finished }) => finished))")  # of buttons' colours
+        page.evaluate("Promise.allSettled(document.getAnimations().map(({ finished }) => finished))")
         assert findings(page, KNOWN) == [], scheme
 
 
@@ -118,13 +118,11 @@ def test_it_obeys_the_systems_scheme_unless_another_was_chosen_on_the_dashboard(
     choose = "(theme) => localStorage.setItem('feed-theme', theme)"
     for theme, colour in (("dark", DARK), ("light", LIGHT), ("nonsense", LIGHT)):
         page.evaluate(choose, theme)
-        page.reload(wait_until="commit")
-        page.wait_for_function("document.body")
+        page.reload()
         assert ground(page) == colour
     page.emulate_media(color_scheme="dark")
     page.evaluate(choose, "light")
-    page.reload(wait_until="commit")
-    page.wait_for_function("document.body")
+    page.reload()
     assert ground(page) == LIGHT
     with page.context.expect_page() as opened:
         page.evaluate("window.open('healthz')")
