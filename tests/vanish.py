@@ -37,8 +37,8 @@ def set_loopback(*, up: bool) -> None:
 REQUESTS = {
     **{form.value: subscribe_request(form, "/vanish") for form in Form},
     "lagging": subscribe_request(Form.SSE, "/lagging"),
-    "idle": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
 }
+IDLE = {"idle": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"}
 UNFINISHED = {
     "half a head": b"GET /events/a HTTP/1.1\r\nHost: loc",
     "half a body": b"POST /events/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf",
@@ -93,5 +93,6 @@ if __name__ == "__main__":
     set_loopback(up=True)
     seconds, *assignments = sys.argv[1:]
     told = dict(assignment.split("=") for assignment in assignments)
-    # What was not sent whole is found by the system's keepalive, which no setting makes faster.
-    print(orjson.dumps(vanish(float(seconds), REQUESTS if told else REQUESTS | UNFINISHED, told)).decode())
+    # Who owes us nothing, or has not sent all, is found by the system's keepalive, which no setting makes faster.
+    requests = REQUESTS if told else REQUESTS | IDLE | UNFINISHED
+    print(orjson.dumps(vanish(float(seconds), requests, told)).decode())
