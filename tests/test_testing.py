@@ -250,7 +250,7 @@ def test_pytest_has_fixtures_where_they_are_asked_for_and_nowhere_else(tmp_path:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     quick = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # those of others
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=quick)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, env=quick)
     assert "2 passed" in done.stdout, done.stdout
     assert not [entry for entry in distribution("feed").entry_points if entry.group == "pytest11"]
 
