@@ -85,6 +85,15 @@ class Watched:
     settle: Callable[[], object] = field(default=lambda: None)
     """Waits until all is told that has happened so far."""
 
+    let_go: Callable[[], object] = field(default=lambda: None)
+    """Listens no longer to the workers there are, so that they end with their pages."""
+
+    def forget(self) -> None:
+        """Begin anew, for another test."""
+        self.let_go()
+        for kept in (self.origins, self.requests, self.page_errors, self.dialogs, self.violations):
+            kept.clear()
+
     @property
     def foreign(self) -> list[str]:
         """Requests to other origins. What a page carries in itself is no request to anybody."""
@@ -142,6 +151,7 @@ def watch(page: Page, *others: str) -> Watched:
             workers.settle()
 
     watched.settle = settle
+    watched.let_go = workers.let_go
     return watched
 
 
@@ -156,7 +166,7 @@ class _SharedWorkers:
         target.detach()
         self._session = page.context.browser.new_browser_cdp_session()
         self._attached: set[str] = set()
-        page.context.on("request", lambda request: self._let_go() if request.is_navigation_request() else None)
+        page.context.on("request", lambda request: self.let_go() if request.is_navigation_request() else None)
         self._session.on("Target.targetCreated", self._listen_to)
         self._session.on("Target.receivedMessageFromTarget", self._hear)
         self._session.send("Target.setDiscoverTargets", {"discover": True})
@@ -177,7 +187,7 @@ class _SharedWorkers:
                     message = json.dumps({"id": number, "method": method})
                     self._session.send("Target.sendMessageToTarget", {"sessionId": session, "message": message})
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """A worker that is listened to outlives its pages, and would never answer the next one."""
         while self._attached:
             with contextlib.suppress(Error):

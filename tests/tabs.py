@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Page
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.browser import Watched, watch
 from tests.running import RunningServer
@@ -20,6 +23,7 @@ WAYS = {
 
 _CONNECT = """async ([module, options]) => {
     const { connect } = await import(module);
+    window.feed?.close();
     window.got = [];
     window.batches = 0;
     window.told = [];
@@ -38,12 +42,12 @@ _CONNECT = """async ([module, options]) => {
 class Tab:
     """One page. `state`, `texts` and the rest are as of now."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, watched: Watched) -> None:
         self.page = page
-        self.watched: Watched = watch(page)
+        self.watched = watched
 
     def connect(self, module: str = "/assets/feed.js", **options: Any) -> Tab:
-        """Begin, with the options of `connect`. Does not wait."""
+        """Begin, with the options of `connect`, in place of what was before. Does not wait."""
         self.page.evaluate(_CONNECT, [module, options])
         return self
 
@@ -111,18 +115,68 @@ class Tab:
 OpenTab = Callable[..., Tab]
 
 
-def tabs_of(context: BrowserContext) -> Iterator[OpenTab]:
-    """Opens tabs on a small page of a server, `/healthz`; at the end they must have done nothing wrong."""
-    opened: list[Tab] = []
+class Tabs:
+    """The tabs of a browser that lacks what it must lack to share a connection in one way. It is there for a module:
+    the first tab of each test is the one that the test before has left."""
 
-    def open_tab(at: RunningServer | str) -> Tab:
-        tab = Tab(context.new_page())
-        opened.append(tab)
-        tab.page.goto(at if isinstance(at, str) else f"{at.url}/healthz")
-        return tab
+    def __init__(self, context: BrowserContext, way: str = "worker") -> None:
+        context.set_default_timeout(15_000)
+        if WAYS[way]:
+            context.add_init_script(WAYS[way])
+        self._context = context
+        self._first = context.new_page()
+        self._watched = watch(self._first)
 
-    yield open_tab
-    assert [fault for tab in opened for fault in tab.watched.faults] == []
+    @contextlib.contextmanager
+    def of_a_test(self) -> Iterator[OpenTab]:
+        """Opens tabs on a small page of a server, `/healthz`; at the end they must have done nothing wrong."""
+        if self._first.is_closed():
+            self._first = self._context.new_page()
+        self._context.set_offline(False)
+        self._context.clear_cookies()
+        self._watched.forget()
+        given: list[Page] = []
+
+        def open_tab(at: RunningServer | str) -> Tab:
+            given.append(self._context.new_page() if given else self._first)
+            given[-1].goto(at if isinstance(at, str) else f"{at.url}/healthz")
+            return Tab(given[-1], self._watched)
+
+        yield open_tab
+        assert self._watched.faults == []
+        for page in given[1:]:
+            page.close()
+        if not self._first.is_closed():
+            self._first.unroute_all()
+            self._first.goto("about:blank")
+        self._watched.forget()
+
+
+@dataclass
+class Shelf:
+    """A browser's `Tabs` for each way to share, made when a test first wants them."""
+
+    browser: Browser
+    made: dict[str, Tabs] = field(default_factory=dict)
+
+    def tabs(self, way: str) -> Tabs:
+        """Those that share in this way."""
+        if way not in self.made:
+            self.made[way] = Tabs(self.browser.new_context(), way)
+        return self.made[way]
+
+
+def shelf(browser: Browser) -> Shelf:
+    """For a fixture of a module."""
+    return Shelf(browser)
+
+
+def open_tab(request: pytest.FixtureRequest, shelf: Shelf) -> Iterator[OpenTab]:
+    """For a fixture: in a test with the parameter `way` tabs share by that way."""
+    called = getattr(request.node, "callspec", None)
+    way = "worker" if called is None else called.params.get("way", "worker")
+    with shelf.tabs(way).of_a_test() as opened:
+        yield opened
 
 
 def subscriptions(server: RunningServer) -> int:

@@ -402,6 +402,7 @@ def test_a_feed_is_compared_with_another_server(file: Path) -> None:
     assert re.search(r"server on core 0|share one core", done.stdout)
 
 
+@pytest.mark.only_soak
 @pytest.mark.usefixtures("nchan")
 def test_websockets_of_all_servers_are_read(file: Path) -> None:
     done = bench(
@@ -442,6 +443,7 @@ def test_each_node_and_redis_have_a_core_where_there_are_enough_and_the_load_alw
     assert str(share_out([0, 1, 2, 3], 2, redis=True)) == "2 nodes on core 0, 1, redis-server on core 2, load on core 3"
 
 
+@pytest.mark.only_soak
 def test_two_nodes_on_one_redis_are_compared_with_one(file: Path, shared_redis: RedisServer) -> None:
     with shared_redis.client() as client:
         client.set("somebody's", "own")
@@ -462,7 +464,7 @@ def test_two_nodes_on_one_redis_are_compared_with_one(file: Path, shared_redis: 
     assert "every reader got every event once and in order" in done.stdout
 
 
-@pytest.mark.parametrize("transport", ["ws", "ws-batch"])
+@pytest.mark.parametrize("transport", [pytest.param("ws", marks=pytest.mark.only_soak), "ws-batch"])
 def test_readers_and_publishers_are_spread_over_all_nodes(start_redis: StartRedis, transport: str) -> None:
     redis = start_redis(appendonly="no")
     target = FeedTarget(redis.url(), 2)
@@ -480,6 +482,7 @@ def test_readers_and_publishers_are_spread_over_all_nodes(start_redis: StartRedi
                 assert len(ours) == 5 + 2
 
 
+@pytest.mark.only_soak
 @pytest.mark.usefixtures("redis_here")
 def test_a_log_on_redis_is_compared_on_a_server_of_the_benchs_own(file: Path) -> None:
     done = bench(
@@ -494,6 +497,7 @@ def test_a_log_on_redis_is_compared_on_a_server_of_the_benchs_own(file: Path) ->
     assert re.search(r"latency of feed \(redis:\) over feed \(memory:\): p50 -?[\d.]+ ms, p99 -?[\d.]+ ms", done.stdout)
 
 
+@pytest.mark.only_soak
 def test_a_storm_is_replayed_by_several_nodes(file: Path, shared_redis: RedisServer) -> None:
     done = bench(
         *("storm", "--nodes", "2", "--log", shared_redis.url("storm"), "--readers", "30", "--behind", "40"),

@@ -21,9 +21,11 @@ Deliver = Callable[..., str]
 @pytest.fixture
 def deliver(server: RunningServer, page: Page) -> Deliver:
     """Puts a page and scripts beside the server's own, and gives the page's address:
-    `deliver(page="<script src=one></script>", one="…")`."""
+    `deliver(page="<script src=one></script>", one="…")`. What is in `files` may change."""
 
-    def put(policy: str = "", **files: str) -> str:
+    def put(policy: str = "", files: dict[str, str] | None = None, **named: str) -> str:
+        files = named if files is None else files
+
         def answer(route: Route) -> None:
             name = route.request.url.rpartition("/")[2]
             kind = "text/html" if name == "page" else "text/javascript"
@@ -35,32 +37,33 @@ def deliver(server: RunningServer, page: Page) -> Deliver:
     return put
 
 
-@pytest.mark.parametrize(
-    ("script", "said"),
-    [
-        ("setTimeout(() => { throw new Error('broke') })", "page error: broke"),
-        ("Promise.reject(new Error('broke'))", "page error: broke"),
-        ("alert('hello')", "dialog: hello"),
-        ("fetch('http://127.0.0.1:9/x').catch(() => 0)", "foreign request: http://127.0.0.1:9/x"),
-        ("fetch('http://elsewhere.example/x').catch(() => 0)", "foreign request: http://elsewhere.example/x"),
-        ("new EventSource('http://127.0.0.1:9/x')", "foreign request: http://127.0.0.1:9/x"),
-        ("new WebSocket('ws://127.0.0.1:9/x')", "foreign request: ws://127.0.0.1:9/x"),
-        ("new Image().src = 'http://127.0.0.1:9/x'", "foreign request: http://127.0.0.1:9/x"),
-        ("navigator.sendBeacon('http://127.0.0.1:9/x')", "foreign request: http://127.0.0.1:9/x"),
-        ("window.open('http://127.0.0.1:9/x')", "foreign request: http://127.0.0.1:9/x"),
-        ("new Worker('worker')", "foreign request: http://127.0.0.1:9/worker"),
-    ],
-)
-def test_what_a_page_does_wrong_is_seen(page: Page, deliver: Deliver, script: str, said: str) -> None:
-    address = deliver(
-        page="<title>x</title><script src=script></script>",
-        script=script,
-        worker="fetch('http://127.0.0.1:9/worker').catch(() => 0)",
-    )
+WRONG = [
+    ("setTimeout(() => { throw new Error('broke') })", "page error: broke"),
+    ("Promise.reject(new Error('broke'))", "page error: broke"),
+    ("alert('hello')", "dialog: hello"),
+    ("fetch('http://127.0.0.1:9/x').catch(() => 0)", "foreign request: http://127.0.0.1:9/x"),
+    ("fetch('http://elsewhere.example/x').catch(() => 0)", "foreign request: http://elsewhere.example/x"),
+    ("new EventSource('http://127.0.0.1:9/x')", "foreign request: http://127.0.0.1:9/x"),
+    ("new WebSocket('ws://127.0.0.1:9/x')", "foreign request: ws://127.0.0.1:9/x"),
+    ("new Image().src = 'http://127.0.0.1:9/x'", "foreign request: http://127.0.0.1:9/x"),
+    ("navigator.sendBeacon('http://127.0.0.1:9/x')", "foreign request: http://127.0.0.1:9/x"),
+    ("window.open('http://127.0.0.1:9/x')", "foreign request: http://127.0.0.1:9/x"),
+    ("new Worker('worker')", "foreign request: http://127.0.0.1:9/worker"),
+]
+
+
+def test_what_a_page_does_wrong_is_seen(page: Page, deliver: Deliver) -> None:
+    files = {"worker": "fetch('http://127.0.0.1:9/worker').catch(() => 0)"}
+    files["page"] = "<title>x</title><script src=script></script>"
     watched = watch(page)
-    page.goto(address)
-    eventually(lambda: watched.faults)
-    assert watched.faults == [said]
+    address = deliver(files=files)
+    for script, said in WRONG:
+        files["script"] = script
+        page.goto(address)
+        eventually(lambda: watched.faults)
+        assert watched.faults == [said], script
+        page.goto("about:blank")
+        watched.forget()
 
 
 def test_a_breach_of_the_policy_is_seen(page: Page, deliver: Deliver) -> None:
@@ -125,22 +128,22 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("rule", FAULTS)
-def test_axe_finds_a_fault_and_says_where_and_why_under_a_strict_policy(
-    page: Page, deliver: Deliver, rule: str
-) -> None:
+def test_axe_finds_a_fault_and_says_where_and_why_under_a_strict_policy(page: Page, deliver: Deliver) -> None:
+    files = {"script": "for (const element of document.querySelectorAll('.pale')) { element.style.color = '#ccc'; }"}
     address = deliver(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
         "require-trusted-types-for 'script'; trusted-types 'none'",
-        page=f"<!doctype html><html lang=en><title>x</title><main><h1>x</h1>{FAULTS[rule]}</main>"
-        "<script src=script></script>",
-        script="for (const element of document.querySelectorAll('.pale')) { element.style.color = '#ccc'; }",
+        files,
     )
-    page.goto(address)
-    (line,) = findings(page)
-    assert f" {rule} at #here: Fix " in line
-    assert findings(page, {rule: "#elsewhere", "another-rule": "#here"}) == [line]
-    assert findings(page, {rule: "#here"}) == []
+    for rule, fault in FAULTS.items():
+        files["page"] = (
+            f"<!doctype html><html lang=en><title>x</title><main><h1>x</h1>{fault}</main><script src=script></script>"
+        )
+        page.goto(address)
+        (line,) = findings(page)
+        assert f" {rule} at #here: Fix " in line
+        assert findings(page, {rule: "#elsewhere", "another-rule": "#here"}) == [line]
+        assert findings(page, {rule: "#here"}) == []
 
 
 def test_axe_finds_nothing_where_there_is_nothing(page: Page, deliver: Deliver) -> None:

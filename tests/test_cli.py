@@ -523,16 +523,16 @@ def test_a_refusal_says_which_lines_and_why(server: RunningServer) -> None:
 
 def test_what_cannot_be_published_is_given_up_after_the_patience(serve: Serve, start: Start) -> None:
     server = serve("--log", "memory:")
-    command = start("publish", "a", "--patience", "0.5", "--url", server.url, stdin=subprocess.PIPE)
+    command = start("publish", "a", "--patience", "3", "--url", server.url, stdin=subprocess.PIPE)
     tail = start("tail", "a", "--after", "earliest", "--url", server.url)
     command.write(b"1\n2\n")
     tail.until_lines(2)
     server.kill()
     command.write(b"3\n")
     assert command.wait() == 1
-    [error] = command.errors
+    *_, error = command.errors  # what was said before is what it waits for
     given_up = (
-        rf"feed: lines 3 to 3: given up after 0\.\d s: {server.url}: cannot connect; 2 events acknowledged before"
+        rf"feed: lines 3 to 3: given up after 3\.\d s: {server.url}: cannot connect; 2 events acknowledged before"
     )
     assert re.fullmatch(given_up, error)
 

@@ -60,7 +60,10 @@ def assert_usable(dashboard: Dashboard) -> None:
     assert dashboard.page.locator("img, iframe, object, [onload], [onerror], svg[onload]").count() == 0
 
 
-@pytest.mark.parametrize("transport", ["eventsource", "websocket", "fetch"])
+@pytest.mark.parametrize(
+    "transport",
+    ["eventsource", *(pytest.param(each, marks=pytest.mark.only_soak) for each in ("websocket", "fetch"))],
+)
 def test_data_topics_types_and_keys_are_shown_as_text(dashboard: Dashboard, transport: str) -> None:
     dashboard.open(f"?transport={transport}")
     publish(dashboard, [{"topic": "data/text", "data": text} for text in HOSTILE])
@@ -74,13 +77,13 @@ def test_data_topics_types_and_keys_are_shown_as_text(dashboard: Dashboard, tran
     assert_usable(dashboard)
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_shared_view_with_hostile_parameters_is_a_view(dashboard: Dashboard, text: str) -> None:
-    value = quote(text.replace("\0", ""))
+def test_a_shared_view_with_hostile_parameters_is_a_view(dashboard: Dashboard) -> None:
     names = ("topic", "pattern", "filter", "q", "type", "show", "transport", "regex", "chart", "field", "last_event_id")
-    dashboard.page.goto(f"{dashboard.server.url}/?{'&'.join(f'{name}={value}' for name in names)}#{value}")
-    expect(dashboard.state).not_to_be_empty()
-    assert dashboard.page.locator("img, [onload], [onerror]").count() == 0
+    for text in HOSTILE:
+        value = quote(text.replace("\0", ""))
+        dashboard.page.goto(f"{dashboard.server.url}/?{'&'.join(f'{name}={value}' for name in names)}#{value}")
+        expect(dashboard.state).not_to_be_empty()
+        assert dashboard.page.locator("img, [onload], [onerror]").count() == 0, text
     dashboard.open()
     assert_usable(dashboard)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests import forking
 from tests.browser import Watched, findings
 from tests.conftest import Serve
 from tests.dashboard import Dashboard
-from tests.running import FEED
 from tests.tokens import SECRET
 
 pytestmark = pytest.mark.browser
@@ -23,35 +24,31 @@ SCHEMES = ["light", "dark"]
 SIZES = [(1440, 900), (375, 812)]
 
 
-@pytest.fixture(params=SCHEMES)
-def scheme(request: pytest.FixtureRequest) -> str:
-    """Each of the two."""
-    return str(request.param)
-
-
 @pytest.fixture
-def dashboard(page: Page, serve: Serve, watched: Watched, tmp_path: Path, scheme: str) -> Dashboard:
-    """On a server of the test's own, in one of the schemes."""
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def dashboard(page: Page, serve: Serve, watched: Watched, tmp_path: Path) -> Dashboard:
+    """On a server of the test's own."""
     return Dashboard(page, serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2))
 
 
 @pytest.fixture
-def look(page: Page, scheme: str) -> Callable[[str], None]:
-    """Takes a picture of each size, and asks axe-core."""
+def look(page: Page) -> Callable[[str], None]:
+    """Takes a picture of each size in each scheme, and asks axe-core about the wide one in the dark and the narrow one
+    in the light: what is seen in one size only has the other scheme's colours in another picture."""
     ARTIFACTS.mkdir(exist_ok=True)
 
-    def resize(width: int, height: int) -> None:
+    def show(width: int, height: int, scheme: str) -> None:
         page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def take(name: str) -> None:
-        for width, height in SIZES:
-            resize(width, height)
-            page.screenshot(path=ARTIFACTS / f"dashboard-{name}-{width}-{scheme}.png")
-        for width, height in SIZES:  # afterwards: it ends what is emulated, as being offline is
-            resize(width, height)
-            assert findings(page) == [], f"{name}, {width} wide"
+        views = [(width, height, scheme) for width, height in SIZES for scheme in SCHEMES]
+        for view in views:
+            show(*view)
+            page.screenshot(path=ARTIFACTS / f"dashboard-{name}-{view[0]}-{view[2]}.png")
+        for view in views[1:3]:  # afterwards: it ends what is emulated, as being offline is
+            show(*view)
+            assert findings(page) == [], f"{name}, {view}"
 
     return take
 
@@ -59,16 +56,17 @@ def look(page: Page, scheme: str) -> Callable[[str], None]:
 @pytest.fixture
 def demo() -> Iterator[Callable[[str], None]]:
     """Has `feed demo` publish to a server."""
-    started: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as stack:
 
-    def start(url: str) -> None:
-        command = [FEED, "demo", "--url", url, "--every", "0.2"]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        def start(url: str) -> None:
+            process = forking.popen(["demo", "--url", url, "--every", "0.2"], os.environ)
+            for stream in (process.stdout, process.stderr):
+                assert stream is not None
+                stack.enter_context(stream)
+            stack.callback(process.wait, 10)
+            stack.callback(process.kill)
 
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(10)
+        yield start
 
 
 def publish_orders(dashboard: Dashboard) -> None:
@@ -150,10 +148,7 @@ def test_gap_and_offline(dashboard: Dashboard, look: Callable[[str], None], tmp_
     look("offline")
 
 
-def test_a_token_is_needed(
-    page: Page, serve: Serve, watched: Watched, look: Callable[[str], None], scheme: str
-) -> None:
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def test_a_token_is_needed(page: Page, serve: Serve, watched: Watched, look: Callable[[str], None]) -> None:
     dashboard = Dashboard(page, serve("--log", "memory:", jwt_secret=SECRET)).open(state="Token needed")
     dashboard.part("token-field").fill("no token")
     dashboard.part("sign-in").click()

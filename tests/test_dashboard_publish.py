@@ -51,13 +51,14 @@ def test_the_answer_says_how_long_the_event_took_to_come_back(dashboard: Dashboa
     )
 
 
-@pytest.mark.parametrize("topic", ["", "a//b", "a/../b", "a/*", "$own", "a b"])
-def test_an_invalid_topic_shows_what_the_server_says(dashboard: Dashboard, topic: str) -> None:
-    refused = httpx.post(f"{dashboard.server.url}/events", json={"topic": topic, "data": "x"})
-    assert refused.status_code == 422
-    fill(dashboard, topic)
-    dashboard.part("send").click()
-    expect(dashboard.part("answer")).to_have_text(f"422: {refused.json()['detail']}")
+def test_an_invalid_topic_shows_what_the_server_says(dashboard: Dashboard) -> None:
+    for topic in ("", "a//b", "a/../b", "a/*", "$own", "a b"):
+        refused = httpx.post(f"{dashboard.server.url}/events", json={"topic": topic, "data": "x"})
+        assert refused.status_code == 422
+        fill(dashboard, topic)
+        with dashboard.page.expect_response(f"{dashboard.server.url}/events"):
+            dashboard.part("send").click()
+        expect(dashboard.part("answer")).to_have_text(f"422: {refused.json()['detail']}")
 
 
 def test_data_that_is_not_json_is_marked_while_it_is_written_and_not_sent(dashboard: Dashboard) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Page
 
 from tests.browser import Watched
 from tests.conftest import Serve
 from tests.proxy import Proxy, proxy_to
-from tests.running import RunningServer
+from tests.running import RunningServer, running
 from tests.streams import eventually, subscribed
-from tests.tabs import WAYS, OpenTab, Tab, subscriptions, tabs_of
+from tests.tabs import WAYS, OpenTab, Tab, open_tab, shelf, subscriptions
 from tests.test_page import AWKWARD
 from tests.test_wire import parse_event_stream
 from tests.tokens import SECRET, bearer, token
@@ -31,33 +31,36 @@ TRANSPORTS = ["eventsource", "websocket", "fetch"]
 NUMBER = '{"n": 123456789012345678901234567890, "n": 1.0, "}": "},{", "time": "\\"}"}'
 
 
-@pytest.fixture
-def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
-    """A browser of its own. A test with the parameter `way` has one in which tabs share by that way."""
-    with browser.new_context() as opened:
-        opened.set_default_timeout(15_000)
-        way = getattr(request.node, "callspec", None)
-        if missing := WAYS[way.params.get("way", "worker")] if way is not None else "":
-            opened.add_init_script(missing)
-        yield opened
+shelf = pytest.fixture(scope="module", name="shelf")(shelf)
+open_tab = pytest.fixture(name="open_tab")(open_tab)
 
 
-@pytest.fixture
-def open_tab(context: BrowserContext) -> Iterator[OpenTab]:
-    yield from tabs_of(context)
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """For the tests that have topics of their own."""
+    with running("--log", "memory:", retry=0.2) as shared:
+        yield shared
 
 
-@pytest.fixture
-def keyed(serve: Serve) -> RunningServer:
-    return serve("--log", "memory:", jwt_secret=SECRET, retry=0.2)
+@pytest.fixture(scope="module")
+def patient() -> Iterator[RunningServer]:
+    """It asks whoever is sent away to come back so late that nobody does so by himself."""
+    with running("--log", "memory:", retry=30, drain=30) as shared:
+        yield shared
 
 
-over_each = pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[RunningServer]:
+    with running("--log", "memory:", jwt_secret=SECRET, retry=0.2) as shared:
+        yield shared
+
+
 by_each = pytest.mark.parametrize("way", list(WAYS))
-over_or_by_each = pytest.mark.parametrize(
-    ("transport", "way"),
-    [*((transport, "worker") for transport in TRANSPORTS), ("eventsource", "elected"), ("eventsource", "alone")],
-)
+
+
+def transports_of(way: str) -> list[str]:
+    """All of them where there is a worker: what the ways do differently does not depend on the transport."""
+    return TRANSPORTS if way == "worker" else TRANSPORTS[:1]
 
 
 def published(server: RunningServer, topic: str, texts: list[str]) -> list[str]:
@@ -134,118 +137,122 @@ def test_the_parser_tells_comments_and_the_reconnection_time(server: RunningServ
     assert frames == [{"retry": 250}, {"comment": "alive"}, {"event": "message", "data": "a", "id": ""}]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        NUMBER,
-        "[]",
-        "1",
-        "null",
-        '[{"id":"x","topic":"y","type":"z","data":1,"time":"t"},{"id":"]"}]',
-        '"te\\"xt\\u0041"',
-    ],
-)
-def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(
-    server: RunningServer, open_tab: OpenTab, data: str
-) -> None:
-    envelope = f'{{"id":"e-1","topic":"a/\\"b","type":"t\\\\","data":{data},"time":"2026-11-21T03:05:00.123Z"}}'
+CUT_OUT = [
+    NUMBER,
+    "[]",
+    "1",
+    "null",
+    '[{"id":"x","topic":"y","type":"z","data":1,"time":"t"},{"id":"]"}]',
+    '"te\\"xt\\u0041"',
+]
+
+
+def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(server: RunningServer, open_tab: OpenTab) -> None:
+    page = open_tab(server).page
     other = '{"time":"t","type":"t","topic":"t","id":"e-2","data": {"a":1.10,"a":123456789012345678901}}'
-    found = open_tab(server).page.evaluate(
-        """async ([envelope, other]) => {
-            const { eventOf, idOf, pageOf } = await import("/assets/feed/event.js");
-            const { id, topic, type, json, text, time } = eventOf(envelope, true);
-            const page = pageOf(`{"events":[${envelope},${envelope},${other}],"next":"e-3","gap":{"reason":"x"}}`);
-            const turned = pageOf(`{"next":"e-3", "gap":{"reason":"x"}, "events": [ ${envelope} ,${other}]}`);
-            return { id, topic, type, json, text, time, page, turned, empty: pageOf('{"events":[],"next":"e-0"}'),
-                ids: [envelope, other, "nonsense"].map(idOf), other: eventOf(other, false).text };
-        }""",
-        [envelope, other],
-    )
-    is_text = data.startswith('"')
-    assert (found["id"], found["topic"], found["type"]) == ("e-1", 'a/"b', "t\\")
-    assert (found["json"], found["text"]) == (not is_text, json.loads(data) if is_text else data)
-    assert found["page"] == {"envelopes": [envelope, envelope, other], "next": "e-3", "gap": {"reason": "x"}}
-    assert found["empty"] == {"envelopes": [], "next": "e-0"}
-    assert found["ids"] == ["e-1", "e-2", ""]
-    assert found["turned"] == {"envelopes": [envelope, other], "next": "e-3", "gap": {"reason": "x"}}
-    assert found["other"] == '{"a":1.10,"a":123456789012345678901}'
+    for data in CUT_OUT:
+        envelope = f'{{"id":"e-1","topic":"a/\\"b","type":"t\\\\","data":{data},"time":"2026-11-21T03:05:00.123Z"}}'
+        found = page.evaluate(
+            """async ([envelope, other]) => {
+                const { eventOf, idOf, pageOf } = await import("/assets/feed/event.js");
+                const { id, topic, type, json, text, time } = eventOf(envelope, true);
+                const page = pageOf(`{"events":[${envelope},${envelope},${other}],"next":"e-3","gap":{"reason":"x"}}`);
+                const turned = pageOf(`{"next":"e-3", "gap":{"reason":"x"}, "events": [ ${envelope} ,${other}]}`);
+                return { id, topic, type, json, text, time, page, turned, empty: pageOf('{"events":[],"next":"e-0"}'),
+                    ids: [envelope, other, "nonsense"].map(idOf), other: eventOf(other, false).text };
+            }""",
+            [envelope, other],
+        )
+        is_text = data.startswith('"')
+        assert (found["id"], found["topic"], found["type"]) == ("e-1", 'a/"b', "t\\")
+        assert (found["json"], found["text"]) == (not is_text, json.loads(data) if is_text else data)
+        assert found["page"] == {"envelopes": [envelope, envelope, other], "next": "e-3", "gap": {"reason": "x"}}
+        assert found["empty"] == {"envelopes": [], "next": "e-0"}
+        assert found["ids"] == ["e-1", "e-2", ""]
+        assert found["turned"] == {"envelopes": [envelope, other], "next": "e-3", "gap": {"reason": "x"}}
+        assert found["other"] == '{"a":1.10,"a":123456789012345678901}'
 
 
 # What is the same over every transport, shared or not.
 
 
-@over_each
 @by_each
 def test_the_same_events_come_over_every_transport_by_every_way(
-    server: RunningServer, open_tab: OpenTab, transport: str, way: str
+    server: RunningServer, open_tab: OpenTab, way: str
 ) -> None:
-    topic = f"same/{transport}/{way}"
     texts = [*AWKWARD, "plain"]
-    before = published(server, topic, texts)
-    tab = open_tab(server).connect(topics=[topic], transport=transport, last=len(texts)).live()
-    tab.wait_for(*texts)
-    after = published(server, topic, texts)
-    json_id = server.publish(f"{topic}?type=typed", NUMBER, **{"Content-Type": "application/json"})
-    tab.wait_for(*texts, *texts, NUMBER)
-    events = tab.events
-    assert [event["id"] for event in events] == [*before, *after, json_id]
-    assert [event["live"] for event in events] == [False] * len(before) + [True] * (len(after) + 1)
-    assert {(event["topic"], event["json"]) for event in events[:-1]} == {(topic, False)}
-    assert (events[-1]["type"], events[-1]["json"]) == ("typed", True)
-    history = {event["id"]: event["time"] for event in server.history(topic)["events"]}
-    assert [event["time"] for event in events] == [history[event["id"]] for event in events]
-    assert tab.page.evaluate("[feed.lastEventId, feed.state]") == [json_id, {"name": "live", "resumed": None}]
+    tab = open_tab(server)
+    for transport in TRANSPORTS:
+        topic = f"same/{transport}/{way}"
+        before = published(server, topic, texts)
+        tab.connect(topics=[topic], transport=transport, last=len(texts)).live()
+        tab.wait_for(*texts)
+        after = published(server, topic, texts)
+        json_id = server.publish(f"{topic}?type=typed", NUMBER, **{"Content-Type": "application/json"})
+        tab.wait_for(*texts, *texts, NUMBER)
+        events = tab.events
+        assert [event["id"] for event in events] == [*before, *after, json_id]
+        assert [event["live"] for event in events] == [False] * len(before) + [True] * (len(after) + 1)
+        assert {(event["topic"], event["json"]) for event in events[:-1]} == {(topic, False)}
+        assert (events[-1]["type"], events[-1]["json"]) == ("typed", True)
+        history = {event["id"]: event["time"] for event in server.history(topic)["events"]}
+        assert [event["time"] for event in events] == [history[event["id"]] for event in events]
+        assert tab.page.evaluate("[feed.lastEventId, feed.state]") == [json_id, {"name": "live", "resumed": None}]
 
 
-@over_or_by_each
+@by_each
 def test_nothing_is_missed_or_doubled_when_the_server_is_killed_and_comes_back(
-    serve: Serve, open_tab: OpenTab, transport: str, way: str, tmp_path: Path
+    serve: Serve, open_tab: OpenTab, way: str, tmp_path: Path
 ) -> None:
     server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", retry=0.2)
     with proxy_to(server.port) as proxy:
-        tab = open_tab(f"http://127.0.0.1:{proxy.port}/healthz").connect(transport=transport).live()
-        last = server.publish("kill", "0")
-        tab.wait_for("0")
-        server.kill()
-        tab.until("waiting")
-        state = next(state for state in tab.all("state") if state["name"] == "waiting")
-        assert state["reason"] == "ended"
-        proxy.cut()  # it must not come back before there is something that it has missed
-        eventually(lambda: "unreachable" in [state.get("reason") for state in tab.all("state")])
-        now = tab.page.evaluate("Date.now()")
-        waits = [state["retryAt"] for state in tab.all("state") if state["name"] == "waiting"]
-        assert all(now - 15_000 < retry_at < now + 30_000 for retry_at in waits)
-        server.start()
-        published(server, "kill", [str(number) for number in range(1, 21)])
-        proxy.heal()
-        tab.page.evaluate("feed.retry()")
-        tab.live()
-        server.publish("kill", "21")
-        tab.wait_for(*[str(number) for number in range(22)])
-    assert [state["resumed"] for state in tab.all("state") if state["name"] == "live"][1] == {
-        "after": last,
-        "replayed": 20,
-    }
-    assert [event["live"] for event in tab.events] == [True] + [False] * 20 + [True]
-    assert tab.all("gap") == []
+        tab = open_tab(f"http://127.0.0.1:{proxy.port}/healthz")
+        for transport in transports_of(way):
+            tab.connect(topics=[f"kill/{transport}"], transport=transport).live()
+            last = server.publish(f"kill/{transport}", "0")
+            tab.wait_for("0")
+            server.kill()
+            tab.until("waiting")
+            state = next(state for state in tab.all("state") if state["name"] == "waiting")
+            assert state["reason"] == "ended"
+            proxy.cut()  # it must not come back before there is something that it has missed
+            eventually(lambda: "unreachable" in [state.get("reason") for state in tab.all("state")])
+            now = tab.page.evaluate("Date.now()")
+            waits = [state["retryAt"] for state in tab.all("state") if state["name"] == "waiting"]
+            assert all(now - 15_000 < retry_at < now + 30_000 for retry_at in waits)
+            server.start()
+            published(server, f"kill/{transport}", [str(number) for number in range(1, 21)])
+            proxy.heal()
+            tab.page.evaluate("feed.retry()")
+            tab.live()
+            server.publish(f"kill/{transport}", "21")
+            tab.wait_for(*[str(number) for number in range(22)])
+            assert [state["resumed"] for state in tab.all("state") if state["name"] == "live"][1] == {
+                "after": last,
+                "replayed": 20,
+            }
+            assert [event["live"] for event in tab.events] == [True] + [False] * 20 + [True]
+            assert tab.all("gap") == []
 
 
-@over_or_by_each
+@by_each
 def test_a_log_that_is_gone_is_told_as_a_gap_before_what_it_holds_now(
-    serve: Serve, open_tab: OpenTab, transport: str, way: str
+    serve: Serve, open_tab: OpenTab, way: str
 ) -> None:
     server = serve("--log", "memory:", retry=0.2)
-    tab = open_tab(server).connect(transport=transport).live()
-    last = server.publish("gap", "before")
-    tab.wait_for("before")
-    server.kill()
-    server.start()
-    server.publish("gap", "after")
-    tab.page.evaluate("feed.retry()")
-    tab.wait_for("before", "after")
-    assert [(name, count) for name, _, count in tab.told if name == "gap"] == [("gap", 1)]
-    [gap] = tab.all("gap")
-    assert gap == {"requested": last, "resumedFrom": gap["resumedFrom"], "reason": "unknown"}
+    tab = open_tab(server)
+    for transport in transports_of(way):
+        tab.connect(transport=transport).live()
+        last = server.publish("gap", "before")
+        tab.wait_for("before")
+        server.kill()
+        server.start()
+        server.publish("gap", "after")
+        tab.page.evaluate("feed.retry()")
+        tab.wait_for("before", "after")
+        assert [(name, count) for name, _, count in tab.told if name == "gap"] == [("gap", 1)]
+        [gap] = tab.all("gap")
+        assert gap == {"requested": last, "resumedFrom": gap["resumedFrom"], "reason": "unknown"}
 
 
 @by_each
@@ -307,14 +314,14 @@ def test_whoever_closes_it_while_being_told_is_told_no_more(server: RunningServe
 
 
 @by_each
-def test_retry_while_being_told_keeps_the_states_in_order(serve: Serve, open_tab: OpenTab, way: str) -> None:
-    server = serve("--log", "memory:", retry=30)
-    tab = open_tab(server).connect().live()
+def test_retry_while_being_told_keeps_the_states_in_order(patient: RunningServer, open_tab: OpenTab, way: str) -> None:
+    tab = open_tab(patient).connect().live()
     tab.page.evaluate(
         "feed.addEventListener('state', () => { if (feed.state.name === 'waiting') feed.retry(); }, { once: true })"
     )
-    [subscription] = server.http.get(f"{server.url}/subscriptions").json()["subscriptions"]
-    server.http.delete(f"{server.url}/subscriptions/{subscription['id']}")
+    eventually(lambda: subscriptions(patient) == 1)
+    [subscription] = patient.http.get(f"{patient.url}/subscriptions").json()["subscriptions"]
+    patient.http.delete(f"{patient.url}/subscriptions/{subscription['id']}")
     eventually(lambda: tab.states.count("live") >= 2)
     assert tab.states[tab.states.index("waiting") :] == ["waiting", "connecting", "replaying", "live"]
 
@@ -345,110 +352,128 @@ def test_single_events_come_after_their_batch_with_their_data_as_a_value(
     assert isinstance(tab.page.evaluate("order[0]"), int)
 
 
-@pytest.mark.parametrize(
-    "options", [{"transport": "pigeon"}, {"topics": "orders/*"}, {"topics": []}, {"last": 1001}, {"quiet": 0}]
-)
-def test_options_that_mean_nothing_are_a_type_error(
-    server: RunningServer, open_tab: OpenTab, options: dict[str, Any]
-) -> None:
+def test_options_that_mean_nothing_are_a_type_error(server: RunningServer, open_tab: OpenTab) -> None:
     tab = open_tab(server)
-    said = tab.page.evaluate(
-        """async (options) => {
-            const { connect } = await import("/assets/feed.js");
-            try { connect(options); return "nothing"; } catch (error) { return error.name; }
-        }""",
-        options,
-    )
-    assert said == "TypeError"
+    senseless: list[dict[str, Any]] = [
+        {"transport": "pigeon"},
+        {"topics": "orders/*"},
+        {"topics": []},
+        {"last": 1001},
+        {"quiet": 0},
+    ]
+    for options in senseless:
+        said = tab.page.evaluate(
+            """async (options) => {
+                const { connect } = await import("/assets/feed.js");
+                try { connect(options); return "nothing"; } catch (error) { return error.name; }
+            }""",
+            options,
+        )
+        assert said == "TypeError", options
 
 
 # What the server says, and what it refuses.
 
 
-@over_each
 @pytest.mark.parametrize("way", ["worker", "alone"])
-def test_a_kicked_stream_says_so_and_comes_back(serve: Serve, open_tab: OpenTab, transport: str, way: str) -> None:
-    server = serve("--log", "memory:", retry=0.5)
-    tab = open_tab(server).connect(transport=transport).live()
-    [subscription] = server.http.get(f"{server.url}/subscriptions").json()["subscriptions"]
-    assert server.http.delete(f"{server.url}/subscriptions/{subscription['id']}").status_code == 204
-    eventually(lambda: "waiting" in tab.states)
-    tab.live()
-    server.publish("kicked", "after")
-    tab.wait_for("after")
-    [closing] = tab.all("closing")
-    assert closing["reason"] == "kicked"
-    assert 250 <= closing["retry"] <= 750
-    assert [state["reason"] for state in tab.all("state") if state["name"] == "waiting"] == ["kicked"]
+def test_a_kicked_stream_says_so_and_comes_back(server: RunningServer, open_tab: OpenTab, way: str) -> None:
+    tab = open_tab(server)
+    for transport in transports_of(way):
+        topic = f"kicked/{way}/{transport}"
+        tab.connect(transport=transport, topics=[topic]).live()
+        eventually(lambda: subscriptions(server) == 1)
+        [subscription] = server.http.get(f"{server.url}/subscriptions").json()["subscriptions"]
+        assert server.http.delete(f"{server.url}/subscriptions/{subscription['id']}").status_code == 204
+        eventually(lambda: "waiting" in tab.states)
+        tab.live()
+        server.publish(topic, "after")
+        tab.wait_for("after")
+        [closing] = tab.all("closing")
+        assert closing["reason"] == "kicked"
+        assert 100 <= closing["retry"] <= 300
+        assert [state["reason"] for state in tab.all("state") if state["name"] == "waiting"] == ["kicked"]
 
 
-@over_each
-def test_a_server_that_stops_is_named_as_the_reason(serve: Serve, open_tab: OpenTab, transport: str) -> None:
-    server = serve("--log", "memory:", drain=30)
-    tab = open_tab(server).connect(transport=transport).live()
-    server.stop()
-    tab.until("waiting")
-    state = tab.state
-    assert state["reason"] == "shutdown"
-    assert 2_000 < state["retryAt"] - tab.page.evaluate("Date.now()") <= 30_000
-    server.start()
-    tab.page.evaluate("feed.retry()")
-    tab.live()
-
-
-@over_each
-def test_a_server_without_room_is_waited_for(serve: Serve, open_tab: OpenTab, transport: str) -> None:
-    server = serve("--log", "memory:", retry=0.5, max_subscribers=1)
-    with subscribed(f"{server.url}/events/other"):
-        tab = open_tab(server).connect(transport=transport)
+def test_a_server_that_stops_is_named_as_the_reason(patient: RunningServer, open_tab: OpenTab) -> None:
+    tab = open_tab(patient)
+    for transport in TRANSPORTS:
+        tab.connect(transport=transport).live()
+        patient.stop()
         tab.until("waiting")
-        busy = [state for state in tab.all("state") if state["name"] == "waiting"]
-        assert busy[0]["reason"] == ("unreachable" if transport == "websocket" else "busy")
-    tab.live()
+        state = tab.state
+        assert state["reason"] == "shutdown"
+        assert 2_000 < state["retryAt"] - tab.page.evaluate("Date.now()") <= 30_000
+        patient.start()
+        tab.page.evaluate("feed.retry()")
+        tab.live()
 
 
-@over_or_by_each
-def test_without_a_right_it_is_refused_until_there_is_one(
-    keyed: RunningServer, open_tab: OpenTab, transport: str, way: str
-) -> None:
-    tab = open_tab(keyed).connect(transport=transport, topics=["mine/*"]).until("refused")
-    assert tab.state == {"name": "refused", "status": 401, "reason": "unauthenticated", "detail": tab.state["detail"]}
-    assert "token" in tab.state["detail"]
-    log_in(tab.page, token(subscribe=["other/*"]))
-    tab.page.evaluate("feed.retry()")
-    eventually(lambda: tab.state.get("status") == 403)
-    assert tab.state["reason"] == "forbidden"
-    log_in(tab.page, token(subscribe=["mine/*"]))
-    tab.page.evaluate("feed.retry()")
-    tab.live()
-    answer = httpx.post(f"{keyed.url}/events/mine/1", content="x", headers=bearer(token(publish=["**"])))
-    assert answer.status_code == 201
-    tab.wait_for("x")
+def test_a_server_without_room_is_waited_for(serve: Serve, open_tab: OpenTab) -> None:
+    server = serve("--log", "memory:", retry=0.2, max_subscribers=1)
+    tab = open_tab(server)
+    for transport in TRANSPORTS:
+        with subscribed(f"{server.url}/events/other"):
+            tab.connect(transport=transport)
+            tab.until("waiting")
+            busy = [state for state in tab.all("state") if state["name"] == "waiting"]
+            assert busy[0]["reason"] == ("unreachable" if transport == "websocket" else "busy")
+        tab.live()
+        tab.page.evaluate("feed.close()")
+        eventually(lambda: subscriptions(server) == 0)
 
 
-@over_each
-def test_a_token_that_expires_is_told_as_such_and_a_new_one_misses_nothing(
-    keyed: RunningServer, open_tab: OpenTab, transport: str
-) -> None:
-    publisher = bearer(token(publish=["**"]))
+@by_each
+def test_without_a_right_it_is_refused_until_there_is_one(keyed: RunningServer, open_tab: OpenTab, way: str) -> None:
     tab = open_tab(keyed)
-    log_in(tab.page, token(subscribe=["**"], seconds=3))
-    tab.connect(transport=transport).live().until("refused")
-    assert (tab.state["status"], tab.state["reason"]) == (401, "expired")
-    assert [closing["reason"] for closing in tab.all("closing")] == ["token-expired"]
-    assert httpx.post(f"{keyed.url}/events/a", content="meanwhile", headers=publisher).status_code == 201
-    log_in(tab.page, token(subscribe=["**"]))
-    tab.page.evaluate("feed.retry()")
-    tab.wait_for("meanwhile")
+    for transport in transports_of(way):
+        tab.page.context.clear_cookies()
+        tab.connect(transport=transport, topics=["mine/*"]).until("refused")
+        assert tab.state == {
+            "name": "refused",
+            "status": 401,
+            "reason": "unauthenticated",
+            "detail": tab.state["detail"],
+        }
+        assert "token" in tab.state["detail"]
+        log_in(tab.page, token(subscribe=["other/*"]))
+        tab.page.evaluate("feed.retry()")
+        eventually(lambda: tab.state.get("status") == 403)
+        assert tab.state["reason"] == "forbidden"
+        log_in(tab.page, token(subscribe=["mine/*"]))
+        tab.page.evaluate("feed.retry()")
+        tab.live()
+        answer = httpx.post(f"{keyed.url}/events/mine/1", content="x", headers=bearer(token(publish=["**"])))
+        assert answer.status_code == 201
+        tab.wait_for("x")
 
 
-@over_each
-def test_a_pattern_that_is_none_is_refused_with_the_servers_words(
-    server: RunningServer, open_tab: OpenTab, transport: str
+def test_a_token_that_expires_is_told_as_such_and_a_new_one_misses_nothing(
+    keyed: RunningServer, open_tab: OpenTab
 ) -> None:
+    tabs = {transport: open_tab(keyed) for transport in TRANSPORTS}
+    log_in(tabs["fetch"].page, token(subscribe=["**"], seconds=3))
+    for transport, tab in tabs.items():
+        tab.connect(transport=transport)
+    for tab in tabs.values():
+        tab.live()
+    for tab in tabs.values():
+        tab.until("refused")
+        assert (tab.state["status"], tab.state["reason"]) == (401, "expired")
+        assert [closing["reason"] for closing in tab.all("closing")] == ["token-expired"]
+    answer = httpx.post(f"{keyed.url}/events/a", content="meanwhile", headers=bearer(token(publish=["**"])))
+    assert answer.status_code == 201
+    log_in(tabs["fetch"].page, token(subscribe=["**"]))
+    for tab in tabs.values():
+        tab.page.evaluate("feed.retry()")
+        tab.wait_for("meanwhile")
+
+
+def test_a_pattern_that_is_none_is_refused_with_the_servers_words(server: RunningServer, open_tab: OpenTab) -> None:
     said = server.http.get(f"{server.url}/events", params={"topic": "a//b"}).json()["detail"]
-    tab = open_tab(server).connect(transport=transport, topics=["a//b"]).until("refused")
-    assert tab.state == {"name": "refused", "status": 422, "reason": "invalid", "detail": said}
+    tab = open_tab(server)
+    for transport in TRANSPORTS:
+        tab.connect(transport=transport, topics=["a//b"]).until("refused")
+        assert tab.state == {"name": "refused", "status": 422, "reason": "invalid", "detail": said}, transport
 
 
 class Ingress:
@@ -514,25 +539,27 @@ def answered_instead(tab: Tab, proxy: Proxy, ingress: Ingress, answer: tuple[str
     )
 
 
-@over_or_by_each
+@by_each
 def test_whatever_a_proxy_answers_in_place_of_the_feed_it_is_tried_again(
-    server: RunningServer, open_tab: OpenTab, ingress: Ingress, transport: str, way: str
+    server: RunningServer, open_tab: OpenTab, ingress: Ingress, way: str
 ) -> None:
-    topic = f"ingress/{transport}/{way}"
     with proxy_to(server.port) as proxy:
-        tab = open_tab(f"http://127.0.0.1:{proxy.port}/healthz").connect(topics=[topic], transport=transport).live()
-        proxy.target = ingress.port
-        for answer in NOT_THE_FEED:
-            answered_instead(tab, proxy, ingress, answer)
-        reasons = {state["reason"] for state in tab.all("state") if state["name"] == "waiting"}
-        server.publish(topic, "meanwhile")
-        proxy.target = server.port
-        proxy.reset()
-        tab.page.evaluate("feed.retry()")
-        tab.live().wait_for("meanwhile")
-    assert reasons <= {"ended", "unreachable"}
-    assert "refused" not in tab.states
-    assert tab.all("gap") == []
+        tab = open_tab(f"http://127.0.0.1:{proxy.port}/healthz")
+        for transport in transports_of(way):
+            topic = f"ingress/{transport}/{way}"
+            tab.connect(topics=[topic], transport=transport).live()
+            proxy.target = ingress.port
+            for answer in NOT_THE_FEED:
+                answered_instead(tab, proxy, ingress, answer)
+            reasons = {state["reason"] for state in tab.all("state") if state["name"] == "waiting"}
+            server.publish(topic, "meanwhile")
+            proxy.target = server.port
+            proxy.reset()
+            tab.page.evaluate("feed.retry()")
+            tab.live().wait_for("meanwhile")
+            assert reasons <= {"ended", "unreachable"}
+            assert "refused" not in tab.states
+            assert tab.all("gap") == []
 
 
 def test_a_proxy_that_answers_for_a_page_of_the_past_does_not_end_it(server: RunningServer, open_tab: OpenTab) -> None:

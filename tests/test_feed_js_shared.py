@@ -17,7 +17,7 @@ from tests.conftest import Serve
 from tests.proxy import proxy_to
 from tests.running import RunningServer
 from tests.streams import eventually
-from tests.tabs import WAYS, OpenTab, Tab, subscriptions, tabs_of
+from tests.tabs import OpenTab, Tab, Tabs, open_tab, shelf, subscriptions
 from tests.test_two_origins import Pages, pages
 from tests.tokens import SECRET, bearer, token
 
@@ -29,20 +29,22 @@ by_each = pytest.mark.parametrize("way", ["worker", "elected"])
 other_pages = pytest.fixture(scope="module", name="other_pages")(pages)
 
 
+shelf = pytest.fixture(scope="module", name="shelf")(shelf)
+open_tab = pytest.fixture(name="open_tab")(open_tab)
+
+
 @pytest.fixture
-def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
-    """A browser of its own. A test with the parameter `way` has one in which tabs share by that way."""
-    with browser.new_context() as opened:
-        opened.set_default_timeout(15_000)
-        called = getattr(request.node, "callspec", None)
-        if called is not None and WAYS[called.params.get("way", "worker")]:
-            opened.add_init_script(WAYS[called.params["way"]])
+def server(server: RunningServer) -> RunningServer:
+    """The module's, when nobody of the tests before is subscribed to it any more."""
+    eventually(lambda: subscriptions(server) == 0)
+    return server
+
+
+@contextlib.contextmanager
+def tabs_of(context: BrowserContext) -> Iterator[OpenTab]:
+    """Tabs of a browser that is the test's own."""
+    with context, Tabs(context).of_a_test() as opened:
         yield opened
-
-
-@pytest.fixture
-def open_tab(context: BrowserContext) -> Iterator[OpenTab]:
-    yield from tabs_of(context)
 
 
 class Flow:
@@ -91,20 +93,21 @@ def flowing(server: RunningServer, topic: str, *, batch: int = 10) -> Iterator[F
         flow.stop()
 
 
-@by_each
-@pytest.mark.parametrize("transport", ["eventsource", "websocket", "fetch"])
+@pytest.mark.parametrize(("way", "count"), [("worker", 10), ("elected", 3)])
 def test_ten_tabs_have_one_connection_and_none_is_left_after_them(
-    serve: Serve, open_tab: OpenTab, way: str, transport: str
+    server: RunningServer, open_tab: OpenTab, way: str, count: int
 ) -> None:
-    server = serve("--log", "memory:")
-    tabs = [open_tab(server).connect(transport=transport) for _ in range(10)]
-    for tab in tabs:
-        tab.live()
-    assert subscriptions(server) == 1
-    server.publish("shared", "to all")
-    for tab in tabs:
-        tab.wait_for("to all")
-    assert subscriptions(server) == 1
+    tabs = [open_tab(server) for _ in range(count)]
+    for transport in ("eventsource", "websocket", "fetch"):
+        for tab in tabs:
+            tab.connect(transport=transport)
+        for tab in tabs:
+            tab.live()
+        eventually(lambda: subscriptions(server) <= 1)  # the one before has gone
+        server.publish("shared", transport)
+        for tab in tabs:
+            tab.wait_for(transport)
+        assert subscriptions(server) == 1
     for tab in tabs:
         tab.page.close()
     eventually(lambda: subscriptions(server) == 0)
@@ -112,9 +115,8 @@ def test_ten_tabs_have_one_connection_and_none_is_left_after_them(
 
 @by_each
 def test_tabs_that_ask_for_something_else_have_a_connection_of_their_own(
-    serve: Serve, open_tab: OpenTab, way: str
+    server: RunningServer, open_tab: OpenTab, way: str
 ) -> None:
-    server = serve("--log", "memory:")
     asked: list[dict[str, object]] = [
         {"topics": ["a", "b"], "types": ["x", "y"]},
         {"topics": ["b", "a"], "types": ["y", "x"]},
@@ -128,14 +130,13 @@ def test_tabs_that_ask_for_something_else_have_a_connection_of_their_own(
 
 
 @by_each
-def test_the_tab_that_leaves_takes_nothing_from_the_others(serve: Serve, open_tab: OpenTab, way: str) -> None:
-    server = serve("--log", "memory:")
+def test_the_tab_that_leaves_takes_nothing_from_the_others(server: RunningServer, open_tab: OpenTab, way: str) -> None:
     tabs = [open_tab(server).connect().live() for _ in range(4)]
     with flowing(server, "leaving") as flow:
         for leaving in tabs[:2]:
-            flow.past(200)
+            flow.past(100)
             leaving.page.close()
-        flow.past(500)
+        flow.past(200)
     for tab in tabs[2:]:
         tab.wait_for(*flow.texts)
         assert tab.all("gap") == []
@@ -143,17 +144,19 @@ def test_the_tab_that_leaves_takes_nothing_from_the_others(serve: Serve, open_ta
 
 
 @by_each
-def test_tabs_that_join_while_events_flow_get_each_once_and_in_order(serve: Serve, open_tab: OpenTab, way: str) -> None:
-    server = serve("--log", "memory:")
-    open_tab(server).connect(topics=["flow"]).live()
+def test_tabs_that_join_while_events_flow_get_each_once_and_in_order(
+    server: RunningServer, open_tab: OpenTab, way: str
+) -> None:
+    topic = f"flow/{way}"
+    open_tab(server).connect(topics=[topic]).live()
     tabs: list[Tab] = []
-    with flowing(server, "flow", batch=50) as flow:
+    with flowing(server, topic, batch=50) as flow:
         flow.past(3_000)
-        tabs.append(open_tab(server).connect(topics=["flow"], after="earliest"))
-        tabs.append(open_tab(server).connect(topics=["flow"], last=700))
-        fifth = server.history("flow", limit=5)["next"]
-        tabs.append(open_tab(server).connect(topics=["flow"], after=fifth))
-        tabs.append(open_tab(server).connect(topics=["flow"]))
+        tabs.append(open_tab(server).connect(topics=[topic], after="earliest"))
+        tabs.append(open_tab(server).connect(topics=[topic], last=700))
+        fifth = server.history(topic, limit=5)["next"]
+        tabs.append(open_tab(server).connect(topics=[topic], after=fifth))
+        tabs.append(open_tab(server).connect(topics=[topic]))
         for tab in tabs:
             tab.live()
         flow.past(1_000)
@@ -171,15 +174,32 @@ def test_tabs_that_join_while_events_flow_get_each_once_and_in_order(serve: Serv
     assert subscriptions(server) == 1
 
 
-def test_a_tab_that_cannot_keep_up_reads_on_from_the_log(serve: Serve, open_tab: OpenTab) -> None:
-    server = serve("--log", "memory:")
+@contextlib.contextmanager
+def stopped(tab: Tab, server: RunningServer) -> Iterator[None]:
+    """Nothing runs on this tab meanwhile: it waits for an answer, without a processor."""
+    tab.page.evaluate(
+        """() => setTimeout(() => {
+            const request = new XMLHttpRequest();
+            request.open("GET", "/events/gate?wait=60&last_event_id=" + feed.lastEventId, false);
+            request.setRequestHeader("Accept", "application/json");
+            request.send();
+        })"""
+    )
+    try:
+        yield
+    finally:
+        server.publish("gate")
+
+
+def test_a_tab_that_cannot_keep_up_reads_on_from_the_log(server: RunningServer, open_tab: OpenTab) -> None:
     slow, quick = (open_tab(server).connect(topics=["much"]).live() for _ in range(2))
-    slow.page.evaluate("setTimeout(() => { const end = Date.now() + 3000; while (Date.now() < end); }, 0)")
-    total = 0
-    for _ in range(5):  # more than the hub lets be under way to one tab
-        batch = [{"topic": "much", "data": str(number)} for number in range(total, total + 9_000)]
-        assert server.http.post(f"{server.url}/events", json=batch).status_code == 201
-        total += 9_000
+    with stopped(slow, server):
+        total = 0
+        for _ in range(3):  # more than the hub lets be under way to one tab
+            batch = [{"topic": "much", "data": str(number)} for number in range(total, total + 9_000)]
+            assert server.http.post(f"{server.url}/events", json=batch).status_code == 201
+            total += 9_000
+        eventually(lambda: quick.page.evaluate("got.length") == total, 30)
     expected = [str(number) for number in range(total)]
     for tab in (quick, slow):
         tab.wait_for(*expected, seconds=30)
@@ -187,8 +207,9 @@ def test_a_tab_that_cannot_keep_up_reads_on_from_the_log(serve: Serve, open_tab:
     assert quick.all("gap") == slow.all("gap") == []
 
 
-def test_more_than_may_wait_while_pages_are_read_is_read_from_pages_too(serve: Serve, open_tab: OpenTab) -> None:
-    server = serve("--log", "memory:")
+def test_more_than_may_wait_while_pages_are_read_is_read_from_pages_too(
+    server: RunningServer, open_tab: OpenTab
+) -> None:
     open_tab(server).connect(topics=["held"]).live()
     server.publish("held", "first")
     tab = open_tab(server)
@@ -215,20 +236,15 @@ def test_more_than_may_wait_while_pages_are_read_is_read_from_pages_too(serve: S
 # Where sharing meets trouble.
 
 
-def test_without_anything_to_share_with_each_tab_has_its_own(serve: Serve, browser: Browser) -> None:
-    server = serve("--log", "memory:")
-    with browser.new_context() as context:
-        context.add_init_script(WAYS["alone"])
-        for open_tab in [*tabs_opened(context)]:
-            tabs = [open_tab(server).connect().live() for _ in range(2)]
-            assert subscriptions(server) == 2
-            server.publish("alone", "x")
-            for tab in tabs:
-                tab.wait_for("x")
-
-
-def tabs_opened(context: BrowserContext) -> Iterator[OpenTab]:
-    yield from tabs_of(context)
+@pytest.mark.parametrize("way", ["alone"])
+def test_without_anything_to_share_with_each_tab_has_its_own(
+    server: RunningServer, open_tab: OpenTab, way: str
+) -> None:
+    tabs = [open_tab(server).connect().live() for _ in range(2)]
+    assert subscriptions(server) == 2
+    server.publish("alone", "x")
+    for tab in tabs:
+        tab.wait_for("x")
 
 
 @pytest.mark.parametrize(
@@ -241,24 +257,22 @@ def tabs_opened(context: BrowserContext) -> Iterator[OpenTab]:
     ],
     ids=["refused", "failing", "silent"],
 )
-def test_a_worker_that_cannot_be_had_is_done_without(
-    serve: Serve, context: BrowserContext, open_tab: OpenTab, worker: str
-) -> None:
-    server = serve("--log", "memory:")
+def test_a_worker_that_cannot_be_had_is_done_without(server: RunningServer, browser: Browser, worker: str) -> None:
+    context = browser.new_context()
     context.add_init_script(f"window.SharedWorker = {worker}")
-    tabs = [open_tab(server).connect() for _ in range(2)]
-    for tab in tabs:
-        tab.live()
-    server.publish("without", "x")
-    for tab in tabs:
-        tab.wait_for("x")
-    assert subscriptions(server) == 1
+    with tabs_of(context) as open_tab:
+        tabs = [open_tab(server).connect() for _ in range(2)]
+        for tab in tabs:
+            tab.live()
+        server.publish("without", "x")
+        for tab in tabs:
+            tab.wait_for("x")
+        assert subscriptions(server) == 1
 
 
 def test_a_worker_that_dies_is_replaced_and_nothing_is_missed(
-    serve: Serve, browser: Browser, open_tab: OpenTab
+    server: RunningServer, browser: Browser, open_tab: OpenTab
 ) -> None:
-    server = serve("--log", "memory:")
     tabs = [open_tab(server).connect().live() for _ in range(2)]
     server.publish("dies", "before")
     for tab in tabs:
@@ -277,16 +291,13 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_missed(
     assert subscriptions(server) == 1
 
 
-def test_a_leader_that_the_browser_has_stopped_is_replaced(
-    serve: Serve, context: BrowserContext, open_tab: OpenTab
-) -> None:
-    server = serve("--log", "memory:")
-    context.add_init_script(WAYS["elected"])
-    leader = open_tab(server).connect().live()
-    tab = open_tab(server).connect(quiet=0.5).live()
-    leader.page.evaluate("setTimeout(() => { const end = Date.now() + 16_000; while (Date.now() < end); }, 0)")
-    server.publish("stopped", "x")
-    tab.wait_for("x")
+@pytest.mark.parametrize("way", ["elected"])
+def test_a_leader_that_the_browser_has_stopped_is_replaced(server: RunningServer, open_tab: OpenTab, way: str) -> None:
+    leader = open_tab(server).connect(topics=["stopped"]).live()
+    tab = open_tab(server).connect(topics=["stopped"], quiet=0.5).live()
+    with stopped(leader, server):
+        server.publish("stopped", "x")
+        tab.wait_for("x", seconds=30)
     leader.wait_for("x")
     leader.live()
     eventually(lambda: subscriptions(server) == 1)
@@ -294,9 +305,8 @@ def test_a_leader_that_the_browser_has_stopped_is_replaced(
 
 @by_each
 def test_a_tab_that_is_put_aside_leaves_and_comes_back_to_all_that_it_has_missed(
-    serve: Serve, open_tab: OpenTab, way: str
+    server: RunningServer, open_tab: OpenTab, way: str
 ) -> None:
-    server = serve("--log", "memory:")
     tabs = [open_tab(server).connect().live() for _ in range(2)]
     server.publish("aside", "1")
     for tab in tabs:
@@ -319,8 +329,7 @@ def test_a_tab_that_is_put_aside_leaves_and_comes_back_to_all_that_it_has_missed
 
 
 @by_each
-def test_a_frozen_tab_comes_back_to_all_that_it_has_missed(serve: Serve, open_tab: OpenTab, way: str) -> None:
-    server = serve("--log", "memory:")
+def test_a_frozen_tab_comes_back_to_all_that_it_has_missed(server: RunningServer, open_tab: OpenTab, way: str) -> None:
     tabs = [open_tab(server).connect().live() for _ in range(2)]
     frozen, other = tabs
     session = frozen.page.context.new_cdp_session(frozen.page)
@@ -369,26 +378,22 @@ def test_a_new_tab_asks_again_where_the_others_were_refused(serve: Serve, open_t
 # Connections that are not what they seem.
 
 
-@pytest.mark.parametrize("transport", ["eventsource", "websocket", "fetch"])
-def test_a_stream_that_has_gone_silent_is_found_out_and_resumed(
-    serve: Serve, open_tab: OpenTab, transport: str
-) -> None:
-    server = serve("--log", "memory:")
+def test_a_stream_that_has_gone_silent_is_found_out_and_resumed(server: RunningServer, open_tab: OpenTab) -> None:
     with proxy_to(server.port, TRANSPORT) as proxy:
         tab = open_tab(f"http://127.0.0.1:{proxy.port}/healthz")
-        tab.connect(transport=transport, quiet=0.5).live()
-        server.publish("silent", "1")
-        tab.wait_for("1")
-        for purpose in ("text", "websocket"):
-            proxy.stall(purpose=purpose, new=False)
-        server.publish("silent", "2")
-        tab.wait_for("1", "2")
-        tab.live()
-        assert "waiting" not in tab.states
+        for transport in ("eventsource", "websocket", "fetch"):
+            tab.connect(transport=transport, quiet=0.5).live()
+            server.publish("silent", "1")
+            tab.wait_for("1")
+            for purpose in ("text", "websocket"):
+                proxy.stall(purpose=purpose, new=False)
+            server.publish("silent", "2")
+            tab.wait_for("1", "2")
+            tab.live()
+            assert "waiting" not in tab.states, transport
 
 
-def test_a_quiet_stream_is_left_as_it_is(serve: Serve, open_tab: OpenTab) -> None:
-    server = serve("--log", "memory:")
+def test_a_quiet_stream_is_left_as_it_is(server: RunningServer, open_tab: OpenTab) -> None:
     tab = open_tab(server)
     tab.connect(shared=False, quiet=0.2).live()
     asked = len(tab.watched.requests)
@@ -398,11 +403,9 @@ def test_a_quiet_stream_is_left_as_it_is(serve: Serve, open_tab: OpenTab) -> Non
 
 
 @pytest.mark.parametrize("way", ["elected", "alone"])
-def test_without_a_network_it_is_offline_and_then_resumes(
-    serve: Serve, context: BrowserContext, open_tab: OpenTab, way: str
-) -> None:
-    server = serve("--log", "memory:")
+def test_without_a_network_it_is_offline_and_then_resumes(server: RunningServer, open_tab: OpenTab, way: str) -> None:
     tab = open_tab(server).connect().live()
+    context = tab.page.context
     server.publish("offline", "1")
     tab.wait_for("1")
     context.set_offline(True)
@@ -451,8 +454,9 @@ def test_a_page_of_another_origin_may_use_the_session_of_the_feed(
     tab.wait_for("x")
 
 
-def test_it_works_under_the_strict_policy_of_the_dashboard(serve: Serve, open_tab: OpenTab, tmp_path: Path) -> None:
-    server = serve("--log", "memory:")
+def test_it_works_under_the_strict_policy_of_the_dashboard(
+    server: RunningServer, open_tab: OpenTab, tmp_path: Path
+) -> None:
     policy = server.http.get(f"{server.url}/").headers["content-security-policy"]
     assert "require-trusted-types-for 'script'" in policy
     tab = open_tab(server)

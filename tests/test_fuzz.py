@@ -32,7 +32,7 @@ from web.grants import Grants
 from web.tokens import issue
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
-EXAMPLES = 1000 if SOAK else 40
+EXAMPLES = 1000 if SOAK else 25
 TRY = settings(
     max_examples=EXAMPLES,
     deadline=None,

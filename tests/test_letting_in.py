@@ -15,10 +15,11 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from tests import forking
 from tests.browser import chromium, origin, watch
 from tests.conftest import Serve
 from tests.redis_server import free_port
-from tests.running import FEED, RunningServer
+from tests.running import RunningServer
 from tests.streams import eventually
 from tests.test_library import README, example
 from tests.tokens import SECRET, bearer, token
@@ -61,20 +62,23 @@ def answers(url: str) -> bool:
         return False
 
 
-def shell(*command: str, **environment: str) -> str:
+def feed_command(*command: str, **environment: str) -> str:
+    """What `feed` says with these arguments."""
     named = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | environment
-    return subprocess.run(command, env=named, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    done = forking.run(command, named, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout.decode().strip())
 
 
 @pytest.mark.browser
 def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_with_a_token(
     feed: RunningServer, shop: str
 ) -> None:
-    made = shell(
-        *(FEED, "token", "--publish", "orders/**", "--subject", "shop", "--expires", "30d"), FEED_JWT_SECRET=SECRET
+    made = feed_command(
+        "token", "--publish", "orders/**", "--subject", "shop", "--expires", "30d", FEED_JWT_SECRET=SECRET
     )
     client = {"FEED_TOKEN": made, "FEED_URL": f"http://localhost:{feed.port}"}
-    shell(FEED, "publish", "orders/42", "before", **client)
+    feed_command("publish", "orders/42", "before", **client)
     with chromium() as browser:
         page = browser.new_context().new_page()
         watched = watch(page, origin(shop), f"http://localhost:{feed.port}")
@@ -82,22 +86,22 @@ def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_wit
         expect(page.locator("#events li")).to_have_text(["before"])
         answer = httpx.post(f"{feed.url}/events/orders/42", content="Hello", headers=bearer(made))
         assert answer.status_code == 201
-        shell(FEED, "publish", "orders/42", "Hello again", **client)
-        shell(FEED, "publish", "orders/43", "not for this page", **client)
-        shell(FEED, "publish", "orders/42", "the last", **client)
+        feed_command("publish", "orders/42", "Hello again", **client)
+        feed_command("publish", "orders/43", "not for this page", **client)
+        feed_command("publish", "orders/42", "the last", **client)
         expect(page.locator("#events li")).to_have_text(["before", "Hello", "Hello again", "the last"])
         assert "feed_token" not in page.evaluate("document.cookie")
         assert watched.faults == []
-    assert "valid" in shell(FEED, "token", "--check", made, FEED_JWT_SECRET=SECRET)
+    assert "valid" in feed_command("token", "--check", made, FEED_JWT_SECRET=SECRET)
 
 
 def test_every_variable_and_option_of_the_section_is_there() -> None:
     section = README.read_text().partition("## Letting people in\n")[2].partition("\n## ")[0]
-    help = shell(FEED, "serve", "--help", COLUMNS="200")
+    help = feed_command("serve", "--help", COLUMNS="200")
     for name in set(re.findall(r"FEED_[A-Z_]+[A-Z]", section)) - {"FEED_TOKEN", "FEED_SUBSCRIBER_JWT"}:
         assert name in help, name
     for option in set(re.findall(r"feed token .*?(--\w+)", section)):
-        assert option in shell(FEED, "token", "--help")
+        assert option in feed_command("token", "--help")
 
 
 def test_an_application_decides_for_itself_who_may_do_what(tmp_path: Path) -> None:

@@ -276,13 +276,12 @@ def test_a_relay_that_retention_has_overtaken_tells_of_the_gap_and_goes_on() -> 
     run(scenario())
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("log", ["memory:", "sqlite"])
 def test_a_hundred_patterns_over_a_full_log_never_hold_the_loop_up(log: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Feed(log if log == "memory:" else f"sqlite:{tmp_path / 'feed.db'}") as feed:
             for part in range(10):
-                await feed.append([text_draft(f"shop/{part}/orders/{number}", "x") for number in range(5_000)])
+                await feed.append([text_draft(f"shop/{part}/orders/{number}", "x") for number in range(2_000)])
             slowest = 0.0
             watching = True
 
@@ -301,7 +300,7 @@ def test_a_hundred_patterns_over_a_full_log_never_hold_the_loop_up(log: str, tmp
                 pass
             watching = False
             await watcher
-            assert slowest < 0.25
+            assert slowest < 0.1
 
     run(scenario())
 

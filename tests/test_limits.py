@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections import Counter
+from functools import partial
 
 import httpx
 import pytest
@@ -163,6 +164,14 @@ def rate_of(per_second: float, most: int = 100) -> tuple[Rate, Clock]:
     return Rate(per_second, clock=clock, most=most), clock
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """That of the rates of all servers: a slow machine fills no bucket."""
+    clock = Clock()
+    monkeypatch.setattr("web.app.Rate", partial(Rate, clock=clock))
+    return clock
+
+
 def refusal(rate: Rate, name: str = "a") -> int:
     with pytest.raises(Overloaded) as raised:
         rate.take(name)
@@ -255,7 +264,7 @@ def test_the_names_that_are_remembered_are_bounded_and_full_buckets_go_first() -
     rate.take("debt")  # the longest unused of those that were not full
 
 
-async def test_beyond_the_rate_a_publish_is_429_and_says_when_to_go_on() -> None:
+async def test_beyond_the_rate_a_publish_is_429_and_says_when_to_go_on(clock: Clock) -> None:
     async with serving(publish_rate=3) as inside, Crowd(inside.port) as crowd:
         http = crowd.http()
         answers = [await http.publish("a", "x") for _ in range(5)]
@@ -263,12 +272,13 @@ async def test_beyond_the_rate_a_publish_is_429_and_says_when_to_go_on() -> None
         refused = answers[-1]
         assert refused.headers["content-type"] == "application/problem+json"
         assert refused.headers["retry-after"] == "1"
-        await asyncio.sleep(int(refused.headers["retry-after"]))
+        clock.now += int(refused.headers["retry-after"])
         assert (await http.publish("a", "y" * 200_000)).status == 201
         page = await inside.feed.history(select(["**"]))
         assert len(page.events) == 4
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_refused_body_is_not_kept_and_the_connection_can_be_used_again() -> None:
     async with serving(publish_rate=0.5) as inside, Crowd(inside.port) as crowd:
         http = crowd.http()
@@ -278,6 +288,7 @@ async def test_a_refused_body_is_not_kept_and_the_connection_can_be_used_again()
         assert (await http.request("GET", "/healthz")).status == 200
 
 
+@pytest.mark.usefixtures("clock")
 async def test_what_is_invalid_counts_too() -> None:
     async with serving(publish_rate=3) as inside, Crowd(inside.port) as crowd:
         http = crowd.http()
@@ -290,6 +301,7 @@ async def test_what_is_invalid_counts_too() -> None:
         assert statuses == [422, 400, 415, 429]
 
 
+@pytest.mark.usefixtures("clock")
 async def test_an_empty_batch_gives_nothing_back() -> None:
     async with serving(publish_rate=2) as inside, Crowd(inside.port) as crowd:
         http, kinds = crowd.http(), ("application/json", "application/x-ndjson", "application/cloudevents-batch+json")
@@ -300,6 +312,7 @@ async def test_an_empty_batch_gives_nothing_back() -> None:
         assert statuses == [422, 422, 429]
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_batch_counts_by_its_events() -> None:
     async with serving(publish_rate=50) as inside, Crowd(inside.port) as crowd:
         http = crowd.http()
@@ -310,7 +323,7 @@ async def test_a_batch_counts_by_its_events() -> None:
         assert 5 < int(refused.headers["retry-after"]) <= 10
 
 
-async def test_on_a_websocket_the_sender_is_told_and_stays_connected() -> None:
+async def test_on_a_websocket_the_sender_is_told_and_stays_connected(clock: Clock) -> None:
     async with (
         serving(publish_rate=2) as inside,
         connect(f"ws://127.0.0.1:{inside.port}/ws/a?type=none") as websocket,
@@ -325,7 +338,7 @@ async def test_on_a_websocket_the_sender_is_told_and_stays_connected() -> None:
         assert "go on in 1 s" in error["detail"]
         await websocket.send("text")
         assert json.loads(await websocket.recv())["data"]["status"] == 429
-        await asyncio.sleep(1)
+        clock.now += 1
         await websocket.send("text")
         assert json.loads(await websocket.recv())["type"] == "feed.ack"
 

@@ -133,7 +133,14 @@ def test_the_sdist_holds_what_is_needed_to_build_and_test_it(dist: Path) -> None
     assert not [name for name in names if name.endswith(".pyc") or "feed.db" in name or name.startswith(".venv")]
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(
+    "python",
+    # Those between the oldest and the newest are left to the soak.
+    [
+        pytest.param(version, marks=[pytest.mark.only_soak] if VERSIONS[0] < version < VERSIONS[-1] else [])
+        for version in PYTHONS
+    ],
+)
 def test_the_wheel_runs_away_from_the_sources(
     python: str, install: Callable[..., Path], serve_with: Callable[..., RunningServer]
 ) -> None:

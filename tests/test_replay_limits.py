@@ -26,14 +26,14 @@ from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.pump import Pump
 from tests.conftest import Serve
-from tests.crowd import Crowd, Form, Item, Probe, Watched, many_descriptors, until
+from tests.crowd import Crowd, Form, Item, Probe, Watched, many_descriptors, one_in_ten, until
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
-EVENTS = 100_000 if SOAK else 20_000
-CROWD = 300 if SOAK else 100
+EVENTS = 100_000 if SOAK else 10_000
+CROWD = 300 if SOAK else 60
 MEGABYTE = 1 << 20
 STALL = 0.25  # seconds that the event loop may not turn
 
@@ -63,8 +63,9 @@ def new_log(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]
 
 
 class Siege(NamedTuple):
-    """What others had of it while a crowd asked for the past: for how long the server computed while they waited, at
-    most, in seconds, which does not depend on what else the machine does. `memory` is in bytes."""
+    """What others had of it while a crowd asked for the past: for how long the server computed while they waited, in
+    seconds, which does not depend on how fast it got on; of those who asked again and again, what one in ten had to
+    bear. `memory` is in bytes."""
 
     health: float
     publish: float
@@ -84,13 +85,10 @@ async def fill(crowd: Crowd) -> None:
         assert (await http.publish_lines(lines)).status == 201
 
 
-@pytest.mark.alone
 async def test_a_crowd_that_asks_for_what_is_not_there_holds_up_nobody(
     serve: Serve, new_log: Callable[[], str]
 ) -> None:
     siege = await besieged(serve, new_log())
-    if max(siege.publish, siege.delivery) >= 2 * STALL:
-        siege = await besieged(serve, new_log())  # a machine that was slow is no fault of the server's: twice it is
     assert siege.health < STALL, siege
     assert max(siege.publish, siege.delivery) < 2 * STALL, siege
     assert max(siege.return_, siege.page) < 5, siege
@@ -127,7 +125,7 @@ async def besieged(serve: Serve, log: str) -> Siege:
                 began = watched.cpu
                 ids += (await http.publish("live/a", str(number))).ids
                 answers.append(watched.cpu - began)
-                await asyncio.wait_for(arrived.wait(), 10)
+                await asyncio.wait_for(arrived.wait(), 60)
                 seconds.append(watched.cpu - began)
                 await asyncio.sleep(0.02)
             # Somebody who was away for a moment comes back: what they missed is in memory.
@@ -144,7 +142,7 @@ async def besieged(serve: Serve, log: str) -> Siege:
             under_way = sum(not task.done() for task in (*hostile, *pages))
         assert under_way > 10, "the crowd was done before anything was measured"
         assert [item.id for item in back if item.is_event] == ids[11:]
-        siege = Siege(max(probe.computed), max(answers), max(seconds), caught_up, page, watched.memory - before)
+        siege = Siege(*map(one_in_ten, (probe.computed, answers, seconds)), caught_up, page, watched.memory - before)
     server.kill()
     return siege
 
@@ -221,7 +219,6 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
         assert len((await feed.history(select(["t/1"]))).events) == 1
 
 
-@pytest.mark.alone
 def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:
     window = Window(0, max_events=20_000, max_bytes=1 << 30)
     topic = "/".join("a" * 128)
@@ -230,8 +227,8 @@ def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:
     assert not costly.wants_topic(topic)  # what it is made into for that is made once
     took = []
     for _ in range(10):
-        began, page = time.perf_counter(), window.page(0, costly, 500)
-        took.append(time.perf_counter() - began)
+        began, page = time.thread_time(), window.page(0, costly, 500)
+        took.append(time.thread_time() - began)
         assert page is not None
         assert (page.events, page.start) == ([], 0)
         assert 0 < page.end < 2_000
@@ -273,7 +270,6 @@ def test_a_time_is_found_in_memory_without_looking_at_every_event() -> None:
     assert Window(5, max_events=1, max_bytes=1).before_time(1) == 5
 
 
-@pytest.mark.alone
 async def test_live_readers_do_not_wait_for_those_that_replay() -> None:
     pump, written = Pump(), list[str]()
 

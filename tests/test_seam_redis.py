@@ -184,7 +184,7 @@ def test_p7_r2_r3_nothing_is_lost_in_silence_on_a_redis_that_forgets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed.log.redis.follower, "_LOOK_SECONDS", 0.01)
-    examples = 500 if os.environ.get("FEED_SOAK") else 60
+    examples = 500 if os.environ.get("FEED_SOAK") else 40
     with running_redis(tmp_path / "redis", appendonly="no", enable_debug_command="yes") as server:
         RedisSeam.redis = server
         run_state_machine_as_test(

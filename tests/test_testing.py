@@ -114,7 +114,7 @@ def throw_every_switch(server: Server, reader: Reader, publish: Publish) -> None
     cuts = reader.cuts
     publish("while stalled")
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(server.url, timeout=0.2)
+        httpx.get(server.url, timeout=0.2, verify=False)
     assert "while stalled" not in reader.names
     server.heal()
     reader.wait_for("while stalled")
@@ -178,7 +178,9 @@ def test_a_reader_of_an_application_sees_the_same(tmp_path: Path) -> None:
 
 def test_with_a_key_there_are_tokens_and_a_stream_ends_with_its_own() -> None:
     with FeedServer(jwt_secret=SECRET) as server:
-        assert httpx.get(f"{server.url}/events/a", headers={"Accept": "application/json"}).status_code == 401
+        assert (
+            httpx.get(f"{server.url}/events/a", headers={"Accept": "application/json"}, verify=False).status_code == 401
+        )
         short = {"Authorization": f"Bearer {server.token(subscribe=['a'], seconds=3)}"}
         with reading(server, f"{server.url}/events/a", **short) as reader:
             server.publish("a", "x")
@@ -195,9 +197,9 @@ def test_an_application_without_a_feed_is_cut_instead_of_drained() -> None:
         await PlainTextResponse("hello")(scope, receive, send)
 
     with AppServer(app) as server:
-        assert httpx.get(server.url).text == "hello"
+        assert httpx.get(server.url, verify=False).text == "hello"
         server.restart()
-        assert httpx.get(server.url).text == "hello"
+        assert httpx.get(server.url, verify=False).text == "hello"
         for switch in (server.kick, server.gap):
             with pytest.raises(RuntimeError, match="which feed"):
                 switch()
@@ -212,7 +214,7 @@ def test_a_server_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path
     server = AppServer(FastAPI())
     for _ in range(2):
         with server:
-            assert httpx.get(server.url).status_code == 404
+            assert httpx.get(server.url, verify=False).status_code == 404
     with pytest.raises(RuntimeError, match="not running"):
         server.drop()
     assert set(threading.enumerate()) <= before
@@ -248,7 +250,7 @@ def test_pytest_has_fixtures_where_they_are_asked_for_and_nowhere_else(tmp_path:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     quick = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # those of others
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=quick)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, env=quick)
     assert "2 passed" in done.stdout, done.stdout
     assert not [entry for entry in distribution("feed").entry_points if entry.group == "pytest11"]
 

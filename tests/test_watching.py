@@ -135,7 +135,7 @@ def test_the_readmes_rules_ask_for_what_there_is(labels: dict[str, set[str]]) ->
 
 def test_the_readmes_lines_are_what_the_server_logs() -> None:
     """Their names, in their order; the values are of a day like any other."""
-    in_readme = re.findall(r"^[\d-]+ [\d:,]+ INFO (.*)$", section(), re.MULTILINE)
+    in_readme = re.findall(r"^[\d-]+ [\d:.+]+ INFO (.*)$", section(), re.MULTILINE)
     with running("--log", "memory:", log_level="info", log_format="text", jwt_secret=SECRET) as server:
         own = bearer(token(["**"], ["**"], sub="shop"))
         with subscribed(f"{server.url}/events/orders/*", **own) as stream:

@@ -244,6 +244,9 @@ def checked_jwk(members: dict[str, Any]) -> jwt.PyJWK:
     algorithm = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}.get(str(members.get("kty")))
     if algorithm is None or one_name(str(members.get("alg", algorithm))) != algorithm:
         raise ValueError(_WRONG_KIND)
-    jwk = jwt.PyJWK(members, algorithm=algorithm)
+    try:
+        jwk = jwt.PyJWK(members, algorithm=algorithm)
+    except (TypeError, LookupError, ArithmeticError):  # PyJWT expects of each member what it has to be
+        raise ValueError("a member is not what it has to be") from None
     _algorithm(jwk.key)  # which knows public keys only
     return jwk

@@ -228,7 +228,7 @@ END_SUBSCRIPTION: dict[str, Any] = {
         **_MAY_NOT,
         **_UNREADABLE,
         **_UNKNOWN,
-        **_problems(status_404="There is no such subscription."),
+        **_problems(status_404="There is no such subscription.", status_422="A parameter of another route."),
     },
 }
 
@@ -266,14 +266,19 @@ BEGIN_SESSION: dict[str, Any] = {
         **_UNREADABLE,
         **_problems(
             status_401="There is no token in the header, or one that is not valid.",
-            status_422="The token is longer than a cookie may be.",
+            status_422="The token is longer than a cookie may be, or a parameter is one of another route.",
             status_503="It cannot be known now whether the token is valid.",
         ),
     },
 }
 
 END_SESSION: dict[str, Any] = {
-    "responses": {"204": {"description": "The cookie is cleared.", "headers": _COOKIE}, **_FOREIGN}
+    "responses": {
+        "204": {"description": "The cookie is cleared.", "headers": _COOKIE},
+        **_FOREIGN,
+        **_UNREADABLE,
+        **_problems(status_422="A parameter of another route."),
+    }
 }
 
 _PUBLISH_PROBLEMS = _MAY_NOT | _problems(
