@@ -614,6 +614,19 @@ async def test_a_write_ahead_log_that_was_cut_off_takes_nothing_more(path: Path)
     await log.close()
 
 
+async def test_a_file_touched_just_before_the_log_shortens_its_own_goes_on(path: Path) -> None:
+    log = await open_at(path)
+    await publish(log, 5)
+    await log.check()
+    watch = log._writer._watch
+    os.utime(path)
+    with watch.own_checkpoint():
+        log._writer._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    await log.check()
+    await publish(log)
+    await log.close()
+
+
 async def test_an_emptied_file_is_called_changed_to_those_who_read(path: Path) -> None:
     log = await open_at(path)
     await publish(log, 5)

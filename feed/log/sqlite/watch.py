@@ -94,12 +94,14 @@ class Watch:
     @contextlib.contextmanager
     def own_checkpoint(self) -> Iterator[None]:
         """Around what writes to the file, which then has changed by us."""
-        unchanged = self._stamp_now() == self._stamp and self.wal_bytes() >= self._ahead
+        unchanged, uncut = self._stamp_now() == self._stamp, self.wal_bytes() >= self._ahead
         try:
             yield
         finally:
             if unchanged:
-                self._stamp, self._ahead = self._stamp_now(), self.wal_bytes()
+                self._stamp = self._stamp_now()
+            if uncut:
+                self._ahead = self.wal_bytes()
 
     def wal_bytes(self) -> int:
         """How large the write-ahead log is."""
