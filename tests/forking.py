@@ -61,7 +61,7 @@ class Forked:
         self.stdin: IO[bytes] | None = None
         self.stdout: IO[Any] | None = None
         self.stderr: IO[bytes] | None = None
-        self._status, status = socket.socketpair()
+        self._status, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # its words are kept apart
         request = json.dumps({"arguments": self.args, "environment": dict(environment), "folder": str(folder)}).encode()
         assert len(request) < _MOST
         with status:
