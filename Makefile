@@ -7,7 +7,7 @@ ARGS ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SYSTEM := caddy chromium-headless-shell curl haproxy nginx-light libnginx-mod-nchan redis-server
 # What `newest` and `lowest` run: all but what drives a browser or has the machine to itself.
-FAST := --numprocesses 3 --dist worksteal -m "not browser and not alone"
+FAST := --numprocesses 4 --dist worksteal -m "not browser and not alone"
 
 # The tests start many Pythons, and without compiled files each would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -44,7 +44,7 @@ serve: install  ## Run the server. Options: make serve ARGS="--port 9000 --log m
 
 test: $(VENV)/tools  ## Run all tests, the slow ones too; about 6 minutes.
 	@tests/system-packages $(SYSTEM)
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 10 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 10 $(ARGS)
 
 soak: $(VENV)/tools  ## Run what repeats, counts higher or measures, with its full counts.
 	@tests/system-packages $(SYSTEM)
