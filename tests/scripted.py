@@ -8,6 +8,9 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+_TURNS = 5
+"""Turns of the loop after which `accept` has heard of every connection that asyncio has taken: it has three steps."""
+
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 OPEN = "retry: 50\nid: e-0\nevent: feed.open\ndata: {}\n\n"
@@ -74,6 +77,8 @@ async def accepting(
         yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
