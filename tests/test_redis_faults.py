@@ -299,8 +299,11 @@ def test_a_primary_that_became_a_replica_is_left_though_its_connections_still_wo
                 for node in nodes:
                     assert_unavailable(eventually(lambda node=node: (a := post(node)).status_code == 503 and a))  # type: ignore[misc]
                 proxy.target = new.port
+            began = time.monotonic()
             for node in nodes:
                 eventually(lambda node=node: published(flow, node))  # type: ignore[misc]
+            print(f"\n{time.monotonic() - began:.2f} s until both nodes took events again")
+            for node in nodes:
                 eventually(lambda node=node: ready(node) == 200)  # type: ignore[misc]
             flow.redis = new
             flow.wait_for_epoch(2)
