@@ -8,9 +8,11 @@ import sys
 def main() -> None:
     """Run the command line; where its dependencies are missing, say in one line how to install them."""
     try:
-        from web.cli import main as run  # the one arrow upward: a script's name is the library's, its code the server's
+        from feed_server.cli import (
+            main as run,  # the one arrow upward: a script's name is the library's, its code the server's
+        )
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in {"feed", "web"}:
+        if error.name is None or error.name.partition(".")[0] in {"feed", "feed_server"}:
             raise
         sys.exit(
             f"feed: the command needs the server's dependencies ({error.name} is missing): pip install 'feed[server]'"

@@ -13,7 +13,7 @@
     ├── Indeterminate       nobody's, and it cannot be known whether it was published    (HTTP 504)
     └── LogRefused          the operator's: this log cannot be opened; says why and what to do
 
-At the HTTP edge they become problem documents (`web.problems`); nothing else of an error reaches a client.
+At the HTTP edge they become problem documents (`feed_server.problems`); nothing else of an error reaches a client.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ import time
 
 import psutil  # type: ignore[import-untyped]
 
-from web.bench.cores import share_cores
-from web.bench.framing import FEED_SSE, FEED_WS, Form
-from web.bench.payload import make_data, make_token
-from web.bench.readers import Finish, Open, ReadersJob, Result
-from web.bench.worker import Worker, now
+from feed_server.bench.cores import share_cores
+from feed_server.bench.framing import FEED_SSE, FEED_WS, Form
+from feed_server.bench.payload import make_data, make_token
+from feed_server.bench.readers import Finish, Open, ReadersJob, Result
+from feed_server.bench.worker import Worker, now
 
 READERS = 1_000
 SECONDS = 3.0

@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from web.settings import METRICS_FOLDER
+from feed_server.settings import METRICS_FOLDER
 
 FEED = str(Path(sys.executable).parent / "feed")
 
@@ -34,11 +34,11 @@ _MODULES = (
     "feed.log.redis",
     "feed.log.sqlite",
     "uvloop",
-    "web.app",
-    "web.cli",
-    "web.protocol",
-    "web.supervisor",
-    "web.tokens",
+    "feed_server.app",
+    "feed_server.cli",
+    "feed_server.protocol",
+    "feed_server.supervisor",
+    "feed_server.tokens",
 )
 _MOST = 1 << 17  # bytes of a request
 _DESCRIPTORS = 1 << 16
@@ -249,7 +249,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> list[str]:
 
 def _load() -> None:
     """What every server needs. The handshake's limits are read when its module is loaded."""
-    from web.server import _raise_handshake_limits
+    from feed_server.server import _raise_handshake_limits
 
     _raise_handshake_limits()
     for module in _MODULES:
@@ -261,4 +261,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for whoever runs the tests
     _load()
     sys.argv = ["feed", *_fork_on_request(socket.socket(fileno=int(sys.argv[1])))]
-    importlib.import_module("web.cli").main()
+    importlib.import_module("feed_server.cli").main()

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp
 
 from feed import Feed
 from feed.subscription import Subscription
+from feed_server.listening import BACKLOG
+from feed_server.server import Server
+from feed_server.settings import Settings
 from tests.crowd import until
-from web.listening import BACKLOG
-from web.server import Server
-from web.settings import Settings
 
 
 class Inside(NamedTuple):

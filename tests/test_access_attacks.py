@@ -15,9 +15,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from feed_server.grants import Grants
+from feed_server.tokens import issue
 from tests.running import RunningServer, running
-from web.grants import Grants
-from web.tokens import issue
 
 SECRET = "a secret of the tests that is long enough"
 

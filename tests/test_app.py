@@ -167,7 +167,7 @@ def test_an_error_of_ours_tells_no_secrets(serve: Serve) -> None:
     server = serve("--log", "memory:")
     answer = server.http.post(f"{server.url}/events/a", content=b"\xff")
     assert set(answer.json()) == {"type", "title", "status", "detail"}
-    assert "web/" not in answer.text
+    assert "feed_server" not in answer.text
     assert server.remarks == "", "a bad request is nothing for the log"
 
 

@@ -9,11 +9,11 @@ from urllib.parse import urljoin
 
 import pytest
 
+import feed_dashboard
 from tests.conftest import Serve
 from tests.running import RunningServer
-from web import app
 
-DASHBOARD = Path(app.__file__).parent / "dashboard"
+DASHBOARD = Path(feed_dashboard.__file__).parent
 MOST_OF_OTHERS = 30_000  # bytes, compressed: of libraries
 MOST = 115_000  # of all, with the comments in our own modules, which are sent as they are written
 

@@ -18,11 +18,11 @@ from websockets.sync.client import connect
 
 from feed import Feed
 from feed.testing import AppServer
+from feed_server import Topic, feed_router
 from tests.conftest import Serve
 from tests.running import RunningServer
 from tests.streams import subscribed
 from tests.tokens import SECRET
-from web import Topic, feed_router
 
 SCHEMA = json.loads(gzip.decompress((Path(__file__).parent / "asyncapi/3.0.0.json.gz").read_bytes()))
 VALIDATOR = jsonschema_rs.validator_for(SCHEMA)

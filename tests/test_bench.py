@@ -19,14 +19,10 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests import forking
-from tests.conftest import StartRedis
-from tests.redis_server import RedisServer, redis_program
-from tests.streams import eventually
-from web.bench import targets
-from web.bench.checker import Checker, judge
-from web.bench.cores import Cores, share_cores, share_out
-from web.bench.framing import (
+from feed_server.bench import targets
+from feed_server.bench.checker import Checker, judge
+from feed_server.bench.cores import Cores, share_cores, share_out
+from feed_server.bench.framing import (
     FEED_SSE,
     FEED_WS,
     FEED_WS_BATCH,
@@ -41,13 +37,17 @@ from web.bench.framing import (
     scan,
     token_of,
 )
-from web.bench.measure import Load, percentiles, true_order
-from web.bench.payload import make_data, make_token, publisher_of, sent_at
-from web.bench.plan import Plan, Scenario
-from web.bench.publishers import Published
-from web.bench.targets import FeedTarget, NaiveTarget, NchanTarget
-from web.bench.worker import BenchError
-from web.cli import run
+from feed_server.bench.measure import Load, percentiles, true_order
+from feed_server.bench.payload import make_data, make_token, publisher_of, sent_at
+from feed_server.bench.plan import Plan, Scenario
+from feed_server.bench.publishers import Published
+from feed_server.bench.targets import FeedTarget, NaiveTarget, NchanTarget
+from feed_server.bench.worker import BenchError
+from feed_server.cli import run
+from tests import forking
+from tests.conftest import StartRedis
+from tests.redis_server import RedisServer, redis_program
+from tests.streams import eventually
 
 SECONDS = 60.0
 SIZE = 200
@@ -631,6 +631,7 @@ def test_a_server_that_is_killed_ends_the_run_with_an_error(long_run: forking.Fo
 
 def test_nothing_of_it_is_loaded_by_other_commands() -> None:
     started = time.monotonic()
-    code = "import sys, web.cli; print(*[name for name in sys.modules if name in ('psutil', 'web.bench.measure')])"
+    wanted = "('psutil', 'feed_server.bench.measure')"
+    code = f"import sys, feed_server.cli; print(*[name for name in sys.modules if name in {wanted}])"
     done = subprocess.run([psutil.Process().exe(), "-c", code], capture_output=True, text=True, timeout=SECONDS)
     assert done.stdout.split() == [], time.monotonic() - started

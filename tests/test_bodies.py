@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
+from feed_server.bodies import Bodies
+from feed_server.problems import Refused
 from tests.hostile import MEGABYTE, Raw, memory, raw, unharmed
 from tests.running import RunningServer, running
 from tests.streams import eventually
-from web.bodies import Bodies
-from web.problems import Refused
 
 pytestmark = pytest.mark.anyio
 

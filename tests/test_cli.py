@@ -18,13 +18,13 @@ from typing import IO, Any, ClassVar
 
 import pytest
 
+from feed_server.cli import run
+from feed_server.publish_command import dashed_data_last
+from feed_server.settings import Settings, is_secret, option, variable
+from feed_server.terminal import escaped, escaped_json
 from tests import forking
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer
-from web.cli import run
-from web.publish_command import dashed_data_last
-from web.settings import Settings, is_secret, option, variable
-from web.terminal import escaped, escaped_json
 
 SECONDS = 30.0
 

@@ -14,12 +14,12 @@ import pytest
 from feed import Invalid
 from feed.client import Message, Notice, Reconnecting
 from feed.client.environment import proxy_for, tls_context
+from feed_server.cli import run
+from feed_server.jwks import RemoteKeys
 from tests.certificate import certificate
 from tests.clients import AnyClient
 from tests.running import RunningServer
 from tests.scripted import accepting, copy, playing, silence
-from web.cli import run
-from web.jwks import RemoteKeys
 
 pytestmark = pytest.mark.anyio
 

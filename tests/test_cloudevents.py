@@ -16,11 +16,11 @@ from cloudevents.core.v1.event import CloudEvent
 
 from feed import Invalid, Malformed, TooLarge
 from feed.event import Draft
+from feed_server.cloudevents import form_of, key_of, read
+from feed_server.problems import Refused
 from tests.conftest import Serve
 from tests.running import RunningServer
 from tests.tokens import SECRET, bearer, token
-from web.cloudevents import form_of, key_of, read
-from web.problems import Refused
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 EVENT = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "com.example.created", "subject": "orders/42"}

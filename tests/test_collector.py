@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from feed_server.collector import Collector
 from tests.running import GREETING, START_SECONDS
-from web.collector import Collector
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def test_few_connections_are_left_to_the_collector(collector: Collector) -> None
 SERVER = """
 import gc, os, sys, threading
 from collections import Counter
-import web.server
-from web.cli import main
+import feed_server.server
+from feed_server.cli import main
 
 def count():
     kinds = (type(one) for one in gc.get_objects())
-    ours = ("web", "uvicorn", "uvloop", "asyncio")  # with websockets
+    ours = ("feed", "uvicorn", "uvloop", "asyncio", "websockets")
     return Counter(kind.__name__ for kind in kinds if kind.__module__.startswith(ours))
 
 def report():

@@ -12,13 +12,13 @@ from playwright.sync_api import Error, Locator, Page, expect
 
 from feed import Feed
 from feed.testing import AppServer
+from feed_server import create_app
+from feed_server.settings import Settings
 from tests.browser import Watched, findings
 from tests.proxies import nginx_in_front
 from tests.running import RunningServer
 from tests.streams import eventually
 from tests.test_page import DASHBOARD, MARKUP, POLICY
-from web import create_app
-from web.settings import Settings
 
 pytestmark = pytest.mark.browser
 

@@ -17,16 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from feed_server.doctor.examination import Report, examine
+from feed_server.doctor.finding import Finding
+from feed_server.doctor.resume import Resumed, look_resume
+from feed_server.doctor.target import MAX_BODY, MAX_PIECES, Answer, Piece, Reading, Target
+from feed_server.doctor.websocket import Socket, judge_socket, look_socket
 from tests import forking
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import free_port
 from tests.running import FEED, RunningServer, running
 from tests.streams import eventually
-from web.doctor.examination import Report, examine
-from web.doctor.finding import Finding
-from web.doctor.resume import Resumed, look_resume
-from web.doctor.target import MAX_BODY, MAX_PIECES, Answer, Piece, Reading, Target
-from web.doctor.websocket import Socket, judge_socket, look_socket
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from web.doctor.finding import Finding, Severity, exit_code, fail, ok, unknown, warn
-from web.doctor.flow import Flow, Quiet, Seen, judge_buffering, judge_caching, judge_compression, judge_quiet
-from web.doctor.pages import Cors, Origins, Session, judge_cors, judge_origins, judge_session
-from web.doctor.reach import (
+from feed_server.doctor.finding import Finding, Severity, exit_code, fail, ok, unknown, warn
+from feed_server.doctor.flow import Flow, Quiet, Seen, judge_buffering, judge_caching, judge_compression, judge_quiet
+from feed_server.doctor.pages import Cors, Origins, Session, judge_cors, judge_origins, judge_session
+from feed_server.doctor.reach import (
     Clocks,
     Way,
     judge_clock,
@@ -21,11 +21,11 @@ from web.doctor.reach import (
     judge_unreachable,
     judge_version,
 )
-from web.doctor.requests import Paths, judge_addresses, judge_body, judge_paths, judge_refusal
-from web.doctor.requests import Seen as SeenAs
-from web.doctor.resume import Resumed, judge_header, judge_replay
-from web.doctor.target import Answer
-from web.doctor.websocket import QuietSocket, Socket, judge_quiet_socket, judge_socket
+from feed_server.doctor.requests import Paths, judge_addresses, judge_body, judge_paths, judge_refusal
+from feed_server.doctor.requests import Seen as SeenAs
+from feed_server.doctor.resume import Resumed, judge_header, judge_replay
+from feed_server.doctor.target import Answer
+from feed_server.doctor.websocket import QuietSocket, Socket, judge_quiet_socket, judge_socket
 
 ORIGIN = "https://app.example.org"
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from feed import Draining
+from feed_server.problems import problem_of
 from tests.conftest import Serve
 from tests.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
 from tests.judge import Got, judge
@@ -25,7 +26,6 @@ from tests.redis_server import RedisServer
 from tests.running import RunningServer
 from tests.streams import eventually
 from tests.traffic import Follower, Publisher, WebSocketFollower, data_of, threads_stopped, wait_for_more
-from web.problems import problem_of
 
 pytestmark = pytest.mark.anyio
 

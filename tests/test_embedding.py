@@ -29,10 +29,10 @@ from websockets.sync.client import connect
 
 from feed import Feed, FeedUnavailable, Forbidden, LogRefused, Unauthenticated
 from feed.testing import AppServer
+from feed_server import Grants, drained_by_signals, feed_router
 from tests.redis_server import free_port
 from tests.running import START_SECONDS
 from tests.streams import eventually, subscribed
-from web import Grants, drained_by_signals, feed_router
 
 Json = {"Accept": "application/json"}
 
@@ -469,7 +469,7 @@ def test_a_log_that_is_refused_stops_the_start_with_few_lines(tmp_path: Path) ->
 STOPPING = """
 from fastapi import FastAPI
 from feed import Feed
-from web import feed_router
+from feed_server import feed_router
 
 feed = Feed("memory:")
 app = FastAPI()

@@ -349,15 +349,15 @@ def test_as_text_with_health_checks_and_nothing_of_the_libraries() -> None:
     health, publish, socket = said
     date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
     assert re.fullmatch(
-        f"{date} DEBUG web.requests: request GET /healthz 200 ms=[\\d.]+ bytes_in=0 bytes_out=19 client=127.0.0.1",
+        f"{date} DEBUG feed.requests: request GET /healthz 200 ms=[\\d.]+ bytes_in=0 bytes_out=19 client=127.0.0.1",
         health,
     )
     assert re.fullmatch(
-        f"{date} INFO web.requests: request POST /events/a 201 ms=[\\d.]+ bytes_in=5 bytes_out=32 client=127.0.0.1",
+        f"{date} INFO feed.requests: request POST /events/a 201 ms=[\\d.]+ bytes_in=5 bytes_out=32 client=127.0.0.1",
         publish,
     )
     assert re.match(
-        f"{date} INFO web.streams: stream subscription=\\w+ transport=websocket patterns=a ended=client ", socket
+        f"{date} INFO feed.streams: stream subscription=\\w+ transport=websocket patterns=a ended=client ", socket
     )
 
 
@@ -374,7 +374,7 @@ def test_workers_say_which_they_are(shared_redis: RedisServer) -> None:
 def test_a_level_or_format_that_there_is_not_is_refused() -> None:
     from pydantic import ValidationError
 
-    from web.settings import Settings, problems
+    from feed_server.settings import Settings, problems
 
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"log_level": "loud", "log_format": "xml"})

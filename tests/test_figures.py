@@ -15,12 +15,12 @@ from websockets.sync.client import connect
 from feed import Feed, FeedOptions, Limits, Retention
 from feed.figures import Figures, Histogram, transport_of
 from feed.peer import Peer
+from feed_server.figures import LoopDelay
 from tests.hostile import raw
 from tests.running import RunningServer, running
 from tests.scraping import Scraped, scrape
 from tests.streams import eventually, subscribed
 from tests.tokens import SECRET, bearer, token
-from web.figures import LoopDelay
 
 STREAMS = 6  # of one address
 

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from feed import EARLIEST, Draining, Feed, FeedUnavailable, Indeterminate, Invalid, draft
 from feed.testing import AppServer
-from web import feed_router
+from feed_server import feed_router
 
 
 @pytest.fixture(scope="module")

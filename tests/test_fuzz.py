@@ -25,11 +25,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from feed.event import check_pattern, check_topic, check_type
 from feed.pattern import covers, matches
+from feed_server.grants import Grants
+from feed_server.tokens import issue
 from tests.nonsense import Answer, Audience, Data, ask, encoded, is_valid, json_data, no_constant, parsed
 from tests.running import RunningServer, running
 from tests.streams import WAIT_SECONDS, subscribed
-from web.grants import Grants
-from web.tokens import issue
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
 EXAMPLES = 1000 if SOAK else 25

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from feed import Forbidden, Unauthenticated
 from feed.pattern import covers, matches
+from feed_server.grants import EVERYTHING, NOTHING, Grants
 from tests.test_pattern import PATTERNS, TOPICS
-from web.grants import EVERYTHING, NOTHING, Grants
 
 GRANTS = st.lists(PATTERNS | TOPICS, max_size=3)
 

@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feed_server.lines import OneLine, one_line
 from tests.conftest import Serve
 from tests.hostile import HANDSHAKE, MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
 from tests.streams import eventually, subscribed
-from web.lines import OneLine, one_line
 
 HOST = b"Host: localhost\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST
@@ -447,9 +447,9 @@ def test_w10_a_traceback_that_quotes_a_client_forges_no_record() -> None:
 
 FAILING = """
 import asyncio, sys
-from web.output import logging_to_stderr
-from web.router import FeedEndpoints
-from web.gate import Gate
+from feed_server.output import logging_to_stderr
+from feed_server.router import FeedEndpoints
+from feed_server.gate import Gate
 
 class Broken:
     def __getattr__(self, name):
@@ -475,7 +475,7 @@ with logging_to_stderr("text", "warning"):
 def test_w10_an_error_of_the_servers_own_is_one_record_and_tells_the_client_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=True)
     lines = done.stderr.splitlines()
-    assert re.match(r"\S+ \S+ ERROR web.router: POST '/events/a", lines[0])
+    assert re.match(r"\S+ \S+ ERROR feed_server.router: POST '/events/a", lines[0])
     assert [line for line in lines if not line.startswith("  ")] == lines[:1]
     assert "\x1b" not in done.stderr
 

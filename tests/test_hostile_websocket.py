@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from feed_server.protocol.websocket import ends_with_close
 from tests.conftest import Serve
 from tests.hostile import (
     BINARY,
@@ -30,7 +31,6 @@ from tests.hostile import (
 )
 from tests.running import RunningServer, running
 from tests.streams import eventually, subscribed
-from web.protocol.websocket import ends_with_close
 
 MAX_MESSAGE = 6 * (256 << 10) + 4096
 

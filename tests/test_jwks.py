@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from feed import FeedUnavailable, Unauthenticated
+from feed_server.grants import Grants
+from feed_server.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys, _members
+from feed_server.keys import secret_keys
+from feed_server.tokens import Tokens
 from tests.conftest import Serve
 from tests.test_client import accepting
 from tests.test_keys import BAD, EC, ED, RSA, SECRET, public
 from tests.test_tokens import ALLOWED, JSON, LATER, OTHERS, ed25519_token, sealed
-from web.grants import Grants
-from web.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys, _members
-from web.keys import secret_keys
-from web.tokens import Tokens
 
 pytestmark = pytest.mark.anyio
 
@@ -408,7 +408,7 @@ async def test_what_goes_wrong_is_in_the_log_once_without_the_urls_secrets(
                 await tokens.grants(signed(EC, "ES256"))
         server.keys(jwk(EC))
         await tokens.grants(signed(EC, "ES256"))
-    lines = [record.getMessage() for record in caplog.records if record.name == "web.jwks"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "feed_server.jwks"]
     assert len(lines) == 2
     assert lines[0].endswith("/keys: answered with 500: there are none")
     assert lines[1].endswith("/keys: answers again")

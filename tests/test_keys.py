@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr, ValidationError
 
+from feed_server.keys import Reach, keys_of, load_private_key, signing_algorithm
+from feed_server.settings import Settings, is_secret, problems
 from tests.running import FEED
-from web.keys import Reach, keys_of, load_private_key, signing_algorithm
-from web.settings import Settings, is_secret, problems
 
 SECRET = "the longest secret that nobody has guessed so far"
 

@@ -17,9 +17,9 @@ from websockets.asyncio.client import connect
 
 from feed import EARLIEST, Feed, FeedOptions, FeedUnavailable, Invalid, Overloaded, Subscription, select
 from feed.peer import Peer
+from feed_server.limits import Rate
 from tests.crowd import Crowd, Form, Item, until
 from tests.inside import serving
-from web.limits import Rate
 
 pytestmark = pytest.mark.anyio
 
@@ -168,7 +168,7 @@ def rate_of(per_second: float, most: int = 100) -> tuple[Rate, Clock]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """That of the rates of all servers: a slow machine fills no bucket."""
     clock = Clock()
-    monkeypatch.setattr("web.app.Rate", partial(Rate, clock=clock))
+    monkeypatch.setattr("feed_server.app.Rate", partial(Rate, clock=clock))
     return clock
 
 

@@ -18,14 +18,14 @@ from prometheus_client import REGISTRY
 
 from feed import Feed, FeedOptions, Limits
 from feed.broadcaster import Queues
+from feed_server import Settings, create_app
+from feed_server.figures import FIGURES
+from feed_server.metrics import metrics_of
 from tests.conftest import Serve, StartRedis
 from tests.redis_server import RedisServer
 from tests.running import RunningServer
 from tests.scraping import Scraped, client_of_each, scrape, scraped, workers
 from tests.streams import eventually, subscribed
-from web import Settings, create_app
-from web.figures import FIGURES
-from web.metrics import metrics_of
 
 NAMES = {figure.name + ("_total" if getattr(figure, "kind", "") == "counter" else "") for figure in FIGURES}
 
@@ -240,7 +240,7 @@ def test_reconnects_are_counted(serve: Serve, start_redis: StartRedis) -> None:
 
 
 def test_the_other_commands_do_without_the_library() -> None:
-    code = "import sys, web.cli; print([name for name in sys.modules if 'prometheus' in name])"
+    code = "import sys, feed_server.cli; print([name for name in sys.modules if 'prometheus' in name])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

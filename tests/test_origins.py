@@ -12,11 +12,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from feed import Forbidden
+from feed_server.origins import Hosts, Origins, parse_host, parse_origin
 from tests.conftest import Serve
 from tests.hostile import HANDSHAKE
 from tests.running import RunningServer, running
 from tests.streams import subscribed
-from web.origins import Hosts, Origins, parse_host, parse_origin
 
 APP = "https://app.example.org"
 

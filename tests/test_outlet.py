@@ -29,13 +29,13 @@ from websockets.sync.client import ClientConnection, connect
 from feed import Feed
 from feed.batch import Wire
 from feed.control import Reason
+from feed_server.app import create_app
+from feed_server.outlet import BATCH, MOST_JOINED, SteppedOutlet, chunk, outlet_for, text_frame
+from feed_server.protocol import Room
+from feed_server.router import feed_router
+from feed_server.settings import Settings
 from tests.hostile import TEXT, frames
 from tests.streams import Stream, eventually, subscribed
-from web.app import create_app
-from web.outlet import BATCH, MOST_JOINED, SteppedOutlet, chunk, outlet_for, text_frame
-from web.protocol import Room
-from web.router import feed_router
-from web.settings import Settings
 
 FRAMES = st.integers(0, 70_000).map(lambda size: b"x" * size)
 
@@ -163,7 +163,16 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "web.app:create_app", "--factory", "--port", str(port), *request.param],
+        [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "feed_server.app:create_app",
+            "--factory",
+            "--port",
+            str(port),
+            *request.param,
+        ],
         env={"FEED_LOG": "memory:", "PATH": "/usr/bin:/bin", "FEED_QUEUE_EVENTS": "50", "FEED_MAX_SUBSCRIBERS": "8"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -23,12 +23,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed_server.lines import Facts, JsonLine, OneLine, without_tokens
+from feed_server.output import DirectOutput, OutputHandler, QueuedOutput, _formatter
 from tests.hostile import Raw
 from tests.running import FEED, RunningServer
 from tests.scraping import scraped
 from tests.streams import eventually
-from web.lines import Facts, JsonLine, OneLine, without_tokens
-from web.output import DirectOutput, OutputHandler, QueuedOutput, _formatter
 
 EVIL = "a\r\n2026-11-21 00:00:00 ERROR feed: forged\x1b[31m\x9b31m\u2028\u202e\ud800"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2lnbmF0dXJl"
@@ -369,16 +369,16 @@ def test_a_server_under_systemd_leaves_the_time_to_the_journal(
     process = start(pipe[1], FEED_LOG_FORMAT="text", JOURNAL_STREAM=journal_stream(pipe[1]))
     url = url_of(process)
     assert httpx.post(f"{url}/events/a", content=b"x").status_code == 201
-    assert os.read(pipe[0], PIPE).startswith(b"<6>web.requests: request POST /events/a 201 ms=")
+    assert os.read(pipe[0], PIPE).startswith(b"<6>feed.requests: request POST /events/a 201 ms=")
 
 
 def test_as_a_library_nothing_is_configured() -> None:
     code = """
 import logging
 from feed import Feed
-from web import create_app, feed_router, Settings
+from feed_server import create_app, feed_router, Settings
 create_app(Settings(log="memory:")); feed_router(Feed("memory:"))
-names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("feed", "web")]
+names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("feed", "feed_server")]
 assert names
 for logger in (logging.root, *map(logging.getLogger, names)):
     assert (logger.handlers, logger.propagate, logger.disabled) == ([], True, False), logger

@@ -21,10 +21,10 @@ import pytest
 from packaging.requirements import Requirement
 from uv import find_uv_bin
 
+from feed_server.settings import Settings, parse_size, variable
 from tests.redis_server import running_redis
 from tests.running import RunningServer
 from tests.streams import eventually, subscribed
-from web.settings import Settings, parse_size, variable
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
@@ -121,8 +121,10 @@ def test_the_wheel_holds_the_packages_and_all_their_files_and_nothing_else(dist:
     sources = {path for package in ("feed", "web") for path in (ROOT / package).rglob("*") if path.is_file()}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == {str(path.relative_to(ROOT)) for path in sources if path.parent.name != "__pycache__"}
-    assert {"feed/py.typed", "web/py.typed", "web/dashboard/index.html"} <= names
+    assert names == {
+        str(path.relative_to(ROOT)).removeprefix("web/") for path in sources if path.parent.name != "__pycache__"
+    }
+    assert {"feed/py.typed", "feed_server/py.typed", "feed_dashboard/index.html"} <= names
 
 
 def test_the_sdist_holds_what_is_needed_to_build_and_test_it(dist: Path) -> None:

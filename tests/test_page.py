@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+import feed_dashboard
 from tests import browser as chromium_support
 from tests.browser import Watched, chromium
 from tests.conftest import Serve
-from web import app
 
 pytestmark = pytest.mark.browser
 
-DASHBOARD = Path(app.__file__).parent / "dashboard"
+DASHBOARD = Path(feed_dashboard.__file__).parent
 POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import Feed, Invalid
+from feed_server import feed_router
+from feed_server.openapi import SUBSCRIBE
+from feed_server.parameters import OPENED, PARAMETERS, RECONNECTED, Use, check_parameters
 from tests.hostile import HANDSHAKE, raw
 from tests.running import RunningServer
 from tests.streams import subscribed
-from web import feed_router
-from web.openapi import SUBSCRIBE
-from web.parameters import OPENED, PARAMETERS, RECONNECTED, Use, check_parameters
 
 PAGE = {"Accept": "application/json"}
 

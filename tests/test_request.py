@@ -6,11 +6,11 @@ import pytest
 from starlette.requests import Request
 
 from feed import Malformed
+from feed_server.access import Access
+from feed_server.grants import EVERYTHING, Grants
+from feed_server.request import Query, accepted, forget_query, query_of
 from tests.hostile import HANDSHAKE, raw
 from tests.running import RunningServer
-from web.access import Access
-from web.grants import EVERYTHING, Grants
-from web.request import Query, accepted, forget_query, query_of
 
 pytestmark = pytest.mark.anyio
 

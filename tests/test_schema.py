@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from feed_server.grants import Grants
+from feed_server.tokens import issue
 from tests.conftest import Serve
 from tests.running import RunningServer
-from web.grants import Grants
-from web.tokens import issue
 
 PROJECT = Path(__file__).parents[1]
 PROGRAM = str(Path(sys.executable).parent / "schemathesis")

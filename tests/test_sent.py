@@ -14,10 +14,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from feed import Feed
+from feed_server.app import create_app
+from feed_server.settings import Settings
 from tests.crowd import until
 from tests.inside import Inside, served_by_uvicorn, serving
-from web.app import create_app
-from web.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ def wrapped(app: ASGIApp) -> ASGIApp:
 
 @pytest.fixture(params=["framed", "stepped", "awaited"])
 async def inside(request: pytest.FixtureRequest) -> AsyncIterator[Inside]:
-    """The three ways to a socket (see `web.outlet`)."""
+    """The three ways to a socket (see `feed_server.outlet`)."""
     settings = {"queue_events": 20, "heartbeat": 0.3}
     if request.param == "framed":
         async with serving(**settings) as inside:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from web.settings import (
+from feed_server.settings import (
     Settings,
     duration_text,
     option_and_variable,

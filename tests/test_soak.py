@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from feed_server.bench.cores import share_cores
+from feed_server.bench.framing import Garbled
+from feed_server.bench.soak.ledger import Committed, Findings, Follower, Ledger, Wish
+from feed_server.bench.soak.report import report
+from feed_server.bench.soak.run import Plan, soak
+from feed_server.bench.soak.samples import Bounds, Sample, leaks, measured, slope
+from feed_server.bench.soak.streams import Form, Item, Parser, request
 from tests.running import FEED
-from web.bench.cores import share_cores
-from web.bench.framing import Garbled
-from web.bench.soak.ledger import Committed, Findings, Follower, Ledger, Wish
-from web.bench.soak.report import report
-from web.bench.soak.run import Plan, soak
-from web.bench.soak.samples import Bounds, Sample, leaks, measured, slope
-from web.bench.soak.streams import Form, Item, Parser, request
 
 SECONDS = 60.0
 ALL, ONE = Wish(("soak/**",)), Wish(("soak/a/0",))
@@ -315,8 +315,8 @@ import asyncio, os, sys
 from pathlib import Path
 from feed.broadcaster import Broadcaster
 from feed.subscription import Subscription
-from web.bench.soak import inside
-from web.cli import main
+from feed_server.bench.soak import inside
+from feed_server.cli import main
 
 offer, register, offers, kept = Subscription.offer, Broadcaster.register, 0, []
 
@@ -384,7 +384,7 @@ def test_ctrl_c_ends_it_with_the_report_of_what_was_seen(tmp_path: Path) -> None
 def test_what_makes_no_sense_is_said(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from web.cli import run
+    from feed_server.cli import run
 
     assert run(["bench", *arguments]) != 0
     assert message in capsys.readouterr().err

@@ -22,9 +22,9 @@ from starlette.responses import PlainTextResponse
 from feed import Feed
 from feed.testing import AppServer, FeedServer, Server
 from feed.testing.server import delete_log
+from feed_server import feed_router
 from tests.streams import Frame, Stream, eventually
 from tests.tokens import SECRET
-from web import feed_router
 
 
 class Reader:
@@ -231,7 +231,7 @@ TESTS = """
 import httpx
 from fastapi import FastAPI
 from feed import Feed
-from web import feed_router
+from feed_server import feed_router
 
 def test_the_server(feed_server):
     assert feed_server.publish("a", "x").endswith("-1")
@@ -257,5 +257,5 @@ def test_pytest_has_fixtures_where_they_are_asked_for_and_nowhere_else(tmp_path:
 
 def test_what_needs_uvicorn_or_pytest_is_imported_by_who_asks_for_it() -> None:
     program = "import sys, json, feed.testing; print(json.dumps([name in sys.modules for name in sys.argv[1:]]))"
-    command = [sys.executable, "-c", program, "uvicorn", "pytest", "fastapi", "web"]
+    command = [sys.executable, "-c", program, "uvicorn", "pytest", "fastapi", "feed_server"]
     assert json.loads(subprocess.run(command, capture_output=True, check=True).stdout) == [False] * 4

@@ -18,14 +18,14 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
+from feed_server.cli import run
+from feed_server.grants import Grants
+from feed_server.settings import Settings
+from feed_server.token_command import _length
+from feed_server.tokens import Tokens
 from tests.running import FEED
 from tests.test_keys import EC, ED, RSA, SECRET, private, public
 from tests.test_tokens import ALLOWED, LATER, NOW, saying, sealed
-from web.cli import run
-from web.grants import Grants
-from web.settings import Settings
-from web.token_command import _length
-from web.tokens import Tokens
 
 KEYS = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
 

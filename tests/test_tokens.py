@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from feed import Unauthenticated
+from feed_server.grants import Grants
+from feed_server.keys import PrivateKey
+from feed_server.settings import Settings
+from feed_server.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
 from tests.conftest import Serve
 from tests.running import RunningServer, running
 from tests.test_keys import EC, ED, RSA, SECRET, private, public
-from web.grants import Grants
-from web.keys import PrivateKey
-from web.settings import Settings
-from web.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
 
 NOW = int(time.time())
 LATER = NOW + 3600

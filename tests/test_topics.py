@@ -19,9 +19,9 @@ from websockets.sync.client import connect
 
 from feed import EARLIEST, Event, Feed, Invalid, draft
 from feed.testing import AppServer
+from feed_server import Grants, Topic, feed_router
+from feed_server.topics import Mismatch, Topics
 from tests.streams import subscribed
-from web import Grants, Topic, feed_router
-from web.topics import Mismatch, Topics
 
 
 class Line(BaseModel):

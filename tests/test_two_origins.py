@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page, expect
 
+from feed_server.grants import Grants
+from feed_server.tokens import issue
 from tests.browser import chromium, watch
 from tests.exchanges import Exchange, Exchanges, exchanges_with
 from tests.running import RunningServer, running
 from tests.streams import eventually
-from web.grants import Grants
-from web.tokens import issue
 
 pytestmark = pytest.mark.browser
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from feed_server.figures import FIGURES
 from tests.running import RunningServer, running
 from tests.streams import eventually, subscribed
 from tests.test_library import README
 from tests.tokens import SECRET, bearer, token
-from web.figures import FIGURES
 
 GRAFANA = Path(__file__).parent.parent / "docs" / "grafana.json"
 OF_PROMETHEUS = {"job", "instance"}

@@ -19,6 +19,9 @@ import psutil
 import pytest
 
 from feed import LogRefused
+from feed_server import Settings, create_app
+from feed_server.listening import ServeError, listen, url_of
+from feed_server.worker import Worker
 from tests.conftest import Serve, StartRedis
 from tests.forking import run
 from tests.judge import judge
@@ -27,9 +30,6 @@ from tests.running import RunningServer, running
 from tests.scraping import client_of_each, scrape, workers
 from tests.streams import Stream, eventually, subscribed
 from tests.test_faults import Follower, Publisher, threads_stopped
-from web import Settings, create_app
-from web.listening import ServeError, listen, url_of
-from web.worker import Worker
 
 SECONDS = 30.0
 
@@ -105,7 +105,7 @@ def on_uvicorn(port: int, **environment: str) -> Iterator[subprocess.Popen[str]]
     """The application on uvicorn's own command line."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "--factory", "web:create_app", "--port", str(port)],
+        [sys.executable, "-m", "uvicorn", "--factory", "feed_server:create_app", "--port", str(port)],
         env={**clean, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -380,9 +380,9 @@ def test_a_worker_whose_loop_stands_still_is_replaced(serve: Serve, url: str, tm
         f"#!{sys.executable}\n"
         "import os\n"
         "os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/nowhere'  # as it is imported here already\n"
-        "import web.cli, web.supervisor\n"
-        "web.supervisor._HUNG_SECONDS = 3.0\n"
-        "web.cli.main()\n"
+        "import feed_server.cli, feed_server.supervisor\n"
+        "feed_server.supervisor._HUNG_SECONDS = 3.0\n"
+        "feed_server.cli.main()\n"
     )
     program.chmod(0o755)
     server = serve("--workers", "2", "--log", url, program=program)

@@ -16,8 +16,8 @@ START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 LAST_WORDS_SECONDS = 2.0  # somebody else may hold its output: a worker that outlives it
 
-# Without the directory of whoever starts it on the path: a package `web` of theirs would be taken for ours.
-COMMAND = (sys.executable, "-P", "-m", "web")
+# Without the directory of whoever starts it on the path: what lies there could be taken for a library of ours.
+COMMAND = (sys.executable, "-P", "-m", "feed")
 
 
 class Process(Protocol):

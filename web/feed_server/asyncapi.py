@@ -1,0 +1,286 @@
+"""The AsyncAPI 3 document of a feed: what OpenAPI cannot say of streams and WebSockets. Served at `/asyncapi.json`.
+
+It is written from the feed's side: the feed *sends* events to subscribers and *receives* what is published. Each topic,
+or each address of typed topics, is two channels, as its messages are not the same over HTTP and over a WebSocket.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from feed_server.openapi import ANSWERS, PAYLOADS, SECURITY_SCHEMES, control_schema
+from feed_server.request import Place
+from feed_server.topics import Topics
+
+Json = dict[str, Any]
+
+_HTTP, _WEBSOCKET = "http", "websocket"
+_STRING: Json = {"type": "string"}
+_TIME: Json = {"type": "string", "format": "date-time"}
+
+
+class _Schemas(GenerateJsonSchema):
+    """JSON Schema as AsyncAPI has it: a discriminator is a name, not OpenAPI's object."""
+
+    def tagged_union_schema(self, schema: Any) -> Json:
+        made = super().tagged_union_schema(schema)
+        if isinstance(made.get("discriminator"), dict):
+            made["discriminator"] = made["discriminator"]["propertyName"]
+        return made
+
+
+def document(place: Place, description: Json) -> Json:
+    """The whole document: what `describe` has made, for clients that reach the feed at this place."""
+    secure = "s" if place.secure else ""
+    servers = {
+        _HTTP: ("http", "events", "Server-Sent Events, NDJSON, history, and publishing by POST."),
+        _WEBSOCKET: ("ws", "ws", "The same events as text messages, and publishing by what is sent."),
+    }
+    security = [
+        {"$ref": f"#/components/securitySchemes/{name}"} for name in description["components"]["securitySchemes"]
+    ]
+    return {
+        **description,
+        "servers": {
+            name: {
+                "host": place.host,
+                "pathname": f"{place.path}/{base}",
+                "protocol": f"{protocol}{secure}",
+                "description": f"{words} The URL of a channel is this server's, a slash, and the channel's address. A "
+                "path that a proxy takes away is missing where the proxy does not say so: X-Forwarded-Prefix.",
+                **({"security": security} if security else {}),
+            }
+            for name, (protocol, base, words) in servers.items()
+        },
+    }
+
+
+def describe(topics: Topics, *, title: str, version: str, key: bool) -> Json:
+    """What does not depend on who asks. `key`: whether tokens are needed."""
+    wanted = sorted(
+        enumerate(topics.topics), key=lambda each: each[1].address
+    )  # stable: in their order at each address
+    schemas, definitions = (
+        TypeAdapter.json_schemas(
+            [(place, "validation", topic.adapter) for place, topic in wanted],
+            ref_template="#/components/schemas/{model}",
+            schema_generator=_Schemas,
+        )
+        if wanted
+        else ({}, {})
+    )
+    channels: Json = {}
+    operations: Json = {}
+    for address, group in groupby(wanted, key=lambda each: each[1].address):
+        kinds = [(topic.type, schemas[place, "validation"]) for place, topic in group]
+        parameters: Json = {name: {} for name in re.findall(r"\{(\w+)\}", address)}
+        _add(channels, operations, _identifier(address, channels), address, parameters, kinds)
+    if not topics.strict:
+        parameters = {"topic": {"description": "A topic; to subscribe, a pattern: `orders/*`, `orders/**`, `**`."}}
+        _add(channels, operations, "any", "{topic}", parameters, [(None, None)])
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": title, "version": version},
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {
+            "schemas": definitions.get("$defs", {}),
+            "messages": {**dict(_controls())},
+            "securitySchemes": dict(map(_security, SECURITY_SCHEMES.items())) if key else {},
+        },
+    }
+
+
+def _add(
+    channels: Json,
+    operations: Json,
+    name: str,
+    address: str,
+    parameters: Json,
+    kinds: Sequence[tuple[str | None, Json | None]],
+) -> None:
+    for server in (_HTTP, _WEBSOCKET):
+        channel = f"{name}_{server}"
+        sent, received = _sent_over_http(kinds), _published_over_http(kinds)
+        answers = ["committed"]
+        if server == _WEBSOCKET:
+            sent, received, answers = (
+                _sent_over_websocket(kinds),
+                _published_over_websocket(kinds),
+                ["feed.ack", "feed.error"],
+            )
+        controls = [each for each in PAYLOADS if each not in {"feed.ack", "feed.error"}]
+        own = [*controls, *answers]
+        channels[channel] = {
+            "address": address,
+            "parameters": parameters,
+            "servers": [{"$ref": f"#/servers/{server}"}],
+            "messages": {
+                **sent,
+                **received,
+                **{each: {"$ref": f"#/components/messages/{each}.{server}"} for each in own},
+            },
+            **({"bindings": {"ws": {"method": "GET", "query": _SUBSCRIBE_QUERY}}} if server == _WEBSOCKET else {}),
+        }
+        at = {"channel": {"$ref": f"#/channels/{channel}"}}
+        subscribe, publish = {"method": "GET", "query": _SUBSCRIBE_QUERY}, {"method": "POST", "query": _PUBLISH_QUERY}
+        operations[f"subscribe_{channel}"] = {
+            "action": "send",
+            "summary": "What a subscriber gets.",
+            **at,
+            "messages": _references(channel, [*sent, *controls]),
+            **({"bindings": {"http": subscribe}} if server == _HTTP else {}),
+        }
+        operations[f"publish_{channel}"] = {
+            "action": "receive",
+            "summary": "What is published.",
+            **at,
+            "messages": _references(channel, received),
+            "reply": {**at, "messages": _references(channel, answers)},
+            **({"bindings": {"http": publish}} if server == _HTTP else {}),
+        }
+
+
+_SUBSCRIBE_QUERY: Json = {
+    "type": "object",
+    "properties": {
+        "last_event_id": {**_STRING, "description": "Resume after this event; `earliest`: from the oldest retained."},
+        "after": {**_STRING, "description": "The same by another name."},
+        "last": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Begin with the newest N."},
+        "type": {"type": "array", "items": _STRING, "description": "Only events of these types."},
+        "topic": {"type": "array", "items": _STRING, "description": "More patterns."},
+    },
+}
+_PUBLISH_QUERY: Json = {"type": "object", "properties": {"type": {**_STRING, "default": "message"}}}
+
+
+def _type(type: str | None) -> Json:
+    return _STRING if type is None else {"const": type}
+
+
+def _data(schema: Json | None) -> Json:
+    return {"description": "Any JSON value; text is a string."} if schema is None else schema
+
+
+def _sent_over_http(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
+    """SSE: the frame's `data` is the payload, its other fields are headers."""
+    return _named(
+        "event",
+        (
+            {
+                "name": type or "event",
+                "title": "An event",
+                "headers": {
+                    "type": "object",
+                    "required": ["id"],
+                    "properties": {"id": _STRING, "event": {**_type(type), "description": "Left out for `message`."}},
+                },
+                "payload": _data(schema),
+            }
+            for type, schema in kinds
+        ),
+    )
+
+
+def _sent_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
+    return _named(
+        "event",
+        (
+            {
+                "name": type or "event",
+                "title": "An event",
+                "payload": {
+                    "type": "object",
+                    "required": ["id", "topic", "type", "data", "time"],
+                    "properties": {
+                        "id": _STRING,
+                        "topic": _STRING,
+                        "type": _type(type),
+                        "data": _data(schema),
+                        "time": _TIME,
+                    },
+                },
+            }
+            for type, schema in kinds
+        ),
+    )
+
+
+def _published_over_http(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
+    key = {**_STRING, "pattern": "^[!-~]{1,255}$", "description": "Makes it safe to repeat for 24 hours."}
+    return _named(
+        "published",
+        (
+            {
+                "name": "published",
+                "headers": {"type": "object", "properties": {"Idempotency-Key": key}},
+                "payload": _data(schema),
+            }
+            for type, schema in kinds
+        ),
+    )
+
+
+def _published_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
+    return _named(
+        "published",
+        (
+            {
+                "name": "published",
+                "payload": {
+                    "type": "object",
+                    "required": ["data"] if type is None else ["data", "type"],
+                    "properties": {
+                        "data": _data(schema),
+                        "type": {**_STRING, "default": "message"} if type is None else {"const": type},
+                        "topic": {**_STRING, "description": "Where the channel's address is a pattern."},
+                        "key": {**_STRING, "description": "Makes it safe to repeat for 24 hours."},
+                        "ref": {"description": "Comes back with the answer."},
+                    },
+                },
+            }
+            for type, schema in kinds
+        ),
+    )
+
+
+def _controls() -> Iterable[tuple[str, Json]]:
+    """What the feed says of a stream itself, and its answers."""
+    for name, payload in PAYLOADS.items():
+        yield f"{name}.{_WEBSOCKET}", {"name": name, "payload": control_schema(name)}
+        if name not in ANSWERS:
+            headers = {"type": "object", "required": ["event"], "properties": {"event": {"const": name}, "id": _STRING}}
+            yield f"{name}.{_HTTP}", {"name": name, "headers": headers, "payload": payload}
+    committed = {"type": "object", "required": ["id", "topic"], "properties": {"id": _STRING, "topic": _STRING}}
+    yield f"committed.{_HTTP}", {"name": "committed", "title": "201: committed to the log", "payload": committed}
+
+
+def _references(channel: str, messages: Iterable[str]) -> list[Json]:
+    return [{"$ref": f"#/channels/{channel}/messages/{each}"} for each in messages]
+
+
+def _named(what: str, messages: Iterable[Json]) -> Json:
+    """`event`, or `event_1`, `event_2` … where there are several types."""
+    made = list(messages)
+    return {what if len(made) == 1 else f"{what}_{place}": each for place, each in enumerate(made, 1)}
+
+
+def _identifier(address: str, taken: Json) -> str:
+    name = unique = re.sub(r"\W+", "_", address, flags=re.ASCII).strip("_") or "topic"
+    count = 1
+    while unique == "any" or f"{unique}_{_HTTP}" in taken:
+        count += 1
+        unique = f"{name}_{count}"
+    return unique
+
+
+def _security(scheme: tuple[str, Json]) -> tuple[str, Json]:
+    name, described = scheme
+    return name, {**described, "type": "httpApiKey"} if described["type"] == "apiKey" else described

@@ -1,0 +1,369 @@
+"""`feed bench`: the options, what is shown while it runs, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import re
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from feed_server.bench.measure import Round, Show
+    from feed_server.bench.plan import Plan
+    from feed_server.bench.targets import Target
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m))?")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|)")
+_SOAK = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|)")
+_SOAK_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_SOAK_OPTIONS = {"soak", "log", "readers", "transport", "publishers", "rate", "data", "json"}
+
+
+class ScenarioName(enum.StrEnum):
+    """What to measure."""
+
+    FANOUT = "fanout"
+    PUBLISH = "publish"
+    IDLE = "idle"
+    STORM = "storm"
+
+
+class Transport(enum.StrEnum):
+    """How the readers read."""
+
+    SSE = "sse"
+    WS = "ws"
+    WS_BATCH = "ws-batch"
+
+
+class Peer(enum.StrEnum):
+    """Whom to compare with."""
+
+    NCHAN = "nchan"
+    NAIVE = "naive"
+    TOKEN = "token"  # noqa: S105  it is a name
+
+
+def _rate(text: str) -> float:
+    found = _RATE.fullmatch(text)
+    if found is None or float(found[1]) <= 0:
+        raise typer.BadParameter("a rate is a number of events per second or minute: 1/s, 200/s, 30/m")
+    return float(found[1]) / (60 if found[2] == "m" else 1)
+
+
+def _duration(option: str, text: str) -> float:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{option}: a duration is a number of seconds, or one with ms or s: 5ms, 0.1s")
+    return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def _soak_seconds(text: str) -> float:
+    found = _SOAK.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise typer.BadParameter("a duration is a number of seconds, or one with s, m or h: 90s, 20m")
+    return float(found[1]) * _SOAK_SECONDS[found[2]]
+
+
+def _steps(text: str) -> list[int]:
+    try:
+        steps = [int(step) for step in text.split(",")]
+    except ValueError:
+        steps = []
+    if len(steps) < 2 or steps != sorted(set(steps)) or steps[0] < 0:
+        raise typer.BadParameter("--steps: steps are at least two rising numbers: 0,2000,5000,10000")
+    return steps
+
+
+def bench(
+    context: typer.Context,
+    scenario: Annotated[
+        ScenarioName,
+        typer.Argument(
+            metavar="[SCENARIO]",
+            help="fanout: readers and publishers. publish: publishers alone. idle: memory of readers that get "
+            "nothing. storm: all readers reconnect at once, and replay.",
+        ),
+    ] = ScenarioName.FANOUT,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Measure a feed that runs already; its CPU and memory are not seen."),
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="The log of the server: memory: (the default), sqlite: (in a temporary directory) or sqlite:PATH, "
+            "redis: (a redis-server of the bench's own, which keeps nothing on disk) or redis://HOST:PORT/DB (yours, "
+            "on a stream of each run's own that is removed afterwards). May be repeated: then they are compared.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="So many feed serve on one Redis, with the readers and publishers spread over them, and one alone, "
+            "in turn, with the ratios.",
+        ),
+    ] = 1,
+    against: Annotated[
+        list[Peer] | None,
+        typer.Option(
+            metavar="nchan|naive|token",
+            help="Run the same load on another server too, in turn, and print the ratios; may be repeated. nchan: "
+            "nginx with nchan. naive: FastAPI WebSockets and asyncio.gather. token: the same feed with a key, all who "
+            "publish and read bearing a token.",
+        ),
+    ] = None,
+    readers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many read. [default: 1000; storm: 5000; --soak: 500]")
+    ] = None,
+    transport: Annotated[Transport, typer.Option(metavar="sse|ws|ws-batch", help="How they read.")] = Transport.SSE,
+    publishers: Annotated[int, typer.Option(metavar="N", min=1, help="How many publish at once.")] = 16,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            parser=_rate,
+            metavar="N/s",
+            help="Events per second of all publishers together. Without it each publishes as fast as it is answered.",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Events in one publish.")] = 1,
+    data: Annotated[int, typer.Option(metavar="BYTES", help="The size of an event's data.")] = 200,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long a round is measured.")] = 5.0,
+    warmup: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="What goes before, and is not.")] = 1.0,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often, each time on a fresh server.")] = 5,
+    probe: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="How often the server is asked for a sign of life, to see its loop stall; 0: never. Each costs it "
+            "a request.",
+        ),
+    ] = "50ms",
+    rest: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="How long the readers wait between two looks at their sockets: they need less of their core, as "
+            "several events come at once, and acknowledge later, as if they were that far away. Latency includes it.",
+        ),
+    ] = "0",
+    steps: Annotated[
+        str, typer.Option(metavar="N,N,…", help="idle: the numbers of readers to look at.")
+    ] = "0,2000,5000,10000",
+    behind: Annotated[int, typer.Option(metavar="N", min=1, help="storm: events that each has missed.")] = 500,
+    soak: Annotated[
+        float | None,
+        typer.Option(
+            parser=_soak_seconds,
+            metavar="TIME",
+            help="Instead of rounds: churn for this time, such as 20m. Readers of every kind come, stall, leave in "
+            "every way and come back with their last id; the server's memory, descriptors, threads and tasks are "
+            "watched. Exit code 1 for an event lost, doubled or out of order, and for what is left behind. Takes "
+            "--log, --readers, --transport (default: all), --publishers, --rate (default: 200/s), --data and --json.",
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything there, as JSON.")] = None,
+) -> None:
+    """Measure a feed.
+
+    Starts a server on a core of its own, holds readers, publishes, and checks that every reader got every event once
+    and in order; exit code 1 if not. Latency counts from when an event was meant to be sent, to its arrival.
+
+    Each node, and the redis-server of --log redis:, has a core of its own where there are enough for them and the load;
+    where there are not, they share what one core for the load leaves, and the report says so: then several nodes cannot
+    show what they deliver together, but what a delivery costs them in CPU.
+    """
+    if soak is not None:
+        given = _given(context)
+        if useless := sorted(given - _SOAK_OPTIONS):
+            raise typer.BadParameter(f"--soak: has nothing to do with {', '.join(useless)}")
+        if len(log or []) > 1:
+            raise typer.BadParameter("--soak: one --log at a time")
+        forms = [transport.value] if "transport" in given else None
+        if not _soak(soak, (log or ["memory:"])[0], readers, publishers, rate, data, forms, json):
+            raise typer.Exit(1)
+        return
+
+    from feed_server.bench.plan import Plan, Scenario
+
+    plan = Plan(
+        scenario=Scenario(scenario.value),
+        targets=_targets(url, log or ["memory:"], nodes, against or []),
+        transport=transport.value,
+        readers=readers or (5000 if scenario is ScenarioName.STORM else 1000),
+        publishers=publishers,
+        rate=rate,
+        seconds=seconds,
+        warmup=warmup,
+        rounds=rounds,
+        size=data,
+        batch=batch,
+        probe=_duration("--probe", probe) or None,
+        rest=_duration("--rest", rest),
+        steps=_steps(steps),
+        behind=behind,
+    )
+    plan.check()
+    if json is not None:
+        _check_writable(json)
+    signal.signal(signal.SIGTERM, _leave)
+    if not _measure(plan, json):
+        raise typer.Exit(1)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The options that stand on the command line."""
+    sources = ((name, context.get_parameter_source(name)) for name in context.params)
+    return {name for name, source in sources if source is not None and source.name != "DEFAULT"}
+
+
+def _soak(
+    seconds: float,
+    log: str,
+    readers: int | None,
+    publishers: int,
+    rate: float | None,
+    size: int,
+    forms: list[str] | None,
+    json: Path | None,
+) -> bool:
+    """Run it; whether everything was right."""
+    from rich.console import Console
+
+    from feed_server.bench.cores import share_cores
+    from feed_server.bench.soak.report import print_report, write_json
+    from feed_server.bench.soak.run import Plan, soak
+    from feed_server.bench.soak.streams import Form
+
+    wanted = [Form(form) for form in forms] if forms else list(Form)
+    plan = Plan(seconds, log, wanted, readers or 500, publishers, rate or 200.0, size)
+    plan.check()
+    if json is not None:
+        _check_writable(json)
+    signal.signal(signal.SIGTERM, _leave)
+    cores = share_cores(redis=plan.owns_redis)
+    with _shown(Console(stderr=True, highlight=False)) as show:
+        show.line(f"{plan.description}; {cores}")
+        outcome = soak(plan, cores, show)
+    print_report(outcome, Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False))
+    if json is not None:
+        write_json(outcome, json, sys.argv[1:])
+    return not outcome.faults
+
+
+def _check_writable(file: Path) -> None:
+    """Before a run that may take minutes, not after it."""
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise typer.BadParameter(f"--json {file}: {error.strerror}") from None
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End as on Ctrl-C: whatever was started has to be ended too."""
+    raise SystemExit(128 + number)
+
+
+def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer]) -> list[Target]:
+    from feed_server.bench.targets import FeedTarget, FeedUrlTarget, NaiveTarget, NchanTarget
+
+    kinds: dict[Peer, Callable[[], Target]] = {
+        Peer.NCHAN: NchanTarget,
+        Peer.NAIVE: NaiveTarget,
+        Peer.TOKEN: lambda: FeedTarget(logs[0], key=secrets.token_hex(32)),
+    }
+    feeds: list[Target] = []
+    if url is not None:
+        if nodes > 1:
+            raise typer.BadParameter("--nodes: a feed that runs already is taken as it is")
+        feeds = [FeedUrlTarget(url)]
+    elif nodes > 1:
+        feeds = [FeedTarget(log, count, named=True) for log in dict.fromkeys(logs) for count in (nodes, 1)]
+    else:
+        feeds = [FeedTarget(log) for log in dict.fromkeys(logs)]
+    return feeds + [kinds[peer]() for peer in dict.fromkeys(peers)]
+
+
+def _measure(plan: Plan, json: Path | None) -> bool:
+    """Run it all; whether everything was right."""
+    from rich.console import Console
+
+    from feed_server.bench.measure import run
+    from feed_server.bench.report import Report, print_report, write_json
+
+    cores = plan.cores()
+    rounds = []
+    with _shown(Console(stderr=True, highlight=False)) as show:
+        show.line(f"{plan.description}; {cores}")
+        for round in run(plan, cores, show):
+            rounds.append(round)
+            show.line(_summary(round, plan))
+    report = Report(plan, cores, rounds)
+    width = None if sys.stdout.isatty() else 200
+    print_report(report, Console(width=width, highlight=False, markup=False))
+    if json is not None:
+        write_json(report, json, sys.argv[1:])
+    return not report.faults
+
+
+def _summary(round: Round, plan: Plan) -> str:
+    from feed_server.bench.report import FIGURES
+
+    facts = [
+        f"{figure.label} {round.figures[figure.name] / figure.divisor:,.{figure.digits}f}"
+        for figure in FIGURES
+        if figure.name in round.figures
+    ][:4]
+    wrong = f"; WRONG: {round.faults[0]}" if round.faults else ""
+    return f"round {round.number}/{plan.rounds}, {round.target}: {'; '.join(facts)}{wrong}"
+
+
+class _Plain:
+    """Progress for whatever is no terminal: only the lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def status(self, text: str) -> None:
+        """Would be gone in a moment."""
+
+    def line(self, text: str) -> None:
+        """Something that is to stay."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+class _Lively(_Plain):
+    """Progress for a terminal: a line that changes, below those that stay."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.spinner = console.status("")
+
+    def status(self, text: str) -> None:
+        """What is being done just now."""
+        from rich.markup import escape
+
+        self.spinner.update(escape(text))
+
+
+@contextlib.contextmanager
+def _shown(console: Console) -> Iterator[Show]:
+    if not console.is_terminal:
+        yield _Plain(console)
+        return
+    show = _Lively(console)
+    with show.spinner:
+        yield show

@@ -1,0 +1,107 @@
+"""What is to be measured: every option of `feed bench`, checked, and what the machine has to have for it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from feed_server.bench.cores import Cores, share_cores
+from feed_server.bench.payload import MAX_PUBLISHERS, MIN_SIZE
+from feed_server.bench.targets import Target
+from feed_server.bench.worker import BenchError, descriptor_limit
+
+_SPARE = 300  # descriptors a server needs for itself
+
+
+class Scenario(enum.StrEnum):
+    """What happens to a server."""
+
+    FANOUT = "fanout"
+    PUBLISH = "publish"
+    IDLE = "idle"
+    STORM = "storm"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the bench."""
+
+    scenario: Scenario
+    targets: list[Target]
+    transport: str
+    readers: int
+    publishers: int
+    rate: float | None
+    seconds: float
+    warmup: float
+    rounds: int
+    size: int
+    batch: int
+    probe: float | None
+    rest: float
+    steps: list[int]
+    behind: int
+
+    @property
+    def most_readers(self) -> int:
+        """How many readers there are at once at the most."""
+        match self.scenario:
+            case Scenario.PUBLISH:
+                return 0
+            case Scenario.IDLE:
+                return max(self.steps)
+        return self.readers
+
+    @property
+    def most_nodes(self) -> int:
+        """How many nodes the target has that has the most."""
+        return max(target.nodes for target in self.targets)
+
+    def cores(self) -> Cores:
+        """Where everything is to run: the same for all targets."""
+        return share_cores(self.most_nodes, redis=any(target.owns_redis for target in self.targets))
+
+    @property
+    def checks(self) -> bool:
+        """Whether readers get anything that can be checked."""
+        return self.scenario in {Scenario.FANOUT, Scenario.STORM}
+
+    def check(self) -> None:
+        """Raises `BenchError` for what cannot be measured here."""
+        if self.size < MIN_SIZE:
+            raise BenchError(f"--data {self.size}: an event's token alone needs {MIN_SIZE} bytes")
+        if self.publishers > MAX_PUBLISHERS:
+            raise BenchError(f"--publishers {self.publishers}: {MAX_PUBLISHERS} at most")
+        limit, needed = descriptor_limit(), self.most_readers + self.publishers + _SPARE
+        if needed > limit:
+            raise BenchError(
+                f"{self.most_readers:,} readers need {needed:,} descriptors in the server's process, and the limit is "
+                f"{limit:,}: raise it with ulimit -n {needed}, or take fewer readers"
+            )
+        for target in self.targets:
+            if self.batch > 1 and not target.takes_batches:
+                raise BenchError(f"--batch: {target.name} takes one event at a time")
+            if self.scenario is Scenario.STORM and not target.resumes:
+                raise BenchError(f"storm: {target.name} has no replay that could be compared")
+            target.check()
+
+    @property
+    def description(self) -> str:
+        """The load, in words."""
+        kind = {"sse": "SSE", "ws": "WebSocket", "ws-batch": "WebSocket (feed.batch)"}[self.transport]
+        pace = "closed loop" if self.rate is None else f"{self.rate:g} events/s"
+        publishers = f"{self.publishers:,} publisher{'' if self.publishers == 1 else 's'}"
+        batches = f" in batches of {self.batch:,}" if self.batch > 1 else ""
+        times = f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
+        match self.scenario:
+            case Scenario.IDLE:
+                return f"{', '.join(f'{step:,}' for step in self.steps)} idle {kind} readers, {times}"
+            case Scenario.STORM:
+                return f"{self.readers:,} {kind} readers reconnect at once, {self.behind:,} events behind, {times}"
+            case Scenario.PUBLISH:
+                readers = "no readers"
+            case _:
+                readers = f"{self.readers:,} {kind} readers"
+        events = f"{self.size}-byte events{batches}"
+        rest = f", who rest {self.rest * 1000:g} ms between reads" if self.rest and self.most_readers else ""
+        return f"{readers}{rest}, {publishers}, {pace}, {events}, {times} of {self.seconds:g} s"

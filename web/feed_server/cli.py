@@ -1,0 +1,250 @@
+"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed token`, `feed bench`,
+`feed doctor`.
+
+Exit codes: 0 is success, 1 a failure, 2 a wrong command line or setting, 130 Ctrl-C. An error is one line on standard
+error. `feed tail` into a pipe whose reader has had enough ends with 0: it has no other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import sys
+import tempfile
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from typer.exceptions import TyperException
+
+from feed import FeedError
+from feed.client import AsyncClient, GaveUp, Outgoing
+from feed_server.bench.command import bench
+from feed_server.client_command import DEFAULT_URL, Token, Url, answers, run_to_end
+from feed_server.doctor.command import doctor
+from feed_server.publish_command import PublishCommand, publish
+from feed_server.settings import (
+    METRICS_FOLDER,
+    NO_FLAG,
+    Settings,
+    is_secret,
+    no_settings,
+    option,
+    option_and_variable,
+    problems,
+    variable,
+)
+from feed_server.tail_command import tail
+from feed_server.terminal import WrongUse, say
+from feed_server.token_command import token
+
+_INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
+
+app = typer.Typer(
+    help="A live-update feed: publish events, and every subscriber gets them at once, in order, none lost.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """What the console script `feed` runs."""
+    # Closed by whoever started us: then nobody wants to read it, and that is no error.
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line, and give the exit code."""
+    try:
+        _check_encoding(arguments)
+        return app(arguments, prog_name="feed", standalone_mode=False) or 0
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        say(f"{context.command_path if context else 'feed'}: {_message(error)}")
+        return error.exit_code
+    except FeedError as error:
+        say(f"feed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _message(error: TyperException) -> str:
+    """What typer says, but where it would send somebody the wrong way, or speak of its own insides."""
+    # A secret's option is not there. What typer finds alike is --insecure.
+    for name in filter(is_secret, Settings.model_fields):
+        if getattr(error, "option_name", None) == option(name):
+            return f"{option(name)}: secrets are read from the environment only: {variable(name)}"
+    # A flag has no value on the command line: this one is from the environment.
+    parameter = getattr(error, "param", None)
+    if isinstance(error, typer.BadParameter) and parameter is not None and getattr(parameter, "is_bool_flag", False):
+        return f"{option_and_variable(str(parameter.name))}: {NO_FLAG}"
+    return error.format_message()
+
+
+def _check_encoding(arguments: list[str]) -> None:
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise WrongUse(f"argument {number} is not UTF-8") from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"feed {version('feed')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _feed(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version  # its callback has shown it
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# feed serve
+
+
+def serve(**values: str | bool | None) -> None:
+    """Serve a feed until a signal comes.
+
+    Each option is also a setting in the environment; the option wins. Sizes are in bytes, or as 64K, 16M, 1G;
+    durations are in seconds, or as 500ms, 15s, 10m, 7d.
+
+    Secrets are settings in the environment only, as everybody on a machine can read its command lines: FEED_JWT_SECRET,
+    FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET.
+    """
+    for line in no_settings(os.environ):
+        say(f"feed serve: {line}")
+    try:
+        settings = Settings.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise WrongUse("; ".join(problems(error))) from None
+    # Until the server listens and takes signals itself, there is nothing to drain: just go, and well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    os.environ.pop(METRICS_FOLDER, None)  # somebody else's
+    # Imported here, as they take a third of a second, and the other commands do not need them.
+    if settings.workers > 1:
+        with tempfile.TemporaryDirectory(prefix="feed-metrics-", ignore_cleanup_errors=True) as folder:
+            os.environ[METRICS_FOLDER] = folder
+            from feed_server.supervisor import serve_with_workers
+
+            serve_with_workers(settings)
+    else:
+        from feed_server.server import serve
+
+        serve(settings)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _setting_options() -> inspect.Signature:
+    """An option for each setting, but for secrets. All but flags are strings here, so that the settings themselves are
+    what judges them."""
+    defaults = Settings.model_construct().model_dump(mode="json")
+
+    def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+        shown = defaults[name]
+        named: Any = typer.Option(option(name), envvar=variable(name), metavar="VALUE", help=field.description)
+        if is_flag := field.annotation is bool:
+            named.metavar = None
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=shown if is_flag else None if shown in (None, "") else str(shown),
+            annotation=Annotated[bool if is_flag else str | None, named],
+        )
+
+    return inspect.Signature(
+        [parameter(name, field) for name, field in Settings.model_fields.items() if not is_secret(name)]
+    )
+
+
+serve.__signature__ = _setting_options()  # type: ignore[attr-defined]
+app.command()(serve)
+
+
+# feed publish
+
+app.command(cls=PublishCommand)(publish)
+
+
+# feed tail
+
+app.command()(tail)
+
+
+# feed demo
+
+
+@app.command()
+def demo(
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.05, help="The time between two readings.")] = 1.0,
+) -> None:
+    """Publish readings of this machine.
+
+    To the topics system/cpu, system/memory, system/network and system/disk, for the dashboard to show.
+    """
+    run_to_end(_demo(AsyncClient(url, token, patience=max(every, 2.0)), every))
+
+
+async def _demo(client: AsyncClient, every: float) -> NoReturn:
+    from feed_server import demo
+
+    demo.cpu()  # its first answer is always zero
+    before, said = demo.counters(), None
+    async with client:
+        while True:
+            await asyncio.sleep(every)
+            now = demo.counters()
+            readings = [Outgoing(topic, data, demo.TYPE) for topic, data in demo.readings(before, now).items()]
+            before = now
+            state = await _published(client, readings)
+            if state != said:
+                say(state or f"publishing to system/… every {every:g} s; look at {client.url}/ (Ctrl-C ends)")
+            said = state
+
+
+async def _published(client: AsyncClient, readings: list[Outgoing]) -> str:
+    """What is to be said of it where it did not work, and may the next time."""
+    try:
+        await client.publish_batch(readings)
+    except GaveUp as error:
+        how = f": {error.reason}" if answers(error.reason) else " does not answer"
+        return f"feed: {client.url}{how}; trying again until it does"
+    return ""
+
+
+# feed token
+
+app.command()(token)
+
+
+# feed bench
+
+app.command()(bench)
+
+
+# feed doctor
+
+app.command()(doctor)

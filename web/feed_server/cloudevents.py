@@ -1,0 +1,184 @@
+"""CloudEvents 1.0 over HTTP (the CloudEvents HTTP binding and its JSON format): from a request to drafts.
+
+    a CloudEvent's      becomes
+    type                the event's type, unless the URL says `?type=`
+    subject             the topic, unless the URL names one
+    source and id       together the idempotency key, unless there is an `Idempotency-Key`
+    data                the data: JSON where `datacontenttype` says so, else text
+    data_base64         the same, decoded; it has to be UTF-8
+
+`time` is not kept: a feed's events bear the time of their commit. Nor are `source`, `id`, `dataschema` and extensions:
+whoever wants to read those publishes the whole CloudEvent as `application/json`, and it is kept as it is. `source`
+never names the topic: it says where an event comes from, by a URI, and not what it is about.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from feed import Invalid, Malformed
+from feed.event import Draft, check_json_size, json_draft, text_draft
+from feed.json_rules import BOM
+from feed_server.many import SPACE, Kind
+from feed_server.problems import Refused, UnreadProblem
+
+Form = Literal["binary", "structured", "batch"]
+
+_STRUCTURED = "application/cloudevents+json"
+_BATCH = "application/cloudevents-batch+json"
+_JSON = re.compile(r"[^/]+/(?:json|[^/]+\+json)", re.ASCII)  # JSON format, 3.1
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_HEADERS = frozenset({b"ce-specversion", b"ce-id", b"ce-source", b"ce-type", b"ce-subject"})
+
+
+class CloudEvent(msgspec.Struct):
+    """One of them, as in JSON. Attributes that are not here are passed over."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str | None = None
+    datacontenttype: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    data_base64: str | None = None
+
+    def check(self) -> None:
+        """Raises `Invalid` for what is not CloudEvents 1.0."""
+        if self.specversion != "1.0":
+            raise Invalid("specversion", f"only CloudEvents 1.0 are taken here, not {self.specversion[:20]!r}")
+        for name, value in (("id", self.id), ("source", self.source), ("type", self.type)):
+            if not value:
+                raise Invalid(name, "may not be empty")
+        if self.data and self.data_base64 is not None:
+            raise Invalid("data", "and data_base64 exclude each other")
+
+    def draft(self, topic: str | None, type: str | None, max_data: int) -> Draft:
+        """What is published of it: to the topic and with the type of the URL, where that has them.
+
+        Raises `Invalid`, `Malformed` and `TooLarge`.
+        """
+        self.check()
+        topic, type = topic or self.subject, type or self.type
+        if topic is None:
+            raise Invalid("subject", "is missing: it names the topic, unless the URL does: POST /events/TOPIC")
+        data, is_json = self.content()
+        if is_json:
+            return json_draft(topic, check_json_size(data.removeprefix(BOM).strip(SPACE), max_data), type)
+        try:
+            return text_draft(topic, data.decode(), type)
+        except UnicodeDecodeError as error:
+            place = f"byte {error.start} is {data[error.start]:#04x}"
+            raise Malformed(f"data: not UTF-8, and a feed carries text: {place}") from None
+
+    def content(self) -> tuple[bytes, bool]:
+        """The data, and whether it is JSON; else it is text. Without data the text is empty."""
+        is_json = self.datacontenttype is None or _is_json(self.datacontenttype)
+        if self.data_base64 is not None:
+            data = _decoded(self.data_base64)
+            return data, is_json and bool(data)
+        data = bytes(self.data)
+        if data and not is_json and not data.startswith(b'"'):
+            raise Invalid("data", f"has to be a string, as datacontenttype is {(self.datacontenttype or '')[:100]!r}")
+        return data, bool(data)  # a string is text to the feed, whatever it is a string of
+
+
+class _Binary(CloudEvent):
+    """One whose data is the body."""
+
+    body: bytes = b""
+
+    def content(self) -> tuple[bytes, bool]:
+        return self.body, bool(self.body) and _is_json(self.datacontenttype or "")
+
+
+_cloudevent = Kind(CloudEvent, "a CloudEvent")
+
+
+def form_of(media_type: str, headers: Iterable[tuple[bytes, bytes]]) -> Form | None:
+    """How a request holds CloudEvents; None if it holds none. Without `ce-specversion` other `ce-` headers are
+    nothing to us. Raises `Refused` for a format of CloudEvents that is not JSON."""
+    if media_type.startswith("application/cloudevents"):
+        if media_type == _STRUCTURED:
+            return "structured"
+        if media_type == _BATCH:
+            return "batch"
+        detail = f"CloudEvents are taken as {_STRUCTURED}, as {_BATCH}, and in binary mode"
+        raise Refused(UnreadProblem(415, detail))
+    # A plain loop: each publish comes through here, and a generator would cost it a microsecond.
+    for name, _ in headers:
+        if name == b"ce-specversion":
+            return "binary"
+    return None
+
+
+def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[CloudEvent]:
+    """The events of a request. Raises `Invalid`, for two that are the same too, and `Malformed`."""
+    if form == "binary":
+        return [_binary(body, headers)]
+    body = body.removeprefix(BOM)
+    events = _cloudevent.decode_all(body) if form == "batch" else [_cloudevent.decode(body)]
+    first: dict[tuple[str, str], int] = {}
+    for place, event in enumerate(events):
+        if (earlier := first.setdefault((event.source, event.id), place)) != place:
+            raise Invalid(f"event {place}", f"has the source and id of event {earlier}")
+    return events
+
+
+def _binary(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> CloudEvent:
+    values: dict[str, str] = {}
+    for name, value in headers:
+        if name == b"content-type":
+            values["datacontenttype"] = value.decode("latin-1")
+        elif name in _HEADERS:
+            attribute = name[3:].decode()
+            if attribute in values:
+                raise Invalid(f"ce-{attribute}", "may be given once")
+            values[attribute] = _unescaped(attribute, value)
+    for attribute in ("id", "source", "type"):
+        if attribute not in values:
+            raise Invalid(f"ce-{attribute}", "is missing: a CloudEvent has it")
+    return msgspec.convert({**values, "body": body}, _Binary)
+
+
+def key_of(events: Sequence[CloudEvent]) -> str:
+    """The idempotency key of these: a digest of the source and id of each, as both may be of any length and script. A
+    batch has one key, as it is committed whole."""
+    digest = hashlib.sha256()
+    for event in events:
+        for part in (event.source, event.id):
+            encoded = part.encode()
+            digest.update(b"%d:" % len(encoded))
+            digest.update(encoded)
+    return f"cloudevents-{digest.hexdigest()}"
+
+
+def _is_json(media_type: str) -> bool:
+    return _JSON.fullmatch(media_type.partition(";")[0].strip().lower()) is not None
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed("data_base64: not Base64: A to Z, a to z, 0 to 9, + and /, in groups of four") from None
+
+
+def _unescaped(name: str, value: bytes) -> str:
+    """A header's value as the attribute that it stands for (HTTP binding, 3.1.3.2): out of its quotes, if it has any,
+    then percent-decoded, once."""
+    text = value.strip(b" \t").decode("latin-1")
+    if found := _QUOTED.fullmatch(text):
+        text = re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL)
+    try:
+        return unquote_to_bytes(text.encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise Malformed(f"ce-{name}: not UTF-8, or not percent-encoded") from None

@@ -1,0 +1,139 @@
+"""The line for each request, and for each stream at its end: what it was, what became of it, for whom.
+
+They are ordinary records of the loggers `feed.requests` and `feed.streams`, and so are logged where the application
+says so: `feed serve` does, a stranger's application decides by itself. A request's line holds its path without the
+query, so that no token is in it, nor is any header. Where somebody has written `&token=` for `?token=`, it is taken
+out, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Scope
+
+from feed import Subscription
+from feed_server.lines import Facts, without_tokens
+
+_requests = logging.getLogger("feed.requests")
+_publishes = logging.getLogger("feed.requests.publishes")  # those that have succeeded: there may be thousands a second
+_streams = logging.getLogger("feed.streams")
+
+_KEY = "feed.exchange"  # in the scope
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked for all the time, by machines
+
+_MAX_PATH = 512  # characters of what a client has sent
+_MAX_NAME = 128
+_MAX_PATTERNS = 10
+
+
+class Exchange:
+    """A request and its answer, while it is under way. In a scope only where its line is wanted."""
+
+    __slots__ = ("_begun", "_level", "bytes_in", "bytes_out", "principal", "refused", "status", "streamed")
+
+    def __init__(self, level: int) -> None:
+        self._begun = time.perf_counter()
+        self._level = level
+        self.status: int | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.principal: str | None = None
+        self.refused: str | None = None  # why there is no stream, though the status does not say so
+        self.streamed = False  # then there is a line for the stream
+
+    def end(self, scope: Scope) -> None:
+        """It is over: log it."""
+        if self.streamed or (self.status == 201 and not _publishes.isEnabledFor(self._level)):
+            return
+        raw: bytes = scope.get("raw_path") or b""
+        client = scope.get("client")
+        facts: dict[str, Any] = {
+            "event": "request",
+            "method": scope.get("method", "GET"),  # a WebSocket's handshake is one
+            "path": _shown(raw.decode("latin-1"), _MAX_PATH),
+            "status": self.status,
+            "ms": round((time.perf_counter() - self._begun) * 1000, 2),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "client": client[0][:_MAX_NAME] if client else "",
+        }
+        if self.principal is not None:
+            facts["principal"] = self.principal[:_MAX_NAME]
+        if self.refused is not None:
+            facts["refused"] = self.refused
+        _requests.handle(Facts(_requests.name, self._level, facts))
+
+
+def begin(scope: Scope) -> Exchange | None:
+    """A request has come. None if its line is not wanted."""
+    level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+    if not _requests.isEnabledFor(level):
+        return None
+    exchange = scope[_KEY] = Exchange(level)
+    return exchange
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """What there is to be noted in; None if nobody wants to know."""
+    return scope.get(_KEY)
+
+
+def answered(scope: Scope, response: Response) -> None:
+    """This is the whole answer."""
+    if (exchange := exchange_of(scope)) is not None:
+        exchange.status = response.status_code
+        exchange.bytes_out = len(response.body)
+
+
+def streaming(scope: Scope) -> None:
+    """There is a stream, which will have a line of its own."""
+    if (exchange := exchange_of(scope)) is not None:
+        exchange.streamed = True
+
+
+def without_stream(scope: Scope, refused: str | None = None) -> None:
+    """There is none behind the head that a stream has: because of this, where it is refused."""
+    if (exchange := exchange_of(scope)) is not None:
+        exchange.status, exchange.refused = 200, refused
+
+
+def unreadable(client: tuple[str, int] | None, status: int, detail: str) -> None:
+    """Something came that never was a request."""
+    if _requests.isEnabledFor(logging.INFO):
+        facts = {"event": "request", "method": None, "path": None, "status": status, "refused": detail}
+        facts["client"] = client[0][:_MAX_NAME] if client else ""
+        _requests.handle(Facts(_requests.name, logging.INFO, facts))
+
+
+def stream_ended(subscription: Subscription) -> None:
+    """A stream is over: log it."""
+    if not _streams.isEnabledFor(logging.INFO):
+        return
+    peer, patterns = subscription.peer, subscription.selection.patterns
+    facts: dict[str, Any] = {
+        "event": "stream",
+        "subscription": subscription.id,
+        "transport": peer.transport,
+        "patterns": [_shown(pattern, _MAX_NAME) for pattern in patterns[:_MAX_PATTERNS]],
+        "ended": subscription.ended,
+        "events": subscription.events,
+        "bytes_out": subscription.sent,
+        "seconds": round(max(0.0, time.time() - subscription.since / 1000), 3),
+        "last_id": subscription.told,
+        "client": peer.address[:_MAX_NAME],
+    }
+    if len(patterns) > _MAX_PATTERNS:
+        facts["more_patterns"] = len(patterns) - _MAX_PATTERNS
+    if peer.principal is not None:
+        facts["principal"] = peer.principal[:_MAX_NAME]
+    _streams.handle(Facts(_streams.name, logging.INFO, facts))
+
+
+def _shown(text: str, most: int) -> str:
+    if "eyJ" in text or "oken=" in text:  # a token's beginning; to look for whole ones costs more than the line
+        text = without_tokens(text)
+    return text[:most]

@@ -1,0 +1,75 @@
+"""A page of history, and the long poll."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from feed import Feed, HistoryPage, Subscription
+from feed.feed import MAX_LAST
+from feed.pattern import Selection
+from feed.peer import Peer
+from feed_server.gate import peer
+from feed_server.grants import Grants
+from feed_server.problems import SAFE
+from feed_server.request import Query, last_event_id
+
+_MAX_WAIT = 60  # seconds
+
+
+async def history_page(feed: Feed, request: Request, selection: Selection, query: Query, grants: Grants) -> Response:
+    """`GET /events…` with `Accept: application/json`. Nobody waits longer than `grants` last."""
+    last = query.number("last", least=1, most=MAX_LAST)
+    limit = query.number("limit", least=1, most=MAX_LAST) or last or 100
+    wait = min(query.seconds("wait", most=_MAX_WAIT), grants.expires - time.time())
+    before = query.one("before")
+    page = await feed.history(
+        selection,
+        limit=limit,
+        after=last_event_id(request, query),
+        before=before,
+        last=last,
+        since=query.time("since"),
+    )
+    if not page.events and page.gap is None and wait > 0 and before is None:
+        await _something(feed, request, selection, page.next, wait, peer(request, "poll", grants))
+        page = await feed.history(selection, limit=limit, after=page.next)
+    document = _document(page)
+    feed.figures.delivered["history"].add(len(page.events), len(document))
+    response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+    response.raw_headers += SAFE
+    return response
+
+
+async def _something(feed: Feed, request: Request, selection: Selection, after: str, wait: float, reader: Peer) -> None:
+    """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds, and at
+    once if the client leaves. Raises `FeedUnavailable` where there is no room to wait: an empty page at once would make
+    the client ask again and again."""
+    subscription = await feed.attach(selection, after=after, last=None, peer=reader)
+    tasks = [asyncio.create_task(_next(subscription)), asyncio.create_task(_disconnected(request))]
+    try:
+        await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        feed.detach(subscription)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _next(subscription: Subscription) -> None:
+    async for _ in subscription:
+        return
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _document(page: HistoryPage) -> bytes:
+    gap = b"" if page.gap is None else b',"gap":%b' % page.gap.data.encode()
+    events = b",".join([event.message for event in page.events])
+    return b'{"events":[%b],"next":"%b"%b}\n' % (events, page.next.encode(), gap)

@@ -1,0 +1,252 @@
+"""Which keys the settings name, and what tokens of each may grant.
+
+A key has one algorithm, which follows from what the key itself is: a token's header never chooses it. So a public key
+can never be taken for a secret, whatever a token says. Errors name what is wrong and never hold the key.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import enum
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from feed_server.settings import Settings
+
+MIN_SECRET = 32  # bytes: as long as what HS256 makes of it (RFC 7518, 3.2)
+MIN_RSA = 2048  # bits (RFC 7518, 3.3)
+_MAX_RSA = 16384  # bits: OpenSSL verifies nothing with a larger one
+_MAX_FILE = 64 << 10  # bytes: a PEM of the largest RSA key has 3 KB
+_REPEATED = 200  # characters of a path that are said back
+_PATH = re.compile(r"(?:~|\.{1,2})/.*|/[a-z]+/.*|.*\.[a-z]{2,4}", re.DOTALL)
+
+_HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
+
+PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
+
+
+def one_name(algorithm: str) -> str:
+    """An algorithm by the name that it has here: what RFC 9864 calls Ed25519 is what EdDSA is with the keys of here."""
+    return "EdDSA" if algorithm == "Ed25519" else algorithm
+
+
+class Reach(enum.Enum):
+    """What tokens of a key may grant at the most, whatever they claim."""
+
+    ALL = enum.auto()
+    PUBLISH = enum.auto()
+    SUBSCRIBE = enum.auto()
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What a token's signature is verified with. `jwk` is bound to its one algorithm; PyJWT takes no other with it."""
+
+    jwk: jwt.PyJWK
+    reach: Reach = Reach.ALL
+
+    @property
+    def algorithm(self) -> str:
+        """The one that it is for."""
+        return self.jwk.algorithm_name
+
+    def bound_to(self, algorithm: str) -> jwt.PyJWK:
+        """The same under the name that a token calls the algorithm by: PyJWT compares names."""
+        if algorithm == self.algorithm:
+            return self.jwk
+        jwk = copy.copy(self.jwk)
+        jwk.algorithm_name = algorithm
+        return jwk
+
+    @property
+    def id(self) -> str | None:
+        """Its name in the set that it is from (`kid`)."""
+        name: object = self.jwk.key_id
+        return name if isinstance(name, str) else None
+
+
+class _Hmac(HMACAlgorithm):
+    """HMAC with a secret that was judged with the settings. PyJWT would judge it again with each token, and warn on
+    standard error of 32 bytes for HS384 and HS512, for which they are enough: a longer hash makes a key no weaker."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        return key.encode() if isinstance(key, str) else key
+
+    def check_key_length(self, key: bytes) -> None:
+        return None
+
+
+def keys_of(settings: Settings) -> list[Key]:
+    """All keys that are in the settings themselves; what is behind `jwks_url` is the business of `feed_server.jwks`."""
+    return [
+        *_keys(settings.jwt_secret, settings.jwt_public_key, Reach.ALL),
+        *_keys(settings.publisher_jwt_secret, settings.publisher_jwt_public_key, Reach.PUBLISH),
+        *_keys(settings.subscriber_jwt_secret, settings.subscriber_jwt_public_key, Reach.SUBSCRIBE),
+    ]
+
+
+def _keys(secret: SecretStr | None, public_key: str | None, reach: Reach) -> list[Key]:
+    found = [] if secret is None else secret_keys(secret.get_secret_value(), reach)
+    return found if public_key is None else [*found, public_key_of(public_key, reach)]
+
+
+def secret_keys(secret: str, reach: Reach = Reach.ALL) -> list[Key]:
+    """A key for each algorithm that a secret is for."""
+    value = base64.urlsafe_b64encode(secret.encode()).decode().rstrip("=")
+    keys = []
+    for name, hash in _HASHES.items():
+        jwk = jwt.PyJWK({"kty": "oct", "k": value}, algorithm=name)
+        jwk.Algorithm = _Hmac(hash)
+        keys.append(Key(jwk, reach))
+    return keys
+
+
+def public_key_of(pem: str, reach: Reach = Reach.ALL) -> Key:
+    """The key that a PEM holds, which `check_public_key` has found to be good."""
+    return Key(_jwk(_load_public(pem)), reach)
+
+
+def check_secret(secret: SecretStr) -> SecretStr:
+    """The secret itself. Raises `ValueError` for one that is too short, or is no secret."""
+    value = secret.get_secret_value()
+    if "-----BEGIN" in value:
+        raise ValueError(
+            "is a key or certificate in PEM, and no secret: a public key belongs into the public key setting"
+        )
+    if len(value.encode()) < MIN_SECRET:
+        raise ValueError(f"is too short: a secret has at least {MIN_SECRET} bytes; make one with: openssl rand -hex 32")
+    try:
+        HMACAlgorithm(hashlib.sha256).prepare_key(value)
+    except jwt.InvalidKeyError:
+        raise ValueError("is a key or certificate, and no secret") from None
+    return secret
+
+
+def check_public_key(value: str) -> str:
+    """The PEM of a public key that is given as PEM, or as the path of a file with one. Raises `ValueError`."""
+    pem = _pem(value)
+    _load_public(pem)
+    return pem
+
+
+def load_private_key(pem: str) -> PrivateKey:
+    """The private key that a PEM holds, of a kind that tokens can be verified with. Raises `ValueError`."""
+    try:
+        key = serialization.load_pem_private_key(pem.encode(), password=None)
+    except TypeError:
+        raise ValueError("is encrypted: give one without a password") from None
+    except (ValueError, UnsupportedAlgorithm):
+        if "-----BEGIN PUBLIC KEY" in pem:
+            raise ValueError("is a public key: tokens are made with the private one") from None
+        raise ValueError("is no private key in PEM") from None
+    match key:
+        case RSAPrivateKey() | EllipticCurvePrivateKey() | Ed25519PrivateKey():
+            _algorithm(key.public_key())
+            return key
+    raise ValueError(_WRONG_KIND)
+
+
+def signing_algorithm(key: PrivateKey) -> str:
+    """The algorithm that tokens of this key bear."""
+    return _algorithm(key.public_key())
+
+
+_WRONG_KIND = "is of a kind that is not taken: use RSA of at least 2048 bits, EC on the curve P-256, or Ed25519"
+
+
+def _pem(value: str) -> str:
+    if "-----BEGIN" in value:
+        # How a file that can hold no line breaks in a value, such as .env, has them.
+        return value.replace("\\n", "\n")
+    try:
+        return read_pem(Path(value))
+    except ValueError as error:
+        # Quoted where it can hardly be a secret that somebody has put in the wrong place.
+        named = f" {value[:_REPEATED]!r}" if _PATH.fullmatch(value) else ""
+        raise ValueError(f"is no PEM, and as a file{named} {error}") from None
+
+
+def read_pem(file: Path) -> str:
+    """What is in a file, if it can be read and is of a size for a PEM. Raises `ValueError`."""
+    try:
+        with file.open("rb") as source:
+            text = source.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ValueError("cannot be read: it is no name of one") from None
+    if len(text) > _MAX_FILE:
+        raise ValueError("is too large for a key")
+    return text.decode("ascii", "replace")
+
+
+def _load_public(pem: str) -> PublicKey:
+    if "PRIVATE KEY-----" in pem:
+        raise ValueError(
+            "is a private key: the server needs the public one only (openssl pkey -in KEY -pubout), "
+            "and whoever has the private one can let anybody in"
+        )
+    if "-----BEGIN CERTIFICATE" in pem:
+        raise ValueError("is a certificate: give its public key (openssl x509 -in CERTIFICATE -noout -pubkey)")
+    try:
+        key = serialization.load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("holds no public key in PEM (-----BEGIN PUBLIC KEY-----)") from None
+    match key:
+        case RSAPublicKey() | EllipticCurvePublicKey() | Ed25519PublicKey():
+            _algorithm(key)
+            return key
+    raise ValueError(_WRONG_KIND)
+
+
+def _algorithm(key: object) -> str:
+    """What signatures of a public key are for. Raises `ValueError` where it is of a kind that is not taken."""
+    match key:
+        case RSAPublicKey() if MIN_RSA <= key.key_size <= _MAX_RSA:
+            return "RS256"
+        case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
+            return "ES256"
+        case Ed25519PublicKey():
+            return "EdDSA"
+    raise ValueError(_WRONG_KIND)
+
+
+def _jwk(key: PublicKey) -> jwt.PyJWK:
+    members: dict[str, Any]
+    match key:
+        case RSAPublicKey():
+            members = RSAAlgorithm.to_jwk(key, as_dict=True)
+        case EllipticCurvePublicKey():
+            members = ECAlgorithm.to_jwk(key, as_dict=True)
+        case _:
+            members = OKPAlgorithm.to_jwk(key, as_dict=True)
+    return jwt.PyJWK(members, algorithm=_algorithm(key))
+
+
+def checked_jwk(members: dict[str, Any]) -> jwt.PyJWK:
+    """A public key out of a JWK Set. Raises `ValueError` or `jwt.PyJWTError` for one that is not taken: a secret, a
+    private key (which everybody has seen by now), and any that is for another algorithm than those here."""
+    algorithm = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}.get(str(members.get("kty")))
+    if algorithm is None or one_name(str(members.get("alg", algorithm))) != algorithm:
+        raise ValueError(_WRONG_KIND)
+    try:
+        jwk = jwt.PyJWK(members, algorithm=algorithm)
+    except (TypeError, LookupError, ArithmeticError):  # PyJWT expects of each member what it has to be
+        raise ValueError("a member is not what it has to be") from None
+    _algorithm(jwk.key)  # which knows public keys only
+    return jwk

@@ -1,0 +1,241 @@
+"""How `/metrics` is made of the figures, in Prometheus's format.
+
+**Nothing here is done per event.** The feed counts in plain numbers, and they are read when somebody asks; what waits
+in queues is summed up then, which takes a millisecond with 15,000 streams. Which figures: `feed_server.figures`. How
+they are read:
+
+- one process: while the answer is written (`OwnMetrics`);
+- several workers behind one port: each shares its own twice a second in a file that the others read, by
+  prometheus-client's multiprocess mode, so that whichever answers, answers for all (`SharedMetrics`).
+
+The library chooses its mode when it is imported (see `METRICS_FOLDER`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+from typing import Any, Protocol, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, values
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from feed import Feed, FeedUnavailable
+from feed.figures import Histogram
+from feed_server.figures import FIGURES, Distribution, Figure, LoopDelay, Now
+from feed_server.settings import METRICS_FOLDER
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Share = Callable[[Now], None]
+
+_SHARE_SECONDS = 0.5
+_TRIES, _TRY_AGAIN = 5, 0.002  # seconds
+
+
+class Metrics(Protocol):
+    """What the application needs: an answer, and somebody to keep it true."""
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """All figures, and their media type, by a request's `Accept`."""
+
+    async def keep(self) -> None:
+        """Look at the event loop, and share with the other workers what this one knows, for ever."""
+
+    def share(self) -> None:
+        """The same once. After the feed is closed it is the last word."""
+
+
+def metrics_of(feed: Feed, node: str) -> Metrics:
+    """The metrics of one feed, under the node's name. They have a registry of their own: several in one process, or
+    those of an application around them, do not get in each other's way."""
+    return SharedMetrics(feed, node) if METRICS_FOLDER in os.environ else OwnMetrics(feed, node)
+
+
+class OwnMetrics(Collector):
+    """Of this process alone."""
+
+    def __init__(self, feed: Feed, node: str) -> None:
+        self._feed = feed
+        self._node = node
+        self._loop = LoopDelay()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """What the library asks of a collector."""
+        now = Now(self._feed, self._loop)
+        for figure in FIGURES:
+            if isinstance(figure, Distribution):
+                yield self._histogram(figure, now)
+            elif found := figure.values(now):
+                yield self._metric(figure, found)
+
+    def _metric(self, figure: Figure, found: Mapping[str, float]) -> Metric:
+        metric = Metric(figure.name, figure.documentation, figure.kind)
+        name = f"{figure.name}_total" if figure.kind == "counter" else figure.name
+        for of_label, value in found.items():
+            labels = dict(zip(_labels(figure), _labelled(figure, self._node, of_label), strict=True))
+            metric.add_sample(name, labels, value)
+        return metric
+
+    def _histogram(self, figure: Distribution, now: Now) -> Metric:
+        family = HistogramMetricFamily(figure.name, figure.documentation, labels=_labels(figure))
+        for of_label, value in figure.values(now).items():
+            family.add_metric(_labelled(figure, self._node, of_label), _buckets(value), value.sum)
+        return family
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """See `Metrics`."""
+        return _page(self._registry, accept)
+
+    async def keep(self) -> None:
+        """See `Metrics`: there is nobody to share with."""
+        await self._loop.watch()
+
+    def share(self) -> None:
+        """See `Metrics`."""
+
+
+class SharedMetrics:
+    """Of all processes that have the same folder. What a process that died has counted stays, its gauges go once the
+    one that looks after the workers has said so (`mark_process_dead`)."""
+
+    def __init__(self, feed: Feed, node: str) -> None:
+        self._feed = feed
+        self._loop = LoopDelay()
+        self._shares = [_share(figure, node) for figure in FIGURES]
+        self._registry = CollectorRegistry()
+        MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """See `Metrics`. A worker that is just beginning may have made its file and not filled it yet."""
+        self.share()
+        return await asyncio.to_thread(self._merged, accept)  # a millisecond for each worker
+
+    def _merged(self, accept: str) -> tuple[bytes, str]:
+        for _ in range(_TRIES):
+            with contextlib.suppress(OSError, ValueError, struct.error):
+                return _page(self._registry, accept)
+            time.sleep(_TRY_AGAIN)
+        raise FeedUnavailable("the workers are sharing their figures just now")
+
+    async def keep(self) -> None:
+        """See `Metrics`."""
+        watching = asyncio.create_task(self._loop.watch(), name="feed-loop-delay")
+        try:
+            while True:
+                try:
+                    self.share()
+                except Exception:
+                    logger.exception("the metrics were not shared; the next time comes")
+                await asyncio.sleep(_SHARE_SECONDS)
+        finally:
+            watching.cancel()
+
+    def share(self) -> None:
+        """See `Metrics`."""
+        now = Now(self._feed, self._loop)
+        for share in self._shares:
+            share(now)
+
+
+def _labels(figure: Figure | Distribution) -> list[str]:
+    return ["node"] if figure.label is None else ["node", figure.label]
+
+
+def _labelled(figure: Figure | Distribution, node: str, of_label: str) -> list[str]:
+    return [node] if figure.label is None else [node, of_label]
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Each with the values that are up to its bound, those of the buckets before it included."""
+    return list(zip(_bounds(histogram), accumulate(histogram.counts), strict=True))
+
+
+def _bounds(histogram: Histogram) -> list[str]:
+    return [*map(floatToGoString, histogram.bounds), "+Inf"]
+
+
+def _share(figure: Figure | Distribution, node: str) -> _Share:
+    """What puts the figure into this process's file. A sample is made at the first value: before it is known it would
+    say 0."""
+    if isinstance(figure, Distribution):
+        return _each(figure.values, lambda of_label: _shared_histogram(figure, _labelled(figure, node, of_label)))
+    share = _shared_gauge if figure.kind == "gauge" else _shared_counter
+    return _each(figure.values, lambda of_label: share(figure, _labelled(figure, node, of_label)))
+
+
+def _each(values_of: Callable[[Now], Mapping[str, _T]], make: Callable[[str], Callable[[_T], None]]) -> _Share:
+    made: dict[str, Callable[[_T], None]] = {}
+
+    def share(now: Now) -> None:
+        for of_label, value in values_of(now).items():
+            if of_label not in made:
+                made[of_label] = make(of_label)
+            made[of_label](value)
+
+    return share
+
+
+def _shared_gauge(figure: Figure, labelled: list[str]) -> Callable[[float], None]:
+    mode = figure.several
+    gauge = Gauge(figure.name, figure.documentation, _labels(figure), registry=None, multiprocess_mode=mode)
+    return gauge.labels(*labelled).set
+
+
+def _shared_counter(figure: Figure, labelled: list[str]) -> Callable[[float], None]:
+    counter = Counter(figure.name, figure.documentation, _labels(figure), registry=None).labels(*labelled)
+    counted = 0.0
+
+    def count(value: float) -> None:
+        nonlocal counted
+        counter.inc(max(0.0, value - counted))
+        counted = max(counted, value)
+
+    return count
+
+
+def _shared_histogram(figure: Distribution, labelled: list[str]) -> Callable[[Histogram], None]:
+    """The library's own histogram takes single values, and here there are sums of very many: so it is its samples that
+    are written, as it writes them, each bucket by itself."""
+    made: list[Any] = []
+    counted = [0.0]
+
+    def sample(suffix: str, labels: list[str], labelled: list[str]) -> Any:
+        name = f"{figure.name}_{suffix}"
+        return values.ValueClass("histogram", figure.name, name, labels, labelled, figure.documentation)
+
+    def observe(histogram: Histogram) -> None:
+        nonlocal counted
+        if not made:
+            labels = _labels(figure)
+            made.append(sample("sum", labels, labelled))
+            made.extend(sample("bucket", [*labels, "le"], [*labelled, bound]) for bound in _bounds(histogram))
+            counted = [0.0] * len(made)
+        now = [histogram.sum, *histogram.counts]  # which may go on meanwhile, in another thread
+        for place, (own, before) in enumerate(zip(made, counted, strict=True)):
+            if now[place] > before:
+                own.inc(now[place] - before)
+        counted = now
+
+    return observe
+
+
+def _page(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    try:
+        encode, media_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encode, media_type = choose_encoder("")
+    return encode(registry), media_type

@@ -1,0 +1,89 @@
+"""What becomes of requests that are refused, counted by what kind of refusal it is (see `feed.figures`)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from feed import Draining, FeedError
+from feed.figures import Figures, Outcome, Refusal
+from feed_server.gate import Gate
+from feed_server.problems import Refused, status_of
+
+_OUTCOMES: dict[int, Outcome] = {
+    401: "denied",
+    403: "denied",
+    429: "overloaded",
+    503: "unavailable",
+    504: "indeterminate",
+}
+
+_Handle = Callable[[Gate, Request], Awaitable[Response]]
+
+
+def publishes_counted(handle: _Handle) -> _Handle:
+    """What publishes, and counts what it refuses. What it publishes the feed counts itself."""
+
+    @wraps(handle)
+    async def counted(gate: Gate, request: Request) -> Response:
+        try:
+            return await handle(gate, request)
+        except Exception as error:
+            publish_refused(gate.feed.figures, error)
+            raise
+
+    return counted
+
+
+def reads_counted(handle: _Handle) -> _Handle:
+    """The same for what is asked for by readers."""
+
+    @wraps(handle)
+    async def counted(gate: Gate, request: Request) -> Response:
+        try:
+            return await handle(gate, request)
+        except Exception as error:
+            read_refused(gate.feed.figures, error)
+            raise
+
+    return counted
+
+
+def publish_refused(figures: Figures, error: Exception) -> None:
+    """Nothing was published, and this is why."""
+    figures.publishes[_outcome(error)] += 1
+
+
+def read_refused(figures: Figures, error: Exception) -> None:
+    """There is neither a stream nor a page, and this is why."""
+    outcome = _outcome(error)
+    reason: Refusal
+    if isinstance(error, Draining):
+        reason = "shutdown"
+    elif outcome in ("unavailable", "overloaded", "indeterminate"):
+        reason = "busy"
+    else:
+        reason = "denied" if outcome == "denied" else "invalid" if outcome == "invalid" else "failed"
+    figures.refused[reason] += 1
+
+
+def _outcome(error: Exception) -> Outcome:
+    match error:
+        case FeedError():
+            status = status_of(error)
+        case HTTPException():  # of the application around the feed, as what follows
+            status = error.status_code
+        case RequestValidationError():
+            status = 422
+        case Refused():
+            status = error.response.status_code
+        case ClientDisconnect():  # before its request was there
+            status = 400
+        case _:
+            status = 500
+    return _OUTCOMES.get(status, "invalid" if status < 500 else "failed")

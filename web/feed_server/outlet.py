@@ -1,0 +1,271 @@
+"""Where the pump writes a stream's bytes, as directly as the server allows.
+
+Three ways, from the fastest to the one that always works:
+
+- our own server's connections take framed bytes (`feed serve`): `FramedOutlet`;
+- uvicorn's own `send`, where nothing wraps it, is stepped in place (our application on anybody's uvicorn):
+  `SteppedOutlet`;
+- anything else, such as a middleware's `send`, may only be awaited by the stream's own task: then there is no outlet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+from starlette.types import Message, Scope, Send
+
+from feed.batch import Chunk, Item, Wire
+from feed.control import Reason
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_JOINED = 512 << 10
+"""Bytes of several events in one message. What is larger goes alone: many clients take a megabyte, unless told
+otherwise, and would close the connection at the same place again and again."""
+
+EXTENSION = "feed.connection"
+"""In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
+
+
+class Stream(Protocol):
+    """What a connection tells its stream: a subscription."""
+
+    def block(self) -> None:
+        """The buffer is full, or the connection is lost: nothing more is to be written."""
+
+    def unblock(self) -> None:
+        """The buffer takes something again."""
+
+    def end(self, reason: Reason) -> None:
+        """The connection is about to be cut off."""
+
+
+class Connection(Protocol):
+    """What a connection of our own server offers a stream: its transport, to which bytes may be written as they are to
+    be on the wire, and news of when they may."""
+
+    transport: asyncio.Transport
+    stream: Stream | None
+    write_paused: bool
+
+
+class Wires(NamedTuple):
+    """One format, as each kind of outlet writes it."""
+
+    framed: Wire
+    messages: Wire
+
+
+def _http(format: str) -> Wires:
+    def payload(items: Sequence[Item]) -> bytes:
+        return b"".join([getattr(item, format) for item in items])
+
+    def framed(items: Sequence[Item]) -> Chunk:
+        body = payload(items)
+        return Chunk(chunk(body), len(body))
+
+    def messages(items: Sequence[Item]) -> Chunk:
+        body = payload(items)
+        return Chunk(({"type": "http.response.body", "body": body, "more_body": True},), len(body))
+
+    return Wires(framed, messages)
+
+
+def chunk(payload: bytes) -> bytes:
+    """A chunk of HTTP's chunked coding (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """An unmasked text frame of the WebSocket protocol (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 1 << 16:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+# The body of a WebSocket is what its text messages hold, without the frames around it.
+
+
+def _one_a_message_framed(items: Sequence[Item]) -> Chunk:
+    payloads = [payload for item in items if (payload := item.message)]
+    return Chunk(b"".join(map(text_frame, payloads)), sum(map(len, payloads)))
+
+
+def _one_a_message(items: Sequence[Item]) -> Chunk:
+    payloads = [payload for item in items if (payload := item.message)]
+    return Chunk([_text_message(payload) for payload in payloads], sum(map(len, payloads)))
+
+
+def _text_message(payload: bytes) -> Message:
+    return {"type": "websocket.send", "text": payload.decode()}
+
+
+def _joined(items: Sequence[Item]) -> list[bytes]:
+    """The messages that these make, an object a line in each."""
+    joined: list[bytes] = []
+    lines: list[bytes] = []
+    size = -1  # with line ends between them
+    for item in items:
+        line = item.message
+        if lines and size + 1 + len(line) > MOST_JOINED:
+            joined.append(b"\n".join(lines))
+            lines, size = [], -1
+        if line:
+            lines.append(line)
+            size += 1 + len(line)
+    if lines:
+        joined.append(b"\n".join(lines))
+    return joined
+
+
+def _batch_framed(items: Sequence[Item]) -> Chunk:
+    payloads = _joined(items)
+    return Chunk(b"".join(map(text_frame, payloads)), sum(map(len, payloads)))
+
+
+def _batch(items: Sequence[Item]) -> Chunk:
+    payloads = _joined(items)
+    return Chunk([_text_message(payload) for payload in payloads], sum(map(len, payloads)))
+
+
+HTTP = {format: _http(format) for format in ("sse", "envelope", "line")}
+ONE_A_MESSAGE = Wires(_one_a_message_framed, _one_a_message)
+BATCH = Wires(_batch_framed, _batch)
+
+
+class SteppedOutlet:
+    """Calls `send` and steps the coroutine in place: it suspends only while the socket's buffer is full, and only then
+    gets a task, until the socket has drained.
+
+    `last` makes the message that ends the response or the socket.
+    """
+
+    def __init__(self, send: Send, stream: Stream, last: Callable[[Reason | None], Message]) -> None:
+        self._send = send
+        self._stream = stream
+        self._last = last
+        self._task: asyncio.Task[None] | None = None
+        self._broken = False
+
+    def wire(self, wires: Wires) -> Wire:
+        """What it wants items made into."""
+        return wires.messages
+
+    def write(self, chunk: Sequence[Message]) -> None:
+        """See `Outlet`. Only while it is not blocked."""
+        for place, message in enumerate(chunk):
+            if self._broken:
+                return
+            # uvicorn's `send` is a coroutine function, though ASGI says less.
+            coroutine = cast("Coroutine[Any, Any, None]", self._send(message))
+            try:
+                waiting = coroutine.send(None)
+            except StopIteration:
+                continue
+            except OSError:  # the peer is gone: `receive` tells the stream's owner
+                self._broken = True
+                return
+            self._task = asyncio.create_task(self._go_on(coroutine, waiting, chunk[place + 1 :]))
+            self._task.add_done_callback(self._gone_on)
+            self._stream.block()
+            return
+
+    async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
+        try:
+            await begun(coroutine, waiting)
+            for message in rest:
+                await self._send(message)
+        except OSError:  # as above
+            self._broken = True
+
+    def _gone_on(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a stream broke", exc_info=task.exception())
+            self._broken = True
+        self._stream.unblock()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is too late to write."""
+        return self._broken
+
+    def finish(self, reason: Reason | None) -> None:
+        """See `Outlet`."""
+        self.write((self._last(reason),))
+
+    def close(self) -> None:
+        """Its owner has no more use for it."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+class FramedOutlet:
+    """Writes bytes that are framed already to a connection of our own server; only the end is ASGI's."""
+
+    def __init__(self, connection: Connection, stream: Stream, end: SteppedOutlet) -> None:
+        self._connection = connection
+        self._end = end
+        self.write = connection.transport.write  # straight: any call between would be one for each event and reader
+        connection.stream = stream
+        if connection.write_paused:
+            stream.block()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is too late to write."""
+        return self._connection.transport.is_closing()
+
+    def wire(self, wires: Wires) -> Wire:
+        """What it wants items made into."""
+        return wires.framed
+
+    def finish(self, reason: Reason | None) -> None:
+        """See `Outlet`."""
+        self._end.finish(reason)
+
+    def close(self) -> None:
+        """Its owner has no more use for it."""
+        self._connection.stream = None
+        self._end.close()
+
+
+def outlet_for(
+    scope: Scope, send: Send, stream: Stream, last: Callable[[Reason | None], Message]
+) -> FramedOutlet | SteppedOutlet | None:
+    """The fastest outlet that `send` allows, None if only its own task may await it."""
+    # A bound method of uvicorn's is not wrapped by anything.
+    if not type(getattr(send, "__self__", None)).__module__.startswith(("uvicorn.protocols.", "feed_server.protocol.")):
+        return None
+    stepped = SteppedOutlet(send, stream, last)
+    connection: Connection | None = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")
+    if connection is None or scope["http_version"] != "1.1":
+        return stepped
+    return FramedOutlet(connection, stream, stepped)
+
+
+@types.coroutine
+def begun(awaited: Coroutine[Any, Any, T] | Iterator[Any], waiting: Any) -> Generator[Any, Any, T]:
+    """Await what was stepped before, and has yielded `waiting`. It may be any iterator, as that of granian's `receive`,
+    which knows no other verb than `next`."""
+    while True:
+        resume: Callable[[Any], Any] = getattr(awaited, "send", lambda _: next(cast("Iterator[Any]", awaited)))
+        try:
+            value = yield waiting
+        except BaseException as error:  # cancellation is the coroutine's to handle
+            if (throw := getattr(awaited, "throw", None)) is None:
+                raise
+            resume, value = throw, error
+        try:
+            waiting = resume(value)
+        except StopIteration as end:
+            return cast("T", end.value)

@@ -1,0 +1,201 @@
+"""Errors at the edge: every `FeedError` becomes a problem document (RFC 9457), and nothing else of it gets out.
+
+Only on the feed's own routes: inside somebody's application the other routes keep their own format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Match, Mount
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from feed import (
+    Draining,
+    FeedError,
+    FeedUnavailable,
+    Forbidden,
+    Indeterminate,
+    Invalid,
+    Malformed,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+)
+from feed_server.exchange import answered
+from feed_server.topics import Mismatch
+
+SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+"""Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
+token."""
+
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 64 << 20
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
+class Problem(Response):
+    """A problem document with the status's own phrase as its title."""
+
+    media_type = "application/problem+json"
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
+    ) -> None:
+        """`members` are more of the document's (RFC 9457, 3.2)."""
+        self.detail = detail
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            **(members or {}),
+        }
+        # With a line's end, like all answers in JSON: a terminal's prompt does not stick to it.
+        body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        super().__init__(body, status, {"Cache-Control": "no-store", **(headers or {})})
+        self.raw_headers += SAFE
+
+
+class UnreadProblem(Problem):
+    """A problem answered before the request's body was read to its end.
+
+    The answer is complete at once, but the connection is closed only after reading on for a moment: closing it with
+    bytes unread makes the kernel reset it, and a client that is still sending would never see the answer.
+    """
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, {"Connection": "close", **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        left = _LINGER_BYTES
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def deny(websocket: WebSocket, response: Response) -> None:
+    """Answer a handshake with a status, where the server can."""
+    answered(websocket.scope, response)
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(response)
+    else:
+        await websocket.close()
+
+
+class Refused(Exception):
+    """A request that HTTP itself is wrong about. `response` is the whole answer."""
+
+    def __init__(self, response: Problem) -> None:
+        super().__init__(response.detail)
+        self.response = response
+
+
+def status_of(error: FeedError) -> int:
+    """The status that says whose fault `error` is."""
+    match error:
+        case Malformed():
+            return 400
+        case Unauthenticated():
+            return 401
+        case Forbidden():
+            return 403
+        case TooLarge():
+            return 413
+        case Invalid():
+            return 422
+        case Overloaded():
+            return 429
+        case FeedUnavailable():
+            return 503
+        case Indeterminate():
+            return 504
+    return 500
+
+
+def problem_of(error: FeedError) -> Problem:
+    """The document for `error`."""
+    status = status_of(error)
+    members = {"errors": error.errors} if isinstance(error, Mismatch) and error.errors else None
+    return Problem(status, str(error) if status != 500 else "", _headers_of(error), members)
+
+
+def _headers_of(error: FeedError) -> dict[str, str]:
+    match error:
+        case Draining():  # not all of them at once
+            return {"Retry-After": str(random.randint(1, error.retry_after))}
+        case FeedUnavailable():
+            return {"Retry-After": str(error.retry_after)}
+        case Unauthenticated():  # RFC 6750, 3
+            return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.invalid else "Bearer"}
+    return {}
+
+
+class FeedRoute(APIRoute):
+    """A route whose errors are problem documents, in whatever application it is."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            return await problems_answered(handle, request)
+
+        return answer
+
+
+async def problems_answered(handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    """What `handle` answers, or the problem it raises."""
+    try:
+        return await handle(request)
+    except FeedError as error:
+        return problem_of(error)
+    except Refused as refused:
+        return refused.response
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody is there to read it
+
+
+async def answer_http_exception(request: Request, error: Exception) -> Response:
+    """For our own application: no such path, no such method."""
+    if not isinstance(error, HTTPException):
+        return Problem(500, "an error of this server, which its log explains")
+    headers, detail = dict(error.headers or {}), error.detail
+    if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = "there is nothing at this path: see /docs"
+    if error.status_code == 405:
+        # A path is often several routes, and the one that refuses knows its own methods only (RFC 9110, 15.5.6).
+        allowed = {method for method in _METHODS if _is_routed(request, method)}
+        headers["Allow"] = ", ".join(sorted(allowed.union(headers.get("Allow", "").split(", ")) - {""}))
+        detail = f"this path takes: {headers['Allow']}"
+    return Problem(error.status_code, detail, headers)
+
+
+def _is_routed(request: Request, method: str) -> bool:
+    routes = request.app.router.routes
+    scope = {**request.scope, "method": method}
+    return any(not isinstance(route, Mount) and route.matches(scope)[0] is Match.FULL for route in routes)

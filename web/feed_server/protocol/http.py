@@ -1,0 +1,444 @@
+"""An HTTP connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from feed_server.exchange import unreadable
+from feed_server.outlet import EXTENSION
+from feed_server.problems import Problem
+from feed_server.protocol.common import LINGER, Common, Streaming, part, unread
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
+
+    from feed_server.protocol.websocket import WebSocketProtocol
+
+MAX_HEADERS = 256
+"""Headers of a request; each costs some hundred bytes of memory, however small it is."""
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+
+_SMALL_HEAD = 4 << 10  # bytes for which every connection has room of its own
+_PIPELINED = 16  # requests that may wait for the one before them
+_PIPELINED_BYTES = 64 << 10  # of their bodies
+
+
+class _Unacceptable(Exception):
+    """A request that is refused while it is read."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class HttpProtocol(Streaming, HttpToolsProtocol):
+    """An HTTP connection. What no request may be is refused while it streams in, a head has to come in time, and when
+    the connection is lost, every request on it is told, also those that wait for the one before.
+
+    Of what comes, the connection itself keeps at most: a head of `max_head` bytes and what one read brings beyond it,
+    256 KiB, as it keeps of a body that nobody takes; and while one request is being answered, the next 16. A head that
+    is not whole and larger than most counts among the bodies: there are more connections than room for all of them.
+    """
+
+    __slots__ = (
+        "_common",
+        "_early",
+        "_head",
+        "_held",
+        "_idle_bytes",
+        "_piped",
+        "_refused",
+        "_reread",
+        "_running",
+        "_steps",
+    )
+
+    def __init__(self, *arguments: Any, common: Common, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._common = common
+        self._running: RequestResponseCycle | None = None
+        self._head = False  # whether one has begun and not ended
+        self._steps = 0  # how often the parser got on: a head, a body's bytes, an end
+        self._idle_bytes = 0  # that came since it did
+        self._held = 0  # of these, bytes that count among the bodies
+        self._piped = 0  # bytes of the bodies that wait for the request before them
+        self._refused = False
+        self._reread = False  # whether the request is to be read again
+        self._early = b""  # what came behind a WebSocket's handshake, before that was answered
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        common = self._common
+        common.collector.connected(len(self.connections))
+        common.heads.begin(self)
+        common.room.enter(self, len(self.connections))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        common = self._common
+        common.collector.disconnected(len(self.connections))
+        common.heads.end(self)
+        common.room.leave(self)
+        common.bodies.release(self._held)
+        self._held = 0
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle, *waiting):
+            if cycle is not None:
+                part(cycle.scope)
+                _give_up(cycle)
+        self._running = None
+
+    def late(self) -> None:
+        """No head came in time. What was begun is answered, so that the client knows why it is closed."""
+        if self._refused or self.transport.is_closing():
+            return
+        if self._head:
+            self._refuse(408, "the head of the request did not come in time")
+        elif unread(self.transport):
+            self._common.heads.begin(self)  # it comes just now
+        else:
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """See uvicorn's: no request came for as long as the connection is kept."""
+        if not unread(self.transport):  # else it comes just now: closed, a proxy could not tell whether it was handled
+            super().timeout_keep_alive_handler()
+
+    def last_answer(self) -> None:
+        """The server is being stopped: what is being answered is told so, for a proxy that would use the connection
+        again. What is read from now on finds `Room.closing`."""
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """See uvicorn's: close it, unless a request is under way."""
+        if not unread(self.transport):
+            super().shutdown()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        if cycle.scope["http_version"] == "1.0":
+            cycle.send = _Unchunked(cycle).send  # type: ignore[method-assign]
+        super()._start_asgi_task(cycle, partial(_run, cycle, app))
+
+    def on_message_complete(self) -> None:
+        self._steps += 1
+        if self._reread:
+            return
+        super().on_message_complete()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._common.room.leave(self)
+        elif cycle is not None and cycle.more_body and not self.transport.is_closing():
+            cycle.more_body = False  # it was answered before its body had come
+            self._common.heads.end(self)
+            self._common.room.leave(self)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self._common.room.keep(self)
+
+    def on_response_complete(self) -> None:
+        is_last = not self.pipeline and not self.transport.is_closing()
+        super().on_response_complete()
+        self._piped = sum(len(cycle.body) for cycle, _ in self.pipeline)
+        if not is_last:
+            return
+        if self._head or self.cycle.more_body:  # what has begun has to end in time
+            self._unset_keepalive_if_required()
+            self._common.heads.begin(self)
+            self._common.room.idle[self] = None
+        else:
+            self._common.room.keep(self)
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.pipeline or (self._running is not None and not self._running.response_complete):
+            # Its stream would hear nothing more of the connection.
+            self.transport.abort()
+            return
+        self.transport.pause_reading()
+        self._common.turns.later(self._upgrade)
+
+    def _upgrade(self) -> None:
+        if self.transport.is_closing():
+            return  # the client has left meanwhile
+        self._common.room.leave(self)
+        super().handle_websocket_upgrade()  # reading goes on once the handshake is answered
+        if self._early:
+            cast("WebSocketProtocol", self.transport.get_protocol()).data_received(self._early)
+        part(self.scope)
+        self.parser = None  # type: ignore[assignment]  # it would keep this protocol, as this one keeps it
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+            self._common.heads.begin(self)
+        steps = self._steps
+        self._read(data)
+        passed = self._steps - steps
+        if passed == 0:
+            self._idle_bytes += len(data)
+        else:
+            # Where a head begins there may be the end of a body before it: then only what follows is counted.
+            self._idle_bytes = len(data) if passed == 1 and self._head else 0
+        if self._idle_bytes > self._common.max_head and not self._refused and not self.transport.is_closing():
+            self._unacceptable(
+                _head_too_large(self._common.max_head)
+                if self._head
+                else _Unacceptable(400, "too many bytes between a body's own, or before a request")
+            )
+        elif self._idle_bytes > _SMALL_HEAD or self._held:
+            self._hold(self._idle_bytes if self._idle_bytes > _SMALL_HEAD else 0)
+
+    def _hold(self, size: int) -> None:
+        """Count this much among the bodies, or refuse it."""
+        if size <= self._held:
+            self._common.bodies.release(self._held - size)
+        elif self._refused or self.transport.is_closing():
+            return
+        elif not self._common.bodies.take(size - self._held, piece=True):
+            self._unacceptable(_Unacceptable(503, "this server is reading as many bytes at once as it may"))
+            return
+        self._held = size
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            why = error.__context__
+            self._unacceptable(why if isinstance(why, _Unacceptable) else _Unacceptable(400, "this is no HTTP request"))
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if self._should_upgrade():
+                self._early = rest
+                self.handle_websocket_upgrade()
+            else:
+                self._read_without_upgrade(rest)
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """An upgrade that is not for us, such as curl's to HTTP/2, may be passed over (RFC 9110, 7.8). The parser takes
+        what follows for the other protocol, though, a body included: so the request is read again, without it."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._reread = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._read(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._steps += 1
+        self._head = True
+        self.scope["extensions"] = {EXTENSION: {"connection": self}}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head:
+            return  # a trailer: as a header it could pretend to be what a proxy has checked (RFC 9110, 6.5.1)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_HEADERS:
+            raise _Unacceptable(431, f"a request may have {MAX_HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        self._steps += 1
+        self._check_head()
+        self._take_authority()
+        self._head = False
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            self._reread = True
+            return
+        if len(self.pipeline) >= _PIPELINED:
+            raise _Unacceptable(400, "too many requests wait for the one before them")
+        self._common.heads.end(self)
+        super().on_headers_complete()
+        self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
+        if self._common.room.closing and self.cycle is not None:  # none before a WebSocket
+            self.cycle.keep_alive = False
+        if self.scope["method"] == "POST" and not self.parser.should_upgrade():
+            self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
+
+    def _check_head(self) -> None:
+        """What the parser lets through, and proxies read in other ways than we would (RFC 9112, 2.3, 3.2, 6.1)."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise _Unacceptable(400, "send HTTP/1.1")
+        if self.parser.get_method() == b"CONNECT":
+            raise _Unacceptable(400, "this is no proxy")
+        size = len(self.url) + 16
+        hosts = 0
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
+                raise _Unacceptable(400, "Transfer-Encoding may be chunked, and in HTTP/1.1 only")
+        if size > self._common.max_head:
+            raise _head_too_large(self._common.max_head)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise _Unacceptable(400, "a request has one Host header")
+
+    def _take_authority(self) -> None:
+        """A target that is a whole URL says for which host it is, whatever the header says (RFC 9112, 3.2.2): else a
+        proxy that goes by the one would let through what is answered by the other."""
+        if self.url.startswith(b"/") or (self.url == b"*" and self.parser.get_method() == b"OPTIONS"):
+            return
+        found = _ABSOLUTE.fullmatch(self.url)
+        if found is None or not found[1] or b"@" in found[1]:
+            raise _Unacceptable(400, "the target of a request is a path, or a whole http:// URL without a user")
+        self.url = found[2] if found[2].startswith(b"/") else b"/" + found[2]
+        self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+        self.headers.append((b"host", found[1]))
+
+    def on_body(self, body: bytes) -> None:
+        self._steps += 1
+        if self.cycle is not self._running:
+            self._piped += len(body)
+            if self._piped > _PIPELINED_BYTES:
+                raise _Unacceptable(400, "too large a body waits for the request before it")
+        super().on_body(body)
+
+    def _unacceptable(self, why: _Unacceptable) -> None:
+        """Refuse, without getting in the way of what is being answered."""
+        running = self._running
+        if self.stream is not None:
+            self._refused = True
+            self.transport.abort()
+            return
+        if running is not None and not running.response_complete:
+            if running.more_body and running.response_started:
+                self._refused = True
+                self.transport.close()  # its own body is broken, and it is being answered already
+                return
+            if not running.more_body:
+                # Its answer must not be lost, nor have another one in its midst.
+                self._refused = True
+                running.keep_alive = False
+                self.pipeline.clear()
+                return
+            _give_up(running)
+        self._refuse(why.status, why.detail)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._refused = True
+        unreadable(self.client, status, detail)
+        self.transport.write(_refusal(status, detail))
+        # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
+        self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
+
+
+def _head_too_large(most: int) -> _Unacceptable:
+    return _Unacceptable(431, f"the head of the request is larger than {most:,} bytes, the limit here")
+
+
+def _refusal(status: int, detail: str) -> bytes:
+    """A problem document as a whole answer, for what never was a request."""
+    headers = {"Connection": "close"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    problem = Problem(status, detail, headers)
+    lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
+    lines += [b"%b: %b" % header for header in problem.raw_headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(problem.body)
+
+
+async def _run(
+    cycle: RequestResponseCycle,
+    app: ASGI3Application,
+    scope: HTTPScope,
+    receive: ASGIReceiveCallable,
+    send: ASGISendCallable,
+) -> None:
+    """The application. uvicorn learns that a client has left only a turn of the loop after the transport does, and
+    takes an answer that was left off meanwhile for a mistake of the application's."""
+    await app(scope, receive, send)
+    if cycle.transport.is_closing():
+        cycle.disconnected = True
+
+
+def _give_up(cycle: RequestResponseCycle) -> None:
+    """Tell a request that its client is gone."""
+    if not cycle.response_complete:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+
+class _Unchunked:
+    """Answers an HTTP/1.0 client, which knows no chunks (RFC 9112, 7.1): where the length is not known, the body ends
+    with the connection. nginx is one towards what it passes to, unless it is told otherwise."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._endless = False
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """See ASGI."""
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
+            self._endless = all(name.lower() != b"content-length" for name, _ in headers)
+            if self._endless:
+                cycle.chunked_encoding = False
+            message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body" and self._endless:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await self._send(message)
+
+
+class _HeadWithBody:
+    """A transport that keeps a response's head back until its body comes, at most to the next turn of the loop. uvicorn
+    writes them one after the other, and a system call costs as much as all the rest of a publish."""
+
+    __slots__ = ("_flushing", "_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self._flushing: asyncio.Handle | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep if it is the first."""
+        if self._flushing is None:
+            self._head = data
+            self._flushing = self._loop.call_soon(self._flush)
+        elif self._head:
+            self._flushing.cancel()
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if not self._transport.is_closing():
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Close after what was written."""
+        if self._head:
+            self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or being closed."""
+        return self._transport.is_closing()

@@ -1,0 +1,263 @@
+"""A WebSocket's connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Opcode
+from websockets.server import ServerProtocol
+
+from feed_server.outlet import EXTENSION
+from feed_server.protocol.common import LINGER, Common, Streaming, part
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+    from websockets.frames import Frame
+    from websockets.http11 import Request
+
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_SLICE = 4 << 10  # bytes of frames that are looked at in one go: at most 700 frames, some milliseconds
+
+_CLOSE = 0x88  # the first byte of a whole one
+_MASKED = 0x80  # in the second byte, beside the length
+_CLOSE_HEAD = 6  # bytes, the mask included
+_MOST_IN_CLOSE = 125
+_LONGEST_CLOSE = _CLOSE_HEAD + _MOST_IN_CLOSE
+
+
+class _Conversation(ServerProtocol):
+    """The library's, for which a Close between the fragments of a message breaks the rules. It does not: a control
+    frame may come there (RFC 6455, 5.4), and who goes away owes nobody the rest."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """See the library's."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
+class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
+    """A WebSocket, read in slices: no more than the application, the socket and everybody else have time for.
+
+    Nothing is read before the handshake is answered, while messages wait for the application, or while more waits to be
+    written than the socket takes: so whoever floods it with messages, pings or fragments fills only its own socket. A
+    message that has begun has to end in time, and counts among the bodies until it has been handled.
+
+    A handshake that cannot be read is answered and closed; uvicorn 0.54 leaves it open, and fails on it when it stops.
+    After a frame that breaks the rules what still comes is read for a moment, so that the client sees with which code
+    it was closed, or until it answers with a Close of its own. A refusal by the application is no error, nor is a
+    client that breaks the rules.
+    """
+
+    __slots__ = ("_begun", "_common", "_handled", "_held", "_in_turn", "_last", "_unread")
+
+    def __init__(self, *arguments: Any, common: Common, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn.parser.close()  # it would keep what it belongs to
+        self.conn = _Conversation(max_size=self.config.ws_max_size, logger=self.logger)
+        self._common = common
+        self._last = b""  # of what came after the rules were broken
+        self._unread = bytearray()  # not even looked at yet
+        self._in_turn = False  # whether a slice is to be read in its turn
+        self._begun = False  # whether there is a part of a message
+        self._held = 0  # bytes of it, and of the messages that the application has not handled
+        self._handled = 0  # of these, bytes of the messages
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # They hold each other, and so would stay: nobody collects garbage while there are many (see
+        # feed_server.collector).
+        self.conn.parser.close()
+        self.conn.parser_exc = None
+        self._unread.clear()
+        self._common.messages.end(self)
+        self._common.bodies.release(self._held)
+        self._held = 0
+        if self.handshake_initiated and hasattr(self, "scope"):
+            part(self.scope)
+
+    def late(self) -> None:
+        """A message was begun, and did not end in time."""
+        if not self.close_sent and not self.transport.is_closing():
+            self._fail(1008, "a message did not come in time")
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        self.read_paused = True  # as the HTTP connection has left it, until the handshake is answered
+        if not self.close_sent:
+            self.scope["extensions"] = {**(self.scope["extensions"] or {}), EXTENSION: {"connection": self}}
+
+    def data_received(self, data: bytes) -> None:
+        if not self.handshake_initiated:
+            self._read(data)
+            if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.close_sent:
+                self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_REQUEST)
+                self.handshake_complete = self.close_sent = True
+                self.transport.close()
+        elif self._broken:
+            self._look_for_close(self._last + data)
+        elif self._unread or len(data) > _SLICE or self.write_paused or self.read_paused:
+            self._unread += data
+            self._go_on()
+        else:
+            self._read(data)
+
+    @property
+    def _broken(self) -> bool:
+        """Whether it is being closed because the client broke the rules: what comes now is of no interest."""
+        return self.close_sent and (self.conn.parser_exc is not None or self.conn.eof_sent)
+
+    @property
+    def _free(self) -> bool:
+        """Whether more can be read: what came before has been taken, and the answers to it too."""
+        taken = self.handshake_complete and (self.queue.empty() or self.close_sent)
+        return taken and not self.write_paused
+
+    def _go_on(self) -> None:
+        """Read on if that is possible now, and else not."""
+        if self.transport.is_closing() or self.disconnected:
+            return
+        if self._broken:
+            self._unread.clear()
+        free = self._free
+        if free and not self._unread:
+            if self.read_paused:
+                self.read_paused = False
+                self.transport.resume_reading()
+            return
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+        if free and not self._in_turn:
+            self._in_turn = True
+            self._common.turns.later(self._read_slice)
+
+    def _read_slice(self) -> None:
+        self._in_turn = False
+        if self._free and not self._broken and not self.disconnected:
+            data = bytes(self._unread[:_SLICE])
+            del self._unread[:_SLICE]
+            self._read(data)
+        self._go_on()
+
+    def _read(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.handshake_initiated and not self.disconnected:
+            self._account()
+            if self._broken:
+                self._look_for_close(data + self._last)
+
+    def _look_for_close(self, received: bytes) -> None:
+        """End at once where both have said Close (RFC 6455, 5.5.1). Where frames begin nobody knows any more; but a
+        Close is the last thing that a client sends, and all that came last."""
+        self._last = received[-_LONGEST_CLOSE:]
+        if ends_with_close(self._last) and self.close_timer is not None:
+            self.close_timer.cancel()
+            self.close_timer = None
+            self.transport.close()
+
+    def _account(self) -> None:
+        """What there is of messages, for how much and for how long."""
+        partial = len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        begun = partial > 0 or self.conn.current_size is not None
+        if self._broken:
+            partial, begun = 0, False
+        if begun is not self._begun:
+            self._begun = begun
+            if begun:
+                self._common.messages.begin(self)
+            else:
+                self._common.messages.end(self)
+        held = partial + self._handled
+        if self._broken:
+            held = min(held, self._held)  # closing it for want of room must not ask for room again
+        if held <= self._held:
+            self._common.bodies.release(self._held - held)
+        elif not self._common.bodies.take(held - self._held, piece=begun):
+            self._fail(1013, "this server is reading as many bytes at once as it may")
+            return
+        self._held = held
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close it, and read nothing more."""
+        if not self.conn.eof_sent:
+            self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
+    def handle_cont(self, event: Frame) -> None:
+        # A list of the fragments would cost more than they hold, without end if they are empty.
+        frames = cast("list[bytes | bytearray]", self.frames)
+        if not isinstance(frames[0], bytearray):
+            frames[0] = bytearray(frames[0])
+        frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        data, self.frames = self.frames[0], []
+        if self._begun:  # what there may be of the next one has a time of its own
+            self._begun = False
+            self._common.messages.end(self)
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "bytes":
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": bytes(data)})
+        else:
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                self._fail(1007, "not UTF-8")
+                return
+            self.queue.put_nowait({"type": "websocket.receive", "text": text})
+        self._handled += len(data)
+        self._go_on()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if self.queue.empty() and self._handled:
+            self._handled = 0
+            self._account()
+        message = await self.queue.get()
+        self._go_on()
+        return message
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on()
+
+    def handle_parser_exception(self) -> None:
+        close = self.conn.close_sent
+        code, reason = (1006, "") if close is None else (close.code, close.reason)
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if self.stream is not None:
+            self.stream.block()
+            self.stream = None  # nothing comes after the close
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._last = bytes(self._unread[-_LONGEST_CLOSE:])
+        self._unread.clear()
+        self.frames = []
+        self._account()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        # Closed with bytes unread, the kernel would reset the connection, and the close frame might never arrive.
+        self.close_timer = self.loop.call_later(LINGER, self.transport.close)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.accept":
+            del self.request, self.response  # kilobytes that nothing looks at any more
+            self._go_on()
+        elif message["type"] == "websocket.close":
+            self._go_on()  # to the client's own close
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # as far as it goes: uvicorn would log an error
+
+
+def ends_with_close(received: bytes) -> bool:
+    """Whether a client's Close is the last of it."""
+    return any(
+        received[start] == _CLOSE and received[start + 1] == _MASKED | len(received) - _CLOSE_HEAD - start
+        for start in range(max(0, len(received) - _LONGEST_CLOSE), len(received) - _CLOSE_HEAD + 1)
+    )

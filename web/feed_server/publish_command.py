@@ -1,0 +1,242 @@
+"""`feed publish`: one event, or one for each line of input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from feed import FeedError, Malformed
+from feed.client import PATIENCE, AsyncClient, GaveUp, Outgoing, Refused, checked_url
+from feed_server.client_command import DEFAULT_URL, Token, Url, Waiting, run_to_end
+from feed_server.terminal import WrongUse, say
+
+_BATCH_EVENTS = 500
+_BATCH_BYTES = 1 << 20
+_MAX_LINE = 16 << 20  # bytes; more than any server takes by default
+_CHUNK = 64 << 10  # bytes of standard input that are read at a time
+_READ_AHEAD = 16  # chunks
+_UNSAID = 1.0  # seconds for which nobody need know that a server is away
+_OPTION = re.compile(r"--([A-Za-z][\w-]*(=.*)?)?", re.DOTALL)
+
+
+class PublishCommand(TyperCommand):
+    """Takes data that begins with a dash, such as -5, for what it is: where DATA is to come, and what comes cannot be
+    one of the options, of which each has two dashes and a name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See typer."""
+        with_value: set[str] = set()
+        flags: set[str] = set()
+        for parameter in self.get_params(ctx):
+            (flags if getattr(parameter, "is_flag", False) else with_value).update(parameter.opts)
+        return super().parse_args(ctx, dashed_data_last(args, with_value, flags))
+
+
+def dashed_data_last(arguments: list[str], with_value: Collection[str], flags: Collection[str]) -> list[str]:
+    """The same command line, but with DATA that begins with a dash at its end, behind --."""
+    rest = iter(range(len(arguments)))
+    words = 0
+    for number in rest:
+        argument = arguments[number]
+        name, equals, _ = argument.partition("=")
+        if name in with_value and not equals:
+            next(rest, None)
+        elif name in with_value or name in flags:
+            continue
+        elif argument == "-" or not argument.startswith("-"):
+            words += 1
+        elif words == 1 and _OPTION.fullmatch(argument) is None:
+            return [*arguments[:number], *arguments[number + 1 :], "--", argument]
+        else:
+            break  # whatever is wrong with it, the parser says it
+    return arguments
+
+
+def publish(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where to publish, such as orders/42.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA|-",
+            help="The event's data; - is standard input, an event a line. What looks like an option goes behind --.",
+        ),
+    ] = "-",
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    type: Annotated[str, typer.Option(metavar="NAME", help="The events' type.")] = "message",
+    json: Annotated[bool, typer.Option("--json", help="DATA, or each line, is JSON. Empty lines are skipped.")] = False,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Idempotency-Key: a repeat within 24 h publishes nothing more.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="For how long to try again before giving up.")
+    ] = PATIENCE,
+) -> None:
+    """Publish an event, or one for each line of input.
+
+    The one event's id is printed. Lines go out in batches, each as soon as the one before is committed, and are there
+    once even if a batch had to be repeated.
+    """
+    waiting = Waiting(checked_url(url), f"trying again, for {patience:g} s in all", patience=_UNSAID)
+    client = AsyncClient(url, token, patience=patience, on_wait=waiting)
+    if data != "-":
+        run_to_end(_publish_one(client, topic, data.encode() if json else data, type, key))
+    elif key is not None:
+        raise WrongUse("--key is for one event: give DATA")
+    elif sys.stdin is None:
+        raise WrongUse("standard input is closed")
+    else:
+        run_to_end(_publish_lines(client, waiting, topic, type, json))
+
+
+async def _publish_one(client: AsyncClient, topic: str, data: str | bytes, type: str, key: str | None) -> None:
+    async with client:
+        print(await client.publish(topic, data, type=type, key=key), flush=True)
+
+
+async def _publish_lines(client: AsyncClient, waiting: Waiting, topic: str, type: str, json: bool) -> None:
+    if sys.stdin.isatty():
+        say("an event a line; Ctrl-D ends")
+    published = 0
+    try:
+        with _progress() as show:
+            async with client, contextlib.aclosing(_batches(_StandardInput(), topic, type, json)) as batches:
+                async for batch in batches:
+                    published += await _publish_batch(client, batch)
+                    waiting.over()
+                    show(published)
+    except FeedError as error:
+        raise FeedError(f"{error}; {_events(published)} acknowledged before") from error
+    except asyncio.CancelledError:
+        say(f"published {_events(published)}")
+        raise
+    say(f"published {_events(published)}")
+
+
+def _events(count: int) -> str:
+    return f"{count:,} event{'' if count == 1 else 's'}"
+
+
+_Batch = list[tuple[int, Outgoing]]
+"""Events, each with the number of its line."""
+
+
+async def _publish_batch(client: AsyncClient, batch: _Batch) -> int:
+    try:
+        return len(await client.publish_batch([event for _, event in batch]))
+    except (Refused, GaveUp) as error:
+        raise FeedError(f"lines {batch[0][0]:,} to {batch[-1][0]:,}: {error}") from error
+
+
+class _StandardInput:
+    """Standard input, read by a thread, as it may be a file, a pipe or a terminal. The thread reads a little ahead."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
+        self._room = threading.Semaphore(_READ_AHEAD)
+        # A daemon, as nothing can wake it from its read when the command ends before its input does.
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        chunk: bytes | OSError = b"?"
+        while chunk and not isinstance(chunk, OSError):
+            self._room.acquire()
+            try:
+                # Not sys.stdin's buffer: ending while a thread is in it is a fatal error of Python.
+                chunk = os.read(sys.stdin.fileno(), _CHUNK)
+            except OSError as error:
+                chunk = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the command has ended
+                self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
+
+    async def read(self) -> bytes:
+        """The next bytes; none at the end."""
+        chunk = await self._chunks.get()
+        self._room.release()
+        if isinstance(chunk, OSError):
+            raise FeedError(f"standard input: {chunk.strerror}")
+        return chunk
+
+    @property
+    def pauses(self) -> bool:
+        """Whether there is nothing more to be had at once."""
+        return self._chunks.empty()
+
+
+async def _lines(source: _StandardInput) -> AsyncIterator[bytes | None]:
+    """The lines, without their ends, and None whenever the input pauses."""
+    rest = b""
+    while chunk := await source.read():
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.removesuffix(b"\r")
+        if len(rest) > _MAX_LINE:
+            raise Malformed(f"standard input: a line of more than {_MAX_LINE:,} bytes")
+        if source.pauses:
+            yield None
+    if rest:
+        yield rest
+
+
+async def _batches(source: _StandardInput, topic: str, type: str, json: bool) -> AsyncGenerator[_Batch, None]:
+    """What to publish together: what has come when the input pauses, and no more than fits. There is no clock in it:
+    while one batch is on its way the next gathers, so that a slow input is not kept waiting and a fast one is not
+    sent line by line."""
+    batch: _Batch = []
+    size = number = 0
+    failure: Malformed | None = None
+    async for line in _lines(source):
+        if line is not None:
+            number += 1
+            try:
+                batch += _event(number, line, topic, type, json)
+            except Malformed as error:
+                failure = error  # after what stands before it
+            size += len(line)
+        if batch and (line is None or failure or len(batch) >= _BATCH_EVENTS or size >= _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        if failure:
+            raise failure
+    if batch:
+        yield batch
+
+
+def _event(number: int, line: bytes, topic: str, type: str, json: bool) -> _Batch:
+    if json and not line.strip():
+        return []
+    try:
+        event = Outgoing(topic, line if json else line.decode(), type)
+        event.envelope()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"line {number:,}: not UTF-8: byte {error.start} is {line[error.start]:#04x}") from None
+    except Malformed as error:
+        raise Malformed(f"line {number:,}: {error}") from None
+    return [(number, event)]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Shows how many events are published, and how many a second, while the block lasts; on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    start = time.monotonic()
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} events  {task.fields[rate]:,.0f}/s"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None, rate=0.0)
+        yield lambda count: progress.update(task, completed=count, rate=count / (time.monotonic() - start))

@@ -1,0 +1,257 @@
+"""`feed serve`: the uvicorn server around the application, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Generator
+from functools import partial
+from types import FrameType
+from typing import cast
+
+import uvicorn
+
+from feed import Feed
+from feed.log import without_password
+from feed_server.app import application
+from feed_server.bodies import Bodies
+from feed_server.deadlines import Deadline
+from feed_server.hangup import Hangups
+from feed_server.listening import BACKLOG, check_private, listen, url_of
+from feed_server.output import logging_to_stderr
+from feed_server.settings import Settings, variable
+from feed_server.stalled import Connection, Stalled
+from feed_server.websocket import max_message
+
+logger = logging.getLogger(__name__)
+
+FORCED = 3
+"""Seconds for what is left once the drain is over."""
+
+_LAST_REQUESTS = 0.1  # seconds for those that are under way when the last stream has ended
+_OWN_DESCRIPTORS = 64  # the database, the loop, and the files of the dashboard, forty at once
+_MANY_DESCRIPTORS = 1 << 20
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but for how it stops: uvicorn waits for open streams before it tells them, and for ever."""
+
+    def __init__(self, settings: Settings, on_listening: Callable[[], None]) -> None:
+        """`on_listening` is called once it takes connections."""
+        from feed_server.protocol import Common, HttpProtocol, Room, WebSocketProtocol
+
+        self._http = HttpProtocol
+        descriptors = descriptor_limit()
+        if settings.max_subscribers is None:
+            settings = settings.model_copy(update={"max_subscribers": max(1, descriptors - max(96, descriptors // 10))})
+        self._settings = settings
+        self._feed = Feed(settings.log, settings.options)
+        self._on_listening = on_listening
+        self._watches: list[asyncio.Task[None]] = []
+        bodies = Bodies(settings.max_bodies, settings.body_timeout)
+        self._deadlines = (Deadline(settings.head_timeout), Deadline(settings.body_timeout))
+        self._room = Room(max(8, descriptors - _OWN_DESCRIPTORS))
+        common = Common(
+            self._room,
+            bodies,
+            settings.max_head,
+            *self._deadlines,
+        )
+        super().__init__(
+            uvicorn.Config(
+                application(settings, self._feed, bodies=bodies),
+                loop="uvloop",
+                http=cast("type[asyncio.Protocol]", partial(HttpProtocol, common=common)),
+                ws=cast("type[asyncio.Protocol]", partial(WebSocketProtocol, common=common)),
+                ws_max_size=max_message(settings.max_data),
+                ws_per_message_deflate=False,  # up to hundreds of KiB a connection
+                access_log=False,  # uvicorn's prints the query, and with it tokens
+                log_config=None,
+                # Unless they come from a proxy that is known, anybody could claim any address by them.
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=",".join(settings.proxies),
+                server_header=False,
+                backlog=BACKLOG,
+                # A proxy must be the first to let go: it cannot tell whether what it sent meanwhile was handled.
+                timeout_keep_alive=cast("int", settings.idle),
+                workers=1,  # else WEB_CONCURRENCY is looked at
+                ws_ping_interval=settings.heartbeat,  # the sign of life of a WebSocket: proxies cut what is quiet
+                ws_ping_timeout=None,  # a pong waits behind what a slow reader has not read: `Stalled` judges better
+                timeout_graceful_shutdown=FORCED,
+            )
+        )
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the log, and serve until it is told to stop. Raises `LogRefused`."""
+        # Opened before uvicorn starts, so that a refused log is one clear line; closed after it, as a forced exit skips
+        # the application's own shutdown.
+        async with self._feed:
+            # What is there now stays: the collector need not look at it again and again, while nobody is served.
+            gc.collect()
+            gc.freeze()
+            await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening."""
+        await super().startup(sockets)
+        connections = cast("Collection[Connection]", self.server_state.connections)
+        watches = (Stalled(connections, self._settings.stall), *self._deadlines)
+        self._watches = [asyncio.create_task(each.watch(), name="feed-watch") for each in watches]
+        self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
+        for watch in self._watches:
+            watch.cancel()
+        self.say_goodbye()
+        self._feed.drain()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.drain
+        while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
+            await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
+        if left := self._feed.subscribers:
+            # Their clients take nothing any more. Only an abort ends a connection whose buffer never empties.
+            if not self.force_exit:
+                logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+        await self._answer_last_requests()
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()  # which uvicorn leaves out then, though it takes no time here
+
+    def say_goodbye(self) -> None:
+        """From now on every answer says that it is the last one on its connection."""
+        self._room.closing = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, self._http):
+                connection.last_answer()
+
+    async def _answer_last_requests(self) -> None:
+        """Take no more connections, and let what proxies have sent meanwhile on those that there are be answered: where
+        a connection is closed on a request, a proxy can only answer 502."""
+        await asyncio.sleep(0)  # connections that wait in the system are taken
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LAST_REQUESTS
+        while self._room.idle and loop.time() < deadline and not self.force_exit:
+            await asyncio.sleep(0.01)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """See uvicorn's, which leaves out SIGHUP: it would end the process at once. Where it is ignored, as under
+        `nohup` and in a worker, that is somebody's wish."""
+        with super().capture_signals():
+            is_main = threading.current_thread() is threading.main_thread()
+            if not is_main or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                yield
+                return
+            before = signal.signal(signal.SIGHUP, partial(self._hang_up, Hangups()))
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
+
+    def _hang_up(self, hangups: Hangups, number: int, frame: FrameType | None) -> None:
+        if hangups.is_end():
+            self.should_exit = True  # a shell sends it once more: that is no second wish
+        else:
+            logger.info("SIGHUP changes nothing: settings are read when the server starts")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A first signal begins the drain, a second one ends it. None is raised again afterwards, as uvicorn would
+        do: a server that stopped because it was told to has not failed."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal comes. Raises `ServeError` and `LogRefused` if it cannot start."""
+    prepare(settings)
+    [listening] = listen(settings.host, settings.port)
+    with (
+        listening,
+        logging_to_stderr(settings.log_format, settings.log_level, quiet_publishes=settings.quiet_publishes),
+    ):
+        url = url_of(listening)
+        Server(on_port(settings, listening), lambda: greet(url, settings)).run([listening])
+
+
+def prepare(settings: Settings) -> None:
+    """What a process needs before it serves. Raises `ServeError` for a server that would be open to everybody."""
+    if not (settings.has_key or settings.insecure):
+        check_private(settings.host)
+    raise_descriptor_limit()
+    _raise_handshake_limits()
+
+
+def on_port(settings: Settings, listening: socket.socket) -> Settings:
+    """The settings with the port that was taken."""
+    return settings.model_copy(update={"port": listening.getsockname()[1]})
+
+
+def greet(url: str, settings: Settings) -> None:
+    """Say that the server is there."""
+    print(greeting(url, settings), flush=True)
+
+
+def greeting(url: str, settings: Settings) -> str:
+    """What a newcomer needs to see first, and an operator too: who may do what."""
+    bearing = '-H "Authorization: Bearer $TOKEN" ' if settings.has_key else ""
+    lines = [
+        f"feed is listening, events are kept in {without_password(settings.log)}",
+        f"  dashboard   {url}/",
+        f"  access      {_access(settings)}",
+        *([f"  token       {_token(settings)}"] if settings.has_key else []),
+        f"  subscribe   curl -N {bearing}{url}/events/hello",
+        f"  publish     curl {bearing}-d 'Hello' {url}/events/hello",
+    ]
+    return "\n".join(lines)
+
+
+def _access(settings: Settings) -> str:
+    if settings.has_key:
+        public = f"; everybody subscribes to {', '.join(settings.public)}" if settings.public else ""
+        return f"tokens ({', '.join(map(variable, settings.keys))}){public}"
+    if settings.insecure:
+        return "EVERYBODY who reaches it (no key, --insecure)"
+    return "everybody on this machine (no key)"
+
+
+def _token(settings: Settings) -> str:
+    """How to come by $TOKEN."""
+    if settings.jwt_secret is not None:
+        return "export TOKEN=$(feed token --publish '**' --subscribe '**')"
+    if settings.jwt_public_key is not None:
+        return "export TOKEN=$(feed token --publish '**' --subscribe '**' --private-key FILE)"
+    if settings.jwks_url is not None:
+        return "TOKEN is from whoever keeps the private keys"
+    return "TOKEN is one to publish or one to subscribe: see feed token --help"
+
+
+def raise_descriptor_limit() -> None:
+    """Every stream is a descriptor: take as many as the system allows without asking."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # where "unlimited" is not a number that may be asked for
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def descriptor_limit() -> int:
+    """How many descriptors a process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def _raise_handshake_limits() -> None:
+    """Let a WebSocket's URL hold a hundred topics, as any request's may. The library reads its limits, the bytes of a
+    line and the number of headers, from the environment when it is imported, which uvicorn does later."""
+    os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", str(1 << 20))
+    os.environ.setdefault("WEBSOCKETS_MAX_NUM_HEADERS", "256")

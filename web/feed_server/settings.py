@@ -1,0 +1,507 @@
+"""The server's settings: a name each, on the command line as `--name`, in the environment as `FEED_NAME`.
+
+This is the one list of them: `feed serve` makes its options from it, and shows its descriptions and defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_network
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
+from feed.event import check_pattern
+from feed.feed import MAX_PATTERNS
+from feed.log import check_log_url, is_shared
+from feed_server.origins import parse_host, parse_origin
+from feed_server.output import Format, Level
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
+imported."""
+
+_SIZE = re.compile(r"(\d+)\s*(|[kmg]i?b?|b)", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h|d)", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_size(value: Any) -> Any:
+    """Bytes: a number, or one with K, M or G (of 1024): `16M`."""
+    if isinstance(value, str):
+        if (parts := _SIZE.fullmatch(value.strip())) is None:
+            raise ValueError("a size is a number of bytes, or one with K, M or G: 65536, 64K, 16M")
+        return int(parts[1]) << {"k": 10, "m": 20, "g": 30}.get(parts[2][:1].lower(), 0)
+    return value
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds: a number, or one with ms, s, m, h or d: `7d`."""
+    if isinstance(value, str):
+        if (parts := _DURATION.fullmatch(value.strip())) is None:
+            raise ValueError("a duration is a number of seconds, or one with ms, s, m, h or d: 15, 500ms, 7d")
+        return float(parts[1]) * _SECONDS[parts[2].lower()]
+    return value
+
+
+def size_text(size: int) -> str:
+    """Bytes as `parse_size` reads them, and as short as it goes: `16M`."""
+    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return str(size)
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as `parse_duration` reads them, to six digits: `7d`, `90s`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds // length:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def _checked_log(url: str) -> str:
+    try:
+        return check_log_url(url)
+    except LogRefused as error:
+        raise ValueError(str(error)) from None
+
+
+def parse_list(value: Any) -> Any:
+    """Several values, separated by commas or spaces."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _each(check: Callable[[str], str]) -> Callable[[Sequence[str]], tuple[str, ...]]:
+    return lambda values: tuple(check(value) for value in values)
+
+
+def _checked_pattern(pattern: str) -> str:
+    try:
+        return check_pattern(pattern)
+    except Invalid as error:
+        raise ValueError(f"{pattern!r}: {error.detail}") from None
+
+
+def _checked_host(host: str) -> str:
+    if parse_host(host) is None or "*" in host:
+        raise ValueError(f"{host!r} is not the host of a URL, such as feed.example.org, 192.168.1.5 or [::1]:8000")
+    return host
+
+
+def _checked_origin(origin: str) -> str:
+    if (parsed := parse_origin(origin.removesuffix("/"))) is None:
+        raise ValueError(f"{origin!r} is not an origin, such as https://app.example.org or http://localhost:3000")
+    return str(parsed)
+
+
+def _checked_network(network: str) -> str:
+    try:
+        ip_network(network)
+    except ValueError:
+        raise ValueError(f"{network!r} is not an address or a network, such as 10.0.0.1 or 10.0.0.0/8") from None
+    return network
+
+
+# feed_server.keys is imported where there is a key: PyJWT and cryptography take a tenth of a second.
+
+
+def _checked_secret(secret: SecretStr) -> SecretStr:
+    from feed_server.keys import check_secret
+
+    return check_secret(secret)
+
+
+def _checked_public_key(value: str) -> str:
+    from feed_server.keys import check_public_key
+
+    return check_public_key(value)
+
+
+def _checked_jwks_url(url: str) -> str:
+    from feed_server.jwks import check_jwks_url
+
+    return check_jwks_url(url)
+
+
+def only_one_process(log: str) -> str:
+    """Why several processes cannot share a log like this, and what to do about it."""
+    kind = log.partition(":")[0]
+    return f"{kind}: is a log of one process, and several would be as many feeds: use --log redis://HOST:PORT/DB"
+
+
+# As JSON they are what a person would write. The upper bounds are no advice: they keep SQLite's integers and the
+# event loop's clock from overflowing.
+Size = Annotated[
+    int, BeforeValidator(parse_size), PlainSerializer(size_text, when_used="json"), Field(ge=1, le=1 << 62)
+]
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    PlainSerializer(duration_text, when_used="json"),
+    Field(gt=0, le=100 * 365 * 86400),
+]
+Count = Annotated[int, Field(ge=1, le=1 << 62)]
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list), PlainSerializer(" ".join, when_used="json")]
+
+
+Text = Annotated[str, Field(min_length=1)]
+JwksUrl = Annotated[str, AfterValidator(_checked_jwks_url)]
+Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
+PublicKey = Annotated[str, AfterValidator(_checked_public_key)]
+
+
+_KEYS = (
+    "jwt_secret",
+    "jwt_public_key",
+    "jwks_url",
+    "publisher_jwt_secret",
+    "publisher_jwt_public_key",
+    "subscriber_jwt_secret",
+    "subscriber_jwt_public_key",
+)
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which an empty value is as good as none, but for keys: whoever set one wants a server that is
+    not open, and must not get an open one because a file was empty."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if value != "" or name in _KEYS}
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. The descriptions are what `feed serve --help` and the README say."""
+
+    # Inputs are hidden as a secret that is refused would else stand in the traceback of whoever makes the application.
+    model_config = SettingsConfigDict(env_prefix="FEED_", extra="ignore", hide_input_in_errors=True)
+
+    host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
+    log: Annotated[
+        str,
+        AfterValidator(_checked_log),
+        Field(description="Where events are kept: memory:, sqlite:PATH or redis://HOST:PORT/DB?stream=NAME."),
+    ] = "sqlite:feed.db"
+    workers: Annotated[
+        int,
+        Field(ge=1, le=256, description="How many processes serve the port; more than one share a log on Redis."),
+    ] = 1
+    node: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="This server's name in /metrics and /subscriptions; unless set, the host's name and the port. "
+            "Workers add their numbers to it.",
+        ),
+    ] = None
+
+    log_format: Annotated[
+        Format, Field(description="How log lines look: text, json, or auto: text on a terminal, else JSON.")
+    ] = "auto"
+    log_level: Annotated[
+        Level,
+        Field(
+            description="What is logged: error, warning, info (a line for each request, and for each stream at its "
+            "end) or debug (health checks too)."
+        ),
+    ] = "info"
+    quiet_publishes: Annotated[
+        bool, Field(description="No log line for a publish that succeeds: the line costs a tenth to a fifth of it.")
+    ] = False
+
+    jwt_secret: Annotated[
+        Secret | None,
+        Field(description="The secret that tokens are signed with (HS256, HS384, HS512): at least 32 bytes."),
+    ] = None
+    jwt_public_key: Annotated[
+        PublicKey | None,
+        Field(
+            description="The public key that tokens are verified with: a file with a PEM, or the PEM. RSA (RS256), EC "
+            "P-256 (ES256) or Ed25519 (EdDSA)."
+        ),
+    ] = None
+    jwks_url: Annotated[
+        JwksUrl | None,
+        Field(description="Where the public keys of whoever makes the tokens are: a JWK Set (RS256, ES256, EdDSA)."),
+    ] = None
+    jwt_audience: Annotated[Text | None, Field(description="Tokens must be for it (`aud`).")] = None
+    jwt_issuer: Annotated[Text | None, Field(description="Tokens must be from it (`iss`).")] = None
+    publisher_jwt_secret: Annotated[
+        Secret | None, Field(description="A secret whose tokens can only grant to publish.")
+    ] = None
+    publisher_jwt_public_key: Annotated[
+        PublicKey | None, Field(description="A public key whose tokens can only grant to publish.")
+    ] = None
+    subscriber_jwt_secret: Annotated[
+        Secret | None, Field(description="A secret whose tokens can only grant to subscribe.")
+    ] = None
+    subscriber_jwt_public_key: Annotated[
+        PublicKey | None, Field(description="A public key whose tokens can only grant to subscribe.")
+    ] = None
+
+    hosts: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_host)),
+        Field(description="Names besides localhost under which a server without a key answers: NAME or NAME:PORT."),
+    ] = ()
+    origins: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_origin)),
+        Field(description="Pages of other origins that may use the feed, with cookies: https://app.example.org."),
+    ] = ()
+    public: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_pattern)),
+        Field(description="Patterns that anybody may subscribe to, without a token."),
+    ] = ()
+    metrics_public: Annotated[bool, Field(description="Show /metrics to anybody, where there is a key.")] = False
+    insecure: Annotated[bool, Field(description="Listen on an address that others reach, though there is no key.")] = (
+        False
+    )
+    proxies: Annotated[
+        Listed,
+        AfterValidator(_each(_checked_network)),
+        Field(description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed."),
+    ] = ()
+
+    max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
+    max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
+    max_bodies: Annotated[
+        Size, Field(description="Request bodies that are read or handled at once, in sum; beyond it they are refused.")
+    ] = 256 << 20
+    max_head: Annotated[Size, Field(le=1 << 20, description="The largest head of a request: its line and headers.")] = (
+        64 << 10
+    )
+    head_timeout: Annotated[
+        Duration, Field(description="How long the head of a request may take to come, from when it is waited for.")
+    ] = 10
+    body_timeout: Annotated[Duration, Field(description="How long the body of a request may take to come.")] = 60
+    idle: Annotated[
+        Duration,
+        Field(description="How long a connection is kept between two requests: longer than any proxy in front does."),
+    ] = 65 * 60
+
+    publish_rate: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1e9,
+            description="How many events a second one token or client address may publish in one process, a second's "
+            "worth at once; unless set, any number.",
+        ),
+    ] = None
+
+    retain_events: Annotated[Count, Field(description="How many events are kept.")] = 100_000
+    retain_age: Annotated[Duration, Field(description="How long events are kept.")] = 7 * 86400
+    retain_bytes: Annotated[
+        Size | None, Field(description="How many bytes of events are kept; unless set 1G, in memory 256M.")
+    ] = None
+
+    queue_events: Annotated[
+        Count, Field(description="Events that may wait for one subscriber; beyond it reads the log.")
+    ] = 256
+    queue_bytes: Annotated[
+        Size, Field(description="Bytes that may wait for one subscriber; beyond it reads the log.")
+    ] = 1 << 20
+    window_events: Annotated[Count, Field(description="Recent events held in memory for those who come back.")] = 10_000
+    window_bytes: Annotated[Size, Field(description="Bytes of recent events held in memory.")] = 32 << 20
+
+    max_subscribers: Annotated[
+        Count | None,
+        Field(
+            description="How many streams may be open at once in one process; unless set, as many as there are "
+            "descriptors for."
+        ),
+    ] = None
+    max_subscribers_per_address: Annotated[
+        Count | None,
+        Field(
+            description="How many streams one client address (in IPv6 a network of 64 bits) may have open at once in "
+            "one process; unless set, any number."
+        ),
+    ] = None
+    max_patterns: Annotated[
+        int, Field(ge=1, le=MAX_PATTERNS, description="How many topics and patterns one subscription may ask for.")
+    ] = MAX_PATTERNS
+    max_replays: Annotated[
+        Count, Field(description="How many pages of past events are read at once; others wait for their turn.")
+    ] = 4
+    stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
+    heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
+    retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
+    drain: Annotated[
+        Duration,
+        Field(description="How long a stopping server waits for its streams to end, and over which they come back."),
+    ] = 10
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then the environment; see pydantic-settings."""
+        return init_settings, _Environment(settings_cls)
+
+    @field_validator(*_KEYS, mode="before")
+    @classmethod
+    def _not_blank(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("is empty: give a key, or do not set it")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _of_one_log(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and not is_shared(info.data.get("log", "redis:")):
+            raise ValueError(f"{only_one_process(info.data['log'])}, or --workers 1")
+        return workers
+
+    @model_validator(mode="after")
+    def _of_different_keys(self) -> Self:
+        for kind in ("secret", "public_key"):
+            named = [f"{who}jwt_{kind}" for who in ("", "publisher_", "subscriber_")]
+            values = {name: value for name in named if (value := getattr(self, name)) is not None}
+            if len(set(values.values())) < len(values):
+                names = ", ".join(map(variable, values))
+                raise ValueError(f"{names}: two are the same, and cannot tell publishers from subscribers")
+        return self
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the settings that hold a key, or lead to some."""
+        return [name for name in _KEYS if getattr(self, name) is not None]
+
+    @property
+    def has_key(self) -> bool:
+        """Whether there is any key. Where there is none, tokens are not asked for."""
+        return bool(self.keys)
+
+    @property
+    def node_name(self) -> str:
+        """`node`, or what stands for it."""
+        return self.node or f"{socket.gethostname()}:{self.port}"
+
+    @property
+    def options(self) -> FeedOptions:
+        """What of this is the feed's."""
+        return FeedOptions(
+            node=self.node_name,
+            max_data=self.max_data,
+            window_events=self.window_events,
+            window_bytes=self.window_bytes,
+            max_subscribers=self.max_subscribers,
+            max_subscribers_per_address=self.max_subscribers_per_address,
+            max_patterns=self.max_patterns,
+            max_replays=self.max_replays,
+            retention=Retention(events=self.retain_events, age=self.retain_age, bytes=self.retain_bytes),
+            limits=Limits(
+                queue_events=self.queue_events,
+                queue_bytes=self.queue_bytes,
+                heartbeat=self.heartbeat,
+                retry=self.retry,
+                drain=self.drain,
+            ),
+        )
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting is one that nobody may see. Such are in the environment only: a command line is visible to
+    every user of the machine."""
+    return name.endswith("_secret")
+
+
+def option(name: str) -> str:
+    """A setting's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """A setting's name in the environment."""
+    return f"{Settings.model_config['env_prefix']}{name}".upper()
+
+
+_LONGEST_NAME = 100  # characters that are said back, and compared
+_OTHERS = ("FEED_URL", "FEED_TOKEN", "FEED_SOAK")  # of the other commands, and of the tests
+
+
+def no_settings(environment: Iterable[str]) -> Iterator[str]:
+    """A line for each of these variables that looks like a setting and is none: a key whose name is mistyped leaves a
+    server open."""
+    known = {*map(variable, Settings.model_fields), *_OTHERS}
+    # Names are taken in any case, as pydantic-settings takes them.
+    for name in sorted(name for name in environment if name.upper().startswith("FEED_") and name.upper() not in known):
+        # Without the prefix, in which all of them are alike.
+        alike = difflib.get_close_matches(name.upper()[5:_LONGEST_NAME], [each[5:] for each in known], 1)
+        yield f"{name[:_LONGEST_NAME]} is no setting" + (f": did you mean FEED_{alike[0]}?" if alike else "")
+
+
+def option_and_variable(name: str) -> str:
+    """Where a setting is set, as errors name it."""
+    return variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"
+
+
+def problems(error: ValidationError) -> Iterator[str]:
+    """What is wrong with the settings, each in a line that names the setting and holds nothing of its value."""
+    for problem in error.errors(include_url=False, include_input=False):
+        text = _problem(problem)
+        if problem["loc"]:
+            text = f"{option_and_variable(str(problem['loc'][0]))}: {text}"
+        yield text
+
+
+NO_FLAG = "is true or false: 1 or 0"
+
+
+def _problem(problem: ErrorDetails) -> str:
+    """What is wrong, in words that are not pydantic's."""
+    bounds = problem.get("ctx", {})
+    match problem["type"]:
+        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
+            return "is a whole number, such as 10"
+        case "float_parsing" | "float_type" | "finite_number":
+            return "is a number, such as 10"
+        case "greater_than_equal":
+            return f"is {bounds['ge']:,} at least"
+        case "greater_than":
+            return f"is more than {bounds['gt']:,}"
+        case "less_than_equal":
+            return f"is {bounds['le']:,} at most"
+        case "bool_parsing" | "bool_type":
+            return NO_FLAG
+        case "literal_error":
+            return f"is one of {bounds['expected'].replace(chr(39), '')}"
+        case "string_too_short":
+            return "is empty"
+        case "string_too_long":
+            return f"is {bounds['max_length']:,} characters long at most"
+        case "value_error":
+            return str(bounds["error"])
+    return "is not what this setting takes"

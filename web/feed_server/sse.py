@@ -1,0 +1,172 @@
+"""Streaming over HTTP, as Server-Sent Events or NDJSON: a subscription made into a response."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from importlib.metadata import version
+from operator import attrgetter
+from typing import cast
+
+import anyio
+from sse_starlette import EventSourceResponse
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from feed import Draining, Feed, FeedUnavailable, Subscription
+from feed.batch import Item
+from feed.control import Reason, closing
+from feed.pattern import Selection
+from feed.peer import Peer
+from feed_server.exchange import answered, stream_ended, streaming, without_stream
+from feed_server.outcomes import read_refused
+from feed_server.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
+from feed_server.problems import SAFE, problem_of
+
+# Heartbeats are ours. Before 3.5 sse-starlette takes 0 for an interval, and pings without a pause.
+_NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 5) else 365 * 86_400
+
+SSE = "text/event-stream"
+NDJSON = "application/x-ndjson"
+
+
+_HEADERS = {
+    media_type: [
+        (b"content-type", media_type.encode()),
+        # What compresses answers holds a stream back for ever, unless it may not transform them (RFC 9111, 5.2.2.6).
+        (b"cache-control", b"no-store, no-transform"),
+        (b"connection", b"keep-alive"),
+        (b"x-accel-buffering", b"no"),
+        *SAFE,
+    ]
+    for media_type in (SSE, NDJSON)
+}
+
+
+class StreamResponse(Response):
+    """A stream of events, or of JSON lines.
+
+    Where the server's own `send` is at hand the pump writes it, and one task waits for its end; elsewhere, inside a
+    stranger's application, sse-starlette carries it, with tasks of its own.
+
+    The subscription is made and let go in one place, `__call__`, so that none outlives its response. A refusal for
+    capacity or while draining is no error on SSE, as an `EventSource` would never come back from one: it is a stream
+    that says so and ends.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        selection: Selection,
+        *,
+        after: str | None,
+        last: int | None,
+        peer: Peer,
+        media_type: str,
+        envelope: bool,
+        farewell: float,
+        refused: FeedUnavailable | None = None,
+    ) -> None:
+        """`refused` is why there is to be no stream, where that is known already."""
+        self.status_code = 200
+        self.raw_headers = list(_HEADERS[media_type])  # its own: middleware may append to it
+        self.background = None
+        self._feed = feed
+        self._selection = selection
+        self._after = after
+        self._last = last
+        self._peer = peer
+        self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
+        self._farewell = farewell
+        self._refused = refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            without_stream(scope)
+            await self._carry(_Chunks(None, self._format), scope, receive, send)
+            return
+        try:
+            if self._refused is not None:
+                raise self._refused
+            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
+        except FeedUnavailable as error:
+            read_refused(self._feed.figures, error)
+            if self._format == "line":
+                problem = problem_of(error)
+                # What was added for the page that asks.
+                problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[NDJSON]]
+                answered(scope, problem)
+                await problem(scope, receive, send)
+                return
+            if isinstance(error, Draining):  # somebody came back too early: not later than the others, nor with them
+                refusal = closing("shutdown", int(error.retry_after * random.uniform(0.1, 1) * 1000))
+            else:
+                refusal = closing("busy", self._feed.options.limits.jittered_retry())
+            without_stream(scope, "shutdown" if isinstance(error, Draining) else "busy")
+            await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
+            return
+        streaming(scope)
+        try:
+            outlet = outlet_for(scope, send, subscription, _last)
+            if outlet is None:
+                await self._carry(_Chunks(subscription, self._format), scope, receive, send)
+            else:
+                await self._flow(subscription, outlet, receive, send)
+        finally:
+            self._feed.detach(subscription)
+            stream_ended(subscription)
+
+    async def _flow(
+        self, subscription: Subscription, outlet: FramedOutlet | SteppedOutlet, receive: Receive, send: Send
+    ) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            if outlet.closed:
+                return
+            subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            outlet.close()
+
+    async def _carry(self, chunks: _Chunks, scope: Scope, receive: Receive, send: Send) -> None:
+        response = EventSourceResponse(
+            chunks,
+            ping=_NO_PING,
+            sep="\n",
+            shutdown_event=cast("anyio.Event", chunks),
+            shutdown_grace_period=self._farewell,
+        )
+        response.raw_headers = self.raw_headers
+        await response(scope, receive, send)
+
+
+def _last(_: Reason | None) -> Message:
+    return {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+class _Chunks:
+    """All that waits for a reader, as one chunk. A class, as an async generator could not be left at any point."""
+
+    def __init__(self, subscription: Subscription | None, format: str, only: Item | None = None) -> None:
+        self._subscription = subscription
+        self._wire: Callable[[Item], bytes] = attrgetter(format)
+        self._only = only  # to be said before the end, where there is no subscription
+
+    def set(self) -> None:
+        """What sse-starlette calls when it sees its server stop. Our own server has ended the feed before."""
+        if self._subscription is not None:
+            self._subscription.end("shutdown")
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._only is not None:
+            item, self._only = self._only, None
+            return self._wire(item)
+        if self._subscription is None or not (items := await self._subscription.take()):
+            raise StopAsyncIteration
+        chunk = b"".join(map(self._wire, items))
+        self._subscription.sent += len(chunk)
+        return chunk

@@ -1,0 +1,82 @@
+"""`feed tail`: what is published, a line each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from feed.client import AsyncClient, AsyncSubscription, Gap, Item, Message, Notice, Reconnecting, Transport
+from feed_server.client_command import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
+from feed_server.terminal import WrongUse, escaped, escaped_json, say
+
+
+def tail(
+    patterns: Annotated[
+        list[str], typer.Argument(metavar="PATTERN", help="A topic; a segment may be *, and the last one **.")
+    ],
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    last: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=1000, help="Begin with the newest N events.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="ID", help="Begin after this event; earliest: with the oldest there is.")
+    ] = None,
+    type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this type; may be repeated.")] = None,
+    transport: Annotated[Transport, typer.Option(help="How to listen.")] = "sse",
+    json: Annotated[bool, typer.Option("--json", help="Print each event as a JSON object.")] = False,
+) -> None:
+    """Print events as they come.
+
+    One a line: time, topic, type and data, in which control characters are escaped. It goes on where it was when the
+    connection breaks or the server is restarted, and never prints an event twice.
+    """
+    if last is not None and after is not None:
+        raise WrongUse("--last and --after: give one of them")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    client = AsyncClient(url, token)
+    items = client.subscribe(*patterns, types=type or [], after=after, last=last, transport=transport)
+    run_to_end(_tail(client, items, _json_line if json else _line))
+
+
+async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[Message], str]) -> None:
+    end_with_reader()
+    report = _Report(client.url)
+    async with client, items:
+        async for item in items:
+            if isinstance(item, Message):
+                print(form(item), flush=True)
+            else:
+                report(item)
+
+
+def _line(message: Message) -> str:
+    return escaped(f"{message.time} {message.topic} {message.type} {message.text}")
+
+
+def _json_line(message: Message) -> str:
+    return escaped_json(message.line)
+
+
+class _Report:
+    """What a reader should know of the stream itself, on standard error: a line for each thing that happens, not for
+    each try."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waiting = Waiting(url, "reconnecting until it answers")
+
+    def __call__(self, item: Item) -> None:
+        match item:
+            case Reconnecting(reason=reason):
+                self._waiting(reason)
+            case Notice(type="feed.open") if self._waiting.over():
+                say(f"feed: {self._url}: connected")
+            case Gap(requested=requested, resumed_from=resumed_from, reason=reason):
+                facts = f"asked for {requested}, resumed from {resumed_from}"
+                say(f"feed: gap: events may be missing: {reason}: {facts}")
+            case Notice(type="feed.closing", data=data):
+                say(f"feed: the server ends the stream: {data.get('reason')}")

@@ -1,0 +1,355 @@
+"""Tokens: from the text somebody presents to what they may do.
+
+PyJWT judges signatures and times. Nothing in a token's header is believed but which of the keys here to try: the
+algorithm is the key's own, and keys or their addresses in a header (`jwk`, `jku`, `x5u`) are not looked at. Whatever is
+wrong with a token, the answer is `Unauthenticated` with a short reason of our own words, which never repeats any of it,
+but for the start of what should be a pattern: patterns are no secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import msgspec
+
+from feed import Invalid, Unauthenticated
+from feed.event import check_pattern
+from feed_server.grants import Grants
+from feed_server.jwks import ALGORITHMS, RemoteKeys
+from feed_server.keys import Key, PrivateKey, Reach, keys_of, one_name
+from feed_server.settings import Settings
+
+if TYPE_CHECKING:
+    from jwt.types import Options
+
+MAX_TOKEN = 16 << 10  # characters: to look at one takes PyJWT time in proportion
+MAX_SUBJECT = 255  # characters
+MAX_PATTERNS = 100  # of each kind: each publish is held against all of them
+LEEWAY = 10  # seconds that another's clock may be ahead of ours (RFC 7519, 4.1.5)
+LAST_TIME = 253402300799  # the end of the year 9999; beyond it somebody has counted milliseconds
+
+_REPEATED = 64  # characters of a pattern or a member that are said back
+_NAMED = 3  # members that are said back
+_REMEMBERED = 10_000  # tokens
+_REMEMBERED_BYTES = 8 << 20  # of tokens; what is remembered of one is no larger than it is
+_OVERHEAD = 512  # bytes that even the smallest counts for
+
+
+class _Claim(msgspec.Struct):
+    """The claim `feed`."""
+
+    publish: list[str] = []
+    subscribe: list[str] = []
+    admin: bool = False
+
+
+class Tokens:
+    """Verifies tokens, and remembers those that it has verified until they expire.
+
+    `audience` and `issuer` are what a token must be for and from; where there is none, it is not looked at.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        remote: RemoteKeys | None = None,
+        *,
+        audience: str | None = None,
+        issuer: str | None = None,
+    ) -> None:
+        self._keys = tuple(keys)
+        self._remote = remote
+        self._version = 0  # of the remote keys, which those that are remembered were verified with
+        self._audience = audience
+        self._issuer = issuer
+        self._options: Options = {
+            "require": ["exp"],
+            "verify_aud": audience is not None,
+            # RFC 7519, 4.1.6: `iat` says how old a token is, and nothing of when it is valid. Clocks differ, and one
+            # that was made a second "later" is as good as any.
+            "verify_iat": False,
+            "verify_nbf": False,  # see `_check_begun`
+        }
+        self._known = _Known(_REMEMBERED, _REMEMBERED_BYTES)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Tokens | None:
+        """What the settings ask for; None where they name no key."""
+        if not settings.has_key:
+            return None
+        remote = None if settings.jwks_url is None else RemoteKeys(settings.jwks_url)
+        return cls(keys_of(settings), remote, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+
+    async def grants(self, token: str) -> Grants:
+        """What this token allows now. Raises `Unauthenticated`, or `FeedUnavailable` where the keys cannot be had."""
+        if len(token) > MAX_TOKEN:  # before any work in proportion
+            raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
+        digest = _digest(token)
+        known = self._remembered().get(digest)
+        if known is not None:
+            return known
+        grants = await self._verified(token)
+        self._remembered().add(digest, grants, len(token))
+        return grants
+
+    def _remembered(self) -> _Known:
+        """What was verified with the keys of now: what a key that is gone has signed has to be verified anew."""
+        if self._remote is not None and self._version != self._remote.version:
+            self._version = self._remote.version
+            self._known.clear()
+        return self._known
+
+    async def aclose(self) -> None:
+        """Let go of what is held."""
+        if self._remote is not None:
+            await self._remote.aclose()
+
+    async def _verified(self, token: str) -> Grants:
+        named, kid = _header(token)
+        algorithm = one_name(named)
+        own = [key for key in self._keys if key.algorithm == algorithm]
+        remote = self._remote if algorithm in ALGORITHMS else None
+        if not own and remote is None:
+            raise _refusal("its algorithm is not allowed here")
+        grants = self._try(token, named, own)
+        if grants is None and remote is not None:
+            await remote.need()
+            grants = self._try(token, named, remote.fitting(algorithm, kid))
+            if grants is None and await remote.look_again(kid):
+                grants = self._try(token, named, remote.fitting(algorithm, kid))
+        if grants is None:
+            raise _refusal("its signature is of no key that is known here (made with another secret or key?)")
+        return grants
+
+    def _try(self, token: str, algorithm: str, keys: Sequence[Key]) -> Grants | None:
+        """What the token allows, if its signature is of one of these keys, by an algorithm that it calls so."""
+        for key in keys:
+            try:
+                claims = jwt.decode(
+                    token,
+                    key.bound_to(algorithm),
+                    algorithms=[algorithm],
+                    options=self._options,
+                    audience=self._audience,
+                    issuer=self._issuer,
+                )
+            except jwt.InvalidSignatureError:
+                continue
+            except (jwt.PyJWTError, *_ODD) as error:
+                raise _refusal(_reason(error)) from None
+            _check_begun(claims)
+            return _grants(claims, key.reach)
+        return None
+
+
+_ODD = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
+"""What parsers of other people raise at what they did not expect."""
+
+
+class _Known:
+    """Tokens that were verified, by their digests: who reads this process's memory finds none in it. The oldest goes
+    when there are too many. `size` is what they count for, in bytes."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._entries: dict[bytes, tuple[Grants, int]] = {}
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, digest: bytes) -> Grants | None:
+        """What the token allows, if it is known and has not expired."""
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        if entry[0].expires > time.time():
+            return entry[0]
+        self._remove(digest)
+        return None
+
+    def add(self, digest: bytes, grants: Grants, size: int) -> None:
+        """Remember what a token of `size` characters allows."""
+        self._remove(digest)
+        size += _OVERHEAD
+        self._entries[digest] = (grants, size)
+        self.size += size
+        while len(self._entries) > self._most or self.size > self._most_bytes:
+            self._remove(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._entries.clear()
+        self.size = 0
+
+    def _remove(self, digest: bytes) -> None:
+        entry = self._entries.pop(digest, None)
+        if entry is not None:
+            self.size -= entry[1]
+
+
+def issue(
+    grants: Grants, key: PrivateKey | str, algorithm: str, *, audience: str | None = None, issuer: str | None = None
+) -> str:
+    """A token that allows this, signed with a private key or a secret."""
+    allowed = {"publish": list(grants.publish), "subscribe": list(grants.subscribe), "admin": grants.admin}
+    claims = {
+        "sub": grants.subject,
+        "iss": issuer,
+        "aud": audience,
+        "iat": int(time.time()),
+        "exp": math.ceil(grants.expires),
+        "feed": {name: value for name, value in allowed.items() if value},
+    }
+    return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm=algorithm)
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a token says, by whomever it is. `text` is its claims as they were written."""
+
+    algorithm: str
+    kid: str | None
+    text: str
+    claims: dict[str, Any]
+
+    @property
+    def unclear(self) -> Iterator[str]:
+        """What of it may not be what its maker meant, though nothing is wrong with it."""
+        if "feed" not in self.claims:
+            yield "there is no claim `feed`, so it allows nothing"
+        elif isinstance(claim := self.claims["feed"], dict):
+            known = _Claim.__struct_fields__
+            for name in [name for name in claim if name not in known][:_NAMED]:
+                yield f"`feed` has {name[:_REPEATED]!a}, which means nothing: there are {', '.join(known)}"
+
+    @property
+    def grants(self) -> Grants:
+        """What it would allow. Raises `Unauthenticated` where it says so in a way that is not understood."""
+        return _grants(self.claims, Reach.ALL)
+
+
+def read_unverified(token: str) -> Said:
+    """What a token says, believed by nobody. Raises `Unauthenticated` where it cannot be read."""
+    algorithm, kid = _header(token)
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, *_ODD) as error:
+        raise _refusal(_reason(error)) from None
+    payload = token.split(".")[1].rstrip("=")
+    text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode("utf-8", "backslashreplace")
+    return Said(algorithm, kid, text, claims)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _refusal(detail: str) -> Unauthenticated:
+    return Unauthenticated(f"the token is not valid: {detail}", invalid=True)
+
+
+def _header(token: str) -> tuple[str, str | None]:
+    """The algorithm that it asks for, and the name of the key. PyJWT has looked at `kid` and `crit`."""
+    if len(token) > MAX_TOKEN:
+        raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
+    if _COMPACT.fullmatch(token) is None:
+        raise _refusal(_UNREADABLE)
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, *_ODD) as error:
+        raise _refusal(_reason(error)) from None
+    return str(header.get("alg")), header.get("kid")
+
+
+_UNREADABLE = "it cannot be read"
+
+# RFC 7515, 7.1. PyJWT before 2.14 passes over characters that do not belong there. `none` has no signature.
+_COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "it has expired"
+        case jwt.MissingRequiredClaimError():
+            return f"it has no `{error.claim}`"
+        case jwt.InvalidAudienceError():
+            return "it is for another audience (`aud`)"
+        case jwt.InvalidIssuerError():
+            return "it is from another issuer (`iss`)"
+        case jwt.exceptions.InvalidSubjectError():
+            return "`sub` is no text"
+    return _UNREADABLE
+
+
+def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
+    expires = _time(claims, "exp")
+    if "nbf" in claims:
+        _time(claims, "nbf")
+    claim = _claim(claims)
+    return Grants(
+        publish=_patterns(claim.publish, "publish") if reach is not Reach.SUBSCRIBE else (),
+        subscribe=_patterns(claim.subscribe, "subscribe") if reach is not Reach.PUBLISH else (),
+        admin=claim.admin and reach is Reach.ALL,
+        subject=_subject(claims),
+        expires=expires,
+    )
+
+
+def _check_begun(claims: dict[str, Any]) -> None:
+    """Whether it is valid already. PyJWT's own leeway would be for `exp`, too, which is nobody's to prolong."""
+    if "nbf" in claims and _time(claims, "nbf") > time.time() + LEEWAY:
+        raise _refusal("it is not valid yet (`nbf`)")
+
+
+def _time(claims: dict[str, Any], name: str) -> int:
+    """A time in whole seconds, rounded down as PyJWT does; PyJWT takes "1" and true for times, too."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_TIME:
+        raise _refusal(f"`{name}` is no time in seconds")
+    return int(value)
+
+
+def _claim(claims: dict[str, Any]) -> _Claim:
+    if "feed" not in claims:
+        return _Claim()
+    try:
+        return msgspec.convert(claims["feed"], _Claim)
+    except msgspec.ValidationError:
+        raise _refusal(
+            '`feed` is not an object such as {"publish": ["orders/**"], "subscribe": ["orders/*"], "admin": false}'
+        ) from None
+
+
+def _patterns(patterns: list[str], what: str) -> tuple[str, ...]:
+    if len(patterns) > MAX_PATTERNS:
+        raise _refusal(f"`feed.{what}` has more than {MAX_PATTERNS} patterns")
+    return tuple(dict.fromkeys(_pattern(pattern, what) for pattern in patterns))
+
+
+def _pattern(pattern: str, what: str) -> str:
+    try:
+        return check_pattern(pattern)
+    except Invalid:
+        raise _refusal(f"`feed.{what}` holds {pattern[:_REPEATED]!a}, which is no pattern") from None
+
+
+def _subject(claims: dict[str, Any]) -> str | None:
+    subject: str | None = claims.get("sub")
+    if subject is None:
+        return None
+    try:
+        size = len(subject.encode()) and len(subject)
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= MAX_SUBJECT:
+        raise _refusal(f"`sub` is not 1 to {MAX_SUBJECT} characters of text")
+    return subject

@@ -1,0 +1,216 @@
+"""Typed topics: `Topic("orders/{id}", Order)` says what the data of the events of some topics is.
+
+What is published there is validated by pydantic, whichever way it comes over HTTP and WebSocket, and kept as it was
+published: the model looks at it, and nothing of it goes back. `feed` itself knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from feed import Event, Feed, Invalid
+from feed.event import DEFAULT_TYPE, Draft, check_pattern, check_topic, check_type, json_draft
+from feed.pattern import TopicIndex, matches
+from feed_server.misfits import misfit
+
+T = TypeVar("T")
+
+_MAX_ERRORS = 20  # that are told of one event
+_MAX_FOUND = 1_000  # that are looked at: to name a hundred thousand takes as long as to find them, on the event loop
+_MAX_WORDS = 200  # characters of each: a place, and what pydantic says, may hold whole parts of what was published
+_PLACE = re.compile(r"\{(.*)\}", re.DOTALL)
+
+
+class Mismatch(Invalid):
+    """The data is not what its topic is for. `errors` are what is wrong, each with the place, a JSON pointer."""
+
+    def __init__(self, what: str, detail: str, errors: Sequence[dict[str, str]] = ()) -> None:
+        super().__init__(what, detail)
+        self.errors = errors
+
+    def placed(self, place: str) -> Mismatch:
+        """The same of one event among others."""
+        return Mismatch(place, str(self), self.errors)
+
+
+class Topic(Generic[T]):
+    """Topics that hold the same kind of data.
+
+    `address` is a topic in which a whole segment may be a parameter: `orders/{id}`; a parameter is one segment. `model`
+    is whatever pydantic can validate: a model, a dataclass, `list[int]`, `str`. With `type` it is about the events of
+    that type only, and others of the same address may say what other types are; those published from here bear it.
+
+    `orders(id=7)` is the name of one topic, a `str`, whose `publish` takes a value of the model; `orders.pattern` is
+    what to subscribe to for all of them; `orders.parse(event)` gives the value back.
+    """
+
+    @overload
+    def __init__(self, address: str, model: type[T], *, type: str | None = None) -> None: ...
+
+    @overload
+    def __init__(self: Topic[Any], address: str, model: Any, *, type: str | None = None) -> None: ...
+
+    def __init__(self, address: str, model: Any, *, type: str | None = None) -> None:
+        """Raises `Invalid` for an address that no topic can have, or with the same parameter twice."""
+        self.address = address
+        self.model = model
+        self.type = None if type is None else check_type(type)
+        self.segments = tuple(map(_segment, address.split("/")))
+        self.parameters = tuple(segment.name for segment in self.segments if segment.is_parameter)
+        if len(set(self.parameters)) < len(self.parameters):
+            raise Invalid("address", "has the same parameter twice")
+        self.pattern = check_pattern("/".join("*" if each.is_parameter else each.name for each in self.segments))
+        self.adapter: TypeAdapter[T] = TypeAdapter(model)
+
+    def __call__(self, **parameters: object) -> TopicName[T]:
+        """The topic with these parameters. Raises `TypeError` for one that is missing or unknown, `Invalid` for a value
+        that is not one segment."""
+        if set(parameters) != set(self.parameters):
+            raise TypeError(f"{self.address} takes {', '.join(self.parameters) or 'no parameter'}")
+        for name, value in parameters.items():
+            if "/" in str(value) or not str(value):
+                raise Invalid(name, "is one segment of a topic: not empty, and without '/'")
+        segments = (str(parameters[each.name]) if each.is_parameter else each.name for each in self.segments)
+        return TopicName(check_topic("/".join(segments)), self)
+
+    def covers(self, topic: str, type: str) -> bool:
+        """Whether it is this that says what the events of a topic and type are."""
+        return matches(self.pattern, topic) and self.type in (None, type)
+
+    def parse(self, event: Event) -> T:
+        """The data of an event as a value of the model. Raises `Mismatch` for what is none, or is of another topic or
+        type: events may be older than the model, or have come another way."""
+        if not self.covers(event.topic, event.type):
+            raise Mismatch("event", f"{event.topic!r} with the type {event.type!r} is not one of {self!r}")
+        return self.validate(event.data, is_json=event.is_json)
+
+    def validate(self, data: str, *, is_json: bool) -> T:
+        """The value that data is. Raises `Mismatch`."""
+        try:
+            # A text is the JSON string that it may have been published as.
+            return self.adapter.validate_json(data if is_json else orjson.dumps(data))
+        except ValidationError as error:
+            raise self._mismatch(error, is_json=is_json) from None
+
+    def draft(self, topic: str, value: T, type: str | None = None) -> Draft:
+        """What publishing a value takes. Raises `Mismatch`, and what pydantic's serializers raise."""
+        type = type or self.type or DEFAULT_TYPE
+        if not self.covers(topic, type):
+            raise Mismatch("event", f"{topic!r} with the type {type!r} is not one of {self!r}")
+        draft = json_draft(topic, self.adapter.dump_json(value, by_alias=True), type)
+        self.validate(draft.data, is_json=draft.is_json)  # a model may be changed, or made without validation
+        return draft
+
+    def _mismatch(self, error: ValidationError, *, is_json: bool) -> Mismatch:
+        if (count := error.error_count()) > _MAX_FOUND:
+            return Mismatch("data", f"is not what {self.address} is for, in {count:,} places")
+        found = error.errors(include_url=False, include_input=False)
+        errors = [
+            {"pointer": _shortened(_pointer(each["loc"])), "detail": _shortened(misfit(each))}
+            for each in found[:_MAX_ERRORS]
+        ]
+        words = "; ".join(
+            f"{each['pointer']}: {each['detail']}" if each["pointer"] else each["detail"] for each in errors
+        )
+        more = f"; and {len(found) - _MAX_ERRORS} more" if len(found) > _MAX_ERRORS else ""
+        hint = "" if is_json else " (it was published as text: JSON needs `Content-Type: application/json`)"
+        return Mismatch("data", f"is not what {self.address} is for: {words}{more}{hint}", errors)
+
+    def __repr__(self) -> str:
+        kind = "" if self.type is None else f", type={self.type!r}"
+        return f"Topic({self.address!r}, {getattr(self.model, '__name__', self.model)}{kind})"
+
+
+class TopicName(str, Generic[T]):
+    """The name of a topic whose kind of data is known."""
+
+    __slots__ = ("kind",)
+    kind: Topic[T]
+
+    def __new__(cls, name: str, kind: Topic[T]) -> TopicName[T]:
+        made = super().__new__(cls, name)
+        made.kind = kind
+        return made
+
+    async def publish(self, feed: Feed, value: T, *, type: str | None = None, key: str | None = None) -> str:
+        """Commit one event, and give its id: as `Feed.publish`, whose errors it raises too. Raises `Mismatch` for a
+        value that the model itself would refuse."""
+        return (await feed.publish_all([self.draft(value, type)], key=key))[0]
+
+    def draft(self, value: T, type: str | None = None) -> Draft:
+        """The same, for a batch: `feed.publish_all([orders(id=7).draft(order), …])`."""
+        return self.kind.draft(str(self), value, type)
+
+
+class Topics:
+    """All that is known of a feed's topics. The first in the list that covers a topic and type counts.
+
+    `strict`: whether only events that one of them covers may be published.
+    """
+
+    def __init__(self, topics: Iterable[Topic[Any]] = (), *, strict: bool = False) -> None:
+        self.topics = tuple(topics)
+        self.strict = strict
+        self._index: TopicIndex[int] = TopicIndex()
+        for place, topic in enumerate(self.topics):
+            self._index.add(topic.pattern, place)
+
+    def find(self, topic: str, type: str) -> Topic[Any] | None:
+        """What says of what kind the data of such an event is, if anything does."""
+        places = {place for group in self._index.find(topic) for place in group}
+        for place in sorted(places):
+            if self.topics[place].type in (None, type):
+                return self.topics[place]
+        return None
+
+    def check(self, draft: Draft) -> None:
+        """Raises `Mismatch` for an event that may not be published."""
+        kind = self.find(draft.topic, draft.type)
+        if kind is not None:
+            kind.validate(draft.data, is_json=draft.is_json)
+        elif self.strict:
+            raise Mismatch("topic", f"no topic of this feed is {draft.topic!r} with the type {draft.type!r}")
+
+    def check_all(self, drafts: Iterable[Draft], place: Callable[[int], str]) -> None:
+        """The same for a batch, of whose events `place` says where one is in the request."""
+        for count, draft in enumerate(drafts):
+            try:
+                self.check(draft)
+            except Mismatch as error:
+                where = place(count)
+                raise (error.placed(where) if where else error) from None
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to check."""
+        return self.strict or bool(self.topics)
+
+
+class _Segment:
+    def __init__(self, name: str, *, is_parameter: bool) -> None:
+        self.name = name
+        self.is_parameter = is_parameter
+
+
+def _segment(text: str) -> _Segment:
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        if "{" in text or "}" in text or "*" in text:
+            raise Invalid("address", "a segment is a name or one parameter: orders/{id}/lines")
+        return _Segment(text, is_parameter=False)
+    if not found[1].isidentifier():
+        raise Invalid("address", f"a parameter has a name, such as {{id}}: {text!r}")
+    return _Segment(found[1], is_parameter=True)
+
+
+def _pointer(place: Sequence[int | str]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_WORDS else f"{text[: _MAX_WORDS - 1]}…"
