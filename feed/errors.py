@@ -13,7 +13,8 @@
     ├── Indeterminate       nobody's, and it cannot be known whether it was published    (HTTP 504)
     └── LogRefused          the operator's: this log cannot be opened; says why and what to do
 
-At the HTTP edge they become problem documents (`feed_server.problems`); nothing else of an error reaches a client.
+At the HTTP edge they become problem documents (`feed.fastapi.http.problems`); nothing else of an error reaches a
+client.
 """
 
 from __future__ import annotations

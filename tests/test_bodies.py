@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from feed_server.bodies import Bodies
-from feed_server.problems import Refused
+from feed.fastapi.http.bodies import Bodies
+from feed.fastapi.http.problems import Refused
 from tests.hostile import MEGABYTE, Raw, memory, raw, unharmed
 from tests.running import RunningServer, running
 from tests.streams import eventually

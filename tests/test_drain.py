@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from feed import Draining
-from feed_server.problems import problem_of
+from feed.fastapi.http.problems import problem_of
 from tests.conftest import Serve
 from tests.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
 from tests.judge import Got, judge

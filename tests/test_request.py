@@ -6,9 +6,9 @@ import pytest
 from starlette.requests import Request
 
 from feed import Malformed
+from feed.fastapi.http.request import Query, accepted, forget_query, query_of
 from feed_server.access import Access
 from feed_server.grants import EVERYTHING, Grants
-from feed_server.request import Query, accepted, forget_query, query_of
 from tests.hostile import HANDSHAKE, raw
 from tests.running import RunningServer
 

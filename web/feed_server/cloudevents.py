@@ -26,9 +26,9 @@ import msgspec
 
 from feed import Invalid, Malformed
 from feed.event import Draft, check_json_size, json_draft, text_draft
+from feed.fastapi.http.json_body import SPACE, Kind
+from feed.fastapi.http.problems import Refused, UnreadProblem
 from feed.json_rules import BOM
-from feed_server.many import SPACE, Kind
-from feed_server.problems import Refused, UnreadProblem
 
 Form = Literal["binary", "structured", "batch"]
 

@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from feed import Draining, FeedError
+from feed.fastapi.http.problems import Refused, status_of
 from feed.figures import Figures, Outcome, Refusal
 from feed_server.gate import Gate
-from feed_server.problems import Refused, status_of
 
 _OUTCOMES: dict[int, Outcome] = {
     401: "denied",

@@ -23,16 +23,16 @@ from feed.event import (
     json_draft,
     text_draft,
 )
+from feed.fastapi.http.json_body import LARGE, SPACE, UNREADABLE, Kind, check_count
+from feed.fastapi.http.parameters import Use
+from feed.fastapi.http.problems import SAFE, Refused, UnreadProblem
+from feed.fastapi.http.request import media_type, path_parameter, query_of
 from feed.feed import idempotency_key
 from feed.json_rules import BOM
 from feed_server import cloudevents
 from feed_server.gate import Gate, principal
 from feed_server.grants import Grants
-from feed_server.many import LARGE, SPACE, UNREADABLE, Kind, check_count
 from feed_server.outcomes import publishes_counted
-from feed_server.parameters import Use
-from feed_server.problems import SAFE, Refused, UnreadProblem
-from feed_server.request import media_type, path_parameter, query_of
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -19,9 +19,9 @@ from typing import cast
 import uvicorn
 
 from feed import Feed
+from feed.fastapi.http.bodies import Bodies
 from feed.log import without_password
 from feed_server.app import application
-from feed_server.bodies import Bodies
 from feed_server.deadlines import Deadline
 from feed_server.hangup import Hangups
 from feed_server.listening import BACKLOG, check_private, listen, url_of

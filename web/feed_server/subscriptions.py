@@ -9,14 +9,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from feed import Feed
+from feed.fastapi.http.json_response import JsonResponse
+from feed.fastapi.http.parameters import Use
+from feed.fastapi.http.problems import FeedRoute, Problem
+from feed.fastapi.http.request import query_of
 from feed.survey import Subscriber
 from feed.wire import rfc3339
 from feed_server import openapi
 from feed_server.access import Authorize
-from feed_server.json_response import JsonResponse
-from feed_server.parameters import Use
-from feed_server.problems import FeedRoute, Problem
-from feed_server.request import query_of
 
 _MOST = 1_000
 

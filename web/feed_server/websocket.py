@@ -16,6 +16,10 @@ from feed import FeedError, Invalid, TooLarge
 from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
+from feed.fastapi.http.json_body import UNREADABLE, Kind
+from feed.fastapi.http.parameters import Use
+from feed.fastapi.http.problems import deny, problem_of, status_of
+from feed.fastapi.http.request import last_event_id, path_parameter, query_of
 from feed.feed import MAX_LAST, idempotency_key
 from feed.json_rules import BOM
 from feed.subscription import Subscription
@@ -23,12 +27,8 @@ from feed.wire import json_text
 from feed_server.exchange import stream_ended, streaming
 from feed_server.gate import Gate, peer, principal
 from feed_server.grants import Grants
-from feed_server.many import UNREADABLE, Kind
 from feed_server.outcomes import publish_refused, read_refused
 from feed_server.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
-from feed_server.parameters import Use
-from feed_server.problems import deny, problem_of, status_of
-from feed_server.request import last_event_id, path_parameter, query_of
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from feed_server.bodies import Bodies
+from feed.fastapi.http.bodies import Bodies
 from feed_server.collector import Collector
 from feed_server.deadlines import Deadline
 from feed_server.outlet import EXTENSION, Stream

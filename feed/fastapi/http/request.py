@@ -1,4 +1,4 @@
-"""Reading a request: query, path and headers, strictly. Its body: see `feed_server.bodies`."""
+"""Reading a request: query, path and headers, strictly. Its body: see `feed.fastapi.http.bodies`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.requests import HTTPConnection, Request
 
 from feed import Invalid
 from feed.errors import Malformed
-from feed_server.parameters import OPENED, RECONNECTED, Use, check_parameters
-from feed_server.problems import Refused, UnreadProblem
+from feed.fastapi.http.parameters import OPENED, RECONNECTED, Use, check_parameters
+from feed.fastapi.http.problems import Refused, UnreadProblem
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
