@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 from feed_server.tokens import issue
 from tests.running import RunningServer, running
 

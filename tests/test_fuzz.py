@@ -24,8 +24,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from feed.event import check_pattern, check_topic, check_type
+from feed.fastapi.auth.grants import Grants
 from feed.pattern import covers, matches
-from feed_server.grants import Grants
 from feed_server.tokens import issue
 from tests.nonsense import Answer, Audience, Data, ask, encoded, is_valid, json_data, no_constant, parsed
 from tests.running import RunningServer, running

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import Forbidden, Unauthenticated
+from feed.fastapi.auth.grants import EVERYTHING, NOTHING, Grants
 from feed.pattern import covers, matches
-from feed_server.grants import EVERYTHING, NOTHING, Grants
 from tests.test_pattern import PATTERNS, TOPICS
 
 GRANTS = st.lists(PATTERNS | TOPICS, max_size=3)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from feed import FeedUnavailable, Unauthenticated
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 from feed_server.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys, _members
 from feed_server.keys import secret_keys
 from feed_server.tokens import Tokens

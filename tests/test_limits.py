@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
 from feed import EARLIEST, Feed, FeedOptions, FeedUnavailable, Invalid, Overloaded, Subscription, select
+from feed.fastapi.auth.rate_limit import Rate
 from feed.peer import Peer
-from feed_server.limits import Rate
 from tests.crowd import Crowd, Form, Item, until
 from tests.inside import serving
 

@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from feed import Forbidden
-from feed_server.origins import Hosts, Origins, parse_host, parse_origin
+from feed.fastapi.auth.origins import Hosts, Origins, parse_host, parse_origin
 from tests.conftest import Serve
 from tests.hostile import HANDSHAKE
 from tests.running import RunningServer, running

@@ -6,9 +6,9 @@ import pytest
 from starlette.requests import Request
 
 from feed import Malformed
+from feed.fastapi.auth.access import Access
+from feed.fastapi.auth.grants import EVERYTHING, Grants
 from feed.fastapi.http.request import Query, accepted, forget_query, query_of
-from feed_server.access import Access
-from feed_server.grants import EVERYTHING, Grants
 from tests.hostile import HANDSHAKE, raw
 from tests.running import RunningServer
 

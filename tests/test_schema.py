@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 from feed_server.tokens import issue
 from tests.conftest import Serve
 from tests.running import RunningServer

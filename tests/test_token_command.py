@@ -18,8 +18,8 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
+from feed.fastapi.auth.grants import Grants
 from feed_server.cli import run
-from feed_server.grants import Grants
 from feed_server.settings import Settings
 from feed_server.token_command import _length
 from feed_server.tokens import Tokens

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from feed import Unauthenticated
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 from feed_server.keys import PrivateKey
 from feed_server.settings import Settings
 from feed_server.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified

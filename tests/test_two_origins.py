@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page, expect
 
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 from feed_server.tokens import issue
 from tests.browser import chromium, watch
 from tests.exchanges import Exchange, Exchanges, exchanges_with

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from feed.fastapi.auth.grants import Grants
     from feed_server.app import create_app
     from feed_server.draining import drained_by_signals
-    from feed_server.grants import Grants
     from feed_server.router import feed_router
     from feed_server.settings import Settings
     from feed_server.topics import Topic
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
     """The public names, imported when they are asked for: FastAPI takes a third of a second, and `feed tail` does
     without it."""
     if name == "Grants":
-        from feed_server.grants import Grants
+        from feed.fastapi.auth.grants import Grants
 
         return Grants
     if name == "Settings":

@@ -20,18 +20,18 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from feed import Feed, FeedUnavailable, Forbidden, LogRefused
+from feed.fastapi.auth.access import Access, Authorize, allow_everything
+from feed.fastapi.auth.origins import Headers, Hosts, Origins
+from feed.fastapi.auth.rate_limit import Rate
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, answer_http_exception, deny, problem_of
 from feed.log import is_shared
 from feed_server import openapi
-from feed_server.access import Access, Authorize, allow_everything
 from feed_server.draining import open_with_application
 from feed_server.exchange import Exchange, answered, begin
 from feed_server.gate import Gate
-from feed_server.limits import Rate
 from feed_server.metrics import Metrics, metrics_of
-from feed_server.origins import Headers, Hosts, Origins
 from feed_server.router import FeedEndpoints, gated_router
 from feed_server.session import session_router
 from feed_server.settings import Settings, only_one_process

@@ -11,13 +11,13 @@ import msgspec
 from starlette.requests import HTTPConnection
 
 from feed import Feed
+from feed.fastapi.auth.access import Authorize, allow_everything
+from feed.fastapi.auth.grants import Grants
+from feed.fastapi.auth.origins import Origins
+from feed.fastapi.auth.rate_limit import Rate
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.request import address
 from feed.peer import Peer, counted_as
-from feed_server.access import Authorize, allow_everything
-from feed_server.grants import Grants
-from feed_server.limits import Rate
-from feed_server.origins import Origins
 from feed_server.topics import Topics
 
 

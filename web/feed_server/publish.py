@@ -23,6 +23,7 @@ from feed.event import (
     json_draft,
     text_draft,
 )
+from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.json_body import LARGE, SPACE, UNREADABLE, Kind, check_count
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, Refused, UnreadProblem
@@ -31,7 +32,6 @@ from feed.feed import idempotency_key
 from feed.json_rules import BOM
 from feed_server import cloudevents
 from feed_server.gate import Gate, principal
-from feed_server.grants import Grants
 from feed_server.outcomes import publishes_counted
 
 P = ParamSpec("P")

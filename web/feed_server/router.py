@@ -18,20 +18,20 @@ from starlette.responses import Response
 from starlette.types import Lifespan, Receive, Scope, Send
 
 from feed import Feed, FeedUnavailable, Invalid
+from feed.fastapi.auth.access import allow_everything
+from feed.fastapi.auth.dependency import Dependency, dependency
+from feed.fastapi.auth.grants import NOTHING
+from feed.fastapi.auth.origins import Headers, Origins
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
 from feed.feed import MAX_LAST
 from feed_server import asyncapi, openapi
-from feed_server.access import allow_everything
-from feed_server.dependency import Dependency, dependency
 from feed_server.draining import open_with_application
 from feed_server.exchange import answered
 from feed_server.gate import Gate, peer
-from feed_server.grants import NOTHING
 from feed_server.history import history_page
-from feed_server.origins import Headers, Origins
 from feed_server.outcomes import reads_counted
 from feed_server.publish import JSON, publish_batch, publish_to_topic
 from feed_server.sse import NDJSON, SSE, StreamResponse

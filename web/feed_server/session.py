@@ -9,11 +9,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from feed import Invalid, Unauthenticated
+from feed.fastapi.auth.access import COOKIE, Authorize, bearer_token
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import FeedRoute
 from feed.fastapi.http.request import query_of
 from feed_server import openapi
-from feed_server.access import COOKIE, Authorize, bearer_token
 
 _MAX_COOKIE = 4096  # bytes of name and value: more is dropped by browsers without a word (RFC 6265bis, 5.6)
 

@@ -34,9 +34,9 @@ from pydantic_settings import (
 
 from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
 from feed.event import check_pattern
+from feed.fastapi.auth.origins import parse_host, parse_origin
 from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
-from feed_server.origins import parse_host, parse_origin
 from feed_server.output import Format, Level
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"

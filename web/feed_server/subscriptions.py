@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from feed import Feed
+from feed.fastapi.auth.access import Authorize
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import FeedRoute, Problem
@@ -16,7 +17,6 @@ from feed.fastapi.http.request import query_of
 from feed.survey import Subscriber
 from feed.wire import rfc3339
 from feed_server import openapi
-from feed_server.access import Authorize
 
 _MOST = 1_000
 

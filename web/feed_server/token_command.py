@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 from feed_server.settings import Settings, parse_duration, problems, variable
 from feed_server.terminal import WrongUse, escaped, say
 

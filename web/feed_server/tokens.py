@@ -21,7 +21,7 @@ import msgspec
 
 from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 from feed_server.jwks import ALGORITHMS, RemoteKeys
 from feed_server.keys import Key, PrivateKey, Reach, keys_of, one_name
 from feed_server.settings import Settings

@@ -16,6 +16,7 @@ from feed import FeedError, Invalid, TooLarge
 from feed.batch import Wire
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
+from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.json_body import UNREADABLE, Kind
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import deny, problem_of, status_of
@@ -26,7 +27,6 @@ from feed.subscription import Subscription
 from feed.wire import json_text
 from feed_server.exchange import stream_ended, streaming
 from feed_server.gate import Gate, peer, principal
-from feed_server.grants import Grants
 from feed_server.outcomes import publish_refused, read_refused
 from feed_server.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 

@@ -178,7 +178,7 @@ class FeedTarget(Target):
 
 
 def _token(key: str) -> str:
-    from feed_server.grants import Grants
+    from feed.fastapi.auth.grants import Grants
     from feed_server.tokens import issue
 
     return issue(Grants(["**"], ["**"], subject="bench", expires=time.time() + _DAY), key, "HS256")

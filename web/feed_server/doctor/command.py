@@ -98,7 +98,7 @@ def _seconds(text: str) -> float:
 
 
 def _origin(text: str | None) -> str | None:
-    from feed_server.origins import parse_origin
+    from feed.fastapi.auth.origins import parse_origin
 
     if text is None:
         return None

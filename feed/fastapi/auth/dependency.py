@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from feed_server.grants import Grants
+from feed.fastapi.auth.grants import Grants
 
 _GRANTS = "feed.grants"  # in the scope of the request in which the dependencies are solved
 

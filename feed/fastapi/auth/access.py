@@ -13,9 +13,9 @@ import msgspec
 from starlette.requests import HTTPConnection
 
 from feed import Unauthenticated
+from feed.fastapi.auth.grants import EVERYTHING, Grants
 from feed.fastapi.http.request import query_of
 from feed_server.exchange import exchange_of
-from feed_server.grants import EVERYTHING, Grants
 
 COOKIE = "feed_token"
 _COOKIE = COOKIE.encode()
