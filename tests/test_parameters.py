@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import Feed, Invalid
+from feed.fastapi.describe.openapi import SUBSCRIBE
 from feed.fastapi.http.parameters import OPENED, PARAMETERS, RECONNECTED, Use, check_parameters
 from feed_server import feed_router
-from feed_server.openapi import SUBSCRIBE
 from tests.hostile import HANDSHAKE, raw
 from tests.running import RunningServer
 from tests.streams import subscribed

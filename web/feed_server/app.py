@@ -23,11 +23,11 @@ from feed import Feed, FeedUnavailable, Forbidden, LogRefused
 from feed.fastapi.auth.access import Access, Authorize, allow_everything
 from feed.fastapi.auth.origins import Headers, Hosts, Origins
 from feed.fastapi.auth.rate_limit import Rate
+from feed.fastapi.describe import openapi
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, answer_http_exception, deny, problem_of
 from feed.log import is_shared
-from feed_server import openapi
 from feed_server.draining import open_with_application
 from feed_server.exchange import Exchange, answered, begin
 from feed_server.gate import Gate

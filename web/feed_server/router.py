@@ -22,12 +22,12 @@ from feed.fastapi.auth.access import allow_everything
 from feed.fastapi.auth.dependency import Dependency, dependency
 from feed.fastapi.auth.grants import NOTHING
 from feed.fastapi.auth.origins import Headers, Origins
+from feed.fastapi.describe import asyncapi, openapi
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
 from feed.feed import MAX_LAST
-from feed_server import asyncapi, openapi
 from feed_server.draining import open_with_application
 from feed_server.exchange import answered
 from feed_server.gate import Gate, peer

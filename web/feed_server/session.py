@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from feed import Invalid, Unauthenticated
 from feed.fastapi.auth.access import COOKIE, Authorize, bearer_token
+from feed.fastapi.describe import openapi
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import FeedRoute
 from feed.fastapi.http.request import query_of
-from feed_server import openapi
 
 _MAX_COOKIE = 4096  # bytes of name and value: more is dropped by browsers without a word (RFC 6265bis, 5.6)
 

@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from feed import Feed
 from feed.fastapi.auth.access import Authorize
+from feed.fastapi.describe import openapi
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import FeedRoute, Problem
 from feed.fastapi.http.request import query_of
 from feed.survey import Subscriber
 from feed.wire import rfc3339
-from feed_server import openapi
 
 _MOST = 1_000
 

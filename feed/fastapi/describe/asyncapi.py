@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from feed.fastapi.describe.openapi import ANSWERS, PAYLOADS, SECURITY_SCHEMES, control_schema
 from feed.fastapi.http.request import Place
-from feed_server.openapi import ANSWERS, PAYLOADS, SECURITY_SCHEMES, control_schema
 from feed_server.topics import Topics
 
 Json = dict[str, Any]
