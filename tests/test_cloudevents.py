@@ -17,7 +17,7 @@ from cloudevents.core.v1.event import CloudEvent
 from feed import Invalid, Malformed, TooLarge
 from feed.event import Draft
 from feed.fastapi.http.problems import Refused
-from feed_server.cloudevents import form_of, key_of, read
+from feed.fastapi.routes.cloudevents import form_of, key_of, read
 from tests.conftest import Serve
 from tests.running import RunningServer
 from tests.tokens import SECRET, bearer, token

@@ -448,8 +448,8 @@ def test_w10_a_traceback_that_quotes_a_client_forges_no_record() -> None:
 FAILING = """
 import asyncio, sys
 from feed_server.output import logging_to_stderr
-from feed_server.router import FeedEndpoints
-from feed_server.gate import Gate
+from feed.fastapi.routes.router import FeedEndpoints
+from feed.fastapi.routes.gate import Gate
 
 class Broken:
     def __getattr__(self, name):
@@ -475,7 +475,7 @@ with logging_to_stderr("text", "warning"):
 def test_w10_an_error_of_the_servers_own_is_one_record_and_tells_the_client_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=True)
     lines = done.stderr.splitlines()
-    assert re.match(r"\S+ \S+ ERROR feed_server.router: POST '/events/a", lines[0])
+    assert re.match(r"\S+ \S+ ERROR feed.fastapi.routes.router: POST '/events/a", lines[0])
     assert [line for line in lines if not line.startswith("  ")] == lines[:1]
     assert "\x1b" not in done.stderr
 

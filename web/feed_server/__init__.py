@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from feed.fastapi.auth.grants import Grants
+    from feed.fastapi.routes.draining import drained_by_signals
+    from feed.fastapi.routes.router import feed_router
     from feed_server.app import create_app
-    from feed_server.draining import drained_by_signals
-    from feed_server.router import feed_router
     from feed_server.settings import Settings
     from feed_server.topics import Topic
 
@@ -35,11 +35,11 @@ def __getattr__(name: str) -> Any:
 
         return create_app
     if name == "drained_by_signals":
-        from feed_server.draining import drained_by_signals
+        from feed.fastapi.routes.draining import drained_by_signals
 
         return drained_by_signals
     if name == "feed_router":
-        from feed_server.router import feed_router
+        from feed.fastapi.routes.router import feed_router
 
         return feed_router
     raise AttributeError(f"module 'feed_server' has no attribute {name!r}")

@@ -20,6 +20,7 @@ import uvicorn
 
 from feed import Feed
 from feed.fastapi.http.bodies import Bodies
+from feed.fastapi.routes.websocket import max_message
 from feed.log import without_password
 from feed_server.app import application
 from feed_server.deadlines import Deadline
@@ -28,7 +29,6 @@ from feed_server.listening import BACKLOG, check_private, listen, url_of
 from feed_server.output import logging_to_stderr
 from feed_server.settings import Settings, variable
 from feed_server.stalled import Connection, Stalled
-from feed_server.websocket import max_message
 
 logger = logging.getLogger(__name__)
 

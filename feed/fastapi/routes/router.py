@@ -27,16 +27,16 @@ from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
+from feed.fastapi.routes.draining import open_with_application
+from feed.fastapi.routes.gate import Gate, peer
+from feed.fastapi.routes.history import history_page
+from feed.fastapi.routes.publish import JSON, publish_batch, publish_to_topic
+from feed.fastapi.routes.refusals import reads_counted
+from feed.fastapi.routes.sse import NDJSON, SSE, StreamResponse
+from feed.fastapi.routes.websocket import serve_websocket
 from feed.feed import MAX_LAST
-from feed_server.draining import open_with_application
 from feed_server.exchange import answered
-from feed_server.gate import Gate, peer
-from feed_server.history import history_page
-from feed_server.outcomes import reads_counted
-from feed_server.publish import JSON, publish_batch, publish_to_topic
-from feed_server.sse import NDJSON, SSE, StreamResponse
 from feed_server.topics import Topic, Topics
-from feed_server.websocket import serve_websocket
 
 logger = logging.getLogger(__name__)
 

@@ -28,11 +28,11 @@ from feed.fastapi.http.json_body import LARGE, SPACE, UNREADABLE, Kind, check_co
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, Refused, UnreadProblem
 from feed.fastapi.http.request import media_type, path_parameter, query_of
+from feed.fastapi.routes import cloudevents
+from feed.fastapi.routes.gate import Gate, principal
+from feed.fastapi.routes.refusals import publishes_counted
 from feed.feed import idempotency_key
 from feed.json_rules import BOM
-from feed_server import cloudevents
-from feed_server.gate import Gate, principal
-from feed_server.outcomes import publishes_counted
 
 P = ParamSpec("P")
 T = TypeVar("T")
