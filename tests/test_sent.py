@@ -36,7 +36,7 @@ def wrapped(app: ASGIApp) -> ASGIApp:
 
 @pytest.fixture(params=["framed", "stepped", "awaited"])
 async def inside(request: pytest.FixtureRequest) -> AsyncIterator[Inside]:
-    """The three ways to a socket (see `feed_server.outlet`)."""
+    """The three ways to a socket (see `feed.fastapi.outlet`)."""
     settings = {"queue_events": 20, "heartbeat": 0.3}
     if request.param == "framed":
         async with serving(**settings) as inside:

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from feed.fastapi.auth.grants import Grants
     from feed.fastapi.routes.draining import drained_by_signals
     from feed.fastapi.routes.router import feed_router
+    from feed.fastapi.topics import Topic
     from feed_server.app import create_app
     from feed_server.settings import Settings
-    from feed_server.topics import Topic
 
 __all__ = ["Grants", "Settings", "Topic", "create_app", "drained_by_signals", "feed_router"]
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return Settings
     if name == "Topic":
-        from feed_server.topics import Topic
+        from feed.fastapi.topics import Topic
 
         return Topic
     if name == "create_app":

@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from feed.fastapi.describe.openapi import ANSWERS, PAYLOADS, SECURITY_SCHEMES, control_schema
 from feed.fastapi.http.request import Place
-from feed_server.topics import Topics
+from feed.fastapi.topics import Topics
 
 Json = dict[str, Any]
 

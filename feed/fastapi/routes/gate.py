@@ -17,8 +17,8 @@ from feed.fastapi.auth.origins import Origins
 from feed.fastapi.auth.rate_limit import Rate
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.request import address
+from feed.fastapi.topics import Topics
 from feed.peer import Peer, counted_as
-from feed_server.topics import Topics
 
 
 class Gate(msgspec.Struct, frozen=True):

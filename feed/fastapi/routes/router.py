@@ -34,9 +34,9 @@ from feed.fastapi.routes.publish import JSON, publish_batch, publish_to_topic
 from feed.fastapi.routes.refusals import reads_counted
 from feed.fastapi.routes.sse import NDJSON, SSE, StreamResponse
 from feed.fastapi.routes.websocket import serve_websocket
+from feed.fastapi.topics import Topic, Topics
 from feed.feed import MAX_LAST
 from feed_server.exchange import answered
-from feed_server.topics import Topic, Topics
 
 logger = logging.getLogger(__name__)
 

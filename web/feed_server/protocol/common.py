@@ -15,9 +15,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from feed.fastapi.http.bodies import Bodies
+from feed.fastapi.outlet import EXTENSION, Stream
 from feed_server.collector import Collector
 from feed_server.deadlines import Deadline
-from feed_server.outlet import EXTENSION, Stream
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope, WebSocketScope
@@ -39,7 +39,7 @@ _TURN_SECONDS = 0.004
 
 
 class Streaming(asyncio.Protocol):
-    """What both protocols offer a stream: see `feed_server.outlet.Connection`."""
+    """What both protocols offer a stream: see `feed.fastapi.outlet.Connection`."""
 
     # Slots: with so many attributes the instance's dictionary would no more be shared, a kilobyte each.
     __slots__ = ("stream", "write_paused")

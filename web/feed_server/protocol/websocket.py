@@ -8,7 +8,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Opcode
 from websockets.server import ServerProtocol
 
-from feed_server.outlet import EXTENSION
+from feed.fastapi.outlet import EXTENSION
 from feed_server.protocol.common import LINGER, Common, Streaming, part
 
 if TYPE_CHECKING:

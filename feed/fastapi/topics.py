@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from feed import Event, Feed, Invalid
 from feed.event import DEFAULT_TYPE, Draft, check_pattern, check_topic, check_type, json_draft
+from feed.fastapi.misfits import misfit
 from feed.pattern import TopicIndex, matches
-from feed_server.misfits import misfit
 
 T = TypeVar("T")
 
