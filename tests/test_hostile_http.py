@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feed_server.lines import OneLine, one_line
+from feed_server.logging.formatters import OneLine, one_line
 from tests.conftest import Serve
 from tests.hostile import HANDSHAKE, MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
@@ -447,7 +447,7 @@ def test_w10_a_traceback_that_quotes_a_client_forges_no_record() -> None:
 
 FAILING = """
 import asyncio, sys
-from feed_server.output import logging_to_stderr
+from feed_server.logging.stderr import logging_to_stderr
 from feed.fastapi.routes.router import FeedEndpoints
 from feed.fastapi.routes.gate import Gate
 

@@ -23,8 +23,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed_server.lines import Facts, JsonLine, OneLine, without_tokens
-from feed_server.output import DirectOutput, OutputHandler, QueuedOutput, _formatter
+from feed_server.logging.formatters import Facts, JsonLine, OneLine, without_tokens
+from feed_server.logging.stderr import DirectOutput, OutputHandler, QueuedOutput, _formatter
 from tests.hostile import Raw
 from tests.running import FEED, RunningServer
 from tests.scraping import scraped

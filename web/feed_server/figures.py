@@ -17,7 +17,7 @@ from feed import Feed
 from feed.broadcaster import Queues
 from feed.figures import Delivered, Histogram
 from feed.log.contract import FileBytes, Retained
-from feed_server.output import dropped_lines
+from feed_server.logging.stderr import dropped_lines
 
 _LOOP_LOOKS = 0.1  # seconds between two looks at how late the event loop is
 

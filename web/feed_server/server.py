@@ -26,7 +26,7 @@ from feed_server.app import application
 from feed_server.deadlines import Deadline
 from feed_server.hangup import Hangups
 from feed_server.listening import BACKLOG, check_private, listen, url_of
-from feed_server.output import logging_to_stderr
+from feed_server.logging.stderr import logging_to_stderr
 from feed_server.settings import Settings, variable
 from feed_server.stalled import Connection, Stalled
 

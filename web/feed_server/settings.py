@@ -37,7 +37,7 @@ from feed.event import check_pattern
 from feed.fastapi.auth.origins import parse_host, parse_origin
 from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
-from feed_server.output import Format, Level
+from feed_server.logging.stderr import Format, Level
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is

@@ -29,7 +29,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from feed.backoff import Backoff
 from feed_server.hangup import Hangups
 from feed_server.listening import ServeError, listen, url_of
-from feed_server.output import logging_to_stderr
+from feed_server.logging.stderr import logging_to_stderr
 from feed_server.server import FORCED, greet, on_port, prepare
 from feed_server.settings import Settings
 from feed_server.worker import DRAIN, END, FAILED, LEAVING, LISTENING, RETIRE, work

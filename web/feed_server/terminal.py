@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from feed_server.lines import UNSAFE
+from feed_server.logging.formatters import UNSAFE
 
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from feed import Unauthenticated
 from feed.fastapi.auth.grants import EVERYTHING, Grants
 from feed.fastapi.http.request import query_of
-from feed_server.exchange import exchange_of
+from feed.fastapi.logging.requests import exchange_of
 
 COOKIE = "feed_token"
 _COOKIE = COOKIE.encode()

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from feed.fastapi.http.problems import Refused, UnreadProblem
+from feed.fastapi.logging.requests import exchange_of
 from feed.fastapi.outlet import begun
-from feed_server.exchange import exchange_of
 
 MAX_BODIES = 256 << 20
 BODY_SECONDS = 60.0

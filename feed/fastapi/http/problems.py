@@ -33,8 +33,8 @@ from feed import (
     TooLarge,
     Unauthenticated,
 )
+from feed.fastapi.logging.requests import answered
 from feed.fastapi.topics import Mismatch
-from feed_server.exchange import answered
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 """Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a

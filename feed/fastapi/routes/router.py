@@ -27,6 +27,7 @@ from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
+from feed.fastapi.logging.requests import answered
 from feed.fastapi.routes.draining import open_with_application
 from feed.fastapi.routes.gate import Gate, peer
 from feed.fastapi.routes.history import history_page
@@ -36,7 +37,6 @@ from feed.fastapi.routes.sse import NDJSON, SSE, StreamResponse
 from feed.fastapi.routes.websocket import serve_websocket
 from feed.fastapi.topics import Topic, Topics
 from feed.feed import MAX_LAST
-from feed_server.exchange import answered
 
 logger = logging.getLogger(__name__)
 

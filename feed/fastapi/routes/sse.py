@@ -17,11 +17,11 @@ from feed import Draining, Feed, FeedUnavailable, Subscription
 from feed.batch import Item
 from feed.control import Reason, closing
 from feed.fastapi.http.problems import SAFE, problem_of
+from feed.fastapi.logging.requests import answered, stream_ended, streaming, without_stream
 from feed.fastapi.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from feed.fastapi.routes.refusals import read_refused
 from feed.pattern import Selection
 from feed.peer import Peer
-from feed_server.exchange import answered, stream_ended, streaming, without_stream
 
 # Heartbeats are ours. Before 3.5 sse-starlette takes 0 for an interval, and pings without a pause.
 _NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 5) else 365 * 86_400

@@ -21,6 +21,7 @@ from feed.fastapi.http.json_body import UNREADABLE, Kind
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import deny, problem_of, status_of
 from feed.fastapi.http.request import last_event_id, path_parameter, query_of
+from feed.fastapi.logging.requests import stream_ended, streaming
 from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from feed.fastapi.routes.gate import Gate, peer, principal
 from feed.fastapi.routes.refusals import publish_refused, read_refused
@@ -28,7 +29,6 @@ from feed.feed import MAX_LAST, idempotency_key
 from feed.json_rules import BOM
 from feed.subscription import Subscription
 from feed.wire import json_text
-from feed_server.exchange import stream_ended, streaming
 
 logger = logging.getLogger(__name__)
 

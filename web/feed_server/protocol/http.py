@@ -12,8 +12,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from feed.fastapi.http.problems import Problem
+from feed.fastapi.logging.requests import unreadable
 from feed.fastapi.outlet import EXTENSION
-from feed_server.exchange import unreadable
 from feed_server.protocol.common import LINGER, Common, Streaming, part, unread
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
-from feed_server.lines import JournalLine, JsonLine, OneLine
+from feed_server.logging.formatters import JournalLine, JsonLine, OneLine
 
 Format = Literal["auto", "text", "json"]
 Level = Literal["debug", "info", "warning", "error"]

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from feed import Subscription
-from feed_server.lines import Facts, without_tokens
+from feed_server.logging.formatters import Facts, without_tokens
 
 _requests = logging.getLogger("feed.requests")
 _publishes = logging.getLogger("feed.requests.publishes")  # those that have succeeded: there may be thousands a second
