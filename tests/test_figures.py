@@ -13,9 +13,9 @@ import pytest
 from websockets.sync.client import connect
 
 from feed import Feed, FeedOptions, Limits, Retention
+from feed.fastapi.metrics.table import LoopDelay
 from feed.figures import Figures, Histogram, transport_of
 from feed.peer import Peer
-from feed_server.figures import LoopDelay
 from tests.hostile import raw
 from tests.running import RunningServer, running
 from tests.scraping import Scraped, scrape

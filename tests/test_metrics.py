@@ -18,9 +18,9 @@ from prometheus_client import REGISTRY
 
 from feed import Feed, FeedOptions, Limits
 from feed.broadcaster import Queues
+from feed.fastapi.metrics.prometheus import metrics_of
+from feed.fastapi.metrics.table import FIGURES
 from feed_server import Settings, create_app
-from feed_server.figures import FIGURES
-from feed_server.metrics import metrics_of
 from tests.conftest import Serve, StartRedis
 from tests.redis_server import RedisServer
 from tests.running import RunningServer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from feed_server.figures import FIGURES
+from feed.fastapi.metrics.table import FIGURES
 from tests.running import RunningServer, running
 from tests.streams import eventually, subscribed
 from tests.test_library import README

@@ -28,13 +28,13 @@ from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, answer_http_exception, deny, problem_of
 from feed.fastapi.logging.requests import Exchange, answered, begin
+from feed.fastapi.metrics.prometheus import Metrics, metrics_of
 from feed.fastapi.routes.draining import open_with_application
 from feed.fastapi.routes.gate import Gate
 from feed.fastapi.routes.router import FeedEndpoints, gated_router
 from feed.fastapi.routes.session import session_router
 from feed.fastapi.routes.subscriptions import subscriptions_router
 from feed.log import is_shared
-from feed_server.metrics import Metrics, metrics_of
 from feed_server.settings import Settings, only_one_process
 
 if TYPE_CHECKING:

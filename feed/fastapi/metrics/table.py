@@ -1,8 +1,8 @@
 """Which figures `/metrics` shows, where each comes from, and what it is called.
 
-Add one to `FIGURES`, and there it is, whichever way they are read (`feed_server.metrics`). The README says of each when
-to worry, and a test sees to it that none is forgotten there. A label besides `node` has the few values that the feed
-knows beforehand: none that a client could make up, or the figures would be without end.
+Add one to `FIGURES`, and there it is, whichever way they are read (`feed.fastapi.metrics.prometheus`). The README says
+of each when to worry, and a test sees to it that none is forgotten there. A label besides `node` has the few values
+that the feed knows beforehand: none that a client could make up, or the figures would be without end.
 """
 
 from __future__ import annotations

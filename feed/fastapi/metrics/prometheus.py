@@ -1,8 +1,8 @@
 """How `/metrics` is made of the figures, in Prometheus's format.
 
 **Nothing here is done per event.** The feed counts in plain numbers, and they are read when somebody asks; what waits
-in queues is summed up then, which takes a millisecond with 15,000 streams. Which figures: `feed_server.figures`. How
-they are read:
+in queues is summed up then, which takes a millisecond with 15,000 streams. Which figures: `feed.fastapi.metrics.table`.
+How they are read:
 
 - one process: while the answer is written (`OwnMetrics`);
 - several workers behind one port: each shares its own twice a second in a file that the others read, by
@@ -31,8 +31,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from feed import Feed, FeedUnavailable
+from feed.fastapi.metrics.table import FIGURES, Distribution, Figure, LoopDelay, Now
 from feed.figures import Histogram
-from feed_server.figures import FIGURES, Distribution, Figure, LoopDelay, Now
 from feed_server.settings import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
