@@ -38,7 +38,7 @@ _MODULES = (
     "feed_server.cli",
     "feed_server.protocol",
     "feed_server.supervisor",
-    "feed_server.tokens",
+    "feed_server.auth.tokens",
 )
 _MOST = 1 << 17  # bytes of a request
 _DESCRIPTORS = 1 << 16

@@ -26,7 +26,7 @@ from websockets.sync.client import ClientConnection, connect
 from feed.event import check_pattern, check_topic, check_type
 from feed.fastapi.auth.grants import Grants
 from feed.pattern import covers, matches
-from feed_server.tokens import issue
+from feed_server.auth.tokens import issue
 from tests.nonsense import Answer, Audience, Data, ask, encoded, is_valid, json_data, no_constant, parsed
 from tests.running import RunningServer, running
 from tests.streams import WAIT_SECONDS, subscribed

@@ -19,9 +19,9 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorith
 
 from feed import FeedUnavailable, Unauthenticated
 from feed.fastapi.auth.grants import Grants
-from feed_server.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys, _members
-from feed_server.keys import secret_keys
-from feed_server.tokens import Tokens
+from feed_server.auth.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys, _members
+from feed_server.auth.keys import secret_keys
+from feed_server.auth.tokens import Tokens
 from tests.conftest import Serve
 from tests.test_client import accepting
 from tests.test_keys import BAD, EC, ED, RSA, SECRET, public
@@ -408,7 +408,7 @@ async def test_what_goes_wrong_is_in_the_log_once_without_the_urls_secrets(
                 await tokens.grants(signed(EC, "ES256"))
         server.keys(jwk(EC))
         await tokens.grants(signed(EC, "ES256"))
-    lines = [record.getMessage() for record in caplog.records if record.name == "feed_server.jwks"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "feed_server.auth.jwks"]
     assert len(lines) == 2
     assert lines[0].endswith("/keys: answered with 500: there are none")
     assert lines[1].endswith("/keys: answers again")

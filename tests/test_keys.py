@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr, ValidationError
 
-from feed_server.keys import Reach, keys_of, load_private_key, signing_algorithm
+from feed_server.auth.keys import Reach, keys_of, load_private_key, signing_algorithm
 from feed_server.settings import Settings, is_secret, problems
 from tests.running import FEED
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from feed.fastapi.auth.grants import Grants
-from feed_server.tokens import issue
+from feed_server.auth.tokens import issue
 from tests.conftest import Serve
 from tests.running import RunningServer
 

@@ -26,9 +26,9 @@ from pydantic import SecretStr
 
 from feed import Unauthenticated
 from feed.fastapi.auth.grants import Grants
-from feed_server.keys import PrivateKey
+from feed_server.auth.keys import PrivateKey
+from feed_server.auth.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
 from feed_server.settings import Settings
-from feed_server.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
 from tests.conftest import Serve
 from tests.running import RunningServer, running
 from tests.test_keys import EC, ED, RSA, SECRET, private, public

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page, expect
 
 from feed.fastapi.auth.grants import Grants
-from feed_server.tokens import issue
+from feed_server.auth.tokens import issue
 from tests.browser import chromium, watch
 from tests.exchanges import Exchange, Exchanges, exchanges_with
 from tests.running import RunningServer, running

@@ -38,7 +38,7 @@ from feed.log import is_shared
 from feed_server.settings import Settings, only_one_process
 
 if TYPE_CHECKING:
-    from feed_server.tokens import Tokens
+    from feed_server.auth.tokens import Tokens
 
 _DASHBOARD = Path(str(resources.files("feed_dashboard")))
 _READY_SECONDS = 2.0  # that the log has for its answer
@@ -232,7 +232,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
 def _tokens(settings: Settings) -> Tokens | None:
     if not settings.has_key:
         return None
-    from feed_server.tokens import Tokens  # PyJWT and cryptography take a tenth of a second
+    from feed_server.auth.tokens import Tokens  # PyJWT and cryptography take a tenth of a second
 
     return Tokens.of(settings)
 

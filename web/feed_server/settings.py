@@ -125,23 +125,23 @@ def _checked_network(network: str) -> str:
     return network
 
 
-# feed_server.keys is imported where there is a key: PyJWT and cryptography take a tenth of a second.
+# feed_server.auth.keys is imported where there is a key: PyJWT and cryptography take a tenth of a second.
 
 
 def _checked_secret(secret: SecretStr) -> SecretStr:
-    from feed_server.keys import check_secret
+    from feed_server.auth.keys import check_secret
 
     return check_secret(secret)
 
 
 def _checked_public_key(value: str) -> str:
-    from feed_server.keys import check_public_key
+    from feed_server.auth.keys import check_public_key
 
     return check_public_key(value)
 
 
 def _checked_jwks_url(url: str) -> str:
-    from feed_server.jwks import check_jwks_url
+    from feed_server.auth.jwks import check_jwks_url
 
     return check_jwks_url(url)
 

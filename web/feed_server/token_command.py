@@ -21,8 +21,8 @@ from feed_server.settings import Settings, parse_duration, problems, variable
 from feed_server.terminal import WrongUse, escaped, say
 
 if TYPE_CHECKING:
-    from feed_server.keys import PrivateKey
-    from feed_server.tokens import Said, Tokens
+    from feed_server.auth.keys import PrivateKey
+    from feed_server.auth.tokens import Said, Tokens
 
 _NO_KEY = (
     "there is no key to sign with: set FEED_JWT_SECRET to the server's own secret, or give --private-key FILE; "
@@ -96,7 +96,7 @@ def _given(token: str) -> str:
 
 
 def _patterns(option: str, values: Iterable[str] | None) -> tuple[str, ...]:
-    from feed_server.tokens import MAX_PATTERNS
+    from feed_server.auth.tokens import MAX_PATTERNS
 
     patterns = [pattern for value in values or () for pattern in value.replace(",", " ").split()]
     try:
@@ -119,7 +119,7 @@ def _seconds(text: str) -> float:
 
 
 def _subject(text: str | None) -> str | None:
-    from feed_server.tokens import MAX_SUBJECT
+    from feed_server.auth.tokens import MAX_SUBJECT
 
     if text is not None and not 1 <= len(text) <= MAX_SUBJECT:
         raise WrongUse(f"--subject: is 1 to {MAX_SUBJECT} characters long")
@@ -127,7 +127,7 @@ def _subject(text: str | None) -> str | None:
 
 
 def _make(settings: Settings, grants: Grants, private_key: Path | None) -> str:
-    from feed_server.tokens import MAX_TOKEN, Tokens, issue
+    from feed_server.auth.tokens import MAX_TOKEN, Tokens, issue
 
     if not (grants.publish or grants.subscribe or grants.admin):
         raise WrongUse(
@@ -167,7 +167,7 @@ def _why_no_secret(settings: Settings, grants: Grants) -> str:
 
 
 def _private_key(file: Path) -> tuple[PrivateKey, str]:
-    from feed_server.keys import load_private_key, read_pem, signing_algorithm
+    from feed_server.auth.keys import load_private_key, read_pem, signing_algorithm
 
     try:
         key = load_private_key(read_pem(file))
@@ -192,7 +192,7 @@ async def _compare(tokens: Tokens, made: str, wanted: Grants) -> None:
 
 async def _explain(settings: Settings, text: str) -> bool:
     """Print what is to be known of a token. Whether it is valid."""
-    from feed_server.tokens import Tokens, read_unverified
+    from feed_server.auth.tokens import Tokens, read_unverified
 
     tokens = Tokens.of(settings)
     try:
@@ -226,8 +226,8 @@ async def _explain(settings: Settings, text: str) -> bool:
 
 async def _half(settings: Settings, text: str) -> str | None:
     """What alone the key of a valid token can grant, None if that is everything."""
-    from feed_server.keys import Reach, keys_of
-    from feed_server.tokens import Tokens
+    from feed_server.auth.keys import Reach, keys_of
+    from feed_server.auth.tokens import Tokens
 
     for reach, what in ((Reach.PUBLISH, "publishing"), (Reach.SUBSCRIBE, "subscribing")):
         keys = [key for key in keys_of(settings) if key.reach is reach]

@@ -27,7 +27,7 @@ cannot be known now."""
 
 
 class Verifier(Protocol):
-    """What makes grants of a token: `feed_server.tokens.Tokens`."""
+    """What makes grants of a token: `feed_server.auth.tokens.Tokens`."""
 
     async def grants(self, token: str) -> Grants:
         """Raises `Unauthenticated` and `FeedUnavailable`."""

@@ -1,6 +1,6 @@
 """What one request may do: patterns for publishing, patterns for subscribing, and whether it may look after the feed.
 
-Pure: where grants come from is the business of `feed_server.tokens` and `feed.fastapi.auth.access`.
+Pure: where grants come from is the business of `feed_server.auth.tokens` and `feed.fastapi.auth.access`.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class FeedTarget(Target):
 
 def _token(key: str) -> str:
     from feed.fastapi.auth.grants import Grants
-    from feed_server.tokens import issue
+    from feed_server.auth.tokens import issue
 
     return issue(Grants(["**"], ["**"], subject="bench", expires=time.time() + _DAY), key, "HS256")
 

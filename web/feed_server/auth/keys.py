@@ -92,7 +92,8 @@ class _Hmac(HMACAlgorithm):
 
 
 def keys_of(settings: Settings) -> list[Key]:
-    """All keys that are in the settings themselves; what is behind `jwks_url` is the business of `feed_server.jwks`."""
+    """All keys that are in the settings themselves; what is behind `jwks_url` is the business of
+    `feed_server.auth.jwks`."""
     return [
         *_keys(settings.jwt_secret, settings.jwt_public_key, Reach.ALL),
         *_keys(settings.publisher_jwt_secret, settings.publisher_jwt_public_key, Reach.PUBLISH),

@@ -22,8 +22,8 @@ import msgspec
 from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from feed.fastapi.auth.grants import Grants
-from feed_server.jwks import ALGORITHMS, RemoteKeys
-from feed_server.keys import Key, PrivateKey, Reach, keys_of, one_name
+from feed_server.auth.jwks import ALGORITHMS, RemoteKeys
+from feed_server.auth.keys import Key, PrivateKey, Reach, keys_of, one_name
 from feed_server.settings import Settings
 
 if TYPE_CHECKING:

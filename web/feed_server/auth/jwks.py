@@ -21,7 +21,7 @@ import orjson
 from feed import FeedUnavailable, Invalid
 from feed.client.calls import no_connection, words
 from feed.client.environment import proxy_for, tls_context
-from feed_server.keys import Key, checked_jwk
+from feed_server.auth.keys import Key, checked_jwk
 
 logger = logging.getLogger(__name__)
 
