@@ -36,8 +36,8 @@ _MODULES = (
     "uvloop",
     "feed_server.app",
     "feed_server.cli",
-    "feed_server.protocol",
-    "feed_server.supervisor",
+    "feed_server.server.protocol",
+    "feed_server.server.supervisor",
     "feed_server.auth.tokens",
 )
 _MOST = 1 << 17  # bytes of a request
@@ -249,7 +249,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> list[str]:
 
 def _load() -> None:
     """What every server needs. The handshake's limits are read when its module is loaded."""
-    from feed_server.server import _raise_handshake_limits
+    from feed_server.server.server import _raise_handshake_limits
 
     _raise_handshake_limits()
     for module in _MODULES:

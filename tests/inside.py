@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from feed import Feed
 from feed.subscription import Subscription
-from feed_server.listening import BACKLOG
-from feed_server.server import Server
+from feed_server.server.listening import BACKLOG
+from feed_server.server.server import Server
 from feed_server.settings import Settings
 from tests.crowd import until
 

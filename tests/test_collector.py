@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from feed_server.collector import Collector
+from feed_server.server.gc import Collector
 from tests.running import GREETING, START_SECONDS
 
 
@@ -42,7 +42,7 @@ def test_few_connections_are_left_to_the_collector(collector: Collector) -> None
 SERVER = """
 import gc, os, sys, threading
 from collections import Counter
-import feed_server.server
+import feed_server.server.server
 from feed_server.cli import main
 
 def count():

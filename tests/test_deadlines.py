@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from feed_server.deadlines import Deadline
+from feed_server.server.deadlines import Deadline
 from tests.hostile import CLOSE, HANDSHAKE, TEXT, Raw, frame, opened, raw, unharmed, without_keep_alive
 from tests.running import RunningServer, running
 from tests.streams import subscribed
@@ -239,7 +239,7 @@ class Late:
 
 def test_only_what_is_late_is_looked_at_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("feed_server.deadlines.time.monotonic", lambda: now)
+    monkeypatch.setattr("feed_server.server.deadlines.time.monotonic", lambda: now)
     deadline = Deadline(10)
     first, again, come, fresh = Late(), Late(), Late(), Late()
     for each in (again, first, come):
@@ -260,7 +260,7 @@ def test_only_what_is_late_is_looked_at_and_told_once(monkeypatch: pytest.Monkey
 
 def test_one_that_fails_does_not_keep_the_others_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("feed_server.deadlines.time.monotonic", lambda: now)
+    monkeypatch.setattr("feed_server.server.deadlines.time.monotonic", lambda: now)
 
     class Broken(Late):
         def late(self) -> None:

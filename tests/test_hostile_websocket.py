@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feed_server.protocol.websocket import ends_with_close
+from feed_server.server.protocol.websocket import ends_with_close
 from tests.conftest import Serve
 from tests.hostile import (
     BINARY,

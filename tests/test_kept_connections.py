@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import feed_server.server
-from feed_server.listening import listen
-from feed_server.server import Server
+import feed_server.server.server
+from feed_server.server.listening import listen
+from feed_server.server.server import Server
 from feed_server.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -155,7 +155,7 @@ async def test_a_body_that_comes_after_its_answer_leaves_a_connection_that_is_ke
 async def test_what_is_sent_while_a_server_ends_is_answered_and_told_that_it_is_the_last(
     monkeypatch: pytest.MonkeyPatch, used: bool
 ) -> None:
-    monkeypatch.setattr(feed_server.server, "_LAST_REQUESTS", LONG)
+    monkeypatch.setattr(feed_server.server.server, "_LAST_REQUESTS", LONG)
     async with serving() as running:
         client = await running.connect()
         if used:

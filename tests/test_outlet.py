@@ -32,7 +32,7 @@ from feed.control import Reason
 from feed.fastapi.outlet import BATCH, MOST_JOINED, SteppedOutlet, chunk, outlet_for, text_frame
 from feed.fastapi.routes.router import feed_router
 from feed_server.app import create_app
-from feed_server.protocol import Room
+from feed_server.server.protocol import Room
 from feed_server.settings import Settings
 from tests.hostile import TEXT, frames
 from tests.streams import Stream, eventually, subscribed

@@ -20,8 +20,8 @@ import pytest
 
 from feed import LogRefused
 from feed_server import Settings, create_app
-from feed_server.listening import ServeError, listen, url_of
-from feed_server.worker import Worker
+from feed_server.server.listening import ServeError, listen, url_of
+from feed_server.server.worker import Worker
 from tests.conftest import Serve, StartRedis
 from tests.forking import run
 from tests.judge import judge
@@ -380,8 +380,8 @@ def test_a_worker_whose_loop_stands_still_is_replaced(serve: Serve, url: str, tm
         f"#!{sys.executable}\n"
         "import os\n"
         "os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/nowhere'  # as it is imported here already\n"
-        "import feed_server.cli, feed_server.supervisor\n"
-        "feed_server.supervisor._HUNG_SECONDS = 3.0\n"
+        "import feed_server.cli, feed_server.server.supervisor\n"
+        "feed_server.server.supervisor._HUNG_SECONDS = 3.0\n"
         "feed_server.cli.main()\n"
     )
     program.chmod(0o755)

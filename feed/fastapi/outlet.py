@@ -244,7 +244,9 @@ def outlet_for(
 ) -> FramedOutlet | SteppedOutlet | None:
     """The fastest outlet that `send` allows, None if only its own task may await it."""
     # A bound method of uvicorn's is not wrapped by anything.
-    if not type(getattr(send, "__self__", None)).__module__.startswith(("uvicorn.protocols.", "feed_server.protocol.")):
+    if not type(getattr(send, "__self__", None)).__module__.startswith(
+        ("uvicorn.protocols.", "feed_server.server.protocol.")
+    ):
         return None
     stepped = SteppedOutlet(send, stream, last)
     connection: Connection | None = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")

@@ -143,11 +143,11 @@ def serve(**values: str | bool | None) -> None:
     if settings.workers > 1:
         with tempfile.TemporaryDirectory(prefix="feed-metrics-", ignore_cleanup_errors=True) as folder:
             os.environ[METRICS_FOLDER] = folder
-            from feed_server.supervisor import serve_with_workers
+            from feed_server.server.supervisor import serve_with_workers
 
             serve_with_workers(settings)
     else:
-        from feed_server.server import serve
+        from feed_server.server.server import serve
 
         serve(settings)
 

@@ -14,12 +14,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from feed.fastapi.http.problems import Problem
 from feed.fastapi.logging.requests import unreadable
 from feed.fastapi.outlet import EXTENSION
-from feed_server.protocol.common import LINGER, Common, Streaming, part, unread
+from feed_server.server.protocol.common import LINGER, Common, Streaming, part, unread
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 
-    from feed_server.protocol.websocket import WebSocketProtocol
+    from feed_server.server.protocol.websocket import WebSocketProtocol
 
 MAX_HEADERS = 256
 """Headers of a request; each costs some hundred bytes of memory, however small it is."""

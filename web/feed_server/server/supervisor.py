@@ -2,7 +2,7 @@
 
 uvicorn's own supervisor is not used, as little of it would be left: it has no end to a drain, no second signal, no word
 of why a worker did not start, leaves its workers behind when it is killed, and lets them all take from one socket,
-which spreads connections badly (see `feed_server.listening`).
+which spreads connections badly (see `feed_server.server.listening`).
 
 Workers are forked from a parent that has imported everything, and runs neither a thread nor an event loop: a new one
 serves after some ten milliseconds, and while there is none its connections wait in its socket, which the parent holds.
@@ -27,16 +27,16 @@ from functools import partial
 from prometheus_client.multiprocess import mark_process_dead
 
 from feed.backoff import Backoff
-from feed_server.hangup import Hangups
-from feed_server.listening import ServeError, listen, url_of
 from feed_server.logging.stderr import logging_to_stderr
-from feed_server.server import FORCED, greet, on_port, prepare
+from feed_server.server.hangup import Hangups
+from feed_server.server.listening import ServeError, listen, url_of
+from feed_server.server.server import FORCED, greet, on_port, prepare
+from feed_server.server.worker import DRAIN, END, FAILED, LEAVING, LISTENING, RETIRE, work
 from feed_server.settings import Settings
-from feed_server.worker import DRAIN, END, FAILED, LEAVING, LISTENING, RETIRE, work
 
 logger = logging.getLogger(__name__)
 
-_PRELOADED = ("feed.log.redis.log", "uvloop", "feed_server.protocol")  # what a server imports late
+_PRELOADED = ("feed.log.redis.log", "uvloop", "feed_server.server.protocol")  # what a server imports late
 
 _HUNG_SECONDS = 10.0  # without a sign of life
 _LOOK_SECONDS = 1.0

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.outlet import EXTENSION, Stream
-from feed_server.collector import Collector
-from feed_server.deadlines import Deadline
+from feed_server.server.deadlines import Deadline
+from feed_server.server.gc import Collector
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope, WebSocketScope
 
-    from feed_server.protocol.http import HttpProtocol
+    from feed_server.server.protocol.http import HttpProtocol
 
 logger = logging.getLogger(__name__)
 

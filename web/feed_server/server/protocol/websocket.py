@@ -9,7 +9,7 @@ from websockets.frames import Opcode
 from websockets.server import ServerProtocol
 
 from feed.fastapi.outlet import EXTENSION
-from feed_server.protocol.common import LINGER, Common, Streaming, part
+from feed_server.server.protocol.common import LINGER, Common, Streaming, part
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -67,7 +67,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         # They hold each other, and so would stay: nobody collects garbage while there are many (see
-        # feed_server.collector).
+        # feed_server.server.gc).
         self.conn.parser.close()
         self.conn.parser_exc = None
         self._unread.clear()

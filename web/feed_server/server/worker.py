@@ -20,7 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 from feed import FeedError
-from feed_server.server import Server
+from feed_server.server.server import Server
 from feed_server.settings import METRICS_FOLDER, Settings
 
 logger = logging.getLogger(__name__)

@@ -23,12 +23,12 @@ from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.routes.websocket import max_message
 from feed.log import without_password
 from feed_server.app import application
-from feed_server.deadlines import Deadline
-from feed_server.hangup import Hangups
-from feed_server.listening import BACKLOG, check_private, listen, url_of
 from feed_server.logging.stderr import logging_to_stderr
+from feed_server.server.deadlines import Deadline
+from feed_server.server.hangup import Hangups
+from feed_server.server.listening import BACKLOG, check_private, listen, url_of
+from feed_server.server.stalled import Connection, Stalled
 from feed_server.settings import Settings, variable
-from feed_server.stalled import Connection, Stalled
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, on_listening: Callable[[], None]) -> None:
         """`on_listening` is called once it takes connections."""
-        from feed_server.protocol import Common, HttpProtocol, Room, WebSocketProtocol
+        from feed_server.server.protocol import Common, HttpProtocol, Room, WebSocketProtocol
 
         self._http = HttpProtocol
         descriptors = descriptor_limit()
