@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line; where its dependencies are missing, say in one line how to install them."""
     try:
-        from feed_server.cli import (
+        from feed_server.cli.main import (
             main as run,  # the one arrow upward: a script's name is the library's, its code the server's
         )
     except ModuleNotFoundError as error:

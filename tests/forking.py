@@ -35,7 +35,7 @@ _MODULES = (
     "feed.log.sqlite",
     "uvloop",
     "feed_server.app",
-    "feed_server.cli",
+    "feed_server.cli.main",
     "feed_server.server.protocol",
     "feed_server.server.supervisor",
     "feed_server.auth.tokens",
@@ -261,4 +261,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for whoever runs the tests
     _load()
     sys.argv = ["feed", *_fork_on_request(socket.socket(fileno=int(sys.argv[1])))]
-    importlib.import_module("feed_server.cli").main()
+    importlib.import_module("feed_server.cli.main").main()

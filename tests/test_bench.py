@@ -43,7 +43,7 @@ from feed_server.bench.plan import Plan, Scenario
 from feed_server.bench.publishers import Published
 from feed_server.bench.targets import FeedTarget, NaiveTarget, NchanTarget
 from feed_server.bench.worker import BenchError
-from feed_server.cli import run
+from feed_server.cli.main import run
 from tests import forking
 from tests.conftest import StartRedis
 from tests.redis_server import RedisServer, redis_program
@@ -632,6 +632,6 @@ def test_a_server_that_is_killed_ends_the_run_with_an_error(long_run: forking.Fo
 def test_nothing_of_it_is_loaded_by_other_commands() -> None:
     started = time.monotonic()
     wanted = "('psutil', 'feed_server.bench.measure')"
-    code = f"import sys, feed_server.cli; print(*[name for name in sys.modules if name in {wanted}])"
+    code = f"import sys, feed_server.cli.main; print(*[name for name in sys.modules if name in {wanted}])"
     done = subprocess.run([psutil.Process().exe(), "-c", code], capture_output=True, text=True, timeout=SECONDS)
     assert done.stdout.split() == [], time.monotonic() - started

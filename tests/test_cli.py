@@ -18,10 +18,10 @@ from typing import IO, Any, ClassVar
 
 import pytest
 
-from feed_server.cli import run
-from feed_server.publish_command import dashed_data_last
+from feed_server.cli.main import run
+from feed_server.cli.publish import dashed_data_last
+from feed_server.cli.terminal import escaped, escaped_json
 from feed_server.settings import Settings, is_secret, option, variable
-from feed_server.terminal import escaped, escaped_json
 from tests import forking
 from tests.conftest import Serve
 from tests.running import FEED, RunningServer

@@ -15,7 +15,7 @@ from feed import Invalid
 from feed.client import Message, Notice, Reconnecting
 from feed.client.environment import proxy_for, tls_context
 from feed_server.auth.jwks import RemoteKeys
-from feed_server.cli import run
+from feed_server.cli.main import run
 from tests.certificate import certificate
 from tests.clients import AnyClient
 from tests.running import RunningServer

@@ -43,7 +43,7 @@ SERVER = """
 import gc, os, sys, threading
 from collections import Counter
 import feed_server.server.server
-from feed_server.cli import main
+from feed_server.cli.main import main
 
 def count():
     kinds = (type(one) for one in gc.get_objects())

@@ -240,7 +240,7 @@ def test_reconnects_are_counted(serve: Serve, start_redis: StartRedis) -> None:
 
 
 def test_the_other_commands_do_without_the_library() -> None:
-    code = "import sys, feed_server.cli; print([name for name in sys.modules if 'prometheus' in name])"
+    code = "import sys, feed_server.cli.main; print([name for name in sys.modules if 'prometheus' in name])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

@@ -316,7 +316,7 @@ from pathlib import Path
 from feed.broadcaster import Broadcaster
 from feed.subscription import Subscription
 from feed_server.bench.soak import inside
-from feed_server.cli import main
+from feed_server.cli.main import main
 
 offer, register, offers, kept = Subscription.offer, Broadcaster.register, 0, []
 
@@ -384,7 +384,7 @@ def test_ctrl_c_ends_it_with_the_report_of_what_was_seen(tmp_path: Path) -> None
 def test_what_makes_no_sense_is_said(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from feed_server.cli import run
+    from feed_server.cli.main import run
 
     assert run(["bench", *arguments]) != 0
     assert message in capsys.readouterr().err

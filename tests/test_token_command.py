@@ -20,9 +20,9 @@ from pydantic import SecretStr
 
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.tokens import Tokens
-from feed_server.cli import run
+from feed_server.cli.main import run
+from feed_server.cli.token import _length
 from feed_server.settings import Settings
-from feed_server.token_command import _length
 from tests.running import FEED
 from tests.test_keys import EC, ED, RSA, SECRET, private, public
 from tests.test_tokens import ALLOWED, LATER, NOW, saying, sealed

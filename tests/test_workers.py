@@ -380,9 +380,9 @@ def test_a_worker_whose_loop_stands_still_is_replaced(serve: Serve, url: str, tm
         f"#!{sys.executable}\n"
         "import os\n"
         "os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/nowhere'  # as it is imported here already\n"
-        "import feed_server.cli, feed_server.server.supervisor\n"
+        "import feed_server.cli.main, feed_server.server.supervisor\n"
         "feed_server.server.supervisor._HUNG_SECONDS = 3.0\n"
-        "feed_server.cli.main()\n"
+        "feed_server.cli.main.main()\n"
     )
     program.chmod(0o755)
     server = serve("--workers", "2", "--log", url, program=program)

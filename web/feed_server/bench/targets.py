@@ -163,7 +163,7 @@ class FeedTarget(Target):
         command = [
             sys.executable,
             "-c",
-            "from feed_server.cli import main; main()",
+            "from feed_server.cli.main import main; main()",
             "serve",
             "--port",
             "0",

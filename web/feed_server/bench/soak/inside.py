@@ -15,7 +15,7 @@ from types import FrameType
 
 import orjson
 
-from feed_server.cli import main
+from feed_server.cli.main import main
 
 
 def tell_tasks(file: Path) -> None:

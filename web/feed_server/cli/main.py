@@ -23,10 +23,13 @@ from typer.exceptions import TyperException
 
 from feed import FeedError
 from feed.client import AsyncClient, GaveUp, Outgoing
-from feed_server.bench.command import bench
-from feed_server.client_command import DEFAULT_URL, Token, Url, answers, run_to_end
-from feed_server.doctor.command import doctor
-from feed_server.publish_command import PublishCommand, publish
+from feed_server.cli.bench import bench
+from feed_server.cli.client import DEFAULT_URL, Token, Url, answers, run_to_end
+from feed_server.cli.doctor import doctor
+from feed_server.cli.publish import PublishCommand, publish
+from feed_server.cli.tail import tail
+from feed_server.cli.terminal import WrongUse, say
+from feed_server.cli.token import token
 from feed_server.settings import (
     METRICS_FOLDER,
     NO_FLAG,
@@ -38,9 +41,6 @@ from feed_server.settings import (
     problems,
     variable,
 )
-from feed_server.tail_command import tail
-from feed_server.terminal import WrongUse, say
-from feed_server.token_command import token
 
 _INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
 
@@ -209,7 +209,7 @@ def demo(
 
 
 async def _demo(client: AsyncClient, every: float) -> NoReturn:
-    from feed_server import demo
+    from feed_server.cli.main import demo
 
     demo.cpu()  # its first answer is always zero
     before, said = demo.counters(), None

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from feed.fastapi.auth.grants import Grants
+from feed_server.cli.terminal import WrongUse, escaped, say
 from feed_server.settings import Settings, parse_duration, problems, variable
-from feed_server.terminal import WrongUse, escaped, say
 
 if TYPE_CHECKING:
     from feed_server.auth.keys import PrivateKey

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from feed.client import AsyncClient, AsyncSubscription, Gap, Item, Message, Notice, Reconnecting, Transport
-from feed_server.client_command import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
-from feed_server.terminal import WrongUse, escaped, escaped_json, say
+from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
+from feed_server.cli.terminal import WrongUse, escaped, escaped_json, say
 
 
 def tail(

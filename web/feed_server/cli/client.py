@@ -14,7 +14,7 @@ import typer
 
 from feed import Invalid
 from feed.client import checked_token, checked_url
-from feed_server.terminal import say
+from feed_server.cli.terminal import say
 
 
 def _check_url(url: str) -> str:

@@ -17,8 +17,8 @@ from typer.core import TyperCommand
 
 from feed import FeedError, Malformed
 from feed.client import PATIENCE, AsyncClient, GaveUp, Outgoing, Refused, checked_url
-from feed_server.client_command import DEFAULT_URL, Token, Url, Waiting, run_to_end
-from feed_server.terminal import WrongUse, say
+from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, run_to_end
+from feed_server.cli.terminal import WrongUse, say
 
 _BATCH_EVENTS = 500
 _BATCH_BYTES = 1 << 20
