@@ -388,7 +388,7 @@ async def forgetting(server: RedisServer) -> AsyncIterator[None]:
 async def test_a_node_says_that_it_lives_and_listens_whatever_goes_wrong(
     stream: Nodes, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feed.log.redis.peers._BEAT", 0.01)
+    monkeypatch.setattr("feed.log.redis.nodes._BEAT", 0.01)
     monkeypatch.setattr("feed.log.redis.log._LOOK_SECONDS", 0.01)
     log, other = await stream.node(), await stream.node()
     broken = dict.fromkeys((Link.run, Link.say, Link.listen, Link.use), 2)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from feed import Feed, FeedOptions, FeedUnavailable
-from feed.log.redis.peers import Peers
+from feed.log.redis.nodes import Peers
 from feed.survey import Subscribers
 from tests.conftest import Serve
 from tests.redis_server import RedisServer

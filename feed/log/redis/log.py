@@ -14,7 +14,7 @@ from feed.log.epochs import is_id
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
 from feed.log.redis.link import Ask, Link, Renewal, Work
-from feed.log.redis.peers import Peers
+from feed.log.redis.nodes import Peers
 from feed.log.redis.reader import Reader
 from feed.log.redis.state import State
 from feed.log.redis.writer import Writer
