@@ -16,11 +16,11 @@ import pytest
 from hypothesis import settings
 from playwright.sync_api import Browser, Page
 
-from tests.browser import Watched, chromium, watch
-from tests.clients import BOTH, AnyClient
-from tests.nodes import HEARTBEAT, Nodes, StartNodes
-from tests.redis_server import RedisServer, running_redis
-from tests.running import RunningServer, running
+from tests.support.browser import Watched, chromium, watch
+from tests.support.clients import BOTH, AnyClient
+from tests.support.nodes import HEARTBEAT, Nodes, StartNodes
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.running import RunningServer, running
 
 Serve = Callable[..., RunningServer]
 StartRedis = Callable[..., RedisServer]

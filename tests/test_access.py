@@ -13,9 +13,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.conftest import Serve
-from tests.running import RunningServer, running
-from tests.streams import eventually, subscribed
-from tests.tokens import OTHER_SECRET, SECRET, bearer, token
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually, subscribed
+from tests.support.tokens import OTHER_SECRET, SECRET, bearer, token
 
 TOPIC = "orders/42"  # what the matrix publishes to
 PATTERN = "orders/*"  # and subscribes to

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.tokens import issue
-from tests.running import RunningServer, running
+from tests.support.running import RunningServer, running
 
 SECRET = "a secret of the tests that is long enough"
 

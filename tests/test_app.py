@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Serve
-from tests.running import FEED, GREETING, RunningServer
-from tests.tokens import SECRET
+from tests.support.running import FEED, GREETING, RunningServer
+from tests.support.tokens import SECRET
 
 
 def test_a_living_and_ready_server_says_so(server: RunningServer) -> None:

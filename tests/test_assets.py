@@ -11,7 +11,7 @@ import pytest
 
 import feed_dashboard
 from tests.conftest import Serve
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 
 DASHBOARD = Path(feed_dashboard.__file__).parent
 MOST_OF_OTHERS = 30_000  # bytes, compressed: of libraries

@@ -20,9 +20,9 @@ from feed import Feed
 from feed.testing import AppServer
 from feed_server import Topic, feed_router
 from tests.conftest import Serve
-from tests.running import RunningServer
-from tests.streams import subscribed
-from tests.tokens import SECRET
+from tests.support.running import RunningServer
+from tests.support.streams import subscribed
+from tests.support.tokens import SECRET
 
 SCHEMA = json.loads(gzip.decompress((Path(__file__).parent / "asyncapi/3.0.0.json.gz").read_bytes()))
 VALIDATOR = jsonschema_rs.validator_for(SCHEMA)

@@ -26,14 +26,14 @@ from playwright.sync_api import Browser
 from websockets.sync.client import ClientConnection, connect
 
 from feed.client.tls import Context
-from tests.certificate import Certificate, certificate
-from tests.hostile import raw
-from tests.proxies import running_caddy, running_haproxy, running_nginx
-from tests.readme_blocks import blocks
-from tests.redis_server import RedisServer, free_port
-from tests.running import FEED, RunningServer, running
-from tests.streams import Stream, eventually
-from tests.tokens import SECRET, bearer, token
+from tests.support.certificate import Certificate, certificate
+from tests.support.hostile import raw
+from tests.support.proxies import running_caddy, running_haproxy, running_nginx
+from tests.support.readme_blocks import blocks
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.running import FEED, RunningServer, running
+from tests.support.streams import Stream, eventually
+from tests.support.tokens import SECRET, bearer, token
 
 SECTION = "Behind a proxy"
 RUNNING = {"nginx": running_nginx, "caddy": running_caddy, "haproxy": running_haproxy}

@@ -44,10 +44,10 @@ from feed_server.bench.publishers import Published
 from feed_server.bench.targets import FeedTarget, NaiveTarget, NchanTarget
 from feed_server.bench.worker import BenchError
 from feed_server.cli.main import run
-from tests import forking
 from tests.conftest import StartRedis
-from tests.redis_server import RedisServer, redis_program
-from tests.streams import eventually
+from tests.support import forking
+from tests.support.redis_server import RedisServer, redis_program
+from tests.support.streams import eventually
 
 SECONDS = 60.0
 SIZE = 200

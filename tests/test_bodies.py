@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.problems import Refused
-from tests.hostile import MEGABYTE, Raw, memory, raw, unharmed
-from tests.running import RunningServer, running
-from tests.streams import eventually
+from tests.support.hostile import MEGABYTE, Raw, memory, raw, unharmed
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually
 
 pytestmark = pytest.mark.anyio
 

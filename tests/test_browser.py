@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, Route
 
-from tests.browser import findings, watch
-from tests.running import RunningServer
-from tests.streams import eventually
+from tests.support.browser import findings, watch
+from tests.support.running import RunningServer
+from tests.support.streams import eventually
 
 pytestmark = pytest.mark.browser
 

@@ -22,9 +22,9 @@ from feed_server.cli.main import run
 from feed_server.cli.publish import dashed_data_last
 from feed_server.cli.terminal import escaped, escaped_json
 from feed_server.settings import Settings, is_secret, option, variable
-from tests import forking
 from tests.conftest import Serve
-from tests.running import FEED, RunningServer
+from tests.support import forking
+from tests.support.running import FEED, RunningServer
 
 SECONDS = 30.0
 

@@ -14,10 +14,10 @@ import pytest
 from feed import Invalid, Malformed
 from feed.client import GaveUp, Item, Message, Notice, Outgoing, Reconnecting, Refused, checked_url
 from feed.client.waits import Waits
-from tests.clients import AnyClient
 from tests.conftest import Serve
-from tests.running import RunningServer
-from tests.scripted import OPEN, accepting, answer, copy, event, hang_up, playing, problem, silence, stream
+from tests.support.clients import AnyClient
+from tests.support.running import RunningServer
+from tests.support.scripted import OPEN, accepting, answer, copy, event, hang_up, playing, problem, silence, stream
 
 pytestmark = pytest.mark.anyio
 

@@ -16,10 +16,10 @@ from feed.client import Message, Notice, Reconnecting
 from feed.client.environment import proxy_for, tls_context
 from feed_server.auth.jwks import RemoteKeys
 from feed_server.cli.main import run
-from tests.certificate import certificate
-from tests.clients import AnyClient
-from tests.running import RunningServer
-from tests.scripted import accepting, copy, playing, silence
+from tests.support.certificate import certificate
+from tests.support.clients import AnyClient
+from tests.support.running import RunningServer
+from tests.support.scripted import accepting, copy, playing, silence
 
 pytestmark = pytest.mark.anyio
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.certificate import certificate
-from tests.forks import CHILDREN, EACH
-from tests.running import RunningServer
-from tests.scripted import accepting, copy
+from tests.support.certificate import certificate
+from tests.support.forks import CHILDREN, EACH
+from tests.support.running import RunningServer
+from tests.support.scripted import accepting, copy
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ async def test_each_event_loop_goes_on_by_itself_with_one_client_and_one_subscri
 async def run(kind: str, transport: str, url: str, **environment: str) -> list[Any]:
     """What the program tells, by its numbers."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.forks", kind, transport, url,
+        sys.executable, "-m", "tests.support.forks", kind, transport, url,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **environment}, start_new_session=True,
     )  # fmt: skip

@@ -34,14 +34,14 @@ from feed.client import (
     Subscription,
     Transport,
 )
-from tests.certificate import certified
-from tests.clients import BOTH, AnyClient
 from tests.conftest import Serve
-from tests.proxy import proxy_to
-from tests.running import RunningServer, running
-from tests.scripted import OPEN, accepting, answer, event, playing, problem, silence, stream
-from tests.streams import eventually
-from tests.tokens import SECRET, token
+from tests.support.certificate import certified
+from tests.support.clients import BOTH, AnyClient
+from tests.support.proxy import proxy_to
+from tests.support.running import RunningServer, running
+from tests.support.scripted import OPEN, accepting, answer, event, playing, problem, silence, stream
+from tests.support.streams import eventually
+from tests.support.tokens import SECRET, token
 
 pytestmark = pytest.mark.anyio
 

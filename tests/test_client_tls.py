@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from feed.client.tls import Context, TLSSocket
-from tests.certificate import certified
-from tests.streams import eventually
+from tests.support.certificate import certified
+from tests.support.streams import eventually
 
 SECONDS = 10.0
 PIECES = 2_000

@@ -19,8 +19,8 @@ from feed.event import Draft
 from feed.fastapi.http.problems import Refused
 from feed.fastapi.routes.cloudevents import form_of, key_of, read
 from tests.conftest import Serve
-from tests.running import RunningServer
-from tests.tokens import SECRET, bearer, token
+from tests.support.running import RunningServer
+from tests.support.tokens import SECRET, bearer, token
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 EVENT = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "com.example.created", "subject": "orders/42"}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from feed_server.server.gc import Collector
-from tests.running import GREETING, START_SECONDS
+from tests.support.running import GREETING, START_SECONDS
 
 
 @pytest.fixture

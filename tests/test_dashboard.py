@@ -11,10 +11,10 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import Watched
 from tests.conftest import Serve
-from tests.dashboard import Dashboard
-from tests.running import RunningServer
+from tests.support.browser import Watched
+from tests.support.dashboard import Dashboard
+from tests.support.running import RunningServer
 
 pytestmark = pytest.mark.browser
 

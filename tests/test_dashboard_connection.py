@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser import Watched
 from tests.conftest import Serve
-from tests.dashboard import Dashboard
-from tests.running import RunningServer
-from tests.tokens import SECRET, token
+from tests.support.browser import Watched
+from tests.support.dashboard import Dashboard
+from tests.support.running import RunningServer
+from tests.support.tokens import SECRET, token
 
 pytestmark = pytest.mark.browser
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from tests.conftest import Serve
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 from tests.test_history import publish_many
 
 pytestmark = pytest.mark.browser

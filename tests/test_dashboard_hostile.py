@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import Watched
 from tests.conftest import Serve
-from tests.dashboard import Dashboard
+from tests.support.browser import Watched
+from tests.support.dashboard import Dashboard
 
 pytestmark = pytest.mark.browser
 

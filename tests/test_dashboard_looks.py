@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests import forking
-from tests.browser import Watched, findings
 from tests.conftest import Serve
-from tests.dashboard import Dashboard
-from tests.tokens import SECRET
+from tests.support import forking
+from tests.support.browser import Watched, findings
+from tests.support.dashboard import Dashboard
+from tests.support.tokens import SECRET
 
 pytestmark = pytest.mark.browser
 

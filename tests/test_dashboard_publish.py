@@ -9,9 +9,9 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser import Watched
-from tests.dashboard import Dashboard
-from tests.running import RunningServer
+from tests.support.browser import Watched
+from tests.support.dashboard import Dashboard
+from tests.support.running import RunningServer
 
 pytestmark = pytest.mark.browser
 

@@ -8,11 +8,11 @@ import shlex
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser import Watched
 from tests.conftest import Serve
-from tests.dashboard import Dashboard
-from tests.modules import outputs
-from tests.streams import eventually
+from tests.support.browser import Watched
+from tests.support.dashboard import Dashboard
+from tests.support.modules import outputs
+from tests.support.streams import eventually
 
 pytestmark = pytest.mark.browser
 

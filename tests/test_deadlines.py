@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from feed_server.server.deadlines import Deadline
-from tests.hostile import CLOSE, HANDSHAKE, TEXT, Raw, frame, opened, raw, unharmed, without_keep_alive
-from tests.running import RunningServer, running
-from tests.streams import subscribed
+from tests.support.hostile import CLOSE, HANDSHAKE, TEXT, Raw, frame, opened, raw, unharmed, without_keep_alive
+from tests.support.running import RunningServer, running
+from tests.support.streams import subscribed
 
 HEAD, BODY = 0.6, 1.0
 EARLY = 0.3  # that the server's clock may have begun before the test's

@@ -14,11 +14,11 @@ from feed_server.doctor.examination import Report, examine
 from feed_server.doctor.finding import Finding, Severity
 from feed_server.doctor.target import Target, topic_of_its_own
 from feed_server.doctor.websocket import judge_quiet_socket, look_quiet_socket
-from tests.certificate import certificate
-from tests.proxies import free_ports, running_nginx
-from tests.running import RunningServer, running
-from tests.scripted import accepting, copy
-from tests.tokens import SECRET, token
+from tests.support.certificate import certificate
+from tests.support.proxies import free_ports, running_nginx
+from tests.support.running import RunningServer, running
+from tests.support.scripted import accepting, copy
+from tests.support.tokens import SECRET, token
 
 ORIGIN = "https://app.example.org"
 EVERYTHING = token(["**"], ["**"], admin=True)

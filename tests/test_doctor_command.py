@@ -22,11 +22,11 @@ from feed_server.doctor.finding import Finding
 from feed_server.doctor.resume import Resumed, look_resume
 from feed_server.doctor.target import MAX_BODY, MAX_PIECES, Answer, Piece, Reading, Target
 from feed_server.doctor.websocket import Socket, judge_socket, look_socket
-from tests import forking
-from tests.proxy import Proxy, proxy_to
-from tests.redis_server import free_port
-from tests.running import FEED, RunningServer, running
-from tests.streams import eventually
+from tests.support import forking
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.redis_server import free_port
+from tests.support.running import FEED, RunningServer, running
+from tests.support.streams import eventually
 
 
 @pytest.fixture(scope="module")

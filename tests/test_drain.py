@@ -19,13 +19,13 @@ import pytest
 from feed import Draining
 from feed.fastapi.http.problems import problem_of
 from tests.conftest import Serve
-from tests.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
-from tests.judge import Got, judge
-from tests.proxies import nginx_in_front
-from tests.redis_server import RedisServer
-from tests.running import RunningServer
-from tests.streams import eventually
-from tests.traffic import Follower, Publisher, WebSocketFollower, data_of, threads_stopped, wait_for_more
+from tests.support.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
+from tests.support.judge import Got, judge
+from tests.support.proxies import nginx_in_front
+from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer
+from tests.support.streams import eventually
+from tests.support.traffic import Follower, Publisher, WebSocketFollower, data_of, threads_stopped, wait_for_more
 
 pytestmark = pytest.mark.anyio
 

@@ -30,9 +30,9 @@ from websockets.sync.client import connect
 from feed import Feed, FeedUnavailable, Forbidden, LogRefused, Unauthenticated
 from feed.testing import AppServer
 from feed_server import Grants, drained_by_signals, feed_router
-from tests.redis_server import free_port
-from tests.running import START_SECONDS
-from tests.streams import eventually, subscribed
+from tests.support.redis_server import free_port
+from tests.support.running import START_SECONDS
+from tests.support.streams import eventually, subscribed
 
 Json = {"Accept": "application/json"}
 

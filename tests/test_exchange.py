@@ -13,12 +13,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.hostile import raw
-from tests.redis_server import RedisServer
-from tests.running import RunningServer, running
-from tests.scraping import scrape
-from tests.streams import eventually, subscribed
-from tests.tokens import SECRET, bearer, token
+from tests.support.hostile import raw
+from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer, running
+from tests.support.scraping import scrape
+from tests.support.streams import eventually, subscribed
+from tests.support.tokens import SECRET, bearer, token
 
 EVERYTHING = token(["**"], ["**"], admin=True, sub="ann")
 OWN = bearer(EVERYTHING)

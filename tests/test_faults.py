@@ -1,7 +1,7 @@
 """FAULTS.md, process and log: P1 to P8 against a real server that is killed, starved and tampered with.
 
-What is lost, doubled or out of order is judged by ids (`tests.judge`), never by counters. `FEED_SOAK` asks for the
-full number of rounds.
+What is lost, doubled or out of order is judged by ids (`tests.support.judge`), never by counters. `FEED_SOAK` asks for
+the full number of rounds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import pytest
 
 from feed import Feed, FeedOptions, Retention, select
 from tests.conftest import Serve
-from tests.judge import Announced, Got, judge
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
-from tests.traffic import Follower, Publisher, threads_stopped, wait_for_more
+from tests.support.judge import Announced, Got, judge
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
+from tests.support.traffic import Follower, Publisher, threads_stopped, wait_for_more
 
 ROUNDS = 50 if os.environ.get("FEED_SOAK") else 5
 

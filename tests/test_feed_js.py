@@ -14,15 +14,15 @@ import httpx
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser import Watched
 from tests.conftest import Serve
-from tests.proxy import Proxy, proxy_to
-from tests.running import RunningServer, running
-from tests.streams import eventually, subscribed
-from tests.tabs import WAYS, OpenTab, Tab, open_tab, shelf, subscriptions
+from tests.support.browser import Watched
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually, subscribed
+from tests.support.tabs import WAYS, OpenTab, Tab, open_tab, shelf, subscriptions
+from tests.support.tokens import SECRET, bearer, token
 from tests.test_page import AWKWARD
 from tests.test_wire import parse_event_stream
-from tests.tokens import SECRET, bearer, token
 
 pytestmark = pytest.mark.browser
 

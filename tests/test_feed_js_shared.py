@@ -14,12 +14,12 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.conftest import Serve
-from tests.proxy import proxy_to
-from tests.running import RunningServer
-from tests.streams import eventually
-from tests.tabs import OpenTab, Tab, Tabs, open_tab, shelf, subscriptions
+from tests.support.proxy import proxy_to
+from tests.support.running import RunningServer
+from tests.support.streams import eventually
+from tests.support.tabs import OpenTab, Tab, Tabs, open_tab, shelf, subscriptions
+from tests.support.tokens import SECRET, bearer, token
 from tests.test_two_origins import Pages, pages
-from tests.tokens import SECRET, bearer, token
 
 pytestmark = pytest.mark.browser
 

@@ -16,11 +16,11 @@ from feed import Feed, FeedOptions, Limits, Retention
 from feed.fastapi.metrics.table import LoopDelay
 from feed.figures import Figures, Histogram, transport_of
 from feed.peer import Peer
-from tests.hostile import raw
-from tests.running import RunningServer, running
-from tests.scraping import Scraped, scrape
-from tests.streams import eventually, subscribed
-from tests.tokens import SECRET, bearer, token
+from tests.support.hostile import raw
+from tests.support.running import RunningServer, running
+from tests.support.scraping import Scraped, scrape
+from tests.support.streams import eventually, subscribed
+from tests.support.tokens import SECRET, bearer, token
 
 STREAMS = 6  # of one address
 

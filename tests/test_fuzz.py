@@ -27,9 +27,9 @@ from feed.event import check_pattern, check_topic, check_type
 from feed.fastapi.auth.grants import Grants
 from feed.pattern import covers, matches
 from feed_server.auth.tokens import issue
-from tests.nonsense import Answer, Audience, Data, ask, encoded, is_valid, json_data, no_constant, parsed
-from tests.running import RunningServer, running
-from tests.streams import WAIT_SECONDS, subscribed
+from tests.support.nonsense import Answer, Audience, Data, ask, encoded, is_valid, json_data, no_constant, parsed
+from tests.support.running import RunningServer, running
+from tests.support.streams import WAIT_SECONDS, subscribed
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
 EXAMPLES = 1000 if SOAK else 25

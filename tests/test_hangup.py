@@ -13,9 +13,9 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.redis_server import RedisServer
-from tests.running import FEED, GREETING, RunningServer
-from tests.streams import eventually, subscribed
+from tests.support.redis_server import RedisServer
+from tests.support.running import FEED, GREETING, RunningServer
+from tests.support.streams import eventually, subscribed
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
 
 
 def page(server: RunningServer, path: str, **parameters: Any) -> Any:

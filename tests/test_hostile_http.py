@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from feed_server.logging.formatters import OneLine, one_line
 from tests.conftest import Serve
-from tests.hostile import HANDSHAKE, MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
-from tests.running import RunningServer, running
-from tests.streams import eventually, subscribed
+from tests.support.hostile import HANDSHAKE, MEGABYTE, Raw, memory, raw, unharmed, without_keep_alive
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually, subscribed
 
 HOST = b"Host: localhost\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST

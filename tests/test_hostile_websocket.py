@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from feed_server.server.protocol.websocket import ends_with_close
 from tests.conftest import Serve
-from tests.hostile import (
+from tests.support.hostile import (
     BINARY,
     CLOSE,
     CONT,
@@ -29,8 +29,8 @@ from tests.hostile import (
     raw,
     unharmed,
 )
-from tests.running import RunningServer, running
-from tests.streams import eventually, subscribed
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually, subscribed
 
 MAX_MESSAGE = 6 * (256 << 10) + 4096
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.running import RunningServer
-from tests.streams import eventually
+from tests.support.running import RunningServer
+from tests.support.streams import eventually
 
 
 class Old:

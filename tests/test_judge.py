@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.judge import Announced, Entry, Got, Verdict, judge
-from tests.traffic import Chronicle, Follower, data_of
+from tests.support.judge import Announced, Entry, Got, Verdict, judge
+from tests.support.traffic import Chronicle, Follower, data_of
 
 ACKNOWLEDGED = [(place, f"e-{place}") for place in range(1, 10_001)]
 WHOLE: list[Entry] = [Got(id) for _, id in ACKNOWLEDGED]

@@ -24,7 +24,7 @@ from pydantic import SecretStr, ValidationError
 
 from feed_server.auth.keys import Reach, keys_of, load_private_key, signing_algorithm
 from feed_server.settings import Settings, is_secret, problems
-from tests.running import FEED
+from tests.support.running import FEED
 
 SECRET = "the longest secret that nobody has guessed so far"
 

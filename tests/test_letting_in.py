@@ -15,14 +15,14 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests import forking
-from tests.browser import chromium, origin, watch
 from tests.conftest import Serve
-from tests.redis_server import free_port
-from tests.running import RunningServer
-from tests.streams import eventually
+from tests.support import forking
+from tests.support.browser import chromium, origin, watch
+from tests.support.redis_server import free_port
+from tests.support.running import RunningServer
+from tests.support.streams import eventually
+from tests.support.tokens import SECRET, bearer, token
 from tests.test_library import README, example
-from tests.tokens import SECRET, bearer, token
 
 FEED_URL = "http://localhost:8000"  # as the README has it
 

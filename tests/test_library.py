@@ -34,9 +34,9 @@ from feed import (
 )
 from feed import wire as wire_module
 from feed.event import text_draft
-from tests.redis_server import RedisServer
-from tests.running import START_SECONDS
-from tests.streams import subscribed
+from tests.support.redis_server import RedisServer
+from tests.support.running import START_SECONDS
+from tests.support.streams import subscribed
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -18,8 +18,8 @@ from websockets.asyncio.client import connect
 from feed import EARLIEST, Feed, FeedOptions, FeedUnavailable, Invalid, Overloaded, Subscription, select
 from feed.fastapi.auth.rate_limit import Rate
 from feed.peer import Peer
-from tests.crowd import Crowd, Form, Item, until
-from tests.inside import serving
+from tests.support.crowd import Crowd, Form, Item, until
+from tests.support.inside import serving
 
 pytestmark = pytest.mark.anyio
 

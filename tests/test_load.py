@@ -1,7 +1,8 @@
 """FAULTS.md, readers and load: L1 to L5 and L7, and the churn, against a real server.
 
 No figure of speed is asserted here, but that nobody pays for somebody else: what is compared was measured in the same
-run. What is lost, doubled or out of order is judged by ids (`tests.judge`). `FEED_SOAK` asks for the full numbers.
+run. What is lost, doubled or out of order is judged by ids (`tests.support.judge`). `FEED_SOAK` asks for the full
+numbers.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from tests.churn import churn, place
 from tests.conftest import Serve
-from tests.crowd import (
+from tests.support.churn import churn, place
+from tests.support.crowd import (
     LEAST_BUFFER,
     WAIT_SECONDS,
     Crowd,
@@ -43,8 +44,8 @@ from tests.crowd import (
     subscribe_request,
     until,
 )
-from tests.judge import Got, judge
-from tests.running import FEED, RunningServer
+from tests.support.judge import Got, judge
+from tests.support.running import FEED, RunningServer
 
 pytestmark = pytest.mark.anyio
 
@@ -212,7 +213,8 @@ async def test_l2_readers_that_never_read_are_gone_in_time_and_all_they_held_is_
 
 @pytest.fixture
 def vanish() -> Callable[..., dict[str, float]]:
-    """Runs `tests.vanish` in a network of its own, which a user may have who is not root; where the system forbids it
+    """Runs `tests.support.vanish` in a network of its own, which a user may have who is not root; where the system
+    forbids it
     the test is skipped, and fails in CI."""
     unshare = ["unshare", "--map-root-user", "--net", "--"]
     if (
@@ -226,7 +228,7 @@ def vanish() -> Callable[..., dict[str, float]]:
 
     def run(limit: float, **settings: object) -> dict[str, float]:
         told = [f"{name}={value}" for name, value in settings.items()]
-        command = [*unshare, sys.executable, "-m", "tests.vanish", str(limit), *told]
+        command = [*unshare, sys.executable, "-m", "tests.support.vanish", str(limit), *told]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return cast("dict[str, float]", orjson.loads(done.stdout))
@@ -440,7 +442,7 @@ def few_descriptors(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     wrapper = tmp_path / "feed"
     wrapper.write_text(f'#!/bin/sh\nulimit -n 128\nexec {FEED} "$@"\n')
     wrapper.chmod(0o755)
-    monkeypatch.setattr("tests.running.FEED", str(wrapper))
+    monkeypatch.setattr("tests.support.running.FEED", str(wrapper))
     return serve("--log", f"sqlite:{tmp_path / 'feed.db'}")
 
 

@@ -22,10 +22,10 @@ from feed.fastapi.metrics.prometheus import metrics_of
 from feed.fastapi.metrics.table import FIGURES
 from feed_server import Settings, create_app
 from tests.conftest import Serve, StartRedis
-from tests.redis_server import RedisServer
-from tests.running import RunningServer
-from tests.scraping import Scraped, client_of_each, scrape, scraped, workers
-from tests.streams import eventually, subscribed
+from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer
+from tests.support.scraping import Scraped, client_of_each, scrape, scraped, workers
+from tests.support.streams import eventually, subscribed
 
 NAMES = {figure.name + ("_total" if getattr(figure, "kind", "") == "counter" else "") for figure in FIGURES}
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser import Watched
-from tests.modules import outputs
-from tests.running import RunningServer
+from tests.support.browser import Watched
+from tests.support.modules import outputs
+from tests.support.running import RunningServer
 
 pytestmark = pytest.mark.browser
 

@@ -12,12 +12,12 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.conftest import Serve
-from tests.judge import Got, judge
-from tests.proxies import nginx_in_front
-from tests.redis_server import RedisServer
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
-from tests.traffic import Follower, Publisher, data_of, threads_stopped, wait_for_more
+from tests.support.judge import Got, judge
+from tests.support.proxies import nginx_in_front
+from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
+from tests.support.traffic import Follower, Publisher, data_of, threads_stopped, wait_for_more
 
 READERS = 8
 

@@ -14,9 +14,9 @@ from websockets.sync.client import connect
 from feed import Forbidden
 from feed.fastapi.auth.origins import Hosts, Origins, parse_host, parse_origin
 from tests.conftest import Serve
-from tests.hostile import HANDSHAKE
-from tests.running import RunningServer, running
-from tests.streams import subscribed
+from tests.support.hostile import HANDSHAKE
+from tests.support.running import RunningServer, running
+from tests.support.streams import subscribed
 
 APP = "https://app.example.org"
 

@@ -18,9 +18,9 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.redis_server import free_port
-from tests.running import START_SECONDS
-from tests.streams import eventually, subscribed
+from tests.support.redis_server import free_port
+from tests.support.running import START_SECONDS
+from tests.support.streams import eventually, subscribed
 from tests.test_readme_embedding import blocks
 
 SHOP = """

@@ -34,8 +34,8 @@ from feed.fastapi.routes.router import feed_router
 from feed_server.app import create_app
 from feed_server.server.protocol import Room
 from feed_server.settings import Settings
-from tests.hostile import TEXT, frames
-from tests.streams import Stream, eventually, subscribed
+from tests.support.hostile import TEXT, frames
+from tests.support.streams import Stream, eventually, subscribed
 
 FRAMES = st.integers(0, 70_000).map(lambda size: b"x" * size)
 

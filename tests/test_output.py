@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 
 from feed_server.logging.formatters import Facts, JsonLine, OneLine, without_tokens
 from feed_server.logging.stderr import DirectOutput, OutputHandler, QueuedOutput, _formatter
-from tests.hostile import Raw
-from tests.running import FEED, RunningServer
-from tests.scraping import scraped
-from tests.streams import eventually
+from tests.support.hostile import Raw
+from tests.support.running import FEED, RunningServer
+from tests.support.scraping import scraped
+from tests.support.streams import eventually
 
 EVIL = "a\r\n2026-11-21 00:00:00 ERROR feed: forged\x1b[31m\x9b31m\u2028\u202e\ud800"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2lnbmF0dXJl"

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import feed_dashboard
-from tests import browser as chromium_support
-from tests.browser import Watched, chromium
 from tests.conftest import Serve
+from tests.support import browser as chromium_support
+from tests.support.browser import Watched, chromium
 
 pytestmark = pytest.mark.browser
 

@@ -12,9 +12,9 @@ from feed import Feed, Invalid
 from feed.fastapi.describe.openapi import SUBSCRIBE
 from feed.fastapi.http.parameters import OPENED, PARAMETERS, RECONNECTED, Use, check_parameters
 from feed_server import feed_router
-from tests.hostile import HANDSHAKE, raw
-from tests.running import RunningServer
-from tests.streams import subscribed
+from tests.support.hostile import HANDSHAKE, raw
+from tests.support.running import RunningServer
+from tests.support.streams import subscribed
 
 PAGE = {"Accept": "application/json"}
 

@@ -15,8 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from feed import Feed, FeedOptions, FeedUnavailable, Limits, select
 from feed.peer import Peer, counted_as
 from feed.subscription import Subscription
-from tests.crowd import LEAST_BUFFER, Crowd, Form, Item, until
-from tests.inside import Inside, serving
+from tests.support.crowd import LEAST_BUFFER, Crowd, Form, Item, until
+from tests.support.inside import Inside, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.browser import Watched
 from tests.conftest import Serve
-from tests.running import FEED, RunningServer
+from tests.support.browser import Watched
+from tests.support.running import FEED, RunningServer
 
 pytestmark = pytest.mark.browser
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
-from tests.hostile import MEGABYTE, peak_memory
-from tests.running import RunningServer
+from tests.support.hostile import MEGABYTE, peak_memory
+from tests.support.running import RunningServer
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}

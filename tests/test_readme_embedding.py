@@ -16,7 +16,7 @@ import pytest
 from feed import Event, draft
 from feed.testing import AppServer, Server
 from feed.testing import fixtures as fixtures_module
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 from tests.test_library import README, example
 
 

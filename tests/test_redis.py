@@ -24,7 +24,7 @@ from feed.log.redis.link import Ask, Link, Renewal
 from feed.log.redis.log import RedisLog
 from feed.pattern import EVERYTHING
 from feed.subscription import Subscription
-from tests.redis_server import RedisServer, Stream, free_port, running_redis
+from tests.support.redis_server import RedisServer, Stream, free_port, running_redis
 
 pytestmark = pytest.mark.anyio
 

@@ -1,8 +1,8 @@
 """FAULTS.md, R1 to R4: two nodes, readers and publishers on both, and a Redis that is killed, emptied, restored from an
 older file, cut off and replaced.
 
-What is lost, doubled or out of order is judged by ids (`tests.judge`), never by counters. `FEED_SOAK` asks for the
-full number of rounds.
+What is lost, doubled or out of order is judged by ids (`tests.support.judge`), never by counters. `FEED_SOAK` asks for
+the full number of rounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.conftest import StartRedis
-from tests.nodes import (
+from tests.support.nodes import (
     Nodes,
     StartNodes,
     Traffic,
@@ -31,10 +31,10 @@ from tests.nodes import (
     ready,
     traffic,
 )
-from tests.proxy import Proxy, proxy_to
-from tests.redis_server import RedisServer
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
 
 SOAK = bool(os.environ.get("FEED_SOAK"))
 ROUNDS = 20 if SOAK else 3

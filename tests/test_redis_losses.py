@@ -15,8 +15,8 @@ from feed.log import Log, open_log
 from feed.log.contract import LogLost
 from feed.pattern import EVERYTHING
 from tests.conftest import StartRedis
-from tests.proxy import Proxy, proxy_to
-from tests.redis_server import RedisServer
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 

@@ -21,11 +21,20 @@ from feed import Retention
 from feed.event import text_draft
 from feed.log.redis.log import RedisLog
 from tests.conftest import StartRedis
-from tests.nodes import Nodes, StartNodes, assert_heartbeats, assert_stayed, assert_unavailable, post, ready, traffic
-from tests.proxy import proxy_to
-from tests.redis_server import RedisServer, Stream, free_port
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
+from tests.support.nodes import (
+    Nodes,
+    StartNodes,
+    assert_heartbeats,
+    assert_stayed,
+    assert_unavailable,
+    post,
+    ready,
+    traffic,
+)
+from tests.support.proxy import proxy_to
+from tests.support.redis_server import RedisServer, Stream, free_port
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.pump import Pump
 from tests.conftest import Serve
-from tests.crowd import Crowd, Form, Item, Probe, Watched, many_descriptors, one_in_ten, until
-from tests.redis_server import RedisServer
+from tests.support.crowd import Crowd, Form, Item, Probe, Watched, many_descriptors, one_in_ten, until
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ from feed import Malformed
 from feed.fastapi.auth.access import Access
 from feed.fastapi.auth.grants import EVERYTHING, Grants
 from feed.fastapi.http.request import Query, accepted, forget_query, query_of
-from tests.hostile import HANDSHAKE, raw
-from tests.running import RunningServer
+from tests.support.hostile import HANDSHAKE, raw
+from tests.support.running import RunningServer
 
 pytestmark = pytest.mark.anyio
 

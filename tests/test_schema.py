@@ -17,7 +17,7 @@ import pytest
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.tokens import issue
 from tests.conftest import Serve
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 
 PROJECT = Path(__file__).parents[1]
 PROGRAM = str(Path(sys.executable).parent / "schemathesis")
@@ -52,7 +52,7 @@ def attack(server: RunningServer, folder: Path, examples: int, grants: Grants | 
     result = subprocess.run(
         [PROGRAM, *command, "--seed", str(SEED), "--max-examples", str(examples)],
         cwd=folder,  # where it leaves its own files
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.schema_hooks", "PYTHONPATH": str(PROJECT)},
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.schema_hooks", "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
         timeout=3600,

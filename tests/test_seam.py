@@ -30,7 +30,7 @@ from feed.control import Control, Reason
 from feed.event import text_draft
 from feed.log import Log, open_log
 from feed.pattern import Selection
-from tests.judge import Announced, Entry, Got, judge
+from tests.support.judge import Announced, Entry, Got, judge
 
 TOPICS = ["a/1", "a/2", "b"]
 PATTERNS = [["**"], ["a/*"], ["b"], ["a/1", "b"], ["nothing"]]

@@ -16,8 +16,8 @@ from websockets.typing import Subprotocol
 from feed import Feed
 from feed_server.app import create_app
 from feed_server.settings import Settings
-from tests.crowd import until
-from tests.inside import Inside, served_by_uvicorn, serving
+from tests.support.crowd import until
+from tests.support.inside import Inside, served_by_uvicorn, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from feed_server.bench.soak.report import report
 from feed_server.bench.soak.run import Plan, soak
 from feed_server.bench.soak.samples import Bounds, Sample, leaks, measured, slope
 from feed_server.bench.soak.streams import Form, Item, Parser, request
-from tests.running import FEED
+from tests.support.running import FEED
 
 SECONDS = 60.0
 ALL, ONE = Wish(("soak/**",)), Wish(("soak/a/0",))

@@ -18,8 +18,8 @@ import pytest
 from httpx_sse import connect_sse
 
 from tests.conftest import Serve
-from tests.running import RunningServer
-from tests.streams import Frame, Stream, eventually, subscribed
+from tests.support.running import RunningServer
+from tests.support.streams import Frame, Stream, eventually, subscribed
 
 NDJSON = "application/x-ndjson"
 AWKWARD = [

@@ -14,8 +14,8 @@ from feed import Feed, FeedOptions, FeedUnavailable
 from feed.log.redis.nodes import Peers
 from feed.survey import Subscribers
 from tests.conftest import Serve
-from tests.redis_server import RedisServer
-from tests.streams import eventually, subscribed
+from tests.support.redis_server import RedisServer
+from tests.support.streams import eventually, subscribed
 
 pytestmark = pytest.mark.anyio
 

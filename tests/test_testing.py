@@ -23,8 +23,8 @@ from feed import Feed
 from feed.testing import AppServer, FeedServer, Server
 from feed.testing.server import delete_log
 from feed_server import feed_router
-from tests.streams import Frame, Stream, eventually
-from tests.tokens import SECRET
+from tests.support.streams import Frame, Stream, eventually
+from tests.support.tokens import SECRET
 
 
 class Reader:

@@ -17,9 +17,9 @@ import pytest
 from playwright.sync_api import Page
 
 from tests import third_party
-from tests.browser import chromium
-from tests.running import RunningServer, running
-from tests.streams import eventually
+from tests.support.browser import chromium
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually
 from tests.test_library import README
 from tests.third_party import Curl, Event, Program
 

@@ -23,7 +23,7 @@ from feed_server.auth.tokens import Tokens
 from feed_server.cli.main import run
 from feed_server.cli.token import _length
 from feed_server.settings import Settings
-from tests.running import FEED
+from tests.support.running import FEED
 from tests.test_keys import EC, ED, RSA, SECRET, private, public
 from tests.test_tokens import ALLOWED, LATER, NOW, saying, sealed
 

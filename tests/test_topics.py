@@ -21,7 +21,7 @@ from feed import EARLIEST, Event, Feed, Invalid, draft
 from feed.fastapi.topics import Mismatch, Topics
 from feed.testing import AppServer
 from feed_server import Grants, Topic, feed_router
-from tests.streams import subscribed
+from tests.support.streams import subscribed
 
 
 class Line(BaseModel):

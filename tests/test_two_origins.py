@@ -19,10 +19,10 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, 
 
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.tokens import issue
-from tests.browser import chromium, watch
-from tests.exchanges import Exchange, Exchanges, exchanges_with
-from tests.running import RunningServer, running
-from tests.streams import eventually
+from tests.support.browser import chromium, watch
+from tests.support.exchanges import Exchange, Exchanges, exchanges_with
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually
 
 pytestmark = pytest.mark.browser
 

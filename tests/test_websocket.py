@@ -15,8 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Serve
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
 from tests.test_subscribe import AWKWARD
 
 WAIT_SECONDS = 10.0

@@ -23,12 +23,12 @@ from feed_server import Settings, create_app
 from feed_server.server.listening import ServeError, listen, url_of
 from feed_server.server.worker import Worker
 from tests.conftest import Serve, StartRedis
-from tests.forking import run
-from tests.judge import judge
-from tests.redis_server import RedisServer
-from tests.running import RunningServer, running
-from tests.scraping import client_of_each, scrape, workers
-from tests.streams import Stream, eventually, subscribed
+from tests.support.forking import run
+from tests.support.judge import judge
+from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer, running
+from tests.support.scraping import client_of_each, scrape, workers
+from tests.support.streams import Stream, eventually, subscribed
 from tests.test_faults import Follower, Publisher, threads_stopped
 
 SECONDS = 30.0

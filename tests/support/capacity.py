@@ -1,4 +1,5 @@
-"""How many deliveries a second the bench's own readers can take and check on one core: `python -m tests.capacity`.
+"""How many deliveries a second the bench's own readers can take and check on one core: `python -m
+tests.support.capacity`.
 
 A server that does nothing but send ready-made bytes, at a pace that leaves the readers idle for a part of the time;
 what their process used then says how much they could take. A bench whose readers are slower than its server measures

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import orjson
 
-from tests.crowd import Crowd, Form, Http, Item, Reader, masked, until
-from tests.judge import Got, judge
+from tests.support.crowd import Crowd, Form, Http, Item, Reader, masked, until
+from tests.support.judge import Got, judge
 
 TOPICS = [f"churn/{name}/{number}" for name in "abcde" for number in range(8)]
 TYPES = ["message", "created", "gone"]

@@ -1,5 +1,5 @@
 """A program that uses one client on both sides of a fork, or in several event loops:
-`python -m tests.forks KIND TRANSPORT URL`.
+`python -m tests.support.forks KIND TRANSPORT URL`.
 
 It prints what each process did, a JSON object a line: the ids that publishing gave and what was published, and what its
 subscription got.

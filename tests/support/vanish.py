@@ -1,4 +1,4 @@
-"""Peers that vanish without a word: `unshare --map-root-user --net python -m tests.vanish 60 stall=30`.
+"""Peers that vanish without a word: `unshare --map-root-user --net python -m tests.support.vanish 60 stall=30`.
 
 Runs in a network namespace of its own, a server and its clients, with nothing but a loopback. Taken down, it makes
 everybody vanish for everybody: no packet arrives any more, and none says so. Prints after how many seconds the server
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import orjson
 
-from tests.crowd import Form, subscribe_request
-from tests.running import RunningServer, running
-from tests.streams import eventually
+from tests.support.crowd import Form, subscribe_request
+from tests.support.running import RunningServer, running
+from tests.support.streams import eventually
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _REQUEST = struct.Struct("16sH14x")

@@ -13,8 +13,8 @@ import httpx
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 
-from tests.judge import Announced, Entry, Got
-from tests.streams import Stream, eventually
+from tests.support.judge import Announced, Entry, Got
+from tests.support.streams import Stream, eventually
 
 ANSWER_SECONDS = 20.0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 
 TIMEOUT = 15_000  # milliseconds
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.redis_server import free_port
-from tests.streams import eventually
+from tests.support.redis_server import free_port
+from tests.support.streams import eventually
 
 PACKAGES = {"nginx": "nginx-light", "caddy": "caddy", "haproxy": "haproxy"}
 

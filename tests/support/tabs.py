@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.browser import Watched, watch
-from tests.running import RunningServer
-from tests.streams import eventually
+from tests.support.browser import Watched, watch
+from tests.support.running import RunningServer
+from tests.support.streams import eventually
 
 WAYS = {
     "worker": "",

@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 
 _CALL_EACH = """async ([module, name, table]) => {
     const { [name]: called } = await import(module);

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self, cast
 import orjson
 import psutil
 
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 
 WAIT_SECONDS = 20.0
 LEAST_BUFFER = 1  # as SO_RCVBUF: the system makes the least it has of it, 2,304 bytes on Linux

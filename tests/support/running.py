@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from feed.testing.process import START_SECONDS, STOP_SECONDS, FeedProcess, Process
-from tests.forking import FEED, is_measured
-from tests.forking import start as fork
+from tests.support.forking import FEED, is_measured
+from tests.support.forking import start as fork
 
 __all__ = ["FEED", "GREETING", "START_SECONDS", "STOP_SECONDS", "RunningServer", "running"]
 

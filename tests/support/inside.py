@@ -16,7 +16,7 @@ from feed.subscription import Subscription
 from feed_server.server.listening import BACKLOG
 from feed_server.server.server import Server
 from feed_server.settings import Settings
-from tests.crowd import until
+from tests.support.crowd import until
 
 
 class Inside(NamedTuple):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import httpx
 
-from tests.judge import Got, judge
-from tests.redis_server import RedisServer
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
-from tests.traffic import (
+from tests.support.judge import Got, judge
+from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
+from tests.support.traffic import (
     Chronicle,
     Follower,
     Publisher,

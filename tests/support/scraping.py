@@ -9,7 +9,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.running import RunningServer
+from tests.support.running import RunningServer
 
 Scraped = dict[str, dict[str, float]]
 """Values by sample and node. A sample that has another label than `node` bears it in its name:

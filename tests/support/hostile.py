@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.running import RunningServer
-from tests.streams import eventually, subscribed
+from tests.support.running import RunningServer
+from tests.support.streams import eventually, subscribed
 
 WAIT_SECONDS = 10.0
 MEGABYTE = 1 << 20

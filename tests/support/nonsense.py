@@ -21,8 +21,8 @@ from websockets.sync.client import connect
 
 from feed import Invalid
 from feed.json_rules import MAX_DEPTH
-from tests.running import RunningServer
-from tests.streams import WAIT_SECONDS, Frame, eventually, subscribed
+from tests.support.running import RunningServer
+from tests.support.streams import WAIT_SECONDS, Frame, eventually, subscribed
 
 Head = Iterable[tuple[bytes, bytes]]
 

@@ -24,7 +24,7 @@ import schemathesis
 from hypothesis import strategies as st
 
 from feed.event import check_pattern, check_topic, check_type
-from tests.nonsense import is_valid
+from tests.support.nonsense import is_valid
 
 _MOMENT = 0.01  # seconds
 _keys = itertools.count()
