@@ -15,9 +15,9 @@ import pytest
 
 from feed import client
 from feed.client import AsyncClient, AsyncSubscription, Client, Subscription
+from tests.feed.test_library import README
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
-from tests.test_library import README
 
 URL = "http://127.0.0.1:8000"  # as the README has it
 

@@ -16,13 +16,13 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import Serve
+from tests.feed.test_library import README, example
 from tests.support import forking
 from tests.support.browser import chromium, origin, watch
 from tests.support.redis_server import free_port
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
 from tests.support.tokens import SECRET, bearer, token
-from tests.test_library import README, example
 
 FEED_URL = "http://localhost:8000"  # as the README has it
 

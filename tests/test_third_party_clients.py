@@ -17,10 +17,10 @@ import pytest
 from playwright.sync_api import Page
 
 from tests import third_party
+from tests.feed.test_library import README
 from tests.support.browser import chromium
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually
-from tests.test_library import README
 from tests.third_party import Curl, Event, Program
 
 pytestmark = pytest.mark.browser

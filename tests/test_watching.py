@@ -12,10 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from feed.fastapi.metrics.table import FIGURES
+from tests.feed.test_library import README
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually, subscribed
 from tests.support.tokens import SECRET, bearer, token
-from tests.test_library import README
 
 GRAFANA = Path(__file__).parent.parent / "docs" / "grafana.json"
 OF_PROMETHEUS = {"job", "instance"}
