@@ -23,7 +23,7 @@ from feed_server.auth.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys
 from feed_server.auth.keys import secret_keys
 from feed_server.auth.tokens import Tokens
 from tests.conftest import Serve
-from tests.test_client import accepting
+from tests.feed.client.test_calls import accepting
 from tests.test_keys import BAD, EC, ED, RSA, SECRET, public
 from tests.test_tokens import ALLOWED, JSON, LATER, OTHERS, ed25519_token, sealed
 
