@@ -844,7 +844,9 @@ async def fill(path: Path) -> None:
 
 
 def fill_in_a_process(path: Path) -> bytearray:
-    script = f"import asyncio, pathlib, tests.test_sqlite as t; asyncio.run(t.fill(pathlib.Path({str(path)!r})))"
+    script = (
+        f"import asyncio, pathlib, tests.feed.log.test_sqlite as t; asyncio.run(t.fill(pathlib.Path({str(path)!r})))"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
     return bytearray(path.read_bytes())
 
