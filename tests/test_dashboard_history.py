@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from tests.conftest import Serve
+from tests.fastapi_.test_history import publish_many
 from tests.support.running import RunningServer
-from tests.test_history import publish_many
 
 pytestmark = pytest.mark.browser
 

@@ -1,5 +1,5 @@
-"""What schemathesis, in a process of its own, has to know beyond `/openapi.json`: `tests.test_schema` names this module
-in SCHEMATHESIS_HOOKS.
+"""What schemathesis, in a process of its own, has to know beyond `/openapi.json`: `tests.fastapi_.test_schema` names
+this module in SCHEMATHESIS_HOOKS.
 
 - Streams have no end, so a subscription is asked for as history (`Accept: application/json`), and no page waits longer
   than a moment (`wait`).

@@ -18,10 +18,10 @@ import httpx
 import pytest
 import uvicorn
 
+from tests.fastapi_.test_embedding_readme import blocks
 from tests.support.redis_server import free_port
 from tests.support.running import START_SECONDS
 from tests.support.streams import eventually, subscribed
-from tests.test_readme_embedding import blocks
 
 SHOP = """
 import os

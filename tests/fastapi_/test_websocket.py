@@ -15,9 +15,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Serve
+from tests.fastapi_.test_subscribe import AWKWARD
 from tests.support.running import RunningServer
 from tests.support.streams import eventually, subscribed
-from tests.test_subscribe import AWKWARD
 
 WAIT_SECONDS = 10.0
 
