@@ -24,8 +24,8 @@ from feed_server.auth.keys import secret_keys
 from feed_server.auth.tokens import Tokens
 from tests.conftest import Serve
 from tests.feed.client.test_calls import accepting
-from tests.test_keys import BAD, EC, ED, RSA, SECRET, public
-from tests.test_tokens import ALLOWED, JSON, LATER, OTHERS, ed25519_token, sealed
+from tests.server.test_keys import BAD, EC, ED, RSA, SECRET, public
+from tests.server.test_tokens import ALLOWED, JSON, LATER, OTHERS, ed25519_token, sealed
 
 pytestmark = pytest.mark.anyio
 

@@ -30,8 +30,8 @@ from feed_server.auth.keys import PrivateKey
 from feed_server.auth.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
 from feed_server.settings import Settings
 from tests.conftest import Serve
+from tests.server.test_keys import EC, ED, RSA, SECRET, private, public
 from tests.support.running import RunningServer, running
-from tests.test_keys import EC, ED, RSA, SECRET, private, public
 
 NOW = int(time.time())
 LATER = NOW + 3600
