@@ -14,12 +14,12 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.conftest import Serve
+from tests.dashboard.test_two_origins import Pages, pages
 from tests.support.proxy import proxy_to
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
 from tests.support.tabs import OpenTab, Tab, Tabs, open_tab, shelf, subscriptions
 from tests.support.tokens import SECRET, bearer, token
-from tests.test_two_origins import Pages, pages
 
 pytestmark = pytest.mark.browser
 

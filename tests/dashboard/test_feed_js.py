@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.conftest import Serve
+from tests.dashboard.test_page import AWKWARD
 from tests.feed.test_wire import parse_event_stream
 from tests.support.browser import Watched
 from tests.support.proxy import Proxy, proxy_to
@@ -22,7 +23,6 @@ from tests.support.running import RunningServer, running
 from tests.support.streams import eventually, subscribed
 from tests.support.tabs import WAYS, OpenTab, Tab, open_tab, shelf, subscriptions
 from tests.support.tokens import SECRET, bearer, token
-from tests.test_page import AWKWARD
 
 pytestmark = pytest.mark.browser
 
