@@ -82,4 +82,4 @@ coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers o
 
 clean:  ## Remove what make has made.
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov \
-	  build dist test-artifacts tests/third_party/node_modules
+	  build dist test-artifacts tests/system/third_party/node_modules

@@ -9,11 +9,10 @@ from urllib.parse import urljoin
 
 import pytest
 
-import feed_dashboard
 from tests.conftest import Serve
+from tests.support.paths import DASHBOARD
 from tests.support.running import RunningServer
 
-DASHBOARD = Path(feed_dashboard.__file__).parent
 MOST_OF_OTHERS = 30_000  # bytes, compressed: of libraries
 MOST = 115_000  # of all, with the comments in our own modules, which are sent as they are written
 

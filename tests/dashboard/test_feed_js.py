@@ -18,6 +18,7 @@ from tests.conftest import Serve
 from tests.dashboard.test_page import AWKWARD
 from tests.feed.test_wire import parse_event_stream
 from tests.support.browser import Watched
+from tests.support.paths import README
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually, subscribed
@@ -605,7 +606,7 @@ def test_closed_it_says_so_and_nothing_more(server: RunningServer, open_tab: Ope
 
 
 def test_what_the_readme_shows_works(server: RunningServer, page: Page, watched: Watched) -> None:
-    blocks = re.findall(r"```js\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```js\n(.*?)```", README.read_text(), re.DOTALL)
     [snippet] = [block for block in blocks if "/assets/feed.js" in block]
     page.goto(f"{server.url}/healthz")
     with page.expect_console_message(lambda message: message.text == "live"):

@@ -15,11 +15,11 @@ from tests.conftest import Serve
 from tests.support import forking
 from tests.support.browser import Watched, findings
 from tests.support.dashboard import Dashboard
+from tests.support.paths import ARTIFACTS
 from tests.support.tokens import SECRET
 
 pytestmark = pytest.mark.browser
 
-ARTIFACTS = Path(__file__).parent.parent / "test-artifacts"
 SCHEMES = ["light", "dark"]
 SIZES = [(1440, 900), (375, 812)]
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-import feed_dashboard
 from tests.conftest import Serve
 from tests.support import browser as chromium_support
 from tests.support.browser import Watched, chromium
+from tests.support.paths import DASHBOARD
 
 pytestmark = pytest.mark.browser
 
-DASHBOARD = Path(feed_dashboard.__file__).parent
 POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "

@@ -8,7 +8,6 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +15,11 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.conftest import Serve
 from tests.support.browser import Watched
+from tests.support.paths import ARTIFACTS
 from tests.support.running import FEED, RunningServer
 
 pytestmark = pytest.mark.browser
 
-ARTIFACTS = Path(__file__).parent.parent / "test-artifacts"
 
 HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Pictures</title>

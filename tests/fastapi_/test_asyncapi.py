@@ -1,5 +1,5 @@
 """The AsyncAPI document, held against AsyncAPI's own schema (npm's `@asyncapi/specs`, Apache-2.0: a copy of the one for
-3.0.0 lies in `tests/asyncapi`), and against what the feed does."""
+3.0.0 lies beside), and against what the feed does."""
 
 from __future__ import annotations
 

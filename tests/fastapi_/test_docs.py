@@ -14,8 +14,9 @@ from feed import Feed
 from feed.testing import AppServer
 from feed_server import create_app
 from feed_server.settings import Settings
-from tests.dashboard.test_page import DASHBOARD, MARKUP, POLICY
+from tests.dashboard.test_page import MARKUP, POLICY
 from tests.support.browser import Watched, findings
+from tests.support.paths import DASHBOARD
 from tests.support.proxies import nginx_in_front
 from tests.support.running import RunningServer
 from tests.support.streams import eventually

@@ -16,7 +16,8 @@ import pytest
 from feed import Event, draft
 from feed.testing import AppServer, Server
 from feed.testing import fixtures as fixtures_module
-from tests.feed.test_library import README, example
+from tests.feed.test_library import example
+from tests.support.paths import README
 from tests.support.running import RunningServer
 
 

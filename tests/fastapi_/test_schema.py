@@ -17,9 +17,9 @@ import pytest
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.tokens import issue
 from tests.conftest import Serve
+from tests.support.paths import ROOT
 from tests.support.running import RunningServer
 
-PROJECT = Path(__file__).parents[1]
 PROGRAM = str(Path(sys.executable).parent / "schemathesis")
 SECRET = "a secret that is long enough for HS256"
 SOAK = bool(os.environ.get("FEED_SOAK"))
@@ -52,7 +52,7 @@ def attack(server: RunningServer, folder: Path, examples: int, grants: Grants | 
     result = subprocess.run(
         [PROGRAM, *command, "--seed", str(SEED), "--max-examples", str(examples)],
         cwd=folder,  # where it leaves its own files
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.schema_hooks", "PYTHONPATH": str(PROJECT)},
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.schema_hooks", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=3600,

@@ -34,11 +34,10 @@ from feed import (
 )
 from feed import wire as wire_module
 from feed.event import text_draft
+from tests.support.paths import README
 from tests.support.redis_server import RedisServer
 from tests.support.running import START_SECONDS
 from tests.support.streams import subscribed
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 def example(title: str) -> str:

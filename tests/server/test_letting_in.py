@@ -16,9 +16,10 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import Serve
-from tests.feed.test_library import README, example
+from tests.feed.test_library import example
 from tests.support import forking
 from tests.support.browser import chromium, origin, watch
+from tests.support.paths import README
 from tests.support.redis_server import free_port
 from tests.support.running import RunningServer
 from tests.support.streams import eventually

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
@@ -17,6 +15,7 @@ from feed_server.settings import (
     size_text,
     variable,
 )
+from tests.support.paths import README
 
 KEYS = [name for name in Settings.model_fields if name.endswith(("jwt_secret", "jwt_public_key", "jwks_url"))]
 
@@ -144,5 +143,5 @@ def test_every_setting_is_described() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_readme_has_every_setting(name: str) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = README.read_text()
     assert f"`{variable(name)}`" in readme.partition("## Settings\n")[2].partition("\n## ")[0]

@@ -2,7 +2,8 @@
 is importing, and the tests start hundreds of servers.
 
 What is forked runs what the command `feed` runs, in a process of its own, with the arguments, environment and folder
-that it is given. The command itself is started by tests/test_packaging.py, and by some of tests/test_cli.py.
+that it is given. The command itself is started by tests/system/test_packaging.py, and by some of
+tests/server/test_cli.py.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+from tests.support.paths import README
 
 
 def blocks(section: str, language: str) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from feed import client
 from feed.client import AsyncClient, AsyncSubscription, Client, Subscription
-from tests.feed.test_library import README
+from tests.support.paths import README
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
 

@@ -22,11 +22,11 @@ from packaging.requirements import Requirement
 from uv import find_uv_bin
 
 from feed_server.settings import Settings, parse_size, variable
+from tests.support.paths import ROOT
 from tests.support.redis_server import running_redis
 from tests.support.running import RunningServer
 from tests.support.streams import eventually, subscribed
 
-ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
 SECONDS = 120.0
 

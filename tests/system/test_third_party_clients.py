@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from tests import third_party
-from tests.feed.test_library import README
 from tests.support.browser import chromium
+from tests.support.paths import README
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually
-from tests.third_party import Curl, Event, Program
+from tests.system import third_party
+from tests.system.third_party import Curl, Event, Program
 
 pytestmark = pytest.mark.browser
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from feed.fastapi.metrics.table import FIGURES
-from tests.feed.test_library import README
+from tests.support.paths import README, ROOT
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually, subscribed
 from tests.support.tokens import SECRET, bearer, token
 
-GRAFANA = Path(__file__).parent.parent / "docs" / "grafana.json"
+GRAFANA = ROOT / "docs" / "grafana.json"
 OF_PROMETHEUS = {"job", "instance"}
 
 

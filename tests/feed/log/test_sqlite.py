@@ -26,6 +26,7 @@ from feed.log.sqlite import SQLiteLog, file, writer
 from feed.log.sqlite.file import APPLICATION_ID, SCHEMA_VERSION
 from feed.log.sqlite.holes import Holes
 from feed.pattern import EVERYTHING, Selection
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
 
@@ -847,7 +848,7 @@ def fill_in_a_process(path: Path) -> bytearray:
     script = (
         f"import asyncio, pathlib, tests.feed.log.test_sqlite as t; asyncio.run(t.fill(pathlib.Path({str(path)!r})))"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
     return bytearray(path.read_bytes())
 
 
