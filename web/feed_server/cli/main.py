@@ -209,15 +209,15 @@ def demo(
 
 
 async def _demo(client: AsyncClient, every: float) -> NoReturn:
-    from feed_server.cli.main import demo
+    from feed_server.cli import demo as machine
 
-    demo.cpu()  # its first answer is always zero
-    before, said = demo.counters(), None
+    machine.cpu()  # its first answer is always zero
+    before, said = machine.counters(), None
     async with client:
         while True:
             await asyncio.sleep(every)
-            now = demo.counters()
-            readings = [Outgoing(topic, data, demo.TYPE) for topic, data in demo.readings(before, now).items()]
+            now = machine.counters()
+            readings = [Outgoing(topic, data, machine.TYPE) for topic, data in machine.readings(before, now).items()]
             before = now
             state = await _published(client, readings)
             if state != said:
