@@ -1,5 +1,6 @@
 """A live-update feed: publish events to topics, and every subscriber gets them at once, in one order, none silently
-lost. `web` serves it over HTTP; this package knows no web framework.
+lost. `feed.fastapi` serves it over HTTP in anybody's application, `feed_server` by itself. What is imported
+here knows no web framework.
 """
 
 from feed.control import Gap

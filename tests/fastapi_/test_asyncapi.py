@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field
 from websockets.sync.client import connect
 
 from feed import Feed
+from feed.fastapi import Topic, feed_router
 from feed.testing import AppServer
-from feed_server import Topic, feed_router
 from tests.conftest import Serve
 from tests.support.running import RunningServer
 from tests.support.streams import subscribed

@@ -28,8 +28,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from feed import Feed, FeedUnavailable, Forbidden, LogRefused, Unauthenticated
+from feed.fastapi import Grants, drained_by_signals, feed_router
 from feed.testing import AppServer
-from feed_server import Grants, drained_by_signals, feed_router
 from tests.support.redis_server import free_port
 from tests.support.running import START_SECONDS
 from tests.support.streams import eventually, subscribed
@@ -469,7 +469,7 @@ def test_a_log_that_is_refused_stops_the_start_with_few_lines(tmp_path: Path) ->
 STOPPING = """
 from fastapi import FastAPI
 from feed import Feed
-from feed_server import feed_router
+from feed.fastapi import feed_router
 
 feed = Feed("memory:")
 app = FastAPI()

@@ -27,7 +27,7 @@ SHOP = """
 import os
 from fastapi import FastAPI
 from feed import Feed
-from feed_server import feed_router
+from feed.fastapi import feed_router
 
 feed = Feed("memory:")
 app = FastAPI()

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import Feed, Invalid
+from feed.fastapi import feed_router
 from feed.fastapi.describe.openapi import SUBSCRIBE
 from feed.fastapi.http.parameters import OPENED, PARAMETERS, RECONNECTED, Use, check_parameters
-from feed_server import feed_router
 from tests.support.hostile import HANDSHAKE, raw
 from tests.support.running import RunningServer
 from tests.support.streams import subscribed

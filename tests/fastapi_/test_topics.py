@@ -18,9 +18,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from feed import EARLIEST, Event, Feed, Invalid, draft
+from feed.fastapi import Grants, Topic, feed_router
 from feed.fastapi.topics import Mismatch, Topics
 from feed.testing import AppServer
-from feed_server import Grants, Topic, feed_router
 from tests.support.streams import subscribed
 
 

@@ -16,8 +16,8 @@ import pytest
 from fastapi import FastAPI
 
 from feed import EARLIEST, Draining, Feed, FeedUnavailable, Indeterminate, Invalid, draft
+from feed.fastapi import feed_router
 from feed.testing import AppServer
-from feed_server import feed_router
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
 from feed import Feed
+from feed.fastapi import feed_router
 from feed.testing import AppServer, FeedServer, Server
 from feed.testing.server import delete_log
-from feed_server import feed_router
 from tests.support.streams import Frame, Stream, eventually
 from tests.support.tokens import SECRET
 
@@ -231,7 +231,7 @@ TESTS = """
 import httpx
 from fastapi import FastAPI
 from feed import Feed
-from feed_server import feed_router
+from feed.fastapi import feed_router
 
 def test_the_server(feed_server):
     assert feed.fastapi.routes.publish("a", "x").endswith("-1")

@@ -376,7 +376,8 @@ def test_as_a_library_nothing_is_configured() -> None:
     code = """
 import logging
 from feed import Feed
-from feed_server import create_app, feed_router, Settings
+from feed.fastapi import feed_router
+from feed_server import create_app, Settings
 create_app(Settings(log="memory:")); feed_router(Feed("memory:"))
 names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("feed", "feed_server")]
 assert names

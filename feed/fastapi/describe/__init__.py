@@ -1,0 +1,1 @@
+"""What the routes are, for programs: OpenAPI and AsyncAPI."""

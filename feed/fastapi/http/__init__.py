@@ -1,0 +1,1 @@
+"""Requests read within their bounds, and answers in the feed's own words (RFC 9457)."""

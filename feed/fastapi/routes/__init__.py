@@ -1,0 +1,1 @@
+"""The routes: publish, subscribe, history, WebSocket, and what is around them."""

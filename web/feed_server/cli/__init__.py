@@ -1,0 +1,1 @@
+"""The command line, a module a command. Typer and Rich are imported here alone."""

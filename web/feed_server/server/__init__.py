@@ -1,0 +1,1 @@
+"""What listens: uvicorn with protocols of our own, its workers and their supervisor."""
