@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.conftest import Serve
-from tests.dashboard.test_page import AWKWARD
-from tests.feed.test_wire import parse_event_stream
+from tests.support.awkward_texts import AWKWARD
 from tests.support.browser import Watched
+from tests.support.event_stream import parse_event_stream
 from tests.support.paths import README
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.running import RunningServer, running

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.conftest import Serve
-from tests.dashboard.test_two_origins import Pages, pages
+from tests.support.other_origins import Pages, pages
 from tests.support.proxy import proxy_to
 from tests.support.running import RunningServer
 from tests.support.streams import eventually

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from feed import Forbidden, Unauthenticated
 from feed.fastapi.auth.grants import EVERYTHING, NOTHING, Grants
 from feed.pattern import covers, matches
-from tests.feed.test_pattern import PATTERNS, TOPICS
+from tests.support.topic_strategies import PATTERNS, TOPICS
 
 GRANTS = st.lists(PATTERNS | TOPICS, max_size=3)
 

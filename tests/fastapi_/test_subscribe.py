@@ -18,27 +18,11 @@ import pytest
 from httpx_sse import connect_sse
 
 from tests.conftest import Serve
+from tests.support.awkward_texts import AWKWARD
 from tests.support.running import RunningServer
 from tests.support.streams import Frame, Stream, eventually, subscribed
 
 NDJSON = "application/x-ndjson"
-AWKWARD = [
-    "a\rb\nc\r\nd",
-    "\n",
-    "ends with a line\n",
-    " leading space",
-    "  two",
-    ":leading colon",
-    "id: 7",
-    "data: x",
-    "\u2028 and \u2029 and \x85",
-    "nul \0 inside",
-    "\ufeffbom",
-    "",
-    "é日本😀",
-    "\t\x0b\x0c\x1c",
-    "x" * 100_000,
-]
 
 
 def lf(text: str) -> str:

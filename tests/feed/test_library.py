@@ -34,30 +34,22 @@ from feed import (
 )
 from feed import wire as wire_module
 from feed.event import text_draft
-from tests.support.paths import README
+from tests.support.readme_blocks import blocks
 from tests.support.redis_server import RedisServer
 from tests.support.running import START_SECONDS
 from tests.support.streams import subscribed
 
 
-def example(title: str) -> str:
-    """The first Python block below a heading of the README."""
-    section = README.read_text().partition(f"## {title}\n")[2]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert found, f"the README has no example below {title!r}"
-    return found[1]
-
-
 def test_the_readmes_library_example_does_what_it_says(tmp_path: Path) -> None:
     script = tmp_path / "example.py"
-    script.write_text(example("As a library"))
+    script.write_text(blocks("As a library")[0])
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\w+-1 orders/1 created \{'total': 3\}\n", done.stdout)
 
 
 def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_own_routes(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(example("Inside your FastAPI application"))
+    (tmp_path / "shop.py").write_text(blocks("Inside your FastAPI application")[0])
     command = [sys.executable, "-m", "uvicorn", "shop:app", "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
         try:

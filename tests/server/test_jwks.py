@@ -23,9 +23,10 @@ from feed_server.auth.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys
 from feed_server.auth.keys import secret_keys
 from feed_server.auth.tokens import Tokens
 from tests.conftest import Serve
-from tests.feed.client.test_calls import accepting
-from tests.server.test_keys import BAD, EC, ED, RSA, SECRET, public
-from tests.server.test_tokens import ALLOWED, JSON, LATER, OTHERS, ed25519_token, sealed
+from tests.support.handmade_tokens import ALLOWED, JSON, LATER, ed25519_token, sealed
+from tests.support.keys import BAD, EC, ED, OTHERS, RSA, public
+from tests.support.scripted import accepting
+from tests.support.tokens import SECRET
 
 pytestmark = pytest.mark.anyio
 

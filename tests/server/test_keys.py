@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-import warnings
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PublicFormat
 from pydantic import SecretStr, ValidationError
 
 from feed_server.auth.keys import Reach, keys_of, load_private_key, signing_algorithm
 from feed_server.settings import Settings, is_secret, problems
+from tests.support.keys import BAD, EC, ED, GOOD, RSA, certificate, private, public
 from tests.support.running import FEED
-
-SECRET = "the longest secret that nobody has guessed so far"
-
-RSA = rsa.generate_private_key(65537, 2048)
-EC = ec.generate_private_key(ec.SECP256R1())
-ED = ed25519.Ed25519PrivateKey.generate()
-GOOD = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # cryptography has its doubts too
-    BAD = {
-        "an RSA key of 1024 bits": rsa.generate_private_key(65537, 1024),
-        "another curve": ec.generate_private_key(ec.SECP384R1()),
-        "a curve that PyJWT would take with ES256K": ec.generate_private_key(ec.SECP256K1()),
-        "Ed448": ed448.Ed448PrivateKey.generate(),
-    }
-
-
-def public(key: PrivateKeyTypes) -> str:
-    """The PEM of its public half."""
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def private(key: PrivateKeyTypes, encryption: KeySerializationEncryption | None = None) -> str:
-    """The PEM of the key itself."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()).decode()
-
-
-def certificate(key: CertificateIssuerPrivateKeyTypes) -> str:
-    """One that the key has signed for itself."""
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "feed")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))  # type: ignore[arg-type]
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+from tests.support.tokens import SECRET
 
 
 @pytest.fixture(autouse=True)

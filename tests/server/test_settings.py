@@ -15,7 +15,7 @@ from feed_server.settings import (
     size_text,
     variable,
 )
-from tests.support.paths import README
+from tests.support.readme_blocks import section
 
 KEYS = [name for name in Settings.model_fields if name.endswith(("jwt_secret", "jwt_public_key", "jwks_url"))]
 
@@ -143,5 +143,4 @@ def test_every_setting_is_described() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_readme_has_every_setting(name: str) -> None:
-    readme = README.read_text()
-    assert f"`{variable(name)}`" in readme.partition("## Settings\n")[2].partition("\n## ")[0]
+    assert f"`{variable(name)}`" in section("Settings")

@@ -23,9 +23,10 @@ from feed_server.auth.tokens import Tokens
 from feed_server.cli.main import run
 from feed_server.cli.token import _length
 from feed_server.settings import Settings
-from tests.server.test_keys import EC, ED, RSA, SECRET, private, public
-from tests.server.test_tokens import ALLOWED, LATER, NOW, saying, sealed
+from tests.support.handmade_tokens import ALLOWED, LATER, NOW, saying, sealed
+from tests.support.keys import EC, ED, RSA, private, public
 from tests.support.running import FEED
+from tests.support.tokens import SECRET
 
 KEYS = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
 

@@ -29,7 +29,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.running import RunningServer, running
 from tests.support.scraping import client_of_each, scrape, workers
 from tests.support.streams import Stream, eventually, subscribed
-from tests.system.test_faults import Follower, Publisher, threads_stopped
+from tests.support.traffic import Follower, Publisher, threads_stopped
 
 SECONDS = 30.0
 
