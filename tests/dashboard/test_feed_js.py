@@ -575,7 +575,7 @@ def test_a_proxy_that_answers_for_a_page_of_the_past_does_not_end_it(server: Run
     tab.connect(topics=["past"], after="earliest")
     while answers:
         left = len(answers)
-        eventually(lambda left=left: tab.states and len(answers) < left)  # type: ignore[misc]
+        eventually(lambda: tab.states and len(answers) < left)
         tab.page.evaluate("feed.renew()")
     tab.live().wait_for("1")
     assert "refused" not in tab.states

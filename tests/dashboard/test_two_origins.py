@@ -243,7 +243,7 @@ def test_w5_a_foreign_page_cannot_publish(attack: Attack) -> None:
     for attempt, script in PUBLISHES.items():
         asked = len(attack.feed.all)
         outcome = attack.page.evaluate(script, attack.feed.url)
-        refused = eventually(lambda asked=asked: [each for each in attack.feed.all[asked:] if each.status])
+        refused = eventually(lambda: [each for each in attack.feed.all[asked:] if each.status])
         assert outcome in {"refused", "opaque", "posted", True}, attempt
         assert [(each.method, each.status) for each in refused] == [
             ("OPTIONS" if attempt == "json with a preflight" else "POST", 403)
@@ -263,7 +263,7 @@ def test_w5_a_foreign_page_cannot_change_anything(attack: Attack) -> None:
     for attempt, script in CHANGES.items():
         asked = len(attack.feed.all)
         outcome = attack.page.evaluate(script, attack.feed.url)
-        refused = eventually(lambda asked=asked: [each for each in attack.feed.all[asked:] if each.status])
+        refused = eventually(lambda: [each for each in attack.feed.all[asked:] if each.status])
         assert outcome in {"refused", "opaque", "posted"}, attempt
         assert {each.status for each in refused} == {403}, attempt
         assert cookies(attack.context) == before[1], attempt

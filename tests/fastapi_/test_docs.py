@@ -106,7 +106,7 @@ def test_axe_finds_nothing_serious(server: RunningServer, page: Page, watched: W
     expect(operation.locator(".live-responses-table")).to_be_visible()
     show_schemas(page)
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         page.evaluate("Promise.allSettled(document.getAnimations().map(({ finished }) => finished))")
         assert findings(page, KNOWN) == [], scheme
 

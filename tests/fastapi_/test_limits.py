@@ -112,7 +112,7 @@ async def test_beyond_the_limit_each_transport_is_refused_in_its_own_way() -> No
             refused = await crowd.reader(form, "/a", items.append)
             assert refused.status == 503
             assert "retry-after: 1" in refused.parser.head
-            await until(lambda refused=refused: b"this address has as many" in refused.parser.refusal)
+            await until(lambda: b"this address has as many" in refused.parser.refusal)
         async with httpx.AsyncClient(verify=False) as http:
             url = f"{inside.url}/events/a?wait=30"
             answer = await http.get(url, headers={"Accept": "application/json"})
@@ -140,7 +140,7 @@ async def test_the_limit_on_patterns_holds_over_http_too() -> None:
             assert (await crowd.reader(form, "?topic=a&topic=b", lambda _: None)).status in (101, 200)
             refused = await crowd.reader(form, "?topic=a&topic=b&topic=c", lambda _: None)
             assert refused.status == 422
-            await until(lambda refused=refused: b"at most 2" in refused.parser.refusal)
+            await until(lambda: b"at most 2" in refused.parser.refusal)
         http = crowd.http()
         answer = await http.request("GET", "/events?topic=a&topic=b&topic=c", Accept="application/json")
         assert answer.status == 422

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_
             server.wait(20)
 
 
-def run(scenario: object) -> None:
-    asyncio.run(scenario)  # type: ignore[arg-type]
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
 
 
 def test_a_feed_opens_at_its_first_use_and_only_once() -> None:
@@ -117,7 +117,7 @@ def test_iterating_gives_events_and_gaps_and_ends_with_the_feed() -> None:
 def test_a_timeout_around_the_next_event_loses_nothing() -> None:
     async def scenario() -> None:
         async with Feed("memory:") as feed, feed.subscribe("a", after=EARLIEST) as events:
-            got = []
+            got: list[Event | Gap] = []
             for number in range(20):
                 await feed.publish("a", number)
                 while len(got) <= number:
@@ -126,7 +126,7 @@ def test_a_timeout_around_the_next_event_loses_nothing() -> None:
                             got.append(await anext(events))
                     except TimeoutError:
                         await asyncio.sleep(0)
-            assert [event.data for event in got] == [str(number) for number in range(20)]
+            assert [isinstance(event, Event) and event.data for event in got] == [str(number) for number in range(20)]
 
     run(scenario())
 
@@ -183,13 +183,16 @@ def test_an_event_is_encoded_once_per_format_however_many_subscribers_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = {"sse": 0, "message": 0}
-    for name in calls:
 
-        def counted(*arguments: object, name: str = name, encode: object = getattr(wire_module, name), **named: object):  # type: ignore[no-untyped-def]
+    def counting(name: str, encode: Callable[..., bytes]) -> Callable[..., bytes]:
+        def counted(*arguments: Any, **named: Any) -> bytes:
             calls[name] += 1
-            return encode(*arguments, **named)  # type: ignore[operator]
+            return encode(*arguments, **named)
 
-        monkeypatch.setattr(wire_module, name, counted)
+        return counted
+
+    for name in calls:
+        monkeypatch.setattr(wire_module, name, counting(name, getattr(wire_module, name)))
 
     async def scenario() -> None:
         async with Feed("memory:") as feed:
@@ -427,7 +430,7 @@ def test_a_reader_waits_for_a_log_that_cannot_be_read_for_a_while(
                     first = asyncio.ensure_future(anext(events))
                     while len(tried) < 2:
                         await asyncio.sleep(0.01)
-                assert (await first).id.endswith("-1")
+                assert str((await first).id).endswith("-1")
 
     run(scenario())
 

@@ -136,8 +136,8 @@ async def test_p11_streams_end_spread_over_the_drain_and_nothing_acknowledged_is
         for story in stories:
             assert story.ids == log[: len(story.ids)]
         for story in stories[:: STREAMS // 100]:
-            await crowd.reader(Form.SSE, "/all/**", story_again := Story(), last_id=story.position)
-            await until(lambda again=story_again, story=story: story.ids + again.ids == log)  # type: ignore[misc]
+            await crowd.reader(Form.SSE, "/all/**", again := Story(), last_id=story.position)
+            await until(lambda: story.ids + again.ids == log)
 
 
 @pytest.mark.soak
@@ -232,13 +232,13 @@ def test_a_rolling_restart_behind_nginx_loses_nothing_and_keeps_nobody_away_for_
                     node.signal(signal.SIGTERM)
                     assert node.wait() == 0
                     node.start()
-                    eventually(lambda node=node: node.http.get(f"{node.url}/readyz").status_code == 200)  # type: ignore[misc]
-                    eventually(lambda before=before: sum(r.connections for r in readers) > before)  # type: ignore[misc]
+                    eventually(lambda: node.http.get(f"{node.url}/readyz").status_code == 200)
+                    eventually(lambda: sum(r.connections for r in readers) > before)
                     eventually(lambda: all(len(reader.away) == reader.connections - 1 for reader in readers))
                     wait_for_more(publishers, 100)
             last = nodes[0].publish("p/last", "last")
             for reader in readers:
-                eventually(lambda reader=reader: reader.has(last), drain + 5)  # type: ignore[misc]
+                eventually(lambda: reader.has(last), drain + 5)
     stored = stored_in(nodes[0])
     ids = list(stored)
     assert data_of(stored, *publishers, *readers) == stored
@@ -257,7 +257,8 @@ def test_a_rolling_restart_behind_nginx_loses_nothing_and_keeps_nobody_away_for_
 
 def stored_in(node: RunningServer) -> dict[str, str]:
     """The data of all events, by id, in their order."""
-    events, after = {}, "earliest"
+    events: dict[str, str] = {}
+    after = "earliest"
     while (page := node.history(last_event_id=after))["events"]:
         events |= {event["id"]: event["data"] for event in page["events"]}
         after = page["next"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PublicFormat
@@ -22,16 +23,16 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"FEED_{name.upper()}", raising=False)
 
 
-def refusal(**values: object) -> str:
+def refusal(**values: Any) -> str:
     """Why these settings are refused, in one line."""
     with pytest.raises(ValidationError) as raised:
-        Settings(**values)  # type: ignore[arg-type]
+        Settings(**values)
     return "; ".join(problems(raised.value))
 
 
-def algorithms(**values: object) -> list[str]:
+def algorithms(**values: Any) -> list[str]:
     """What tokens may be signed with."""
-    return [key.algorithm for key in keys_of(Settings(**values))]  # type: ignore[arg-type]
+    return [key.algorithm for key in keys_of(Settings(**values))]
 
 
 def test_without_a_key_there_is_none() -> None:
@@ -42,7 +43,8 @@ def test_without_a_key_there_is_none() -> None:
 @pytest.mark.parametrize("name", ["jwt_secret", "publisher_jwt_secret", "subscriber_jwt_secret"])
 def test_a_secret_is_for_hmac_and_nothing_else(name: str) -> None:
     assert algorithms(**{name: SECRET}) == ["HS256", "HS384", "HS512"]
-    assert Settings(**{name: SECRET}).has_key  # type: ignore[arg-type]
+    given: dict[str, Any] = {name: SECRET}
+    assert Settings(**given).has_key
 
 
 @pytest.mark.parametrize("algorithm", GOOD)
@@ -175,9 +177,11 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_no_secret_that_is_refused_is_shown() -> None:
-    for values in ({"jwt_secret": "quite secret"}, {"jwt_public_key": private(EC)}, {"jwt_public_key": "quite secret"}):
+    given = [("jwt_secret", "quite secret"), ("jwt_public_key", private(EC)), ("jwt_public_key", "quite secret")]
+    for name, value in given:
+        values: dict[str, Any] = {name: value}
         with pytest.raises(ValidationError) as raised:
-            Settings(**values)  # type: ignore[arg-type]
+            Settings(**values)
         shown = str(raised.value) + repr(raised.value) + "; ".join(problems(raised.value))
         assert "quite secret" not in shown
         assert private(EC)[40:60] not in shown

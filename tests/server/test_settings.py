@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -108,8 +110,9 @@ def test_a_key_that_is_set_and_empty_is_refused(name: str, value: str, monkeypat
     ],
 )
 def test_what_is_wrong_with_a_setting_is_said_in_words_of_our_own(name: str, value: object, words: str) -> None:
+    given: dict[str, Any] = {name: value}
     with pytest.raises(ValidationError) as raised:
-        Settings(**{name: value})  # type: ignore[arg-type]
+        Settings(**given)
     assert list(problems(raised.value)) == [f"{option_and_variable(name)}: {words}"]
 
 

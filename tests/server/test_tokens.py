@@ -28,15 +28,15 @@ from feed_server.auth.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, 
 from feed_server.settings import Settings
 from tests.conftest import Serve
 from tests.support.handmade_tokens import ALLOWED, HASHES, JSON, LATER, NOW, b64, ed25519_token, saying, sealed
-from tests.support.keys import EC, ED, GOOD, OTHERS, RSA, private, public
+from tests.support.keys import EC, ED, GOOD, OTHER_RSA, OTHERS, RSA, private, public
 from tests.support.running import RunningServer, running
 from tests.support.tokens import SECRET
 
-JWK_OF_OTHER = jwt.algorithms.RSAAlgorithm.to_jwk(OTHERS["RS256"].public_key(), as_dict=True)
+JWK_OF_OTHER = jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_RSA.public_key(), as_dict=True)
 
 
-def tokens(**settings: object) -> Tokens:
-    found = Tokens.of(Settings(**{"jwt_secret": SecretStr(SECRET), **settings}))  # type: ignore[arg-type]
+def tokens(**settings: Any) -> Tokens:
+    found = Tokens.of(Settings(**{"jwt_secret": SecretStr(SECRET), **settings}))
     assert found is not None
     return found
 

@@ -23,15 +23,14 @@ RSA = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())
 ED = ed25519.Ed25519PrivateKey.generate()
 GOOD: dict[str, PrivateKey] = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
-OTHERS: dict[str, PrivateKey] = {
-    "RS256": rsa.generate_private_key(65537, 2048),
-    "ES256": ec.generate_private_key(ec.SECP256R1()),
-    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
-}
+OTHER_RSA = rsa.generate_private_key(65537, 2048)
+OTHER_EC = ec.generate_private_key(ec.SECP256R1())
+OTHER_ED = ed25519.Ed25519PrivateKey.generate()
+OTHERS: dict[str, PrivateKey] = {"RS256": OTHER_RSA, "ES256": OTHER_EC, "EdDSA": OTHER_ED}
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # cryptography has its doubts too
-    BAD = {
+    BAD: dict[str, PrivateKeyTypes] = {
         "an RSA key of 1024 bits": rsa.generate_private_key(65537, 1024),
         "another curve": ec.generate_private_key(ec.SECP384R1()),
         "a curve that PyJWT would take with ES256K": ec.generate_private_key(ec.SECP256K1()),
@@ -53,5 +52,5 @@ def certificate(key: CertificateIssuerPrivateKeyTypes) -> str:
     """One that the key has signed for itself."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "feed")])
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))  # type: ignore[arg-type]
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()

@@ -74,7 +74,7 @@ class RunningServer(FeedProcess):
 
 
 @contextlib.contextmanager
-def running(*args: str, **settings: object) -> Iterator[RunningServer]:
+def running(*args: str, **settings: Any) -> Iterator[RunningServer]:
     """A server for as long as the block lasts."""
     server = RunningServer(*args, **settings)
     try:

@@ -67,7 +67,7 @@ def vanish(limit: float, requests: dict[str, bytes], settings: dict[str, str]) -
             peer.sendall(request)
             if name not in UNFINISHED:
                 assert peer.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 101"), name
-            (places[name],) = eventually(lambda before=before: peers(server) - before)  # type: ignore[misc]
+            (places[name],) = eventually(lambda: peers(server) - before)
         # At once: on a slow machine the reader that takes nothing would be cut off while they come one by one.
         batch = [{"topic": "lagging", "data": "x" * 100_000}] * 100
         assert server.http.post(f"{server.url}/events", json=batch).status_code == 201

@@ -341,7 +341,7 @@ async def nobody_more(crowd: Crowd) -> None:
     for form in (Form.SSE, Form.ENVELOPE):
         said: list[Item] = []
         reader = await crowd.reader(form, "/storm/*", said.append)
-        await until(lambda reader=reader: reader.parser.finished)  # type: ignore[misc]
+        await until(lambda: reader.parser.finished)
         assert reader.status == 200
         (closing,) = said
         assert closing.type == "feed.closing"

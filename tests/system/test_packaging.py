@@ -149,7 +149,7 @@ def test_the_wheel_runs_away_from_the_sources(
     commands = install(python, "*.whl")
     server = serve_with(commands, "--log", "sqlite:feed.db")
     with subscribed(f"{server.url}/events/orders/*") as stream:
-        run = [commands / "feed", "publish", "orders/1", "Hello", "--url", server.url]
+        run = [str(commands / "feed"), "publish", "orders/1", "Hello", "--url", server.url]
         id = subprocess.run(run, capture_output=True, text=True, check=True, timeout=SECONDS).stdout.strip()
         frame = stream.frame()
         assert (frame.id, frame.data) == (id, "Hello")
@@ -181,7 +181,7 @@ def test_the_base_is_a_feed_in_two_dependencies_and_its_command_says_what_is_mis
         "        print(await log.publish('orders/1', {'total': 3}))\n"
         "asyncio.run(main())\n"
     )
-    command = [commands / "python", "-c", program]
+    command = [str(commands / "python"), "-c", program]
     published = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=SECONDS)
     assert published.stdout.endswith("-1\n")
     refused = subprocess.run([commands / "feed", "serve"], capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -258,7 +258,7 @@ def test_every_setting_that_these_files_name_is_one() -> None:
 def test_a_container_without_a_key_refuses_to_start_and_says_why(tmp_path: Path) -> None:
     settings = dict(re.findall(r"(FEED_[A-Z]+)=(\S+)", _dockerfile()))
     settings["FEED_LOG"] = "memory:"
-    command = [Path(sys.executable).parent / "feed", "serve"]
+    command = [str(Path(sys.executable).parent / "feed"), "serve"]
     result = subprocess.run(
         command, env={**os.environ, **settings}, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20
     )

@@ -131,7 +131,7 @@ def test_the_readmes_lines_are_what_the_server_logs() -> None:
     in_readme = re.findall(r"^[\d-]+ [\d:.+]+ INFO (.*)$", section("Watching it"), re.MULTILINE)
     with running("--log", "memory:", log_level="info", log_format="text", jwt_secret=SECRET) as server:
         own = bearer(token(["**"], ["**"], sub="shop"))
-        with subscribed(f"{server.url}/events/orders/*", **own) as stream:
+        with subscribed(f"{server.url}/events/orders/*", own) as stream:
             server.http.post(f"{server.url}/events/orders/42", content=b"hi", headers=own)
             stream.frame()
         logged = eventually(lambda: re.findall(r"INFO (.*)$", server.remarks, re.MULTILINE)[1:] and server.remarks)

@@ -266,7 +266,7 @@ def test_a_server_that_gives_everything_back_leaks_nothing() -> None:
 )
 def test_a_leak_is_found(growth: float, after: dict[str, int], found: str) -> None:
     part = measured(samples(1000, growth), 1000.0)
-    assert leaks(BEFORE, part, replace(BEFORE, **after), Bounds()) == [found]  # type: ignore[arg-type]
+    assert leaks(BEFORE, part, replace(BEFORE, **after), Bounds()) == [found]
 
 
 def test_memory_is_not_judged_after_a_short_warm_up() -> None:
