@@ -25,8 +25,9 @@ from feed.log.contract import LOOK_AT_CLOCK, Page
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
 from feed.pump import Pump
+from feed_server.bench.soak.streams import Form, Item
 from tests.conftest import Serve
-from tests.support.crowd import Crowd, Form, Item, Probe, Watched, many_descriptors, one_in_ten, until
+from tests.support.crowd import Crowd, Probe, Watched, many_descriptors, one_in_ten, until
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -115,7 +116,7 @@ async def besieged(serve: Serve, log: str) -> Siege:
 
         with Probe(server) as probe:
             hostile = [crowd.task(replay(Form.SSE, f"?{NOTHING}", EARLIEST)) for _ in range(CROWD)]
-            hostile += [crowd.task(replay(Form.WEBSOCKET, f"?{NOTHING}&last=1000", None)) for _ in range(CROWD // 4)]
+            hostile += [crowd.task(replay(Form.WS, f"?{NOTHING}&last=1000", None)) for _ in range(CROWD // 4)]
             pages = [crowd.task(look_back("limit=1000")) for _ in range(CROWD // 4)]
             pages += [crowd.task(look_back("before=zzzzzz-1")) for _ in range(CROWD // 4)]
             pages += [crowd.task(look_back("since=2020-01-01T00:00:00Z&wait=1")) for _ in range(CROWD // 4)]

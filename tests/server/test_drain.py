@@ -18,8 +18,9 @@ import pytest
 
 from feed import Draining
 from feed.fastapi.http.problems import problem_of
+from feed_server.bench.soak.streams import Form, Item, Stream
 from tests.conftest import Serve
-from tests.support.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
+from tests.support.crowd import Crowd, Http, many_descriptors, until
 from tests.support.judge import Got, judge
 from tests.support.proxies import nginx_in_front
 from tests.support.redis_server import RedisServer
@@ -53,13 +54,13 @@ class Story:
         self.ids: list[str] = []
         self.position = ""
         self.closing: dict[str, Any] = {}
-        self.reader: Reader | None = None
+        self.reader: Stream | None = None
 
     def __call__(self, item: Item) -> None:
         assert not self.closing, "nothing comes after feed.closing"
         self.position = item.id or self.position
         if item.type == "feed.closing":
-            self.closing = json.loads(item.data)
+            self.closing = item.json
         elif item.is_event:
             assert item.id is not None
             self.ids.append(item.id)
@@ -117,7 +118,7 @@ async def test_p11_streams_end_spread_over_the_drain_and_nothing_acknowledged_is
 ) -> None:
     server = serve("--log", f"sqlite:{tmp_path}/feed.db", drain=10)
     async with Crowd(server.port) as crowd:
-        stories = await crowded(crowd, STREAMS, [Form.SSE, Form.SSE, Form.SSE, Form.WEBSOCKET, Form.NDJSON])
+        stories = await crowded(crowd, STREAMS, [Form.SSE, Form.SSE, Form.SSE, Form.WS, Form.NDJSON])
         publishing = Publishing(crowd.http(), 0.1)
         task = crowd.task(publishing.run())
         await until(lambda: len(publishing.ids) > 3)
