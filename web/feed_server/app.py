@@ -30,8 +30,9 @@ from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, answer_http_exc
 from feed.fastapi.logging.requests import Exchange, answered, begin
 from feed.fastapi.metrics.prometheus import Metrics, metrics_of
 from feed.fastapi.routes.draining import open_with_application
+from feed.fastapi.routes.endpoints import FeedEndpoints
 from feed.fastapi.routes.gate import Gate
-from feed.fastapi.routes.router import FeedEndpoints, gated_router
+from feed.fastapi.routes.router import gated_router
 from feed.fastapi.routes.session import session_router
 from feed.fastapi.routes.subscriptions import subscriptions_router
 from feed.log import is_shared
