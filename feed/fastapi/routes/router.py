@@ -18,6 +18,7 @@ from feed.fastapi.auth.origins import Origins
 from feed.fastapi.describe import openapi
 from feed.fastapi.describe.topics import describe_streams, document_topics
 from feed.fastapi.http.problems import FeedRoute, Problem
+from feed.fastapi.pages import pages_router
 from feed.fastapi.routes.draining import open_with_application
 from feed.fastapi.routes.endpoints import read_events
 from feed.fastapi.routes.gate import Gate
@@ -51,6 +52,8 @@ def feed_router(
     max_body: int = 16 << 20,
     farewell: float = 5.0,
     parameters: Iterable[str] = (),
+    assets: bool = False,
+    dashboard: bool = False,
 ) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
@@ -68,12 +71,15 @@ def feed_router(
     `topics` say what the data of which events is; the first in the list that covers an event's topic and type counts.
     With `strict_topics` nothing else may be published.
 
-    Pages of an origin other than the application's
-    own may not publish nor open a WebSocket, unless it is one of `origins`; what else they may, CORS, is the
-    application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
-    to say `feed.closing` when the server around it stops, in seconds.
+    Pages of an origin other than the application's own may not publish nor open a WebSocket, unless it is one of
+    `origins`; what else they may, CORS, is the application's business. `max_body` bounds a request's body, in bytes.
+    `farewell` is how long an SSE stream may take to say `feed.closing` when the server around it stops, in seconds.
 
     A query parameter that looks like one of the feed's, and is none, is `422`: `parameters` are the application's own.
+
+    With `assets`, `feed.js` and what it loads are served below `/assets`. With `dashboard` these are, and the dashboard
+    at `/`, below the prefix: the page itself is for everybody, what it shows is for whom `authorize` lets see it, by
+    what a browser sends along (a cookie, not a header). It asks for `metrics` beside it: see `admin_router`.
     """
     provide = None if authorize is None else dependency(authorize)
     gate = Gate(
@@ -91,7 +97,10 @@ def feed_router(
         async with open_with_application(feed):
             yield
 
-    return gated_router(gate, lifespan=lifespan, provide=provide)
+    router = gated_router(gate, lifespan=lifespan, provide=provide)
+    if assets or dashboard:
+        router.include_router(pages_router(dashboard=dashboard, own_login=True))
+    return router
 
 
 def gated_router(
