@@ -214,7 +214,7 @@ def test_an_extra_brings_what_its_part_needs(install: Callable[..., Path], extra
     look = (
         f"import importlib.util as i, json; print(json.dumps([n for n in {sorted(there | absent)} if i.find_spec(n)]))"
     )
-    command = [commands / "python", "-c", f"{use}\n{look}"]
+    command = [str(commands / "python"), "-c", f"{use}\n{look}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == there
@@ -245,7 +245,7 @@ def test_an_application_with_a_package_web_of_its_own_and_the_lowest_fastapi(dis
     (tmp_path / "web/__init__.py").write_text("OURS = True\n")
     (tmp_path / "shop.py").write_text(APPLICATION)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [python, "-m", "uvicorn", "shop:app", "--fd", str(listener.fileno())]
+        command = [str(python), "-m", "uvicorn", "shop:app", "--fd", str(listener.fileno())]
         environment = {**os.environ, "PYTHONPATH": "."}
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, pass_fds=[listener.fileno()])
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/live"
