@@ -1,4 +1,7 @@
-"""Streams as a client sees them: frames out of the raw bytes, with a limit on how long anything is waited for."""
+"""Streams as a client sees them: frames out of the raw bytes, with a limit on how long anything is waited for.
+
+They are parsed here once more, and not by `feed.client`, which is compared with them.
+"""
 
 from __future__ import annotations
 

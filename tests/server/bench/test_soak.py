@@ -213,6 +213,16 @@ def test_events_are_read_wherever_the_bytes_are_cut(form: Form) -> None:
         ], cut
 
 
+def test_data_of_several_lines_and_the_time_to_come_back_are_read() -> None:
+    parser = Parser(Form.SSE, lambda _: None)
+    body = b"retry: 250\nid: k3f-7\nevent: note\ndata: a\ndata: \ndata: b\n\n"
+    head = b"HTTP/1.1 200 OK\r\nX-Node: A\r\nTransfer-Encoding: chunked\r\n\r\n"
+    [item] = parser.feed(b"%b%x\r\n%b\r\n" % (head, len(body), body))
+    assert (item.type, item.id, item.data) == ("note", "k3f-7", "a\n\nb")
+    assert (parser.status, parser.retry) == (200, 250)
+    assert "\r\nx-node: a\r\n" in parser.head + "\r\n"
+
+
 def test_a_stream_that_is_none_is_garbled() -> None:
     for form, wrong in [(Form.SSE, b"5\r\nid:1\n\r\n2\r\n\n\n\r\n"), (Form.NDJSON, b"3\r\n{]\n\r\n")]:
         with pytest.raises(Garbled):
