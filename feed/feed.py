@@ -9,99 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import math
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Literal
 
 import msgspec
 
-from feed import control
 from feed.backoff import Backoff, Reminder
 from feed.broadcaster import Broadcaster, Queues
-from feed.control import Gap
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
-from feed.event import DEFAULT_TYPE, Draft, Event, check_pattern, check_type, event_size, value_draft
+from feed.event import DEFAULT_TYPE, Draft, event_size, value_draft
 from feed.figures import Delivered, Figures, Histogram, transport_of
 from feed.from_thread import FromThread
-from feed.log import (
-    Appended,
-    IdempotencyKey,
-    Log,
-    Page,
-    Retention,
-    check_log_url,
-    is_shared,
-    open_log,
-    take_over,
-    without_password,
-)
-from feed.log.contract import FileBytes, LogLost, Loss, Retained
-from feed.log.paging import read_back, read_on, runs
-from feed.log.window import Window
-from feed.pattern import EVERYTHING, Selection
+from feed.history import EARLIEST, History, HistoryPage, check_last, newest_window
+from feed.log import Appended, Log, check_log_url, is_shared, open_log, take_over, without_password
+from feed.log.contract import FileBytes, Retained
+from feed.log.idempotency import IdempotencyKey, idempotency_key
+from feed.options import FeedOptions
+from feed.pattern import Selection, select
 from feed.peer import Peer
+from feed.relay import Relay
 from feed.siblings import check_alone
-from feed.subscription import Limits, Subscription
+from feed.subscription import Subscription
 from feed.survey import Subscribers, Survey
 from feed.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
 
-EARLIEST = "earliest"
-"""Instead of an id: from the oldest retained event on."""
-
-MAX_PATTERNS = 100
-"""What may be asked for in one subscription, unless the options say less."""
-
-MAX_SEGMENTS = 1_000
-"""Of all patterns with wildcards of one subscription: each is a node to be looked at for topics that begin like it."""
-
-MAX_LAST = 1_000
 MAX_BATCH = 10_000
 
-_MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
 _MAX_HELD_BYTES = 64 << 20  # of publishes that wait until others have been passed on
 _ENTER = 50  # subscriptions that begin in one turn of the event loop
-_BEAT = 0.5  # seconds between two looks for streams that are quiet, or whose right to read has ended
-_PAGE_BYTES = 1 << 20  # of a page of history
-_LOOKING_BACK = 1_000  # who ask for a page of history, or for the newest events, at once
-
-
-class FeedOptions(msgspec.Struct, frozen=True):
-    """How much of everything. Sizes are in bytes.
-
-    `node` is what this process is called among those that share the log; unless said, host and process number.
-    Subscribers are counted in one process; by address, as `feed.peer.counted_as` says. `max_patterns` is for each
-    subscription, 100 at most. `max_replays` is how many pages of the log are read at once for those who look back; all
-    others wait for their turn, which comes after each page.
-    """
-
-    node: str = ""
-
-    max_data: int = 256 * 1024
-    window_events: int = 10_000
-    window_bytes: int = 32 << 20
-    max_subscribers: int | None = None
-    max_subscribers_per_address: int | None = None
-    max_patterns: int = MAX_PATTERNS
-    max_replays: int = 4
-    retention: Retention = Retention()
-    limits: Limits = Limits()
-
-
-class HistoryPage(msgspec.Struct, frozen=True):
-    """Past events, oldest first. `next` is the position scanned to: reading goes on there, also if there are none."""
-
-    events: Sequence[Event]
-    next: str
-    gap: Gap | None = None
 
 
 class Feed:
@@ -413,7 +355,7 @@ class Feed:
         for an event, publishing tells."""
         running = await self._running()
         await running.log.check()
-        if running.relay_fails and self.lag:
+        if running.relay.fails and self.lag:
             raise FeedUnavailable("events are not passed on now")
 
     # Publishing.
@@ -502,16 +444,16 @@ class Feed:
         self._settle()
         await self._entrance.enter()
         running = await self._running()
-        log, window = running.log, running.broadcaster.window
+        log, window, history = running.log, running.broadcaster.window, running.history
         cursor, gap = None, None
         check_last(last)
         self._check_room(running, peer)
-        with running.without_loss():
+        with history.without_loss():
             if after is not None:
-                cursor, gap = await running.resume_at(after)
+                cursor, gap = await history.resume_at(after)
             elif last is not None:
-                with running.looking_back():
-                    cursor = await running.before_last(selection, last)
+                with history.looking_back():
+                    cursor = await history.before_last(selection, last)
         # From here to `register` there is no `await`: what is committed after the position was taken is passed on.
         if self.draining:
             left = self._drained_at - time.monotonic()
@@ -530,7 +472,7 @@ class Feed:
             selection,
             limits,
             peer,
-            running.replays,
+            running.history.replays,
             cursor=cursor,
             replay=replay,
             resumed=resumed,
@@ -596,41 +538,22 @@ class Feed:
         when too many ask at once.
         """
         running = await self._running()
-        log = running.log
-        check_last(last)
-        with running.looking_back(), running.without_loss():
-            if before is not None:
-                return await running.page_before(selection, before, limit)
-            gap = None
-            if after is not None:
-                cursor, gap = await running.resume_at(after)
-            elif last is not None:
-                cursor = await running.before_last(selection, last)
-            elif since is not None:
-                async with running.replays:
-                    cursor = await log.before_time(since)
-            else:
-                cursor = log.oldest - 1
-            found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
-            losses = log.losses_beyond(after) if after is not None and gap is None else ()
-            return await running.page_after(selection, cursor, limit, found, losses)
+        return await running.history.page(selection, limit, after=after, before=before, last=last, since=since)
 
 
 class _Running:
-    """A feed that is open: its log, its broadcaster, and the two tasks that serve all streams."""
+    """A feed that is open: its log, its broadcaster, and what runs between them."""
 
     def __init__(self, log: Log, broadcaster: Broadcaster, options: FeedOptions) -> None:
         self.log = log
         self.broadcaster = broadcaster
         self.survey = Survey(options.node, log, broadcaster)
-        self.replays = asyncio.Semaphore(options.max_replays)
-        self.relay_fails = False
-        self._limits = options.limits
-        self._looking_back = 0
+        self.history = History(log, broadcaster, asyncio.Semaphore(options.max_replays))
+        self.relay = Relay(log, broadcaster, options.limits)
         log.answer_others(self.survey.answer)
         self._tasks = [
-            asyncio.create_task(self._relay(), name="feed-relay"),
-            asyncio.create_task(self._beat(), name="feed-beat"),
+            asyncio.create_task(self.relay.follow(), name="feed-relay"),
+            asyncio.create_task(self.relay.beat(), name="feed-beat"),
         ]
 
     @classmethod
@@ -641,7 +564,7 @@ class _Running:
             await check_alone(url.partition(":")[0])
         log = left or await open_log(url, options.retention, options.node)
         try:
-            return cls(log, Broadcaster(await _newest(log, options), figures), options)
+            return cls(log, Broadcaster(await newest_window(log, options), figures), options)
         except BaseException:
             await log.close()
             raise
@@ -654,249 +577,6 @@ class _Running:
         finally:  # also where a loop that ends cancels everything
             await self.log.close()
 
-    async def _relay(self) -> None:
-        """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks
-        well and is silent."""
-        window = self.broadcaster.window
-        backoff = Backoff()
-        while True:
-            try:
-                async for batch in self.log.follow(window.position):
-                    await self._pass_on(batch)
-                    self.relay_fails = False
-                    backoff.reset()
-            except LogLost as lost:
-                logger.error("the log has lost events: %s; all subscribers are told", lost)
-                self.broadcaster.lose(lost)
-                continue
-            except Exception:
-                self.relay_fails = True
-                logger.exception("the relay stopped at %d; it goes on from there", window.position)
-                self.broadcaster.distrust()
-            await asyncio.sleep(backoff.next())
-
-    async def _pass_on(self, batch: Sequence[Event]) -> None:
-        """In portions: a fan-out to thousands must not hold up publishes and other streams, and one portion has to fit
-        into a queue."""
-        broadcaster, pump, limits = self.broadcaster, self.broadcaster.pump, self._limits
-        for portion in _portions(batch, limits):
-            if portion[0].seq > broadcaster.window.position + 1:
-                broadcaster.skip_to(portion[0].seq - 1)
-            while pump.backlog > _MAX_BACKLOG:
-                await asyncio.sleep(0)  # the pump works in each turn of the loop
-            pump.passed += max(
-                len(portion) / limits.queue_events, sum(event.size for event in portion) / limits.queue_bytes
-            )
-            broadcaster.push(portion)
-            pump.carry(portion[0].time)
-            if len(portion) < len(batch):
-                await asyncio.sleep(0)
-
-    async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(_BEAT)
-            today = time.time()
-            for count, subscription in enumerate(list(self.broadcaster), 1):
-                try:
-                    if subscription.peer.expires <= today:
-                        subscription.end("token-expired")
-                    subscription.beat(loop.time())
-                except Exception:
-                    logger.exception("a stream had no heartbeat; the next one comes")
-                if count % 1_000 == 0:
-                    await asyncio.sleep(0)
-
-    @contextlib.contextmanager
-    def looking_back(self) -> Iterator[None]:
-        """Raises `FeedUnavailable` if too many look back already: pages are read in turn, and each would take long."""
-        if self._looking_back >= _LOOKING_BACK:
-            raise FeedUnavailable("too many ask for past events at once")
-        self._looking_back += 1
-        try:
-            yield
-        finally:
-            self._looking_back -= 1
-
-    @contextlib.contextmanager
-    def without_loss(self) -> Iterator[None]:
-        """Raises `FeedUnavailable` at its end if the log has lost events meanwhile: a position found before that does
-        not mean now what it meant."""
-        losses = self.broadcaster.losses
-        yield
-        if self.broadcaster.losses != losses:
-            raise FeedUnavailable("the log has changed meanwhile")
-
-    async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
-        """The position to go on from for somebody who asks for what comes after the id `after`, and why it is not
-        just that, if it is not."""
-        if after == EARLIEST:
-            return self.log.oldest - 1, None
-        position = await self.log.locate(after)
-        if position is None:
-            return self.log.oldest - 1, "unknown"
-        if position + 1 < self.log.oldest:
-            return self.log.oldest - 1, "expired"
-        return position, None
-
-    async def before_last(self, selection: Selection, count: int) -> int:
-        """The position after which the newest `count` wanted events are, or all that are retained if there are
-        fewer."""
-        position, before = self.log.position, self.log.position + 1
-        while before > self.log.oldest:
-            page = await self._page_backward(before, selection, count)
-            count -= len(page.events)
-            if page.events:
-                position = page.events[0].seq - 1
-            if count <= 0:
-                break
-            before = page.start + 1
-        return position
-
-    async def _page(self, after: int, until: int, selection: Selection, limit: int) -> Page:
-        """`Log.read`, from memory where it reaches, in its turn."""
-        async with self.replays:
-            window = self.broadcaster.window
-            window.drop_before(self.log.oldest)
-            page = window.page(after, selection, limit)
-            if page is None or page.end == after or page.end > until:
-                return await read_on(self.log, after, until, selection, limit)
-            await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
-            return page
-
-    async def _page_backward(self, before: int, selection: Selection, limit: int) -> Page:
-        """`Log.read_backward`, from memory where it reaches, in its turn."""
-        async with self.replays:
-            window = self.broadcaster.window
-            window.drop_before(self.log.oldest)
-            page = window.page_backward(before, selection, limit)
-            if page is None:
-                return await read_back(self.log, before, selection, limit)
-            await asyncio.sleep(0)
-            return page
-
-    async def page_after(
-        self, selection: Selection, cursor: int, limit: int, gap: Gap | None, losses: Sequence[Loss]
-    ) -> HistoryPage:
-        log, until = self.log, self.log.position
-        if losses and cursor >= losses[0].position:
-            gap = control.gap(losses[0].before, losses[0].after, "unknown")
-            losses = losses[1:]
-        if losses:
-            until = min(until, losses[0].position)  # the next page begins with the gap
-        events: list[Event] = []
-        size = 0
-        while cursor < until and len(events) < limit and size < _PAGE_BYTES:
-            page = await self._page(cursor, until, selection, limit - len(events))
-            if page.start > cursor:
-                if events:
-                    break  # the next page begins with the gap
-                gap = control.gap(
-                    gap.requested if gap else log.id_at(cursor), log.id_at(page.start), gap.reason if gap else "expired"
-                )
-            cursor = page.end
-            events += page.events
-            size += sum(event.size for event in page.events)
-        next_id = losses[0].before if losses and cursor == losses[0].position else log.id_at(cursor)
-        return self._counted(HistoryPage(events, next_id, gap))
-
-    async def page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:
-        log, gap = self.log, None
-        position = await log.locate(before)
-        if position is None:
-            position = log.position + 1
-            gap = control.gap(before, log.id_at(log.position), "unknown")
-        pages: list[Sequence[Event]] = []
-        count = size = 0
-        while position > log.oldest and count < limit and size < _PAGE_BYTES:
-            page = await self._page_backward(position, selection, limit - count)
-            if page.end < min(position, log.position + 1) - 1:
-                if pages:
-                    break  # the next page begins with the gap
-                gap = gap or control.gap(log.id_at(page.end), log.id_at(position - 1), "expired")
-            position = page.start + 1
-            pages.append(page.events)
-            count += len(page.events)
-            size += sum(event.size for event in page.events)
-        events = [event for page_events in reversed(pages) for event in page_events]
-        return self._counted(HistoryPage(events, log.id_at(min(position, log.position)), gap))
-
-    def _counted(self, page: HistoryPage) -> HistoryPage:
-        if page.gap is not None:
-            self.broadcaster.figures.gaps[page.gap.reason] += 1
-        return page
-
 
 def _done(task: asyncio.Task[None] | None) -> bool:
     return task is None or task.done()
-
-
-def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:
-    """The events in runs without a hole that each fit into half a queue, or are one event."""
-    for run in runs(events):
-        start, size = 0, 0
-        for place, event in enumerate(run):
-            size += event.size
-            if place > start and (place - start >= limits.queue_events // 2 or size > limits.queue_bytes // 2):
-                yield run[start:place]
-                start, size = place, event.size
-        yield run[start:] if start else run
-
-
-async def _newest(log: Log, options: FeedOptions) -> Window:
-    """The log's newest events, so that readers who come back right after a start do not read the disk either."""
-    before, count, size = log.position + 1, 0, 0
-    pages: list[Sequence[Event]] = []
-    while before > log.oldest and count < options.window_events and size < options.window_bytes:
-        page = await read_back(log, before, EVERYTHING, 1_000)
-        if not page.events or page.end < before - 1:
-            break  # retention has just taken them, or they lie before a hole
-        before = page.start + 1
-        pages.append(page.events)
-        count += len(page.events)
-        size += sum(event.size for event in page.events)
-    window = Window(before - 1, max_events=options.window_events, max_bytes=options.window_bytes)
-    for events in reversed(pages):
-        window.extend(events)
-    return window
-
-
-def select(patterns: Sequence[str], types: Iterable[str] = (), most: int = MAX_PATTERNS) -> Selection:
-    """What a subscriber asks for. Raises `Invalid` for none, more than `most`, or a bad pattern or type."""
-    if not patterns:
-        raise Invalid("pattern", "is missing: name a topic, or ** for everything")
-    if isinstance(types, str):
-        types = [types]
-    if len(patterns) > most:
-        raise Invalid("pattern", f"at most {most} may be given, not {len(patterns)}")
-    if sum(pattern.count("/") + 1 for pattern in patterns if "*" in pattern) > MAX_SEGMENTS:
-        raise Invalid("pattern", f"those with * or ** may have {MAX_SEGMENTS:,} segments in sum")
-    return _selection(tuple(patterns), tuple(types))
-
-
-@lru_cache(maxsize=1024)  # so that many readers of the same share it
-def _selection(patterns: tuple[str, ...], types: tuple[str, ...]) -> Selection:
-    return Selection([check_pattern(pattern) for pattern in patterns], [check_type(name) for name in types])
-
-
-def check_last(last: int | None) -> None:
-    """Raises `Invalid` for a `last` that cannot be given."""
-    if last is not None and not 1 <= last <= MAX_LAST:
-        raise Invalid("last", f"is a whole number from 1 to {MAX_LAST:,}")
-
-
-def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "one") -> IdempotencyKey:
-    """The key under which these drafts are published once, over whichever road they come. `form` tells requests apart
-    whose events are the same, and whose answers are not: `one` event, or a `batch`, of one too.
-
-    Raises `Invalid` for what is not 1 to 255 visible ASCII characters.
-    """
-    if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
-        raise Invalid("Idempotency-Key", "is 1 to 255 visible ASCII characters")
-    digest = hashlib.sha256(form.encode())
-    for draft in drafts:
-        for part in (draft.topic, draft.type, "json" if draft.is_json else "text", draft.data):
-            encoded = part.encode()
-            digest.update(b"%d:" % len(encoded))
-            digest.update(encoded)
-    return IdempotencyKey(principal, key, digest.digest())

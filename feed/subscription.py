@@ -19,8 +19,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-import msgspec
-
 from feed import control
 from feed.batch import Batch, Item, Wire
 from feed.control import Control, Gap, Heartbeat, Reason
@@ -30,6 +28,7 @@ from feed.figures import Ending
 from feed.log.contract import Log, LogLost, Page
 from feed.log.paging import read_on
 from feed.log.window import Window
+from feed.options import Limits
 from feed.pattern import Selection
 from feed.peer import Peer
 from feed.pump import Pump
@@ -38,37 +37,8 @@ Entry = Batch | Control | Heartbeat
 """What a queue holds."""
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
-_NEVER_BEFORE = 0.1  # of the drain
 _READ_AGAIN = (0.5, 1.5)  # seconds until a log that could not be read is tried again: not by all readers at once
 _WAKE = Heartbeat("")  # in the queue of a reader that may be waiting there, and has to look again; never handed out
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What one subscription may hold and how often it is heard of. `queue_bytes` counts as `Event.size` does; times
-    are in seconds. `drain` is the time over which the readers of a feed that is stopped come back."""
-
-    queue_events: int = 256
-    queue_bytes: int = 1 << 20
-    heartbeat: float = 15.0
-    retry: float = 3.0
-    drain: float = 10.0
-
-    def retry_after(self, reason: Reason) -> int:
-        """When one client whose stream the server ends for this reason is to come back, in milliseconds."""
-        return self.drained_retry(random.random()) if reason == "shutdown" else self.jittered_retry()
-
-    def jittered_retry(self) -> int:
-        """When one client is to come back, in milliseconds: jittered by half, so that a crowd comes back spread out."""
-        return int(self.retry * random.uniform(0.5, 1.5) * 1000)
-
-    def drained_retry(self, place: float) -> int:
-        """The same for a client of a feed that is stopped, whose `place` among all is from 0 to 1.
-
-        It is never at once, as an `EventSource` that finds nobody tries again after the same time, and for ever.
-        """
-        if not self.drain:
-            return self.jittered_retry()
-        return int(self.drain * (_NEVER_BEFORE + (1 - _NEVER_BEFORE) * place) * 1000)
 
 
 class _Loss(NamedTuple):

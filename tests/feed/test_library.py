@@ -376,7 +376,7 @@ def test_a_start_that_fails_half_way_leaves_the_log_free(tmp_path: Path, monkeyp
     async def scenario() -> None:
         feed = Feed(url)
         with monkeypatch.context() as patched:
-            patched.setattr("feed.feed._newest", fail)
+            patched.setattr("feed.feed.newest_window", fail)
             with pytest.raises(FeedUnavailable, match="yet"):
                 await feed.publish("a", "x")
         async with asyncio.timeout(10):

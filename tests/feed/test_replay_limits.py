@@ -20,7 +20,7 @@ import pytest
 
 from feed import EARLIEST, Feed, FeedOptions, FeedUnavailable, select
 from feed.event import Event, text_draft
-from feed.feed import _LOOKING_BACK
+from feed.history import _LOOKING_BACK
 from feed.log.contract import LOOK_AT_CLOCK, Page
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
@@ -214,7 +214,7 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
         held.set()
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert sum(isinstance(outcome, BaseException) for outcome in outcomes) == 10
-        assert running._looking_back == 0
+        assert running.history._looking_back == 0
         assert running.replays._value == feed.options.max_replays
         assert len((await feed.history(select(["t/1"]))).events) == 1
 

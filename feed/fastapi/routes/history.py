@@ -13,7 +13,7 @@ from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.problems import SAFE
 from feed.fastapi.http.request import Query, last_event_id
 from feed.fastapi.routes.gate import peer
-from feed.feed import MAX_LAST
+from feed.history import MAX_LAST
 from feed.pattern import Selection
 from feed.peer import Peer
 

@@ -36,7 +36,7 @@ from feed.fastapi.routes.refusals import reads_counted
 from feed.fastapi.routes.sse import NDJSON, SSE, StreamResponse
 from feed.fastapi.routes.websocket import serve_websocket
 from feed.fastapi.topics import Topic, Topics
-from feed.feed import MAX_LAST
+from feed.history import MAX_LAST
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,9 @@ from feed.fastapi.logging.requests import stream_ended, streaming
 from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
 from feed.fastapi.routes.gate import Gate, peer, principal
 from feed.fastapi.routes.refusals import publish_refused, read_refused
-from feed.feed import MAX_LAST, idempotency_key
+from feed.history import MAX_LAST
 from feed.json_rules import BOM
+from feed.log.idempotency import idempotency_key
 from feed.subscription import Subscription
 from feed.wire import json_text
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
 from feed.figures import Histogram
-from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, IdempotencyKey, Loss, Page, Retained, Retention
+from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention
+from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer

@@ -20,8 +20,9 @@ from feed.errors import FeedUnavailable, Invalid
 from feed.event import Draft, Event, event_size
 from feed.figures import Histogram
 from feed.log.clock import Clock, now
-from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, FileBytes, IdempotencyKey, Retained, Retention
+from feed.log.contract import Appended, FileBytes, Retained, Retention
 from feed.log.epochs import Epochs
+from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.sqlite import file
 from feed.log.sqlite.file import Content
 from feed.log.sqlite.holes import Holes
