@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from feed.batch import Batch
 from feed.event import Event
-from feed.figures import Figures, transport_of
 from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.options import Limits
 from feed.pattern import TopicIndex
 from feed.peer import counted_as
 from feed.pump import Pump
+from feed.statistics import Figures, transport_of
 from feed.subscription import Subscription
 
 

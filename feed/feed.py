@@ -19,11 +19,11 @@ from types import TracebackType
 
 import msgspec
 
+from feed.admission import Turnstile
 from feed.backoff import Backoff, Reminder
 from feed.broadcaster import Broadcaster, Queues
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, event_size, value_draft
-from feed.figures import Delivered, Figures, Histogram, transport_of
 from feed.from_thread import FromThread
 from feed.history import EARLIEST, History, HistoryPage, check_last, newest_window
 from feed.log import Appended, Log, check_log_url, is_shared, open_log, take_over, without_password
@@ -34,9 +34,9 @@ from feed.pattern import Selection, select
 from feed.peer import Peer
 from feed.relay import Relay
 from feed.siblings import check_alone
+from feed.statistics import Delivered, Figures, Histogram, transport_of
 from feed.subscription import Subscription
 from feed.survey import Subscribers, Survey
-from feed.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
-from feed.figures import Figures
+from feed.statistics import Figures
 
 logger = logging.getLogger(__name__)
 

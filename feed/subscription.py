@@ -24,7 +24,6 @@ from feed.batch import Batch, Item, Wire
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.figures import Ending
 from feed.log.contract import Log, LogLost, Page
 from feed.log.paging import read_on
 from feed.log.window import Window
@@ -32,6 +31,7 @@ from feed.options import Limits
 from feed.pattern import Selection
 from feed.peer import Peer
 from feed.pump import Pump
+from feed.statistics import Ending
 
 Entry = Batch | Control | Heartbeat
 """What a queue holds."""

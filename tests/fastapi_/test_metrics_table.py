@@ -14,8 +14,8 @@ from websockets.sync.client import connect
 
 from feed import Feed, FeedOptions, Limits, Retention
 from feed.fastapi.metrics.table import LoopDelay
-from feed.figures import Figures, Histogram, transport_of
 from feed.peer import Peer
+from feed.statistics import Figures, Histogram, transport_of
 from tests.support.hostile import raw
 from tests.support.running import RunningServer, running
 from tests.support.scraping import Scraped, scrape

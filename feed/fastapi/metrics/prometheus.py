@@ -32,7 +32,7 @@ from prometheus_client.utils import floatToGoString
 
 from feed import Feed, FeedUnavailable
 from feed.fastapi.metrics.table import FIGURES, Distribution, Figure, LoopDelay, Now
-from feed.figures import Histogram
+from feed.statistics import Histogram
 from feed_server.settings import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)

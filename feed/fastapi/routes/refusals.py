@@ -13,7 +13,7 @@ from starlette.responses import Response
 from feed import Draining, FeedError
 from feed.fastapi.http.problems import Refused, status_of
 from feed.fastapi.routes.gate import Gate
-from feed.figures import Figures, Outcome, Refusal
+from feed.statistics import Figures, Outcome, Refusal
 
 _OUTCOMES: dict[int, Outcome] = {
     401: "denied",

@@ -14,14 +14,14 @@ import msgspec
 
 from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid
 from feed.event import Draft
-from feed.figures import Histogram
+from feed.log.backlog import Waiting
 from feed.log.contract import Appended
 from feed.log.epochs import new_epoch
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.redis.entries import pack_batches
 from feed.log.redis.link import Link, Script
 from feed.log.redis.state import State
-from feed.log.waiting import Waiting
+from feed.statistics import Histogram
 
 logger = logging.getLogger(__name__)
 

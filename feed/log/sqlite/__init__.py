@@ -22,15 +22,15 @@ from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
-from feed.figures import Histogram
+from feed.log.backlog import Waiting
 from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention
 from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
 from feed.log.tail import Tails
-from feed.log.waiting import Waiting
 from feed.pattern import Selection
+from feed.statistics import Histogram
 
 _LOOK_SECONDS = 1.0  # that a page waits for the writer
 _ENOUGH = 32  # requests for one commit: the writer is woken although more may come

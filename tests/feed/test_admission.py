@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from feed.turnstile import Turnstile
+from feed.admission import Turnstile
 
 pytestmark = pytest.mark.anyio
 
