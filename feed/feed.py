@@ -19,7 +19,7 @@ from types import TracebackType
 
 import msgspec
 
-from feed.admission import Turnstile
+from feed.admission import Admission
 from feed.backoff import Backoff, Reminder
 from feed.broadcaster import Broadcaster, Queues
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
@@ -84,7 +84,7 @@ class Feed:
         self._pid = os.getpid()
         self._holders = 0
         self._held_bytes = 0
-        self._entrance = Turnstile(_ENTER)
+        self._entrance = Admission(_ENTER)
         self._start: asyncio.Task[_Running] | None = None
         self._tried = asyncio.Event()
         self._end: asyncio.Task[None] | None = None

@@ -11,7 +11,7 @@ _MAX_EVENTS = 20_000
 _MAX_BYTES = 64 << 20
 
 
-class Waiting:
+class CommitBacklog:
     """How much all appends that wait for their commit hold. A single one may go beyond."""
 
     def __init__(self) -> None:

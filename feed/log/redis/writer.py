@@ -14,7 +14,7 @@ import msgspec
 
 from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid
 from feed.event import Draft
-from feed.log.backlog import Waiting
+from feed.log.backlog import CommitBacklog
 from feed.log.contract import Appended
 from feed.log.epochs import new_epoch
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
@@ -45,7 +45,7 @@ class Writer:
         self._state = state
         self._script = Script("append")
         self._queue: deque[Append] = deque()
-        self._waiting = Waiting()
+        self._backlog = CommitBacklog()
         self._closed = False
         self._group: asyncio.Future[None] | None = None  # done when the group that is under way is answered
         self._task: asyncio.Task[None] | None = None
@@ -54,7 +54,7 @@ class Writer:
         """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        size = self._waiting.add(drafts)
+        size = self._backlog.add(drafts)
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._queue.append(Append(drafts, key, size, future))
         if self._task is None or self._task.done():
@@ -94,7 +94,7 @@ class Writer:
 
     def _answer(self, group: Sequence[Append], answers: Sequence[Appended | FeedError]) -> None:
         for append, answer in zip(group, answers, strict=True):
-            self._waiting.remove(append.drafts, append.bytes)
+            self._backlog.remove(append.drafts, append.bytes)
             if append.future.done():
                 continue  # whoever waited has gone
             if isinstance(answer, FeedError):

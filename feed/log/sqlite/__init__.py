@@ -22,7 +22,7 @@ from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
-from feed.log.backlog import Waiting
+from feed.log.backlog import CommitBacklog
 from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention
 from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
@@ -45,7 +45,7 @@ class SQLiteLog:
         self._readers = readers
         self._epochs = writer.epochs
         self._tails = Tails()
-        self._waiting = Waiting()
+        self._backlog = CommitBacklog()
         self._closed = False
         self._waking = False
         self._loop = asyncio.get_running_loop()
@@ -110,7 +110,7 @@ class SQLiteLog:
         """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        size = self._waiting.add(drafts)
+        size = self._backlog.add(drafts)
         future: asyncio.Future[Appended] = self._loop.create_future()
         self._request(Append(drafts, key, size, future))
         return await future
@@ -138,7 +138,7 @@ class SQLiteLog:
             self._tails.push(events)
         for request, outcome in outcomes:
             future = request.future
-            self._waiting.remove(request.drafts, request.bytes)
+            self._backlog.remove(request.drafts, request.bytes)
             if future.done():
                 continue
             if isinstance(outcome, BaseException):
