@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from feed import control
-from feed.batch import Batch, Item, Wire
+from feed.batch import Batch, Encoder, Item
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
@@ -54,7 +54,7 @@ class Outlet(Protocol):
 
     @property
     def write(self) -> Callable[[Any], None]:
-        """Takes what its wire has made, whole."""
+        """Takes what its encoder has made, whole."""
 
     def finish(self, reason: Reason | None) -> None:
         """Nothing comes any more: the server has ended the stream for that reason, None if writing broke."""
@@ -94,6 +94,7 @@ class Subscription:
     __slots__ = (
         "_awake",
         "_blocked",
+        "_encoder",
         "_end",
         "_from_log",
         "_handed",
@@ -112,7 +113,6 @@ class Subscription:
         "_replays",
         "_told",
         "_window",
-        "_wire",
         "behind",
         "closed",
         "cursor",
@@ -173,7 +173,7 @@ class Subscription:
         if resumed is not None:
             self._expect_losses_beyond(resumed)
         self._outlet: Outlet | None = None
-        self._wire: Wire
+        self._encoder: Encoder
         self._blocked = False
         self._awake = True  # in the pump's hands, or nothing for them
 
@@ -337,10 +337,10 @@ class Subscription:
 
     # What its owner calls, to let it flow.
 
-    def flow_into(self, outlet: Outlet, wire: Wire) -> None:
-        """From now on the pump writes what comes to `outlet`, as `wire` makes it, until `close`."""
+    def flow_into(self, outlet: Outlet, encoder: Encoder) -> None:
+        """From now on the pump writes what comes to `outlet`, as `encoder` makes it, until `close`."""
         self._outlet = outlet
-        self._wire = wire
+        self._encoder = encoder
         self._awake = False
         opening, self._opening = self._opening, []
         self._write(outlet, opening, asyncio.get_running_loop().time())
@@ -391,7 +391,7 @@ class Subscription:
             self._queued_events = self._queued_bytes = 0
             self.cursor = self._told = first.last
             self._quiet_since = now
-            written, sent = first.chunk(self._wire)
+            written, sent = first.chunk(self._encoder)
             self.sent += sent
             outlet.write(written)
         elif items := self._drain(first):
@@ -406,7 +406,7 @@ class Subscription:
 
     def _write(self, outlet: Outlet, items: Sequence[Item], now: float) -> int:
         self._quiet_since = now
-        written, sent = self._wire(items)
+        written, sent = self._encoder(items)
         self.sent += sent
         outlet.write(written)
         return sent

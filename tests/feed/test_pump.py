@@ -149,7 +149,7 @@ class Faucet:
 
 
 def items_of(items: Sequence[Item]) -> Chunk:
-    """A wire that changes nothing."""
+    """An encoder that changes nothing."""
     return Chunk(list(items), len(items))
 
 

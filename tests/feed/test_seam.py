@@ -37,7 +37,7 @@ PATTERNS = [["**"], ["a/*"], ["b"], ["a/1", "b"], ["nothing"]]
 
 
 def items_of(items: Sequence[Item]) -> Chunk:
-    """A wire that changes nothing."""
+    """An encoder that changes nothing."""
     return Chunk(items, len(items))
 
 

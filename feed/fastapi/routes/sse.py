@@ -123,7 +123,7 @@ class StreamResponse(Response):
         try:
             if outlet.closed:
                 return
-            subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
+            subscription.flow_into(outlet, outlet.encoder_of(HTTP[self._format]))
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:

@@ -13,7 +13,7 @@ from starlette.types import Message, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feed import FeedError, Invalid, TooLarge
-from feed.batch import Wire
+from feed.batch import Encoder
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.fastapi.auth.grants import Grants
@@ -22,7 +22,7 @@ from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import deny, problem_of, status_of
 from feed.fastapi.http.request import last_event_id, path_parameter, query_of
 from feed.fastapi.logging.requests import stream_ended, streaming
-from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
+from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Encoders, outlet_for
 from feed.fastapi.routes.gate import Gate, peer, principal
 from feed.fastapi.routes.refusals import publish_refused, read_refused
 from feed.history import MAX_LAST
@@ -101,13 +101,15 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         stream_ended(subscription)
 
 
-def _stream(websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None) -> Callable[[], object]:
+def _stream(
+    websocket: WebSocket, subscription: Subscription, encoders: Encoders, send: Send | None
+) -> Callable[[], object]:
     """Let the subscription flow: by the pump if that is possible, else by a task. Gives what stops it."""
     outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
     if outlet is None:
-        return asyncio.create_task(_send(websocket, subscription, wires.messages)).cancel
+        return asyncio.create_task(_send(websocket, subscription, encoders.messages)).cancel
     if not outlet.closed:
-        subscription.flow_into(outlet, outlet.wire(wires))
+        subscription.flow_into(outlet, outlet.encoder_of(encoders))
     return outlet.close
 
 
@@ -115,7 +117,7 @@ def _close(reason: Reason | None) -> Message:
     return {"type": "websocket.close", "code": _CLOSE_CODES.get(reason or "", 1011)}
 
 
-async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire) -> None:
+async def _send(websocket: WebSocket, subscription: Subscription, messages: Encoder) -> None:
     """Everything the subscription hands out; then the close that its end calls for."""
     reason = None
     try:
