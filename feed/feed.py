@@ -371,7 +371,7 @@ class Feed:
         drafts = [value_draft(topic, data, type)]
         return (await self.append(drafts, idempotency_key("", key, drafts) if key is not None else None)).ids[0]
 
-    async def publish_all(self, drafts: Sequence[Draft], *, key: str | None = None) -> list[str]:
+    async def publish_batch(self, drafts: Sequence[Draft], *, key: str | None = None) -> list[str]:
         """Commit several events, made by `draft`, whole or not at all and in this order, and give their ids. Raises
         what `publish` raises."""
         return (await self.append(drafts, None if key is None else idempotency_key("", key, drafts, "batch"))).ids

@@ -46,9 +46,9 @@ class FromThread:
         """`Feed.publish`."""
         return self._do(self._feed.publish(topic, data, type=type, key=key), timeout)
 
-    def publish_all(self, drafts: Sequence[Draft], *, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
-        """`Feed.publish_all`."""
-        return self._do(self._feed.publish_all(drafts, key=key), timeout)
+    def publish_batch(self, drafts: Sequence[Draft], *, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
+        """`Feed.publish_batch`."""
+        return self._do(self._feed.publish_batch(drafts, key=key), timeout)
 
     def drain(self) -> None:
         """`Feed.drain`, from any thread, a signal handler, or the loop itself. New streams are refused at once; those

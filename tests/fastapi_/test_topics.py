@@ -357,7 +357,7 @@ def test_a_value_is_published_and_read_back_in_python() -> None:
             assert (await orders(id=7).publish(feed, order, key="k")).endswith("-1"), "once"
             await created(id=7).publish(feed, order)
             await names().publish(feed, "Ann")
-            await feed.publish_all([orders(id=8).draft(order), draft("orders/9", {"total": "x"})])
+            await feed.publish_batch([orders(id=8).draft(order), draft("orders/9", {"total": "x"})])
             got: list[Any] = []
             async with feed.subscribe("**", after=EARLIEST) as events:
                 while len(got) < 5:

@@ -83,7 +83,7 @@ async def test_nobody_who_reads_a_log_that_does_not_go_on_spins(monkeypatch: pyt
     monkeypatch.setattr("feed.feed.open_log", opened)
     async with Feed("memory:") as feed:
         running = await feed._running()
-        await feed.publish_all([text_draft("a", "x")] * 10)
+        await feed.publish_batch([text_draft("a", "x")] * 10)
         while running.broadcaster.window.position < 10:
             await asyncio.sleep(0)
         running.broadcaster.window.skip_to(10)  # so that the log is read
@@ -139,7 +139,7 @@ async def test_what_is_left_out_in_a_batch_is_read_from_the_log(monkeypatch: pyt
 
     monkeypatch.setattr("feed.feed.open_log", opened)
     async with Feed("memory:") as feed, feed.subscribe("a") as stream:
-        await feed.publish_all([text_draft("a", "x")] * 6)
+        await feed.publish_batch([text_draft("a", "x")] * 6)
         found = []
         async for item in stream:
             assert isinstance(item, Event)
