@@ -7,17 +7,37 @@ import asyncio
 import concurrent.futures
 import contextlib
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import DEFAULT_TYPE, Draft
 
-if TYPE_CHECKING:
-    from feed.feed import Feed
-
 T = TypeVar("T")
 
 TIMEOUT = 30.0
+
+
+class OnLoop(Protocol):
+    """What belongs to an event loop and is used from other threads here: a `Feed`."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """See `Feed.loop`."""
+
+    def check_process(self) -> None:
+        """See `Feed.check_process`."""
+
+    def publish(self, topic: str, data: object, *, type: str, key: str | None) -> Coroutine[Any, Any, str]:
+        """See `Feed.publish`."""
+
+    def publish_batch(self, drafts: Sequence[Draft], *, key: str | None) -> Coroutine[Any, Any, list[str]]:
+        """See `Feed.publish_batch`."""
+
+    def drain(self) -> None:
+        """See `Feed.drain`."""
+
+    def turn_away(self) -> None:
+        """See `Feed.turn_away`."""
 
 
 class FromThread:
@@ -31,7 +51,7 @@ class FromThread:
     (`KeyboardInterrupt`) leaves it open in the same way.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: OnLoop) -> None:
         self._feed = feed
 
     def publish(
