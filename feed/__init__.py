@@ -25,6 +25,7 @@ from feed.history import EARLIEST, HistoryPage
 from feed.log import Retention
 from feed.options import FeedOptions, Limits
 from feed.pattern import select
+from feed.statistics import Statistics
 from feed.subscription import Subscription
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Overloaded",
     "RequestError",
     "Retention",
+    "Statistics",
     "Subscription",
     "TooLarge",
     "Unauthenticated",

@@ -21,21 +21,21 @@ import msgspec
 
 from feed.admission import Admission
 from feed.backoff import Backoff, Reminder
-from feed.broadcaster import Broadcaster, Queues
+from feed.broadcaster import Broadcaster
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, event_size, value_draft
 from feed.from_thread import FromThread
+from feed.histogram import Histogram
 from feed.history import EARLIEST, History, HistoryPage, check_last, newest_window
 from feed.log import Appended, Log, check_log_url, is_shared, open_log, take_over, without_password
-from feed.log.contract import FileBytes, Retained
 from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.options import FeedOptions
 from feed.pattern import Selection, select
 from feed.peer import Peer
 from feed.relay import Relay
 from feed.siblings import check_alone
-from feed.statistics import Delivered, Figures, Histogram, transport_of
-from feed.subscription import Subscription
+from feed.statistics import TRANSPORTS, Counters, Delivered, Statistics, transport_of
+from feed.subscription import Shared, Subscription
 from feed.survey import Subscribers, Survey
 
 logger = logging.getLogger(__name__)
@@ -62,14 +62,15 @@ class Feed:
     the log is one that processes share: that is opened anew, with connections of its own. To close it there does
     nothing to the parent's.
 
-    `log` is the URL as it was given. `figures` is what the feed has counted since it was made.
+    `log` is the URL as it was given. `counters` is what the feed has counted since it was made, and
+    `statistics()` what else it can say of itself.
     """
 
     def __init__(self, log: str, options: FeedOptions = FeedOptions()) -> None:  # noqa: B008  immutable
         self.options = options
         self.draining = False
         self._drained_at = 0.0  # by the monotonic clock: when its readers are back, here or elsewhere
-        self.figures = Figures()
+        self.counters = Counters()
         self.log = log
         self.from_thread = FromThread(self)
         self._past_reconnects = 0  # while it was open before
@@ -170,7 +171,7 @@ class Feed:
             while True:
                 try:
                     left = None if self._left is None else await take_over(self._left)
-                    running = await _Running.start(self.log, self.options, self.figures, left)
+                    running = await _Running.start(self.log, self.options, self.counters, left)
                 except FeedUnavailable as error:
                     tried.set()
                     if reminder.is_due(str(error)):
@@ -270,92 +271,47 @@ class Feed:
                 "that they share (redis:)"
             )
 
-    @property
-    def subscribers(self) -> int:
-        """How many streams are open."""
-        running = self._running_now()
-        return 0 if running is None else len(running.broadcaster)
+    def statistics(self) -> Statistics:
+        """What the feed holds and has done, at this moment: see `Statistics`.
 
-    @property
-    def subscribers_by_transport(self) -> dict[str, int]:
-        """The same, each transport by itself. This looks at each of them, as do the next two."""
+        It looks at each stream that is open, some milliseconds for 15,000, and at the log's files. It is for whoever
+        asks now and then, not for each event or request.
+        """
         running = self._running_now()
-        found = dict.fromkeys(self.figures.subscribed, 0)
-        for subscription in () if running is None else running.broadcaster:
-            found[transport_of(subscription.peer.transport)] += 1
-        return found
-
-    @property
-    def delivered(self) -> dict[str, Delivered]:
-        """How many events, and bytes of body, were handed to connections since the feed was made, by transport; and as
-        pages of history. A long poll counts as the page that it is answered with."""
-        running = self._running_now()
-        found = {name: Delivered(past.events, past.bytes) for name, past in self.figures.delivered.items()}
-        for subscription in () if running is None else running.broadcaster:
-            found[transport_of(subscription.peer.transport)].add(subscription.events, subscription.sent)
-        del found["poll"]
-        return found
-
-    @property
-    def queues(self) -> Queues:
-        """What waits in the queues of the streams that are open, and how many of those are behind. This looks at each
-        of them: 15,000 take a millisecond."""
-        running = self._running_now()
-        return Queues(0, 0, 0) if running is None else running.broadcaster.queues
-
-    @property
-    def retained(self) -> Retained | None:
-        """How much the log holds, as far as it is known here; None while the log is not open."""
-        running = self._running_now()
-        return None if running is None else running.log.retained
-
-    @property
-    def oldest_time(self) -> int | None:
-        """When the log's oldest event was committed, in milliseconds since 1970, as far as it is known here; None if
-        there is none, and while the log is not open."""
-        running = self._running_now()
-        return None if running is None else running.log.oldest_time
-
-    @property
-    def commits(self) -> Histogram:
-        """How long the log's commits took, in seconds, since the feed was made."""
+        streams = () if running is None else tuple(running.broadcaster)
+        by_transport = dict.fromkeys(TRANSPORTS, 0)
+        delivered = {name: Delivered(past.events, past.bytes) for name, past in self.counters.delivered.items()}
+        for stream in streams:
+            transport = transport_of(stream.peer.transport)
+            by_transport[transport] += 1
+            delivered[transport].add(stream.events, stream.sent)
+        del delivered["poll"]  # a long poll counts as the page that it is answered with
         commits = Histogram()
         commits.add(self._past_commits)
-        if (running := self._running_now()) is not None:
-            commits.add(running.log.commits)
-        return commits
-
-    @property
-    def file_bytes(self) -> FileBytes | None:
-        """How large the log's files are, 0 for a log without them; None while it is not open. Looks at the disk."""
-        running = self._running_now()
-        return None if running is None else running.log.file_bytes
-
-    @property
-    def position(self) -> int:
-        """The seq of the log's newest event, as far as it is known here; 0 before the first one, and while the log is
-        not open."""
-        running = self._running_now()
-        return 0 if running is None else running.log.position
-
-    @property
-    def lag(self) -> int:
-        """How many events are known to be in the log, and not passed on to the subscriptions here yet."""
-        running = self._running_now()
-        return 0 if running is None else max(0, running.log.position - running.broadcaster.window.position)
-
-    @property
-    def reconnects(self) -> int:
-        """How often the log's follower has lost its server and found it again, since the feed was made."""
-        running = self._running_now()
-        return self._past_reconnects + (0 if running is None else running.log.reconnects)
+        if running is None:
+            return Statistics(by_transport, delivered, commits, self._past_reconnects)
+        log = running.log
+        commits.add(log.commits)
+        return Statistics(
+            by_transport,
+            delivered,
+            commits,
+            self._past_reconnects + log.reconnects,
+            subscribers=len(streams),
+            queues=running.broadcaster.queues,
+            position=log.position,
+            lag=running.lag,
+            retained=log.retained,
+            oldest_time=log.oldest_time,
+            file_bytes=log.file_bytes,
+        )
 
     async def check(self) -> None:
         """Raises `FeedUnavailable` if the log does not answer, or what it holds is not passed on. Whether there is room
         for an event, publishing tells."""
         running = await self._running()
         await running.log.check()
-        if running.relay.fails and self.lag:
+        if running.relay.fails and running.lag:
             raise FeedUnavailable("events are not passed on now")
 
     # Publishing.
@@ -391,13 +347,13 @@ class Feed:
         if running.broadcaster.pump.busy:
             await self._wait_for_readers(running, drafts)
         appended = await running.log.append(drafts, key)
-        figures = self.figures
+        counters = self.counters
         if appended.repeated:
-            figures.publishes["repeated"] += 1
+            counters.publishes["repeated"] += 1
         else:
-            figures.publishes["created"] += 1
-            figures.published += appended.count
-            figures.published_bytes += size
+            counters.publishes["created"] += 1
+            counters.published += appended.count
+            counters.published_bytes += size
         return appended
 
     async def _wait_for_readers(self, running: _Running, drafts: Sequence[Draft]) -> None:
@@ -462,24 +418,11 @@ class Feed:
         replay = cursor is not None
         if cursor is None:
             cursor = max(log.position, window.position)
-        broadcaster = running.broadcaster
-        limits = self.options.limits
         resumed = after if gap is None and after != EARLIEST else None
-        subscription = Subscription(
-            log,
-            window,
-            broadcaster.pump,
-            selection,
-            limits,
-            peer,
-            running.history.replays,
-            cursor=cursor,
-            replay=replay,
-            resumed=resumed,
-        )
+        subscription = Subscription(running.shared, selection, peer, cursor=cursor, replay=replay, resumed=resumed)
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
-        broadcaster.register(subscription)
+        running.broadcaster.register(subscription)
         return subscription
 
     def _check_room(self, running: _Running, peer: Peer) -> None:
@@ -495,9 +438,9 @@ class Feed:
         if subscription.ended is None:
             broken = subscription.closed and subscription.reason is None
             subscription.ended = "error" if broken else subscription.reason or "client"
-            figures, transport = self.figures, transport_of(subscription.peer.transport)
-            figures.ended[subscription.ended] += 1
-            figures.delivered[transport].add(subscription.events, subscription.sent)
+            counters, transport = self.counters, transport_of(subscription.peer.transport)
+            counters.ended[subscription.ended] += 1
+            counters.delivered[transport].add(subscription.events, subscription.sent)
         subscription.close()
         if (running := self._running_now()) is not None:
             running.broadcaster.unregister(subscription)
@@ -548,7 +491,9 @@ class _Running:
         self.log = log
         self.broadcaster = broadcaster
         self.survey = Survey(options.node, log, broadcaster)
-        self.history = History(log, broadcaster, asyncio.Semaphore(options.max_replays))
+        replays = asyncio.Semaphore(options.max_replays)
+        self.shared = Shared(log, broadcaster.window, broadcaster.pump, replays, options.limits)
+        self.history = History(log, broadcaster, replays)
         self.relay = Relay(log, broadcaster, options.limits)
         log.answer_others(self.survey.answer)
         self._tasks = [
@@ -557,17 +502,22 @@ class _Running:
         ]
 
     @classmethod
-    async def start(cls, url: str, options: FeedOptions, figures: Figures, left: Log | None) -> _Running:
+    async def start(cls, url: str, options: FeedOptions, counters: Counters, left: Log | None) -> _Running:
         """Open the log, or go on with the one that is `left`."""
         options = msgspec.structs.replace(options, node=options.node or f"{socket.gethostname()}:{os.getpid()}")
         if not is_shared(check_log_url(url)):
             await check_alone(url.partition(":")[0])
         log = left or await open_log(url, options.retention, options.node)
         try:
-            return cls(log, Broadcaster(await newest_window(log, options), figures), options)
+            return cls(log, Broadcaster(await newest_window(log, options), counters), options)
         except BaseException:
             await log.close()
             raise
+
+    @property
+    def lag(self) -> int:
+        """How many events are known to be in the log, and not passed on to the subscriptions here yet."""
+        return max(0, self.log.position - self.broadcaster.window.position)
 
     async def stop(self) -> None:
         for task in self._tasks:

@@ -42,9 +42,9 @@ class History:
     """The past of a feed that is open, read in turn by all who ask for it."""
 
     def __init__(self, log: Log, broadcaster: Broadcaster, replays: asyncio.Semaphore) -> None:
-        self.log = log
-        self.broadcaster = broadcaster
-        self.replays = replays
+        self._log = log
+        self._broadcaster = broadcaster
+        self._replays = replays
         self._looking_back = 0
 
     async def page(
@@ -58,7 +58,7 @@ class History:
         since: int | None,
     ) -> HistoryPage:
         """See `Feed.history`."""
-        log = self.log
+        log = self._log
         check_last(last)
         with self.looking_back(), self.without_loss():
             if before is not None:
@@ -69,7 +69,7 @@ class History:
             elif last is not None:
                 cursor = await self.before_last(selection, last)
             elif since is not None:
-                async with self.replays:
+                async with self._replays:
                     cursor = await log.before_time(since)
             else:
                 cursor = log.oldest - 1
@@ -92,28 +92,28 @@ class History:
     def without_loss(self) -> Iterator[None]:
         """Raises `FeedUnavailable` at its end if the log has lost events meanwhile: a position found before that does
         not mean now what it meant."""
-        losses = self.broadcaster.losses
+        losses = self._broadcaster.losses
         yield
-        if self.broadcaster.losses != losses:
+        if self._broadcaster.losses != losses:
             raise FeedUnavailable("the log has changed meanwhile")
 
     async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
         """The position to go on from for somebody who asks for what comes after the id `after`, and why it is not
         just that, if it is not."""
         if after == EARLIEST:
-            return self.log.oldest - 1, None
-        position = await self.log.locate(after)
+            return self._log.oldest - 1, None
+        position = await self._log.locate(after)
         if position is None:
-            return self.log.oldest - 1, "unknown"
-        if position + 1 < self.log.oldest:
-            return self.log.oldest - 1, "expired"
+            return self._log.oldest - 1, "unknown"
+        if position + 1 < self._log.oldest:
+            return self._log.oldest - 1, "expired"
         return position, None
 
     async def before_last(self, selection: Selection, count: int) -> int:
         """The position after which the newest `count` wanted events are, or all that are retained if there are
         fewer."""
-        position, before = self.log.position, self.log.position + 1
-        while before > self.log.oldest:
+        position, before = self._log.position, self._log.position + 1
+        while before > self._log.oldest:
             page = await self._page_backward(before, selection, count)
             count -= len(page.events)
             if page.events:
@@ -125,30 +125,30 @@ class History:
 
     async def _page(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """`Log.read`, from memory where it reaches, in its turn."""
-        async with self.replays:
-            window = self.broadcaster.window
-            window.drop_before(self.log.oldest)
+        async with self._replays:
+            window = self._broadcaster.window
+            window.drop_before(self._log.oldest)
             page = window.page(after, selection, limit)
             if page is None or page.end == after or page.end > until:
-                return await read_on(self.log, after, until, selection, limit)
+                return await read_on(self._log, after, until, selection, limit)
             await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
             return page
 
     async def _page_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """`Log.read_backward`, from memory where it reaches, in its turn."""
-        async with self.replays:
-            window = self.broadcaster.window
-            window.drop_before(self.log.oldest)
+        async with self._replays:
+            window = self._broadcaster.window
+            window.drop_before(self._log.oldest)
             page = window.page_backward(before, selection, limit)
             if page is None:
-                return await read_back(self.log, before, selection, limit)
+                return await read_back(self._log, before, selection, limit)
             await asyncio.sleep(0)
             return page
 
     async def _page_after(
         self, selection: Selection, cursor: int, limit: int, gap: Gap | None, losses: Sequence[Loss]
     ) -> HistoryPage:
-        log, until = self.log, self.log.position
+        log, until = self._log, self._log.position
         if losses and cursor >= losses[0].position:
             gap = control.gap(losses[0].before, losses[0].after, "unknown")
             losses = losses[1:]
@@ -171,7 +171,7 @@ class History:
         return self._counted(HistoryPage(events, next_id, gap))
 
     async def _page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:
-        log, gap = self.log, None
+        log, gap = self._log, None
         position = await log.locate(before)
         if position is None:
             position = log.position + 1
@@ -193,7 +193,7 @@ class History:
 
     def _counted(self, page: HistoryPage) -> HistoryPage:
         if page.gap is not None:
-            self.broadcaster.figures.gaps[page.gap.reason] += 1
+            self._broadcaster.counters.gaps[page.gap.reason] += 1
         return page
 
 

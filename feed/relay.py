@@ -25,36 +25,36 @@ class Relay:
     """From a log to the broadcaster. `fails` says that what the log commits is not passed on now."""
 
     def __init__(self, log: Log, broadcaster: Broadcaster, limits: Limits) -> None:
-        self.log = log
-        self.broadcaster = broadcaster
+        self._log = log
+        self._broadcaster = broadcaster
         self.fails = False
         self._limits = limits
 
     async def follow(self) -> None:
         """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks
         well and is silent."""
-        window = self.broadcaster.window
+        window = self._broadcaster.window
         backoff = Backoff()
         while True:
             try:
-                async for batch in self.log.follow(window.position):
+                async for batch in self._log.follow(window.position):
                     await self._pass_on(batch)
                     self.fails = False
                     backoff.reset()
             except LogLost as lost:
                 logger.error("the log has lost events: %s; all subscribers are told", lost)
-                self.broadcaster.lose(lost)
+                self._broadcaster.lose(lost)
                 continue
             except Exception:
                 self.fails = True
                 logger.exception("the relay stopped at %d; it goes on from there", window.position)
-                self.broadcaster.distrust()
+                self._broadcaster.distrust()
             await asyncio.sleep(backoff.next())
 
     async def _pass_on(self, batch: Sequence[Event]) -> None:
         """In portions: a fan-out to thousands must not hold up publishes and other streams, and one portion has to fit
         into a queue."""
-        broadcaster, pump, limits = self.broadcaster, self.broadcaster.pump, self._limits
+        broadcaster, pump, limits = self._broadcaster, self._broadcaster.pump, self._limits
         for portion in _portions(batch, limits):
             if portion[0].seq > broadcaster.window.position + 1:
                 broadcaster.skip_to(portion[0].seq - 1)
@@ -73,7 +73,7 @@ class Relay:
         while True:
             await asyncio.sleep(_BEAT)
             today = time.time()
-            for count, subscription in enumerate(list(self.broadcaster), 1):
+            for count, subscription in enumerate(list(self._broadcaster), 1):
                 try:
                     if subscription.peer.expires <= today:
                         subscription.end("token-expired")

@@ -41,6 +41,16 @@ _READ_AGAIN = (0.5, 1.5)  # seconds until a log that could not be read is tried 
 _WAKE = Heartbeat("")  # in the queue of a reader that may be waiting there, and has to look again; never handed out
 
 
+class Shared(NamedTuple):
+    """What all subscriptions of a feed have in common. `replays` is whose turn it is to read the log."""
+
+    log: Log
+    window: Window
+    pump: Pump
+    replays: asyncio.Semaphore
+    limits: Limits
+
+
 class _Loss(NamedTuple):
     """What a reader is to be told when its cursor comes to `stop`: that events after the id `requested` are gone."""
 
@@ -129,24 +139,20 @@ class Subscription:
 
     def __init__(
         self,
-        log: Log,
-        window: Window,
-        pump: Pump,
+        shared: Shared,
         selection: Selection,
-        limits: Limits,
         peer: Peer,
-        replays: asyncio.Semaphore,
         *,
         cursor: int,
         replay: bool,
         resumed: str | None,
     ) -> None:
+        log, limits = shared.log, shared.limits
         self.id = secrets.token_hex(8)
         self.selection = selection
         self.peer = peer
-        self._replays = replays  # whose turn it is to read the log
         self.cursor = cursor  # all up to here was handed out, or was not wanted
-        self.behind = cursor < window.position or replay
+        self.behind = cursor < shared.window.position or replay
         self.since = time.time_ns() // 1_000_000
         self.sent = 0  # bytes of the stream's body that were handed to the connection
         self.events = 0  # that were handed out
@@ -154,10 +160,12 @@ class Subscription:
         self.reason: Reason | None = None  # why the server ends it, once it does
         self.ended: Ending | None = None  # why it has ended, once `Feed.detach` knows
         self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
+        # Each in a slot of its own: `offer` and `flush` look at them for each event and reader.
         self._log = log
-        self._window = window
-        self._pump = pump
+        self._window = shared.window
+        self._pump = shared.pump
         self._limits = limits
+        self._replays = shared.replays
         self._queued_events = 0
         self._queued_bytes = 0
         self._replayed: int | None = 0 if replay else None
@@ -204,7 +212,7 @@ class Subscription:
         events = self._queued_events + batch.count
         size = self._queued_bytes + batch.size
         if (events > limits.queue_events or size > limits.queue_bytes) and not self.queue.empty():
-            self._pump.figures.overflows += 1
+            self._pump.counters.overflows += 1
             self.fall_behind()
             return
         self._queued_events = events
@@ -478,12 +486,12 @@ class Subscription:
         """The replay is over, if there was one: how many events it was."""
         replayed, self._replayed = self._replayed, None
         if replayed is not None and not self._is_poll:
-            self._pump.figures.replays["log" if self._from_log else "window"].observe(replayed)
+            self._pump.counters.replays["log" if self._from_log else "window"].observe(replayed)
         return replayed
 
     def _note_gap(self, reason: Literal["expired", "unknown"]) -> None:
         if not self._is_poll:
-            self._pump.figures.gaps[reason] += 1
+            self._pump.counters.gaps[reason] += 1
 
     @property
     def _is_poll(self) -> bool:

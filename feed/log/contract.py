@@ -22,10 +22,10 @@ from typing import Protocol
 import msgspec
 
 from feed.event import Draft, Event
+from feed.histogram import Histogram
 from feed.log.epochs import Epochs
 from feed.log.idempotency import IdempotencyKey
 from feed.pattern import Selection
-from feed.statistics import Histogram
 
 PAGE_BYTES = 1 << 20
 """A page ends at the event that goes beyond this (see `Event.size`): so no page is larger than this and one event."""

@@ -10,6 +10,7 @@ import msgspec
 
 from feed.errors import Invalid
 from feed.event import Draft, Event
+from feed.histogram import Histogram
 from feed.log.clock import Clock, now
 from feed.log.contract import (
     Answers,
@@ -25,7 +26,6 @@ from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.tail import Tails
 from feed.log.window import Window
 from feed.pattern import Selection
-from feed.statistics import Histogram
 
 _RETAIN_BYTES = 256 << 20
 

@@ -149,7 +149,7 @@ async def besieged(serve: Serve, log: str) -> Siege:
 
 async def filled(feed: Feed, count: int) -> None:
     await feed.append([text_draft(f"t/{number}", "x") for number in range(count)])
-    await until(lambda: feed.lag == 0)
+    await until(lambda: feed.statistics().lag == 0)
 
 
 async def test_no_more_pages_are_read_at_once_than_may_be_and_all_are_served_in_turn(

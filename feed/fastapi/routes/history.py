@@ -38,7 +38,7 @@ async def history_page(feed: Feed, request: Request, selection: Selection, query
         await _something(feed, request, selection, page.next, wait, peer(request, "poll", grants))
         page = await feed.history(selection, limit=limit, after=page.next)
     document = _document(page)
-    feed.figures.delivered["history"].add(len(page.events), len(document))
+    feed.counters.delivered["history"].add(len(page.events), len(document))
     response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
     response.raw_headers += SAFE
     return response

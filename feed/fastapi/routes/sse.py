@@ -90,7 +90,7 @@ class StreamResponse(Response):
                 raise self._refused
             subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
         except FeedUnavailable as error:
-            read_refused(self._feed.figures, error)
+            read_refused(self._feed.counters, error)
             if self._format == "line":
                 problem = problem_of(error)
                 # What was added for the page that asks.

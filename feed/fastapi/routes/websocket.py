@@ -77,11 +77,11 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
             peer=peer(websocket, "websocket", grants),
         )
     except FeedError as error:
-        read_refused(feed.figures, error)
+        read_refused(feed.counters, error)
         await deny(websocket, problem_of(error))
         return
     except Exception as error:  # the application around the feed answers
-        read_refused(feed.figures, error)
+        read_refused(feed.counters, error)
         raise
     streaming(websocket.scope)
     try:
@@ -148,7 +148,7 @@ async def _receive(
         if text is None:
             return 1003
         if len(text) > max_message(gate.feed.options.max_data):
-            publish_refused(gate.feed.figures, TooLarge("data", gate.feed.options.max_data))
+            publish_refused(gate.feed.counters, TooLarge("data", gate.feed.options.max_data))
             return 1009
         try:
             answer = await _publish(gate, grants, websocket, text, topic)
@@ -181,7 +181,7 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
         gate.topics.check(draft)
         appended = await gate.feed.append([draft], key)
     except Exception as error:
-        publish_refused(gate.feed.figures, error)
+        publish_refused(gate.feed.counters, error)
         if not isinstance(error, FeedError) or isinstance(error, TooLarge):
             raise
         ref = ref or _ref(text)  # whoever is refused wants to know for what

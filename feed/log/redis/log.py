@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
+from feed.histogram import Histogram
 from feed.log.contract import Answers, Appended, FileBytes, Loss, Page, Retained, Retention
 from feed.log.epochs import is_id
 from feed.log.idempotency import IdempotencyKey
@@ -19,7 +20,6 @@ from feed.log.redis.reader import Reader
 from feed.log.redis.state import State
 from feed.log.redis.writer import Writer
 from feed.pattern import Selection
-from feed.statistics import Histogram
 
 logger = logging.getLogger(__name__)
 

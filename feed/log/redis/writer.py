@@ -14,6 +14,7 @@ import msgspec
 
 from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid
 from feed.event import Draft
+from feed.histogram import Histogram
 from feed.log.backlog import CommitBacklog
 from feed.log.contract import Appended
 from feed.log.epochs import new_epoch
@@ -21,7 +22,6 @@ from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.redis.entries import pack_batches
 from feed.log.redis.link import Link, Script
 from feed.log.redis.state import State
-from feed.statistics import Histogram
 
 logger = logging.getLogger(__name__)
 

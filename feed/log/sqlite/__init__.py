@@ -22,6 +22,7 @@ from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
+from feed.histogram import Histogram
 from feed.log.backlog import CommitBacklog
 from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention
 from feed.log.idempotency import IdempotencyKey
@@ -30,7 +31,6 @@ from feed.log.sqlite.reader import Readers
 from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
 from feed.log.tail import Tails
 from feed.pattern import Selection
-from feed.statistics import Histogram
 
 _LOOK_SECONDS = 1.0  # that a page waits for the writer
 _ENOUGH = 32  # requests for one commit: the writer is woken although more may come

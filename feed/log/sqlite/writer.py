@@ -18,6 +18,7 @@ import msgspec
 
 from feed.errors import FeedUnavailable, Invalid
 from feed.event import Draft, Event, event_size
+from feed.histogram import Histogram
 from feed.log.clock import Clock, now
 from feed.log.contract import Appended, FileBytes, Retained, Retention
 from feed.log.epochs import Epochs
@@ -27,7 +28,6 @@ from feed.log.sqlite.file import Content
 from feed.log.sqlite.holes import Holes
 from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable, words_for
 from feed.log.sqlite.watch import Known, Watch
-from feed.statistics import Histogram
 
 READERS = 2
 """Threads that read: few at once, so that a storm of replays does not starve everything else."""
