@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -24,6 +23,7 @@ from feed.batch import Batch, Encoder, Item
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
+from feed.log import clock
 from feed.log.contract import Log, LogLost, Page
 from feed.log.paging import read_on
 from feed.log.window import Window
@@ -153,7 +153,7 @@ class Subscription:
         self.peer = peer
         self.cursor = cursor  # all up to here was handed out, or was not wanted
         self.behind = cursor < shared.window.position or replay
-        self.since = time.time_ns() // 1_000_000
+        self.since = clock.now()
         self.sent = 0  # bytes of the stream's body that were handed to the connection
         self.events = 0  # that were handed out
         self.closed = False

@@ -5,15 +5,17 @@ deleted them, put an older copy in the log's place, or a byte of them is broken.
 whoever reads on sees each hole between two pages, and can tell its reader of it.
 
 Whoever reads in a loop does it by `read_on` and `read_back`: a log that did not go on would keep that loop turning.
+What a page takes of events that are in memory, `Scan` finds.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 
 from feed.event import Event
-from feed.log.contract import Log, Page
+from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, Log, Page
 from feed.pattern import Selection
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,42 @@ async def read_back(log: Log, before: int, selection: Selection, limit: int) -> 
         return page
     logger.error("the log does not go back before %d: what is there down to %d is passed over", before, start)
     return Page([], start, start)
+
+
+class Scan:
+    """A page while it is made, in the event loop: the `wanted` ones of the events it is given, until they are `limit`
+    or a page's bytes. `looked` is at how many it has looked, wanted or not.
+
+    SQLite's reader has a loop of its own: it looks at topics and types in a thread, before it reads an event.
+    """
+
+    __slots__ = ("_limit", "_selection", "_size", "looked", "wanted")
+
+    def __init__(self, selection: Selection, limit: int) -> None:
+        self.wanted: list[Event] = []
+        self.looked = 0
+        self._selection = selection
+        self._limit = limit
+        self._size = 0
+
+    def look_at(self, events: Iterator[Event]) -> bool:
+        """Look at events until the page is full, they end, or `PAGE_SECONDS` are over. Whether it is the last: then
+        they may be looked at further."""
+        wants, wanted, limit, size = self._selection.wants, self.wanted, self._limit, self._size
+        looked, is_late = self.looked, False
+        until = time.perf_counter() + PAGE_SECONDS
+        for event in events:
+            looked += 1
+            if wants(event.topic, event.type):
+                wanted.append(event)
+                size += event.size
+                if len(wanted) == limit or size > PAGE_BYTES:
+                    break
+            if looked % LOOK_AT_CLOCK == 0 and time.perf_counter() > until:
+                is_late = True
+                break
+        self.looked, self._size = looked, size
+        return is_late
 
 
 def leading_run(events: Sequence[Event]) -> Sequence[Event]:

@@ -240,7 +240,7 @@ def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:
 
 
 def test_pages_that_end_early_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feed.log.window.PAGE_SECONDS", -1.0)
+    monkeypatch.setattr("feed.log.paging.PAGE_SECONDS", -1.0)
     window = Window(0, max_events=1_000, max_bytes=1 << 30)
     window.extend(Event("e", seq, "a" if seq % 7 else "b", "message", "x", False, seq) for seq in range(1, 1_001))
     for selection in (EVERYTHING, select(["b"])):

@@ -28,7 +28,7 @@ from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, P
 from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
-from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
+from feed.log.sqlite.writer import Check, Outcome, Request, Writer
 from feed.log.tail import Tails
 from feed.pattern import Selection
 
@@ -110,10 +110,9 @@ class SQLiteLog:
         """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        size = self._backlog.add(drafts)
-        future: asyncio.Future[Appended] = self._loop.create_future()
-        self._request(Append(drafts, key, size, future))
-        return await future
+        append = self._backlog.add(drafts, key)
+        self._request(append)
+        return await append.future
 
     def _request(self, request: Request) -> None:
         """Leave it to the writer, which is woken once for all that comes together."""
@@ -138,7 +137,7 @@ class SQLiteLog:
             self._tails.push(events)
         for request, outcome in outcomes:
             future = request.future
-            self._backlog.remove(request.drafts, request.bytes)
+            self._backlog.remove(request)
             if future.done():
                 continue
             if isinstance(outcome, BaseException):
