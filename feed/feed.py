@@ -12,35 +12,28 @@ import contextlib
 import logging
 import math
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 
-import msgspec
-
 from feed.admission import Admission
 from feed.backoff import Backoff, Reminder
-from feed.broadcaster import Broadcaster
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, event_size, value_draft
 from feed.from_thread import FromThread
 from feed.histogram import Histogram
-from feed.history import EARLIEST, History, HistoryPage, check_last, newest_window
-from feed.log import Appended, Log, check_log_url, is_shared, open_log, take_over, without_password
+from feed.history import EARLIEST, HistoryPage, check_last
+from feed.log import Appended, Log, is_shared, take_over, without_password
 from feed.log.idempotency import IdempotencyKey, idempotency_key
-from feed.options import FeedOptions
+from feed.options import MAX_BATCH, FeedOptions
 from feed.pattern import Selection, select
 from feed.peer import Peer
-from feed.relay import Relay
-from feed.siblings import check_alone
+from feed.running import Running
 from feed.statistics import TRANSPORTS, Counters, Delivered, Statistics, transport_of
-from feed.subscription import Shared, Subscription
-from feed.survey import Subscribers, Survey
+from feed.subscription import Subscription
+from feed.survey import Subscribers
 
 logger = logging.getLogger(__name__)
-
-MAX_BATCH = 10_000
 
 _MAX_HELD_BYTES = 64 << 20  # of publishes that wait until others have been passed on
 _ENTER = 50  # subscriptions that begin in one turn of the event loop
@@ -86,7 +79,7 @@ class Feed:
         self._holders = 0
         self._held_bytes = 0
         self._entrance = Admission(_ENTER)
-        self._start: asyncio.Task[_Running] | None = None
+        self._start: asyncio.Task[Running] | None = None
         self._tried = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
 
@@ -103,7 +96,7 @@ class Feed:
                 "Feed of this loop's own, or close it there first. In tests, all requests of a TestClient share one "
                 "loop only within `with TestClient(app) as client:`"
             )
-        elif (left := self._running_now()) is not None:
+        elif (left := self.running) is not None:
             self._count_past(left.log)
             self._left = left.log
         self.draining = self.draining and self._loop is None
@@ -145,8 +138,8 @@ class Feed:
         if self._holders <= 0:
             await self.close()
 
-    async def _opened(self) -> _Running:
-        if (running := self._running_now()) is not None:
+    async def _opened(self) -> Running:
+        if (running := self.running) is not None:
             return running
         if self._start is None:
             self._tried = asyncio.Event()
@@ -162,7 +155,7 @@ class Feed:
                 self._start = None  # the next use tries again
             raise
 
-    async def _begin(self, tried: asyncio.Event) -> _Running:
+    async def _begin(self, tried: asyncio.Event) -> Running:
         """Open the log. If its server is not there yet say so by `tried`, and in the log once a minute, and go on
         trying."""
         backoff, reminder = Backoff(), Reminder()
@@ -171,7 +164,7 @@ class Feed:
             while True:
                 try:
                     left = None if self._left is None else await take_over(self._left)
-                    running = await _Running.start(self.log, self.options, self.counters, left)
+                    running = await Running.start(self.log, self.options, self.counters, left)
                 except FeedUnavailable as error:
                     tried.set()
                     if reminder.is_due(str(error)):
@@ -185,7 +178,7 @@ class Feed:
         finally:
             tried.set()
 
-    async def _running(self) -> _Running:
+    async def _ready(self) -> Running:
         """The opened log and all that runs on it. Raises `FeedUnavailable`, and `RuntimeError` in another loop than the
         feed's."""
         self._settle()
@@ -198,7 +191,10 @@ class Feed:
             logger.error("%s", error)
             raise FeedUnavailable("the log cannot be opened", 30) from error
 
-    def _running_now(self) -> _Running | None:
+    @property
+    def running(self) -> Running | None:
+        """What runs while the feed is open; None while it is not. It is for tests and for what belongs to the feed,
+        not for applications: it may change with any version."""
         start = self._start
         if start is None or not start.done() or start.cancelled() or start.exception() is not None:
             return None
@@ -214,7 +210,7 @@ class Feed:
         does no harm. From other threads and in signal handlers: `from_thread.drain`.
         """
         self.turn_away()
-        if (running := self._running_now()) is not None and self._loop is not None and not self._loop.is_closed():
+        if (running := self.running) is not None and self._loop is not None and not self._loop.is_closed():
             running.broadcaster.drain(self.options.limits)
 
     def turn_away(self) -> None:
@@ -277,7 +273,7 @@ class Feed:
         It looks at each stream that is open, some milliseconds for 15,000, and at the log's files. It is for whoever
         asks now and then, not for each event or request.
         """
-        running = self._running_now()
+        running = self.running
         streams = () if running is None else tuple(running.broadcaster)
         by_transport = dict.fromkeys(TRANSPORTS, 0)
         delivered = {name: Delivered(past.events, past.bytes) for name, past in self.counters.delivered.items()}
@@ -309,7 +305,7 @@ class Feed:
     async def check(self) -> None:
         """Raises `FeedUnavailable` if the log does not answer, or what it holds is not passed on. Whether there is room
         for an event, publishing tells."""
-        running = await self._running()
+        running = await self._ready()
         await running.log.check()
         if running.relay.fails and running.lag:
             raise FeedUnavailable("events are not passed on now")
@@ -343,7 +339,7 @@ class Feed:
             if draft.data_bytes > self.options.max_data:
                 raise TooLarge("data", self.options.max_data)
             size += draft.data_bytes
-        running = await self._running()
+        running = await self._ready()
         if running.broadcaster.pump.busy:
             await self._wait_for_readers(running, drafts)
         appended = await running.log.append(drafts, key)
@@ -356,7 +352,7 @@ class Feed:
             counters.published_bytes += size
         return appended
 
-    async def _wait_for_readers(self, running: _Running, drafts: Sequence[Draft]) -> None:
+    async def _wait_for_readers(self, running: Running, drafts: Sequence[Draft]) -> None:
         size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
         if self._held_bytes and self._held_bytes + size > _MAX_HELD_BYTES:
             raise Overloaded("more is being published than can be passed on to the subscribers")
@@ -399,7 +395,7 @@ class Feed:
         """What `subscribe` does at the beginning of its block, for callers whose stream is not a block of code."""
         self._settle()
         await self._entrance.enter()
-        running = await self._running()
+        running = await self._ready()
         log, window, history = running.log, running.broadcaster.window, running.history
         cursor, gap = None, None
         check_last(last)
@@ -425,7 +421,7 @@ class Feed:
         running.broadcaster.register(subscription)
         return subscription
 
-    def _check_room(self, running: _Running, peer: Peer) -> None:
+    def _check_room(self, running: Running, peer: Peer) -> None:
         broadcaster, options = running.broadcaster, self.options
         if options.max_subscribers is not None and len(broadcaster) >= options.max_subscribers:
             raise FeedUnavailable("this server holds as many subscribers as it may")
@@ -442,21 +438,21 @@ class Feed:
             counters.ended[subscription.ended] += 1
             counters.delivered[transport].add(subscription.events, subscription.sent)
         subscription.close()
-        if (running := self._running_now()) is not None:
+        if (running := self.running) is not None:
             running.broadcaster.unregister(subscription)
 
     # Looking around.
 
     async def subscribers_everywhere(self, *, after: str = "", limit: int = 100) -> Subscribers:
         """Who listens now, on all nodes: the first `limit` whose id comes after `after`. Raises `FeedUnavailable`."""
-        return await (await self._running()).survey.subscribers(after, limit)
+        return await (await self._ready()).survey.subscribers(after, limit)
 
     async def kick(self, id: str) -> bool:
         """End a subscription, on whichever node it is. Whether there was one; it may come back.
 
         Raises `FeedUnavailable` if nobody had it, and some node did not answer.
         """
-        ended, silent = await (await self._running()).survey.end(id)
+        ended, silent = await (await self._ready()).survey.end(id)
         if not ended and silent:
             raise FeedUnavailable(f"these nodes did not answer: {', '.join(silent)}")
         return ended
@@ -480,52 +476,8 @@ class Feed:
         A page may be shorter than `limit` although there is more: it ends at 1 MiB. Raises `FeedUnavailable`, also
         when too many ask at once.
         """
-        running = await self._running()
+        running = await self._ready()
         return await running.history.page(selection, limit, after=after, before=before, last=last, since=since)
-
-
-class _Running:
-    """A feed that is open: its log, its broadcaster, and what runs between them."""
-
-    def __init__(self, log: Log, broadcaster: Broadcaster, options: FeedOptions) -> None:
-        self.log = log
-        self.broadcaster = broadcaster
-        self.survey = Survey(options.node, log, broadcaster)
-        replays = asyncio.Semaphore(options.max_replays)
-        self.shared = Shared(log, broadcaster.window, broadcaster.pump, replays, options.limits)
-        self.history = History(log, broadcaster, replays)
-        self.relay = Relay(log, broadcaster, options.limits)
-        log.answer_others(self.survey.answer)
-        self._tasks = [
-            asyncio.create_task(self.relay.follow(), name="feed-relay"),
-            asyncio.create_task(self.relay.beat(), name="feed-beat"),
-        ]
-
-    @classmethod
-    async def start(cls, url: str, options: FeedOptions, counters: Counters, left: Log | None) -> _Running:
-        """Open the log, or go on with the one that is `left`."""
-        options = msgspec.structs.replace(options, node=options.node or f"{socket.gethostname()}:{os.getpid()}")
-        if not is_shared(check_log_url(url)):
-            await check_alone(url.partition(":")[0])
-        log = left or await open_log(url, options.retention, options.node)
-        try:
-            return cls(log, Broadcaster(await newest_window(log, options), counters), options)
-        except BaseException:
-            await log.close()
-            raise
-
-    @property
-    def lag(self) -> int:
-        """How many events are known to be in the log, and not passed on to the subscriptions here yet."""
-        return max(0, self.log.position - self.broadcaster.window.position)
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        try:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        finally:  # also where a loop that ends cancels everything
-            await self.log.close()
 
 
 def _done(task: asyncio.Task[None] | None) -> bool:

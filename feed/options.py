@@ -10,6 +10,9 @@ from feed.control import Reason
 from feed.log.contract import Retention
 from feed.pattern import MAX_PATTERNS
 
+MAX_BATCH = 10_000
+"""Events that may be published at once."""
+
 _NEVER_BEFORE = 0.1  # of the drain
 
 

@@ -92,7 +92,7 @@ async def test_nothing_is_left_of_streams_that_came_and_went_or_were_refused() -
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert refused
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         for subscription in list(running.broadcaster):
             feed.detach(subscription)  # of those that were cancelled while they read

@@ -129,7 +129,7 @@ class Stuck:
 
     def __init__(self, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.free = threading.Event(), asyncio.Event()
-        running: Any = feed._running_now()
+        running: Any = feed.running
         append = running.log.append
 
         async def wait_and_append(*arguments: Any) -> Any:

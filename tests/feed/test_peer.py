@@ -111,7 +111,7 @@ async def test_a_reader_that_is_behind_and_waits_for_the_log_ends_on_time(monkey
         for _ in range(3):
             await feed.publish("a", "x")
         await until(lambda: feed.statistics().lag == 0)
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         monkeypatch.setattr(running.log, "read", lambda *_: asyncio.Event().wait())  # the log is away
         peer = Peer(expires=time.time() + 0.2)
@@ -129,7 +129,7 @@ async def test_a_stream_that_is_behind_ends_on_time(form: Form, monkeypatch: pyt
         for _ in range(3):
             await inside.feed.publish("a", "x")
         await until(lambda: inside.feed.statistics().lag == 0)
-        running = inside.feed._running_now()
+        running = inside.feed.running
         assert running is not None
         monkeypatch.setattr(running.log, "read", lambda *_: asyncio.Event().wait())  # the log is away
         items: list[Item] = []

@@ -157,7 +157,7 @@ async def test_no_more_pages_are_read_at_once_than_may_be_and_all_are_served_in_
 ) -> None:
     async with Feed("memory:", FeedOptions(window_events=1, max_replays=3)) as feed:
         await filled(feed, 10)
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         read, at_once, most, order = running.log.read, 0, 0, list[str]()
 
@@ -186,7 +186,7 @@ async def test_no_more_pages_are_read_at_once_than_may_be_and_all_are_served_in_
 async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Feed("memory:", FeedOptions(window_events=1)) as feed:
         await filled(feed, 10)
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         held = asyncio.Event()
         read, read_backward = running.log.read, running.log.read_backward
