@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from feed.event import Event
 from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, Log, Page
@@ -41,39 +42,40 @@ async def read_back(log: Log, before: int, selection: Selection, limit: int) -> 
 
 
 class Scan:
-    """A page while it is made, in the event loop: the `wanted` ones of the events it is given, until they are `limit`
-    or a page's bytes. `looked` is at how many it has looked, wanted or not.
+    """A page while it is made of `events`, which go up or down without a hole: the `wanted` ones, until they are
+    `limit` or a page's bytes. `looked` is at how many it has looked, wanted or not.
 
-    SQLite's reader has a loop of its own: it looks at topics and types in a thread, before it reads an event.
+    It works in the event loop. SQLite's reader has a loop of its own: it looks at topics and types in a thread, before
+    there is an event.
     """
 
-    __slots__ = ("_limit", "_selection", "_size", "looked", "wanted")
+    __slots__ = ("_events", "_limit", "_selection", "_size", "looked", "wanted")
 
-    def __init__(self, selection: Selection, limit: int) -> None:
+    def __init__(self, events: Iterable[Event], selection: Selection, limit: int) -> None:
         self.wanted: list[Event] = []
         self.looked = 0
+        self._events = iter(events)
         self._selection = selection
         self._limit = limit
         self._size = 0
 
-    def look_at(self, events: Iterator[Event]) -> bool:
-        """Look at events until the page is full, they end, or `PAGE_SECONDS` are over. Whether it is the last: then
-        they may be looked at further."""
-        wants, wanted, limit, size = self._selection.wants, self.wanted, self._limit, self._size
-        looked, is_late = self.looked, False
+    def go_on(self) -> bool:
+        """Look at events until the page is full, or they end, or `PAGE_SECONDS` are over: then it may go on."""
+        events, wants, wanted, limit, size = self._events, self._selection.wants, self.wanted, self._limit, self._size
         until = time.perf_counter() + PAGE_SECONDS
-        for event in events:
-            looked += 1
-            if wants(event.topic, event.type):
-                wanted.append(event)
-                size += event.size
-                if len(wanted) == limit or size > PAGE_BYTES:
-                    break
-            if looked % LOOK_AT_CLOCK == 0 and time.perf_counter() > until:
-                is_late = True
-                break
-        self.looked, self._size = looked, size
-        return is_late
+        while some := tuple(islice(events, LOOK_AT_CLOCK)):
+            for event in some:
+                if wants(event.topic, event.type):
+                    wanted.append(event)
+                    size += event.size
+                    if len(wanted) == limit or size > PAGE_BYTES:
+                        self.looked += abs(event.seq - some[0].seq) + 1  # to count would be work for each event
+                        return False
+            self.looked += len(some)
+            if time.perf_counter() > until:
+                self._size = size
+                return True
+        return False
 
 
 def leading_run(events: Sequence[Event]) -> Sequence[Event]:

@@ -99,8 +99,8 @@ class Window:
         scanned = self.after(after, SCAN_EVENTS)
         if scanned is None:
             return None
-        scan = Scan(selection, limit)
-        scan.look_at(iter(scanned))
+        scan = Scan(scanned, selection, limit)
+        scan.go_on()
         return Page(scan.wanted, after, after + scan.looked)
 
     def page_backward(self, before: int, selection: Selection, limit: int) -> Page | None:
@@ -108,8 +108,8 @@ class Window:
         scanned = self.before(before, SCAN_EVENTS)
         if not scanned or before > self.position + 1:
             return None
-        scan = Scan(selection, limit)
-        scan.look_at(reversed(scanned))
+        scan = Scan(reversed(scanned), selection, limit)
+        scan.go_on()
         scan.wanted.reverse()
         return Page(scan.wanted, before - 1 - scan.looked, before - 1)
 

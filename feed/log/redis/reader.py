@@ -106,7 +106,7 @@ class Reader:
 async def _scanned(events: Sequence[Event], selection: Selection, limit: int) -> Scan:
     """The page that events without a hole make. It gives the loop back now and then: they are here already, and to end
     the page there would be to fetch them again."""
-    scan, rest = Scan(selection, limit), iter(events)
-    while scan.look_at(rest):
+    scan = Scan(events, selection, limit)
+    while scan.go_on():
         await asyncio.sleep(0)
     return scan
