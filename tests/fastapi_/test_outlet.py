@@ -28,7 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from feed import Feed
-from feed.batch import Wire
+from feed.batch import Encoder
 from feed.control import Reason
 from feed.fastapi.outlet import BATCH, MOST_JOINED, SteppedOutlet, chunk, outlet_for, text_frame
 from feed.fastapi.routes.router import feed_router
@@ -317,8 +317,8 @@ def read_batches(client: ClientConnection, last: str) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("wire", [BATCH.framed, BATCH.messages])
-def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(wire: Wire) -> None:
+@pytest.mark.parametrize("encoder", [BATCH.framed, BATCH.messages])
+def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(encoder: Encoder) -> None:
     half = MOST_JOINED // 2
     exact = [half, MOST_JOINED - half - 1]  # with the line end between them
     for sizes, expected in (
@@ -328,7 +328,7 @@ def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(wire: Wire) -
         ([0], []),
     ):
         lines: Any = [Line(each) for each in sizes]
-        written, size = wire(lines)
+        written, size = encoder(lines)
         found = texts_of(written)
         assert [len(text.split("\n")) for text in found] == expected
         assert [len(line) for text in found for line in text.split("\n")] == [each for each in sizes if each]

@@ -35,13 +35,9 @@ from pydantic_settings import (
 from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
 from feed.event import check_pattern
 from feed.fastapi.auth.origins import parse_host, parse_origin
-from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
+from feed.pattern import MAX_PATTERNS
 from feed_server.logging.stderr import Format, Level
-
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
-imported."""
 
 _SIZE = re.compile(r"(\d+)\s*(|[kmg]i?b?|b)", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h|d)", re.IGNORECASE)
