@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import types
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 from starlette.types import Message, Scope, Send
 
 from feed.batch import Chunk, Item, Wire
 from feed.control import Reason
+from feed.fastapi.stepping import resume_stepped
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MOST_JOINED = 512 << 10
 """Bytes of several events in one message. What is larger goes alone: many clients take a megabyte, unless told
@@ -181,7 +179,7 @@ class SteppedOutlet:
 
     async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
         try:
-            await begun(coroutine, waiting)
+            await resume_stepped(coroutine, waiting)
             for message in rest:
                 await self._send(message)
         except OSError:  # as above
@@ -253,21 +251,3 @@ def outlet_for(
     if connection is None or scope["http_version"] != "1.1":
         return stepped
     return FramedOutlet(connection, stream, stepped)
-
-
-@types.coroutine
-def begun(awaited: Coroutine[Any, Any, T] | Iterator[Any], waiting: Any) -> Generator[Any, Any, T]:
-    """Await what was stepped before, and has yielded `waiting`. It may be any iterator, as that of granian's `receive`,
-    which knows no other verb than `next`."""
-    while True:
-        resume: Callable[[Any], Any] = getattr(awaited, "send", lambda _: next(cast("Iterator[Any]", awaited)))
-        try:
-            value = yield waiting
-        except BaseException as error:  # cancellation is the coroutine's to handle
-            if (throw := getattr(awaited, "throw", None)) is None:
-                raise
-            resume, value = throw, error
-        try:
-            waiting = resume(value)
-        except StopIteration as end:
-            return cast("T", end.value)

@@ -12,7 +12,7 @@ from starlette.types import Message
 
 from feed.fastapi.http.problems import Refused, UnreadProblem
 from feed.fastapi.logging.requests import exchange_of
-from feed.fastapi.outlet import begun
+from feed.fastapi.stepping import resume_stepped
 
 MAX_BODIES = 256 << 20
 BODY_SECONDS = 60.0
@@ -83,7 +83,7 @@ class Reading:
             if not more:
                 return body
             return await self._rest([body], None)
-        return await self._rest([], begun(receiving, waiting))
+        return await self._rest([], resume_stepped(receiving, waiting))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
