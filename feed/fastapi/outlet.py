@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, cast
 
 from starlette.types import Message, Scope, Send
@@ -51,6 +53,34 @@ class Connection(Protocol):
     transport: asyncio.Transport
     stream: Stream | None
     write_paused: bool
+
+
+class Steppable:
+    """The base of what is not uvicorn's, and binds a `send` that may be stepped: our own server has some."""
+
+    __slots__ = ()
+
+
+UVICORN = {
+    "uvicorn.protocols.http.h11_impl": "RequestResponseCycle",
+    "uvicorn.protocols.http.httptools_impl": "RequestResponseCycle",
+    "uvicorn.protocols.http.zttp_h2_impl": "RequestResponseCycle",
+    "uvicorn.protocols.http.zttp_impl": "RequestResponseCycle",
+    "uvicorn.protocols.websockets.websockets_impl": "WebSocketProtocol",
+    "uvicorn.protocols.websockets.websockets_sansio_impl": "WebSocketsSansIOProtocol",
+    "uvicorn.protocols.websockets.wsproto_impl": "WSProtocol",
+}
+"""The classes that uvicorn's own `send` is bound to. They have no base in common, and uvicorn may not be installed."""
+
+
+@lru_cache(maxsize=64)  # of few classes, and asked for each stream
+def _is_steppable(owner: type) -> bool:
+    """Whether a `send` that is bound to an instance of this class may be stepped.
+
+    A class of uvicorn's, or one derived from it, has its module loaded: no other module needs to be looked at.
+    """
+    loaded = ((sys.modules.get(module), name) for module, name in UVICORN.items())
+    return issubclass(owner, (Steppable, *(getattr(module, name) for module, name in loaded if module is not None)))
 
 
 class Wires(NamedTuple):
@@ -241,10 +271,9 @@ def outlet_for(
     scope: Scope, send: Send, stream: Stream, last: Callable[[Reason | None], Message]
 ) -> FramedOutlet | SteppedOutlet | None:
     """The fastest outlet that `send` allows, None if only its own task may await it."""
-    # A bound method of uvicorn's is not wrapped by anything.
-    if not type(getattr(send, "__self__", None)).__module__.startswith(
-        ("uvicorn.protocols.", "feed_server.server.protocol.")
-    ):
+    # A method bound to the server's own object is not wrapped by anything.
+    owner: Any = type(getattr(send, "__self__", None))
+    if not _is_steppable(owner):
         return None
     stepped = SteppedOutlet(send, stream, last)
     connection: Connection | None = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from feed.fastapi.http.problems import Problem
 from feed.fastapi.logging.requests import unreadable
-from feed.fastapi.outlet import EXTENSION
+from feed.fastapi.outlet import EXTENSION, Steppable
 from feed_server.server.protocol.common import LINGER, Common, Streaming, part, unread
 
 if TYPE_CHECKING:
@@ -381,7 +381,7 @@ def _give_up(cycle: RequestResponseCycle) -> None:
         cycle.message_event.set()
 
 
-class _Unchunked:
+class _Unchunked(Steppable):
     """Answers an HTTP/1.0 client, which knows no chunks (RFC 9112, 7.1): where the length is not known, the body ends
     with the connection. nginx is one towards what it passes to, unless it is told otherwise."""
 
