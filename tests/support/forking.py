@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from feed_server.settings import METRICS_FOLDER
+from feed.fastapi.metrics import METRICS_FOLDER
 
 FEED = str(Path(sys.executable).parent / "feed")
 

@@ -39,10 +39,6 @@ from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
 from feed_server.logging.stderr import Format, Level
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
-imported."""
-
 _SIZE = re.compile(r"(\d+)\s*(|[kmg]i?b?|b)", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h|d)", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from feed import Subscription
-from feed_server.logging.formatters import Facts, without_tokens
+from feed.fastapi.logging.records import FactRecord, without_tokens
 
 _requests = logging.getLogger("feed.requests")
 _publishes = logging.getLogger("feed.requests.publishes")  # those that have succeeded: there may be thousands a second
@@ -65,7 +65,7 @@ class Exchange:
             facts["principal"] = self.principal[:_MAX_NAME]
         if self.refused is not None:
             facts["refused"] = self.refused
-        _requests.handle(Facts(_requests.name, self._level, facts))
+        _requests.handle(FactRecord(_requests.name, self._level, facts))
 
 
 def begin(scope: Scope) -> Exchange | None:
@@ -106,7 +106,7 @@ def unreadable(client: tuple[str, int] | None, status: int, detail: str) -> None
     if _requests.isEnabledFor(logging.INFO):
         facts = {"event": "request", "method": None, "path": None, "status": status, "refused": detail}
         facts["client"] = client[0][:_MAX_NAME] if client else ""
-        _requests.handle(Facts(_requests.name, logging.INFO, facts))
+        _requests.handle(FactRecord(_requests.name, logging.INFO, facts))
 
 
 def stream_ended(subscription: Subscription) -> None:
@@ -130,7 +130,7 @@ def stream_ended(subscription: Subscription) -> None:
         facts["more_patterns"] = len(patterns) - _MAX_PATTERNS
     if peer.principal is not None:
         facts["principal"] = peer.principal[:_MAX_NAME]
-    _streams.handle(Facts(_streams.name, logging.INFO, facts))
+    _streams.handle(FactRecord(_streams.name, logging.INFO, facts))
 
 
 def _shown(text: str, most: int) -> str:

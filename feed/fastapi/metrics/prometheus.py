@@ -31,9 +31,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from feed import Feed, FeedUnavailable
+from feed.fastapi.metrics import METRICS_FOLDER
 from feed.fastapi.metrics.table import FIGURES, Distribution, Figure, LoopDelay, Now
 from feed.figures import Histogram
-from feed_server.settings import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 
 from feed import Feed
 from feed.broadcaster import Queues
+from feed.fastapi.logging.dropped import dropped_lines
 from feed.figures import Delivered, Histogram
 from feed.log.contract import FileBytes, Retained
-from feed_server.logging.stderr import dropped_lines
 
 _LOOP_LOOKS = 0.1  # seconds between two looks at how late the event loop is
 

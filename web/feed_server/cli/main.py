@@ -23,6 +23,7 @@ from typer.exceptions import TyperException
 
 from feed import FeedError
 from feed.client import AsyncClient, GaveUp, Outgoing
+from feed.fastapi.metrics import METRICS_FOLDER
 from feed_server.cli.bench import bench
 from feed_server.cli.client import DEFAULT_URL, Token, Url, answers, run_to_end
 from feed_server.cli.doctor import doctor
@@ -31,7 +32,6 @@ from feed_server.cli.tail import tail
 from feed_server.cli.terminal import WrongUse, say
 from feed_server.cli.token import token
 from feed_server.settings import (
-    METRICS_FOLDER,
     NO_FLAG,
     Settings,
     is_secret,

@@ -20,8 +20,9 @@ from types import FrameType
 from typing import NoReturn
 
 from feed import FeedError
+from feed.fastapi.metrics import METRICS_FOLDER
 from feed_server.server.server import Server
-from feed_server.settings import METRICS_FOLDER, Settings
+from feed_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
