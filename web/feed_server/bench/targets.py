@@ -160,16 +160,8 @@ class FeedTarget(Target):
         place = folder / f"node{number}"
         place.mkdir()
         name = self.name if self.nodes == 1 else f"node {number + 1} of {self.name}"
-        command = [
-            sys.executable,
-            "-c",
-            "from feed_server.cli.main import main; main()",
-            "serve",
-            "--port",
-            "0",
-            "--log",
-            log,
-        ]
+        # Without the folder where this runs in its path: that may hold a `feed` of its own.
+        command = [sys.executable, "-P", "-m", "feed", "serve", "--port", "0", "--log", log]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
         environment["FEED_LOG_LEVEL"] = "warning"  # the others log no requests either
         if self._key is not None:
