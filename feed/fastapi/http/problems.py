@@ -40,7 +40,9 @@ SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-refer
 """Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
 token."""
 
-_LINGER_SECONDS = 2.0
+LINGER_SECONDS = 2.0
+"""For how long what still comes is read after a refusal, so that the client sees it."""
+
 _LINGER_BYTES = 64 << 20
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -88,7 +90,7 @@ class UnreadProblem(Problem):
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         left = _LINGER_BYTES
         try:
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with asyncio.timeout(LINGER_SECONDS):
                 while left > 0:
                     message = await receive()
                     left -= len(message.get("body", b""))

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LINGER = 2.0
-"""Seconds for which what still comes is read after a refusal, so that the client sees it."""
-
 MOST_KEPT = 10_000
 """Connections that are kept between two requests, some 8 KiB each. A proxy has hundreds at most; browsers that find one
 closed take another."""

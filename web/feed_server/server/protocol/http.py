@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from feed.fastapi.http.problems import Problem
+from feed.fastapi.http.problems import LINGER_SECONDS, Problem
 from feed.fastapi.logging.requests import unreadable
 from feed.fastapi.outlet import EXTENSION, Steppable
-from feed_server.server.protocol.common import LINGER, ServerLimits, Streaming, unlink_scope, unread
+from feed_server.server.protocol.common import ServerLimits, Streaming, unlink_scope, unread
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
@@ -340,7 +340,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         self.transport.write(_refusal(status, detail))
         # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
         self.transport.write_eof()
-        self.loop.call_later(LINGER, self.transport.close)
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
 
 def _head_too_large(most: int) -> _Unacceptable:

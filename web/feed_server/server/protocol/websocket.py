@@ -8,8 +8,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Opcode
 from websockets.server import ServerProtocol
 
+from feed.fastapi.http.problems import LINGER_SECONDS
 from feed.fastapi.outlet import EXTENSION
-from feed_server.server.protocol.common import LINGER, ServerLimits, Streaming, unlink_scope
+from feed_server.server.protocol.common import ServerLimits, Streaming, unlink_scope
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -242,7 +243,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         # Closed with bytes unread, the kernel would reset the connection, and the close frame might never arrive.
-        self.close_timer = self.loop.call_later(LINGER, self.transport.close)
+        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
