@@ -232,9 +232,9 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
 def _tokens(settings: Settings) -> Tokens | None:
     if not settings.has_key:
         return None
-    from feed_server.auth.tokens import Tokens  # PyJWT and cryptography take a tenth of a second
+    from feed_server.verifier import verifier_of  # PyJWT and cryptography take a tenth of a second
 
-    return Tokens.of(settings)
+    return verifier_of(settings)
 
 
 def _processes() -> int:
