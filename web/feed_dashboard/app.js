@@ -16,7 +16,8 @@ applyTheme(chosenTheme());
 const root = document.getElementById("page");
 const base = new URL(".", document.baseURI); // the application may stand behind a path prefix
 const painter = new Painter(paint);
-const dashboard = new Dashboard({ base, view: readView(location.search), painter });
+const ownLogin = document.documentElement.dataset.login === "own";
+const dashboard = new Dashboard({ base, view: readView(location.search), painter, ownLogin });
 
 let list;
 render(page(dashboard, Date.now()), root);

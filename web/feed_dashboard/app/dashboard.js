@@ -43,6 +43,8 @@ export class Dashboard {
   publisher;
   publishing = false;
   session;
+  /** Whether the application around the feed knows who looks: then nobody is asked for a token. */
+  ownLogin;
   theme = chosenTheme();
   pane = "events"; // the one that is seen where there is room for one
   single = true; // keys of one character do something
@@ -56,8 +58,9 @@ export class Dashboard {
   #arrived = 0; // events in this second
   #rate = 0;
 
-  constructor({ base, view, painter }) {
+  constructor({ base, view, painter, ownLogin = false }) {
     this.base = base;
+    this.ownLogin = ownLogin;
     this.view = view;
     this.regexHeld = view.regex && view.filter !== "";
     this.#painter = painter;
@@ -84,7 +87,7 @@ export class Dashboard {
   }
 
   get word() {
-    return described(this.state, 0).word;
+    return described(this.state, 0, this.ownLogin).word;
   }
 
   get lastEventId() {
@@ -112,6 +115,7 @@ export class Dashboard {
 
   /** Whether a command to copy has to have a token. */
   get withToken() {
+    if (this.ownLogin) return false;
     return this.session.used || ["unauthenticated", "expired", "forbidden"].includes(this.state.reason);
   }
 
@@ -145,7 +149,7 @@ export class Dashboard {
   }
 
   #stateChanged() {
-    if (["unauthenticated", "expired"].includes(this.state.reason)) this.session.open = true;
+    if (!this.ownLogin && ["unauthenticated", "expired"].includes(this.state.reason)) this.session.open = true;
     if (this.state.name === "live") this.session.open = false;
     this.#painter.now();
   }

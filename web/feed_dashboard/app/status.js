@@ -23,14 +23,19 @@ const WORDS = {
   invalid: "Refused",
 };
 
+/** Where the application around the feed has a login of its own. */
+const OWN_LOGIN_WORDS = { unauthenticated: "Sign in first", expired: "Sign in again" };
+
 const KINDS = { live: "good", connecting: "wait", replaying: "wait", waiting: "wait" };
 
 /**
  * @param {object} state `feed.state` @param {number} now milliseconds since 1970
+ * @param {boolean} ownLogin whether it is the application around the feed that knows who looks
  * @returns {{word: string, kind: "good" | "wait" | "bad", note: string, canRetry: boolean}}
  */
-export function described(state, now) {
-  const word = WORDS[state.name === "refused" ? state.reason : state.name] ?? state.name;
+export function described(state, now, ownLogin = false) {
+  const words = ownLogin ? { ...WORDS, ...OWN_LOGIN_WORDS } : WORDS;
+  const word = words[state.name === "refused" ? state.reason : state.name] ?? state.name;
   return {
     word,
     kind: KINDS[state.name] ?? "bad",
