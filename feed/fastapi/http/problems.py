@@ -35,6 +35,7 @@ from feed import (
 )
 from feed.fastapi.logging.requests import answered
 from feed.fastapi.topics import Mismatch
+from feed.media_types import PROBLEM
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 """Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
@@ -51,7 +52,7 @@ _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 class Problem(Response):
     """A problem document with the status's own phrase as its title."""
 
-    media_type = "application/problem+json"
+    media_type = PROBLEM
 
     def __init__(
         self,

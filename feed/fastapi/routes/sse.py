@@ -22,12 +22,10 @@ from feed.fastapi.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from feed.fastapi.routes.gate import Gate
 from feed.fastapi.routes.refusals import read_refused
 from feed.fastapi.routes.subscribe import SubscribeRequest
+from feed.media_types import NDJSON, SSE
 
 # Heartbeats are ours. Before 3.5 sse-starlette takes 0 for an interval, and pings without a pause.
 _NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 5) else 365 * 86_400
-
-SSE = "text/event-stream"
-NDJSON = "application/x-ndjson"
 
 Format = Literal["sse", "envelope", "line"]
 

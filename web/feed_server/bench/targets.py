@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from feed.log.redis.address import without_password
+from feed.media_types import JSON
 from feed_server.bench.children import START_SECONDS, Child, Usage, a_folder, child, free_port
 from feed_server.bench.cores import Cores
 from feed_server.bench.framing import FEED_SSE, FEED_WS, FEED_WS_BATCH, PLAIN_SSE, PLAIN_WS, Form
@@ -78,7 +79,7 @@ class Running:
         deadline = time.monotonic() + START_SECONDS
         with httpx.Client(verify=False) as http:  # noqa: S501  no TLS, and loading certificates takes its time
             while True:
-                headers = {"Accept": "application/json"}
+                headers = {"Accept": JSON}
                 answer = http.get(f"http://{self.host}:{self.ports[0]}{path}", headers=headers)
                 there = answer.json()["subscribers"] if answer.is_success else 0
                 if there >= count:
