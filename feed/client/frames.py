@@ -30,9 +30,13 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Frames:
-    """The frames of one SSE stream, which keeps no more than `limit` bytes of one that is not complete."""
+    """The frames of one SSE stream, which keeps no more than `limit` bytes of one that is not complete.
+
+    `comments` is how many comments there were: a feed sends them as a sign of life.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.comments = 0
         self._limit = limit
         self._line: list[bytes] = []  # the pieces of one that has not ended
         self._line_size = 0
@@ -89,8 +93,9 @@ class Frames:
             self._id = value.decode(errors="replace")
         elif name == b"retry" and value.isdigit() and len(value) < 10:
             self._retry = int(value)
-        else:
-            return  # a comment, or a field that nobody knows: nothing of it is kept
+        else:  # nothing of it is kept
+            self.comments += not name  # else it is a field that nobody knows
+            return
         self._fields_size += len(line)
 
 
