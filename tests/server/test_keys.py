@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import SecretStr, ValidationError
 
 from feed_server.auth.keys import KeyUse, load_private_key, signing_algorithm
-from feed_server.settings import Settings, is_secret, problems
+from feed_server.setting_errors import problems
+from feed_server.settings import Settings, is_secret
 from feed_server.verifier import keys_of
 from tests.support.running import FEED
 
