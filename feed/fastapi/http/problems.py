@@ -33,7 +33,7 @@ from feed import (
     TooLarge,
     Unauthenticated,
 )
-from feed.fastapi.logging.requests import answered
+from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.topics import Mismatch
 from feed.media_types import PROBLEM
 
@@ -104,7 +104,7 @@ class UnreadProblem(Problem):
 
 async def deny(websocket: WebSocket, response: Response) -> None:
     """Answer a handshake with a status, where the server can."""
-    answered(websocket.scope, response)
+    record_answer(websocket.scope, response)
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(response)
     else:

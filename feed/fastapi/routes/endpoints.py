@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from feed.fastapi.auth.origins import Headers
 from feed.fastapi.http.problems import Problem, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, query_of
-from feed.fastapi.logging.requests import answered
+from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.routes.gate import Gate
 from feed.fastapi.routes.history import history_page
 from feed.fastapi.routes.publish import publish_batch, publish_to_topic
@@ -95,5 +95,5 @@ class FeedEndpoints:
             response = Problem(500, "an error of this server, which its log explains")
         response.raw_headers += headers
         if not isinstance(response, StreamResponse):
-            answered(scope, response)
+            record_answer(scope, response)
         await response(scope, receive, send)

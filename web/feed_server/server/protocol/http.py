@@ -12,7 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from feed.fastapi.http.problems import LINGER_SECONDS, Problem
-from feed.fastapi.logging.requests import unreadable
+from feed.fastapi.logging.requests import log_unreadable
 from feed.fastapi.outlet import EXTENSION, Steppable
 from feed_server.server.protocol.common import ServerLimits, Streaming, unlink_scope, unread
 
@@ -336,7 +336,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         self._refused = True
-        unreadable(self.client, status, detail)
+        log_unreadable(self.client, status, detail)
         self.transport.write(_refusal(status, detail))
         # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
         self.transport.write_eof()
