@@ -20,9 +20,13 @@ from feed.errors import (
 )
 from feed.event import Draft, Event
 from feed.event import value_draft as draft
-from feed.feed import EARLIEST, Feed, FeedOptions, HistoryPage, select
+from feed.feed import Feed
+from feed.history import EARLIEST, HistoryPage
 from feed.log import Retention
-from feed.subscription import Limits, Subscription
+from feed.options import FeedOptions, Limits
+from feed.pattern import select
+from feed.statistics import Statistics
+from feed.subscription import Subscription
 
 __all__ = [
     "EARLIEST",
@@ -44,6 +48,7 @@ __all__ = [
     "Overloaded",
     "RequestError",
     "Retention",
+    "Statistics",
     "Subscription",
     "TooLarge",
     "Unauthenticated",

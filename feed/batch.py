@@ -19,8 +19,9 @@ class Chunk(NamedTuple):
     size: int
 
 
-Wire = Callable[[Sequence[Item]], Chunk]
-"""What an outlet wants items made into. A module's function, so that readers of the same format share what it made."""
+Encoder = Callable[[Sequence[Item]], Chunk]
+"""Encodes items into the chunk that an outlet writes. There is one function for each format: it is the key under which
+a batch keeps what it made, for all readers of that format."""
 
 
 class Batch:
@@ -34,14 +35,14 @@ class Batch:
         self.first = events[0].seq
         self.last = events[-1].seq
         self.size = sum(event.size for event in events)
-        self._chunks: dict[Wire, Chunk] = {}
+        self._chunks: dict[Encoder, Chunk] = {}
         self._narrowed: dict[frozenset[str], Batch | None] = {}
 
-    def chunk(self, wire: Wire) -> Chunk:
-        """What `wire` makes of the events, made at the first use."""
-        chunk = self._chunks.get(wire)
+    def chunk(self, encoder: Encoder) -> Chunk:
+        """What `encoder` makes of the events, made at the first use."""
+        chunk = self._chunks.get(encoder)
         if chunk is None:
-            chunk = self._chunks[wire] = wire(self.events)
+            chunk = self._chunks[encoder] = encoder(self.events)
         return chunk
 
     def of_types(self, types: frozenset[str]) -> Batch | None:

@@ -6,27 +6,17 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 from feed.batch import Batch
 from feed.event import Event
-from feed.figures import Figures, transport_of
 from feed.log.contract import LogLost
 from feed.log.window import Window
+from feed.options import Limits
 from feed.pattern import TopicIndex
 from feed.peer import counted_as
 from feed.pump import Pump
-from feed.subscription import Limits, Subscription
-
-
-class Queues(NamedTuple):
-    """What waits in the queues of all subscriptions in sum, and in the deepest one; and how many are behind: they read
-    the log, because they could not keep up, or because they have come back and have not caught up yet. What they have
-    still to read counts in no queue."""
-
-    events: int
-    deepest: int
-    lagging: int
+from feed.statistics import Counters, Queues, transport_of
+from feed.subscription import Subscription
 
 
 class Broadcaster:
@@ -34,13 +24,13 @@ class Broadcaster:
 
     `window` holds the newest events that were passed on, and its position is how far that is. `pump` writes what is
     put into the queues of those that flow into outlets. `losses` counts how often the log has lost events: positions
-    from before do not mean now what they meant. `figures` is what is counted here, and by the pump.
+    from before do not mean now what they meant. `counters` is what is counted here, and by the pump.
     """
 
-    def __init__(self, window: Window, figures: Figures | None = None) -> None:
+    def __init__(self, window: Window, counters: Counters | None = None) -> None:
         self.window = window
-        self.figures = figures or Figures()
-        self.pump = Pump(self.figures)
+        self.counters = counters or Counters()
+        self.pump = Pump(self.counters)
         self.losses = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._index: TopicIndex[Subscription] = TopicIndex()
@@ -48,7 +38,7 @@ class Broadcaster:
 
     def register(self, subscription: Subscription) -> None:
         """From the next `push` on it is offered what it wants."""
-        self.figures.subscribed[transport_of(subscription.peer.transport)] += 1
+        self.counters.subscribed[transport_of(subscription.peer.transport)] += 1
         self._subscriptions[subscription.id] = subscription
         if address := counted_as(subscription.peer.address):
             self._by_address[address] += 1

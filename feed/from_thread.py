@@ -7,17 +7,37 @@ import asyncio
 import concurrent.futures
 import contextlib
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import DEFAULT_TYPE, Draft
 
-if TYPE_CHECKING:
-    from feed.feed import Feed
-
 T = TypeVar("T")
 
 TIMEOUT = 30.0
+
+
+class OnLoop(Protocol):
+    """What belongs to an event loop and is used from other threads here: a `Feed`."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """See `Feed.loop`."""
+
+    def check_process(self) -> None:
+        """See `Feed.check_process`."""
+
+    def publish(self, topic: str, data: object, *, type: str, key: str | None) -> Coroutine[Any, Any, str]:
+        """See `Feed.publish`."""
+
+    def publish_batch(self, drafts: Sequence[Draft], *, key: str | None) -> Coroutine[Any, Any, list[str]]:
+        """See `Feed.publish_batch`."""
+
+    def drain(self) -> None:
+        """See `Feed.drain`."""
+
+    def turn_away(self) -> None:
+        """See `Feed.turn_away`."""
 
 
 class FromThread:
@@ -31,7 +51,7 @@ class FromThread:
     (`KeyboardInterrupt`) leaves it open in the same way.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: OnLoop) -> None:
         self._feed = feed
 
     def publish(
@@ -46,9 +66,9 @@ class FromThread:
         """`Feed.publish`."""
         return self._do(self._feed.publish(topic, data, type=type, key=key), timeout)
 
-    def publish_all(self, drafts: Sequence[Draft], *, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
-        """`Feed.publish_all`."""
-        return self._do(self._feed.publish_all(drafts, key=key), timeout)
+    def publish_batch(self, drafts: Sequence[Draft], *, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
+        """`Feed.publish_batch`."""
+        return self._do(self._feed.publish_batch(drafts, key=key), timeout)
 
     def drain(self) -> None:
         """`Feed.drain`, from any thread, a signal handler, or the loop itself. New streams are refused at once; those

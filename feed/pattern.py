@@ -2,16 +2,27 @@
 wants it.
 
 A pattern is a topic in which a segment may be `*` (any one segment), and the last may be `**` (one or more segments).
-Whether a string is a pattern at all is decided in `feed.event`; here they are taken as valid.
+Whether a string is a pattern at all is decided in `feed.event`: `select` asks there, everything else takes patterns as
+valid.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Generic, TypeVar
 
+from feed.errors import Invalid
+from feed.event import check_pattern, check_type
+
 Reader = TypeVar("Reader")
+
+MAX_PATTERNS = 100
+"""What may be asked for in one subscription, unless the options say less."""
+
+MAX_SEGMENTS = 1_000
+"""Of all patterns with wildcards of one subscription: each is a node to be looked at for topics that begin like it."""
 
 
 def matches(pattern: str, topic: str) -> bool:
@@ -92,6 +103,24 @@ class Selection:
 
 
 EVERYTHING = Selection(["**"])
+
+
+def select(patterns: Sequence[str], types: Iterable[str] = (), most: int = MAX_PATTERNS) -> Selection:
+    """What a subscriber asks for. Raises `Invalid` for none, more than `most`, or a bad pattern or type."""
+    if not patterns:
+        raise Invalid("pattern", "is missing: name a topic, or ** for everything")
+    if isinstance(types, str):
+        types = [types]
+    if len(patterns) > most:
+        raise Invalid("pattern", f"at most {most} may be given, not {len(patterns)}")
+    if sum(pattern.count("/") + 1 for pattern in patterns if "*" in pattern) > MAX_SEGMENTS:
+        raise Invalid("pattern", f"those with * or ** may have {MAX_SEGMENTS:,} segments in sum")
+    return _selection(tuple(patterns), tuple(types))
+
+
+@lru_cache(maxsize=1024)  # so that many readers of the same share it
+def _selection(patterns: tuple[str, ...], types: tuple[str, ...]) -> Selection:
+    return Selection([check_pattern(pattern) for pattern in patterns], [check_type(name) for name in types])
 
 
 class _Node(Generic[Reader]):

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
-from feed.figures import Figures
+from feed.statistics import Counters
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ class Pump:
     `admit` meanwhile: else they would be served at the expense of those whom they publish to.
     """
 
-    def __init__(self, figures: Figures | None = None) -> None:
+    def __init__(self, counters: Counters | None = None) -> None:
         self.passed = 0.0
-        self.figures = figures or Figures()
+        self.counters = counters or Counters()
         self._committed: int | None = None
         self._woken: list[Flushed] = []
         self._runs: deque[_Run] = deque()
@@ -132,8 +132,8 @@ class Pump:
                     self._runs.append(run)
                     return
             if run.committed is not None:
-                self.figures.fan_outs.observe(time.perf_counter() - run.begun)
-                self.figures.delays.observe(max(0.0, time.time() - run.committed / 1000))
+                self.counters.fan_outs.observe(time.perf_counter() - run.begun)
+                self.counters.delays.observe(max(0.0, time.time() - run.committed / 1000))
 
     def _replay(self, now: float, end: float) -> None:
         size = 0

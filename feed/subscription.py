@@ -14,61 +14,41 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-import msgspec
-
 from feed import control
-from feed.batch import Batch, Item, Wire
+from feed.batch import Batch, Encoder, Item
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.figures import Ending
+from feed.log import clock
 from feed.log.contract import Log, LogLost, Page
 from feed.log.paging import read_on
 from feed.log.window import Window
+from feed.options import Limits
 from feed.pattern import Selection
 from feed.peer import Peer
 from feed.pump import Pump
+from feed.statistics import Ending
 
 Entry = Batch | Control | Heartbeat
 """What a queue holds."""
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
-_NEVER_BEFORE = 0.1  # of the drain
 _READ_AGAIN = (0.5, 1.5)  # seconds until a log that could not be read is tried again: not by all readers at once
 _WAKE = Heartbeat("")  # in the queue of a reader that may be waiting there, and has to look again; never handed out
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What one subscription may hold and how often it is heard of. `queue_bytes` counts as `Event.size` does; times
-    are in seconds. `drain` is the time over which the readers of a feed that is stopped come back."""
+class Shared(NamedTuple):
+    """What all subscriptions of a feed have in common. `replays` is whose turn it is to read the log."""
 
-    queue_events: int = 256
-    queue_bytes: int = 1 << 20
-    heartbeat: float = 15.0
-    retry: float = 3.0
-    drain: float = 10.0
-
-    def retry_after(self, reason: Reason) -> int:
-        """When one client whose stream the server ends for this reason is to come back, in milliseconds."""
-        return self.drained_retry(random.random()) if reason == "shutdown" else self.jittered_retry()
-
-    def jittered_retry(self) -> int:
-        """When one client is to come back, in milliseconds: jittered by half, so that a crowd comes back spread out."""
-        return int(self.retry * random.uniform(0.5, 1.5) * 1000)
-
-    def drained_retry(self, place: float) -> int:
-        """The same for a client of a feed that is stopped, whose `place` among all is from 0 to 1.
-
-        It is never at once, as an `EventSource` that finds nobody tries again after the same time, and for ever.
-        """
-        if not self.drain:
-            return self.jittered_retry()
-        return int(self.drain * (_NEVER_BEFORE + (1 - _NEVER_BEFORE) * place) * 1000)
+    log: Log
+    window: Window
+    pump: Pump
+    replays: asyncio.Semaphore
+    limits: Limits
 
 
 class _Loss(NamedTuple):
@@ -84,7 +64,7 @@ class Outlet(Protocol):
 
     @property
     def write(self) -> Callable[[Any], None]:
-        """Takes what its wire has made, whole."""
+        """Takes what its encoder has made, whole."""
 
     def finish(self, reason: Reason | None) -> None:
         """Nothing comes any more: the server has ended the stream for that reason, None if writing broke."""
@@ -124,6 +104,7 @@ class Subscription:
     __slots__ = (
         "_awake",
         "_blocked",
+        "_encoder",
         "_end",
         "_from_log",
         "_handed",
@@ -142,7 +123,6 @@ class Subscription:
         "_replays",
         "_told",
         "_window",
-        "_wire",
         "behind",
         "closed",
         "cursor",
@@ -159,35 +139,33 @@ class Subscription:
 
     def __init__(
         self,
-        log: Log,
-        window: Window,
-        pump: Pump,
+        shared: Shared,
         selection: Selection,
-        limits: Limits,
         peer: Peer,
-        replays: asyncio.Semaphore,
         *,
         cursor: int,
         replay: bool,
         resumed: str | None,
     ) -> None:
+        log, limits = shared.log, shared.limits
         self.id = secrets.token_hex(8)
         self.selection = selection
         self.peer = peer
-        self._replays = replays  # whose turn it is to read the log
         self.cursor = cursor  # all up to here was handed out, or was not wanted
-        self.behind = cursor < window.position or replay
-        self.since = time.time_ns() // 1_000_000
+        self.behind = cursor < shared.window.position or replay
+        self.since = clock.now()
         self.sent = 0  # bytes of the stream's body that were handed to the connection
         self.events = 0  # that were handed out
         self.closed = False
         self.reason: Reason | None = None  # why the server ends it, once it does
         self.ended: Ending | None = None  # why it has ended, once `Feed.detach` knows
         self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
+        # Each in a slot of its own: `offer` and `flush` look at them for each event and reader.
         self._log = log
-        self._window = window
-        self._pump = pump
+        self._window = shared.window
+        self._pump = shared.pump
         self._limits = limits
+        self._replays = shared.replays
         self._queued_events = 0
         self._queued_bytes = 0
         self._replayed: int | None = 0 if replay else None
@@ -203,7 +181,7 @@ class Subscription:
         if resumed is not None:
             self._expect_losses_beyond(resumed)
         self._outlet: Outlet | None = None
-        self._wire: Wire
+        self._encoder: Encoder
         self._blocked = False
         self._awake = True  # in the pump's hands, or nothing for them
 
@@ -234,7 +212,7 @@ class Subscription:
         events = self._queued_events + batch.count
         size = self._queued_bytes + batch.size
         if (events > limits.queue_events or size > limits.queue_bytes) and not self.queue.empty():
-            self._pump.figures.overflows += 1
+            self._pump.counters.overflows += 1
             self.fall_behind()
             return
         self._queued_events = events
@@ -367,10 +345,10 @@ class Subscription:
 
     # What its owner calls, to let it flow.
 
-    def flow_into(self, outlet: Outlet, wire: Wire) -> None:
-        """From now on the pump writes what comes to `outlet`, as `wire` makes it, until `close`."""
+    def flow_into(self, outlet: Outlet, encoder: Encoder) -> None:
+        """From now on the pump writes what comes to `outlet`, as `encoder` makes it, until `close`."""
         self._outlet = outlet
-        self._wire = wire
+        self._encoder = encoder
         self._awake = False
         opening, self._opening = self._opening, []
         self._write(outlet, opening, asyncio.get_running_loop().time())
@@ -421,7 +399,7 @@ class Subscription:
             self._queued_events = self._queued_bytes = 0
             self.cursor = self._told = first.last
             self._quiet_since = now
-            written, sent = first.chunk(self._wire)
+            written, sent = first.chunk(self._encoder)
             self.sent += sent
             outlet.write(written)
         elif items := self._drain(first):
@@ -436,7 +414,7 @@ class Subscription:
 
     def _write(self, outlet: Outlet, items: Sequence[Item], now: float) -> int:
         self._quiet_since = now
-        written, sent = self._wire(items)
+        written, sent = self._encoder(items)
         self.sent += sent
         outlet.write(written)
         return sent
@@ -508,12 +486,12 @@ class Subscription:
         """The replay is over, if there was one: how many events it was."""
         replayed, self._replayed = self._replayed, None
         if replayed is not None and not self._is_poll:
-            self._pump.figures.replays["log" if self._from_log else "window"].observe(replayed)
+            self._pump.counters.replays["log" if self._from_log else "window"].observe(replayed)
         return replayed
 
     def _note_gap(self, reason: Literal["expired", "unknown"]) -> None:
         if not self._is_poll:
-            self._pump.figures.gaps[reason] += 1
+            self._pump.counters.gaps[reason] += 1
 
     @property
     def _is_poll(self) -> bool:

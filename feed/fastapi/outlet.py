@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from starlette.types import Message, Scope, Send
 
-from feed.batch import Chunk, Item, Wire
+from feed.batch import Chunk, Encoder, Item
 from feed.control import Reason
 from feed.fastapi.stepping import resume_stepped
 
@@ -83,14 +83,14 @@ def _is_steppable(owner: type) -> bool:
     return issubclass(owner, (Steppable, *(getattr(module, name) for module, name in loaded if module is not None)))
 
 
-class Wires(NamedTuple):
+class Encoders(NamedTuple):
     """One format, as each kind of outlet writes it."""
 
-    framed: Wire
-    messages: Wire
+    framed: Encoder
+    messages: Encoder
 
 
-def _http(format: str) -> Wires:
+def _http(format: str) -> Encoders:
     def payload(items: Sequence[Item]) -> bytes:
         return b"".join([getattr(item, format) for item in items])
 
@@ -102,7 +102,7 @@ def _http(format: str) -> Wires:
         body = payload(items)
         return Chunk(({"type": "http.response.body", "body": body, "more_body": True},), len(body))
 
-    return Wires(framed, messages)
+    return Encoders(framed, messages)
 
 
 def chunk(payload: bytes) -> bytes:
@@ -166,8 +166,8 @@ def _batch(items: Sequence[Item]) -> Chunk:
 
 
 HTTP = {format: _http(format) for format in ("sse", "envelope", "line")}
-ONE_A_MESSAGE = Wires(_one_a_message_framed, _one_a_message)
-BATCH = Wires(_batch_framed, _batch)
+ONE_A_MESSAGE = Encoders(_one_a_message_framed, _one_a_message)
+BATCH = Encoders(_batch_framed, _batch)
 
 
 class SteppedOutlet:
@@ -184,9 +184,9 @@ class SteppedOutlet:
         self._task: asyncio.Task[None] | None = None
         self._broken = False
 
-    def wire(self, wires: Wires) -> Wire:
-        """What it wants items made into."""
-        return wires.messages
+    def encoder_of(self, encoders: Encoders) -> Encoder:
+        """Choose the one that makes what this outlet writes."""
+        return encoders.messages
 
     def write(self, chunk: Sequence[Message]) -> None:
         """See `Outlet`. Only while it is not blocked."""
@@ -253,9 +253,9 @@ class FramedOutlet:
         """Whether it is too late to write."""
         return self._connection.transport.is_closing()
 
-    def wire(self, wires: Wires) -> Wire:
-        """What it wants items made into."""
-        return wires.framed
+    def encoder_of(self, encoders: Encoders) -> Encoder:
+        """Choose the one that makes what this outlet writes."""
+        return encoders.framed
 
     def finish(self, reason: Reason | None) -> None:
         """See `Outlet`."""

@@ -140,10 +140,10 @@ class TopicName(str, Generic[T]):
     async def publish(self, feed: Feed, value: T, *, type: str | None = None, key: str | None = None) -> str:
         """Commit one event, and give its id: as `Feed.publish`, whose errors it raises too. Raises `Mismatch` for a
         value that the model itself would refuse."""
-        return (await feed.publish_all([self.draft(value, type)], key=key))[0]
+        return (await feed.publish_batch([self.draft(value, type)], key=key))[0]
 
     def draft(self, value: T, type: str | None = None) -> Draft:
-        """The same, for a batch: `feed.publish_all([orders(id=7).draft(order), …])`."""
+        """The same, for a batch: `feed.publish_batch([orders(id=7).draft(order), …])`."""
         return self.kind.draft(str(self), value, type)
 
 

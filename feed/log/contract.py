@@ -22,8 +22,9 @@ from typing import Protocol
 import msgspec
 
 from feed.event import Draft, Event
-from feed.figures import Histogram
+from feed.histogram import Histogram
 from feed.log.epochs import Epochs
+from feed.log.idempotency import IdempotencyKey
 from feed.pattern import Selection
 
 PAGE_BYTES = 1 << 20
@@ -38,11 +39,6 @@ an event: whoever asks for that may not hold up the others."""
 
 LOOK_AT_CLOCK = 16
 """Events that are looked at between two looks at the clock, however slow."""
-
-KEY_LIFETIME_MS = 24 * 3600 * 1000
-"""How long an idempotency key is remembered."""
-
-KEY_REUSED = "was used for another request within the last 24 hours: a new request needs a new key"
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -70,14 +66,6 @@ class FileBytes(msgspec.Struct, frozen=True):
 
     total: int = 0
     ahead: int = 0
-
-
-class IdempotencyKey(msgspec.Struct, frozen=True):
-    """`key` counts within `principal`. `fingerprint` tells a repeat from another request under the same key."""
-
-    principal: str
-    key: str
-    fingerprint: bytes
 
 
 class Appended(msgspec.Struct, frozen=True):

@@ -10,21 +10,19 @@ import msgspec
 
 from feed.errors import Invalid
 from feed.event import Draft, Event
-from feed.figures import Histogram
+from feed.histogram import Histogram
 from feed.log.clock import Clock, now
 from feed.log.contract import (
-    KEY_LIFETIME_MS,
-    KEY_REUSED,
     Answers,
     Appended,
     FileBytes,
-    IdempotencyKey,
     Loss,
     Page,
     Retained,
     Retention,
 )
 from feed.log.epochs import Epochs, new_epoch
+from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.tail import Tails
 from feed.log.window import Window
 from feed.pattern import Selection

@@ -5,15 +5,18 @@ deleted them, put an older copy in the log's place, or a byte of them is broken.
 whoever reads on sees each hole between two pages, and can tell its reader of it.
 
 Whoever reads in a loop does it by `read_on` and `read_back`: a log that did not go on would keep that loop turning.
+What a page takes of events that are in memory, `Scan` finds.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from feed.event import Event
-from feed.log.contract import Log, Page
+from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, Log, Page
 from feed.pattern import Selection
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,43 @@ async def read_back(log: Log, before: int, selection: Selection, limit: int) -> 
         return page
     logger.error("the log does not go back before %d: what is there down to %d is passed over", before, start)
     return Page([], start, start)
+
+
+class Scan:
+    """A page while it is made of `events`, which go up or down without a hole: the `wanted` ones, until they are
+    `limit` or a page's bytes. `looked` is at how many it has looked, wanted or not.
+
+    It works in the event loop. SQLite's reader has a loop of its own: it looks at topics and types in a thread, before
+    there is an event.
+    """
+
+    __slots__ = ("_events", "_limit", "_selection", "_size", "looked", "wanted")
+
+    def __init__(self, events: Iterable[Event], selection: Selection, limit: int) -> None:
+        self.wanted: list[Event] = []
+        self.looked = 0
+        self._events = iter(events)
+        self._selection = selection
+        self._limit = limit
+        self._size = 0
+
+    def go_on(self) -> bool:
+        """Look at events until the page is full, or they end, or `PAGE_SECONDS` are over: then it may go on."""
+        events, wants, wanted, limit, size = self._events, self._selection.wants, self.wanted, self._limit, self._size
+        until = time.perf_counter() + PAGE_SECONDS
+        while some := tuple(islice(events, LOOK_AT_CLOCK)):
+            for event in some:
+                if wants(event.topic, event.type):
+                    wanted.append(event)
+                    size += event.size
+                    if len(wanted) == limit or size > PAGE_BYTES:
+                        self.looked += abs(event.seq - some[0].seq) + 1  # to count would be work for each event
+                        return False
+            self.looked += len(some)
+            if time.perf_counter() > until:
+                self._size = size
+                return True
+        return False
 
 
 def leading_run(events: Sequence[Event]) -> Sequence[Event]:

@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from feed.event import Event
+from feed.log.backlog import MAX_BYTES, MAX_EVENTS
 from feed.log.contract import Log
 from feed.log.paging import read_on
 from feed.pattern import EVERYTHING
-
-_MAX_EVENTS = 20_000
-_MAX_BYTES = 64 << 20
 
 
 class Tails:
@@ -58,7 +56,7 @@ class _Tail:
     def push(self, events: Sequence[Event]) -> None:
         self._events.extend(events)
         self._bytes += sum(event.size for event in events)
-        if len(self._events) > _MAX_EVENTS or self._bytes > _MAX_BYTES:
+        if len(self._events) > MAX_EVENTS or self._bytes > MAX_BYTES:
             self._events = []
             self._bytes = 0
         self.changed.set()

@@ -8,11 +8,11 @@ does not read the disk.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 from feed.event import Event
-from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, SCAN_EVENTS, Page
+from feed.log.contract import SCAN_EVENTS, Page
+from feed.log.paging import Scan
 from feed.pattern import Selection
 
 _GONE = Event("", 0, "", "", "", False, 0)
@@ -99,40 +99,19 @@ class Window:
         scanned = self.after(after, SCAN_EVENTS)
         if scanned is None:
             return None
-        wanted: list[Event] = []
-        size = 0
-        until = time.perf_counter() + PAGE_SECONDS
-        for event in scanned:
-            if selection.wants(event.topic, event.type):
-                wanted.append(event)
-                size += event.size
-                if len(wanted) == limit or size > PAGE_BYTES:
-                    return Page(wanted, after, event.seq)
-            if event.seq % LOOK_AT_CLOCK == 0 and time.perf_counter() > until:
-                return Page(wanted, after, event.seq)
-        return Page(wanted, after, after + len(scanned))
+        scan = Scan(scanned, selection, limit)
+        scan.go_on()
+        return Page(scan.wanted, after, after + scan.looked)
 
     def page_backward(self, before: int, selection: Selection, limit: int) -> Page | None:
         """`Log.read_backward` from memory; None if none of the events just before `before` is here."""
         scanned = self.before(before, SCAN_EVENTS)
         if not scanned or before > self.position + 1:
             return None
-        wanted: list[Event] = []
-        size = 0
-        start = scanned[0].seq - 1
-        until = time.perf_counter() + PAGE_SECONDS
-        for event in reversed(scanned):
-            if selection.wants(event.topic, event.type):
-                wanted.append(event)
-                size += event.size
-                if len(wanted) == limit or size > PAGE_BYTES:
-                    start = event.seq - 1
-                    break
-            if event.seq % LOOK_AT_CLOCK == 0 and time.perf_counter() > until:
-                start = event.seq - 1
-                break
-        wanted.reverse()
-        return Page(wanted, start, before - 1)
+        scan = Scan(reversed(scanned), selection, limit)
+        scan.go_on()
+        scan.wanted.reverse()
+        return Page(scan.wanted, before - 1 - scan.looked, before - 1)
 
     def _drop_oldest(self) -> None:
         event = self._events[self._left]

@@ -139,8 +139,8 @@ def test_a_stream_passes_all_middleware_at_once_and_bears_what_it_adds(server: A
         assert stream.response.headers["x-seen"] == "yes"
         assert stream.response.headers["access-control-allow-origin"] == "https://app.example.org"
         assert "content-encoding" not in stream.response.headers
-        assert feed.subscribers == 1
-    eventually(lambda: feed.subscribers == 0)
+        assert feed.statistics().subscribers == 1
+    eventually(lambda: feed.statistics().subscribers == 0)
 
 
 def test_an_application_that_is_let_go_leaves_nothing_behind(server: AppServer) -> None:
@@ -230,12 +230,12 @@ def test_a_websocket_is_refused_before_it_opens_with_the_same_status(
 
 
 def test_whom_the_applications_own_login_refuses_counts_as_denied(server: AppServer, client: httpx.Client) -> None:
-    before = (feed.figures.publishes["denied"], feed.figures.refused["denied"])
+    before = (feed.counters.publishes["denied"], feed.counters.refused["denied"])
     client.post("/of/shop/live/events/shop/ann/a", content="x")
     client.get("/of/shop/live/events/shop/a")
     with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{server.port}/of/shop/live/ws/shop/a"):
         pass
-    after = (feed.figures.publishes["denied"], feed.figures.refused["denied"])
+    after = (feed.counters.publishes["denied"], feed.counters.refused["denied"])
     assert after == (before[0] + 1, before[1] + 2)
 
 
@@ -477,7 +477,7 @@ app.include_router(feed_router(feed))
 
 @app.get("/waiting")
 def waiting() -> int:
-    return feed.subscribers
+    return feed.statistics().subscribers
 """
 
 

@@ -58,7 +58,7 @@ async def test_subscribers_inside_this_process_are_not_counted() -> None:
     async with Feed("memory:", TWO) as feed:
         for _ in range(5):
             await feed.attach(select(["a"]), after=None, last=None)
-        assert feed.subscribers == 5
+        assert feed.statistics().subscribers == 5
 
 
 async def test_a_crowd_that_comes_at_once_does_not_slip_past_the_limit() -> None:
@@ -67,7 +67,7 @@ async def test_a_crowd_that_comes_at_once_does_not_slip_past_the_limit() -> None
         coming = [attached(feed, "192.0.2.1", EARLIEST if number % 2 else None) for number in range(300)]
         outcomes = await asyncio.gather(*coming, return_exceptions=True)
         assert Counter(map(type, outcomes)) == {Subscription: 7, FeedUnavailable: 293}
-        assert feed.subscribers == 7
+        assert feed.statistics().subscribers == 7
 
 
 async def test_nothing_is_left_of_streams_that_came_and_went_or_were_refused() -> None:
@@ -92,11 +92,11 @@ async def test_nothing_is_left_of_streams_that_came_and_went_or_were_refused() -
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert refused
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         for subscription in list(running.broadcaster):
             feed.detach(subscription)  # of those that were cancelled while they read
-        assert (running.broadcaster._by_address, feed.subscribers) == ({}, 0)
+        assert (running.broadcaster._by_address, feed.statistics().subscribers) == ({}, 0)
 
 
 async def test_beyond_the_limit_each_transport_is_refused_in_its_own_way() -> None:

@@ -14,8 +14,9 @@ from websockets.sync.client import connect
 
 from feed import Feed, FeedOptions, Limits, Retention
 from feed.fastapi.metrics.table import LoopDelay
-from feed.figures import Figures, Histogram, transport_of
+from feed.histogram import Histogram
 from feed.peer import Peer
+from feed.statistics import Counters, transport_of
 from tests.support.hostile import raw
 from tests.support.running import RunningServer, running
 from tests.support.scraping import Scraped, scrape
@@ -219,20 +220,20 @@ def test_a_long_poll_is_no_replay(server: RunningServer, since: Since) -> None:
 
 
 def test_a_replay_that_its_reader_did_not_wait_for_counts_too() -> None:
-    async def leave() -> Figures:
+    async def leave() -> Counters:
         async with Feed("memory:") as feed:
             for _ in range(1_500):
                 await feed.publish("a", "x")
             async with asyncio.timeout(10):
-                while feed.lag:
+                while feed.statistics().lag:
                     await asyncio.sleep(0)
             async with feed.subscribe("a", last=1_000) as events:
                 await anext(events)
-            return feed.figures
+            return feed.counters
 
-    figures = asyncio.run(leave())
-    assert sum(figures.replays["window"].counts) == 1
-    assert 0 < figures.replays["window"].sum < 1_000
+    counters = asyncio.run(leave())
+    assert sum(counters.replays["window"].counts) == 1
+    assert 0 < counters.replays["window"].sum < 1_000
 
 
 def test_gaps_count_by_why(server: RunningServer, since: Since) -> None:
@@ -268,7 +269,7 @@ def test_each_fan_out_is_timed_and_so_is_the_delay_of_what_it_brought(server: Ru
 
 
 def test_a_reader_that_makes_the_others_wait_shows_in_both() -> None:
-    async def slowly() -> Figures:
+    async def slowly() -> Counters:
         class Slow:
             def write(self, chunk: object) -> None:
                 time.sleep(0.03)
@@ -282,13 +283,13 @@ def test_a_reader_that_makes_the_others_wait_shows_in_both() -> None:
                 subscription.flow_into(Slow(), lambda items: (b"", 0))  # type: ignore[arg-type,return-value]
             await feed.publish("a", "x")
             async with asyncio.timeout(10):
-                while not sum(feed.figures.fan_outs.counts):
+                while not sum(feed.counters.fan_outs.counts):
                     await asyncio.sleep(0)
-            return feed.figures
+            return feed.counters
 
-    figures = asyncio.run(slowly())
-    assert 0.09 <= figures.fan_outs.sum < 5
-    assert 0.089 <= figures.delays.sum < 5
+    counters = asyncio.run(slowly())
+    assert 0.09 <= counters.fan_outs.sum < 5
+    assert 0.089 <= counters.delays.sum < 5
 
 
 def test_a_loop_that_stands_still_shows_in_its_delay() -> None:
@@ -371,7 +372,7 @@ def test_a_transport_that_is_not_known_counts_as_the_librarys() -> None:
         async with Feed("memory:") as feed:
             selection = feed.select(["a"])
             feed.detach(await feed.attach(selection, after=None, last=None, peer=Peer("carrier pigeon")))
-            return feed.figures.subscribed
+            return feed.counters.subscribed
 
     assert {name: count for name, count in asyncio.run(attach()).items() if count} == {"library": 1}
 
@@ -396,9 +397,9 @@ def test_a_feed_that_is_opened_again_goes_on_counting() -> None:
             async with feed, feed.subscribe("a") as events:
                 await feed.publish("a", "x")
                 await anext(events)
-                assert feed.delivered["library"].events == turn
-            assert feed.figures.ended["client"] == feed.figures.subscribed["library"] == turn
-            assert (feed.figures.published, feed.delivered["library"].events) == (turn, turn)
+                assert feed.statistics().delivered["library"].events == turn
+            assert feed.counters.ended["client"] == feed.counters.subscribed["library"] == turn
+            assert (feed.counters.published, feed.statistics().delivered["library"].events) == (turn, turn)
 
     asyncio.run(twice())
 
@@ -419,6 +420,6 @@ def test_a_stream_whose_writing_breaks_ends_with_an_error() -> None:
             subscription.break_off()
             feed.detach(subscription)
             feed.detach(subscription)
-            return feed.figures.ended
+            return feed.counters.ended
 
     assert {name: count for name, count in asyncio.run(broken()).items() if count} == {"error": 1}

@@ -27,7 +27,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
 from feed import Feed
-from feed.batch import Wire
+from feed.batch import Encoder
 from feed.control import Reason
 from feed.fastapi.outlet import BATCH, MOST_JOINED, SteppedOutlet, chunk, outlet_for, text_frame
 from feed.fastapi.routes.router import feed_router
@@ -314,8 +314,8 @@ def read_batches(client: ClientConnection, last: str) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("wire", [BATCH.framed, BATCH.messages])
-def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(wire: Wire) -> None:
+@pytest.mark.parametrize("encoder", [BATCH.framed, BATCH.messages])
+def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(encoder: Encoder) -> None:
     half = MOST_JOINED // 2
     exact = [half, MOST_JOINED - half - 1]  # with the line end between them
     for sizes, expected in (
@@ -324,7 +324,7 @@ def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(wire: Wire) -
         ([10, MOST_JOINED + 1, 10, 0, 10], [1, 1, 2]),
         ([0], []),
     ):
-        written, size = wire([Line(each) for each in sizes])  # type: ignore[list-item]
+        written, size = encoder([Line(each) for each in sizes])  # type: ignore[list-item]
         found = texts_of(written)
         assert [len(text.split("\n")) for text in found] == expected
         assert [len(line) for text in found for line in text.split("\n")] == [each for each in sizes if each]

@@ -174,24 +174,24 @@ GOOD, BAD = {"topic": "orders/1", "data": {"total": 1}}, {"topic": "orders/1", "
 def test_one_event_that_does_not_fit_refuses_the_whole_batch_and_is_named(
     client: httpx.Client, feed: Feed, media_type: str, body: str, place: str
 ) -> None:
-    before = feed.position
+    before = feed.statistics().position
     answer = client.post("/live/events", content=body, headers={"Content-Type": media_type})
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(f"{place} is not what orders/{{id}} is for: ")
     assert answer.json()["errors"]
-    assert feed.position == before
+    assert feed.statistics().position == before
 
 
 def test_a_model_that_breaks_publishes_nothing_and_is_counted_whichever_way_it_comes(
     server: AppServer, client: httpx.Client, feed: Feed
 ) -> None:
-    before = feed.figures.publishes["failed"]
+    before = feed.counters.publishes["failed"]
     assert client.post("/live/events/broken", content='{"total": 1}', headers=JSON).status_code == 500
     with connect(f"{server.url.replace('http', 'ws')}/live/ws/broken") as socket, pytest.raises(ConnectionClosed):
         socket.send('{"data": {"total": 1}}')
         for _ in range(3):
             socket.recv(5)
-    assert feed.figures.publishes["failed"] == before + 2
+    assert feed.counters.publishes["failed"] == before + 2
 
 
 def test_a_websocket_is_told_for_which_message_and_stays_open(server: AppServer) -> None:
@@ -357,7 +357,7 @@ def test_a_value_is_published_and_read_back_in_python() -> None:
             assert (await orders(id=7).publish(feed, order, key="k")).endswith("-1"), "once"
             await created(id=7).publish(feed, order)
             await names().publish(feed, "Ann")
-            await feed.publish_all([orders(id=8).draft(order), draft("orders/9", {"total": "x"})])
+            await feed.publish_batch([orders(id=8).draft(order), draft("orders/9", {"total": "x"})])
             got: list[Any] = []
             async with feed.subscribe("**", after=EARLIEST) as events:
                 while len(got) < 5:
@@ -384,7 +384,7 @@ def test_a_value_that_its_own_model_would_refuse_is_not_published() -> None:
                 await orders(id=7).publish(feed, Order.model_construct(total=None))  # type: ignore[arg-type]
             with pytest.raises(Mismatch, match="with the type 'other'"):
                 await created(id=7).publish(feed, Order(total=1), type="other")
-            assert feed.position == 0
+            assert feed.statistics().position == 0
 
     asyncio.run(scenario())
 

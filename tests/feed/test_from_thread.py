@@ -64,7 +64,7 @@ def test_many_threads_publish_at_once_and_each_has_its_own_ids(server: AppServer
     def one(number: int) -> list[str]:
         return [
             feed.from_thread.publish("many", number),
-            *feed.from_thread.publish_all([draft("many", number), draft("many", "x", "t")]),
+            *feed.from_thread.publish_batch([draft("many", number), draft("many", "x", "t")]),
         ]
 
     with ThreadPoolExecutor(16) as pool:
@@ -76,11 +76,11 @@ def test_a_key_makes_it_safe_to_repeat_and_errors_are_those_of_the_loop(server: 
     first = feed.from_thread.publish("keys", "x", key="one")
     assert feed.from_thread.publish("keys", "x", key="one") == first
     batch = [draft("keys", "a"), draft("keys", "b")]
-    assert feed.from_thread.publish_all(batch, key="two") == feed.from_thread.publish_all(batch, key="two")
+    assert feed.from_thread.publish_batch(batch, key="two") == feed.from_thread.publish_batch(batch, key="two")
     for wrong in (
         lambda: feed.from_thread.publish("a b", "x"),
         lambda: feed.from_thread.publish("keys", "y", key="one"),
-        lambda: feed.from_thread.publish_all([]),
+        lambda: feed.from_thread.publish_batch([]),
     ):
         with pytest.raises(Invalid):
             wrong()
@@ -129,7 +129,7 @@ class Stuck:
 
     def __init__(self, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.free = threading.Event(), asyncio.Event()
-        running: Any = feed._running_now()
+        running: Any = feed.running
         append = running.log.append
 
         async def wait_and_append(*arguments: Any) -> Any:

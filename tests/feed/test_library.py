@@ -230,7 +230,7 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
         async with Feed("memory:") as feed, feed.subscribe("a") as events:
             await feed.publish("a", "0")
             assert (await anext(events)).data == "0"
-            running = feed._running_now()
+            running = feed.running
             assert running is not None
             push, broken = running.broadcaster.push, 0
 
@@ -376,7 +376,7 @@ def test_a_start_that_fails_half_way_leaves_the_log_free(tmp_path: Path, monkeyp
     async def scenario() -> None:
         feed = Feed(url)
         with monkeypatch.context() as patched:
-            patched.setattr("feed.feed._newest", fail)
+            patched.setattr("feed.running.newest_window", fail)
             with pytest.raises(FeedUnavailable, match="yet"):
                 await feed.publish("a", "x")
         async with asyncio.timeout(10):
@@ -427,7 +427,7 @@ def test_a_reader_waits_for_a_log_that_cannot_be_read_for_a_while(
     async def scenario() -> None:
         async with Feed(f"sqlite:{tmp_path / 'feed.db'}", FeedOptions(window_events=1)) as feed:
             await feed.append([text_draft("a", "x")] * 100)
-            running = feed._running_now()
+            running = feed.running
             assert running is not None
             async with feed.subscribe("a", after=EARLIEST) as events:
                 with monkeypatch.context() as patched:
@@ -458,7 +458,7 @@ def test_a_page_of_history_has_no_hole_that_it_does_not_announce(monkeypatch: py
         options = FeedOptions(window_events=1, retention=Retention(events=3_000))
         async with Feed("memory:", options) as feed:
             await feed.append([text_draft("b" if number % 5 else "a", "x") for number in range(6_000)])
-            running = feed._running_now()
+            running = feed.running
             assert running is not None
             read = running.log.read
 
@@ -486,7 +486,7 @@ def test_p10_a_reader_that_waits_for_a_slow_disk_gets_signs_of_life_and_then_eve
         options = FeedOptions(window_events=1, limits=Limits(heartbeat=0.02))
         async with Feed(f"sqlite:{tmp_path / 'feed.db'}", options) as feed:
             await feed.append([text_draft("a", str(number)) for number in range(1_200)])
-            running = feed._running_now()
+            running = feed.running
             assert running is not None
             disk, reads, read = asyncio.Event(), 0, running.log.read
 

@@ -68,7 +68,7 @@ async def test_a_stream_ends_when_its_right_to_read_does(inside: Inside, form: F
         assert [item.type for item in items] == ["feed.open", "message", "feed.closing"]
         assert "token-expired" in items[-1].data
         assert not kept.parser.finished
-        assert inside.feed.subscribers == 1
+        assert inside.feed.statistics().subscribers == 1
 
 
 async def test_a_websocket_is_closed_with_1008(inside: Inside) -> None:
@@ -110,8 +110,8 @@ async def test_a_reader_that_is_behind_and_waits_for_the_log_ends_on_time(monkey
         first = await feed.publish("a", "x")
         for _ in range(3):
             await feed.publish("a", "x")
-        await until(lambda: feed.lag == 0)
-        running = feed._running_now()
+        await until(lambda: feed.statistics().lag == 0)
+        running = feed.running
         assert running is not None
         monkeypatch.setattr(running.log, "read", lambda *_: asyncio.Event().wait())  # the log is away
         peer = Peer(expires=time.time() + 0.2)
@@ -128,8 +128,8 @@ async def test_a_stream_that_is_behind_ends_on_time(form: Form, monkeypatch: pyt
         first = await inside.feed.publish("a", "x")
         for _ in range(3):
             await inside.feed.publish("a", "x")
-        await until(lambda: inside.feed.lag == 0)
-        running = inside.feed._running_now()
+        await until(lambda: inside.feed.statistics().lag == 0)
+        running = inside.feed.running
         assert running is not None
         monkeypatch.setattr(running.log, "read", lambda *_: asyncio.Event().wait())  # the log is away
         items: list[Item] = []

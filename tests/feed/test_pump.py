@@ -149,7 +149,7 @@ class Faucet:
 
 
 def items_of(items: Sequence[Item]) -> Chunk:
-    """A wire that changes nothing."""
+    """An encoder that changes nothing."""
     return Chunk(list(items), len(items))
 
 
@@ -194,7 +194,7 @@ async def test_an_idle_reader_is_woken_when_the_relay_is_not_to_be_trusted() -> 
     async with Feed("memory:") as feed:
         faucet = Faucet()
         (await feed.attach(select(["a"]), after=None, last=None)).flow_into(faucet, items_of)
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         running.broadcaster.distrust()
         await publish(feed, 1)
@@ -237,7 +237,7 @@ async def test_a_reader_that_waits_for_the_disk_is_given_signs_of_life(monkeypat
     async with Feed("memory:", FeedOptions(window_events=1, limits=Limits(heartbeat=10))) as feed:
         first = await feed.publish("a", "0")
         await publish(feed, 3)
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         read, held = running.log.read, asyncio.Event()
 
@@ -264,7 +264,7 @@ async def test_publishes_beyond_what_may_wait_for_readers_are_refused_and_those_
     monkeypatch.setattr("feed.feed._MAX_HELD_BYTES", 1_000)
     async with Feed("memory:") as feed:
         await feed.publish("a", "0")
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         pump = running.broadcaster.pump
         for _ in range(10 * _TURN_WRITES):

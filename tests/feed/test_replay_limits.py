@@ -20,7 +20,7 @@ import pytest
 
 from feed import EARLIEST, Feed, FeedOptions, FeedUnavailable, select
 from feed.event import Event, text_draft
-from feed.feed import _LOOKING_BACK
+from feed.history import _LOOKING_BACK
 from feed.log.contract import LOOK_AT_CLOCK, Page
 from feed.log.window import Window
 from feed.pattern import EVERYTHING, Selection
@@ -149,7 +149,7 @@ async def besieged(serve: Serve, log: str) -> Siege:
 
 async def filled(feed: Feed, count: int) -> None:
     await feed.append([text_draft(f"t/{number}", "x") for number in range(count)])
-    await until(lambda: feed.lag == 0)
+    await until(lambda: feed.statistics().lag == 0)
 
 
 async def test_no_more_pages_are_read_at_once_than_may_be_and_all_are_served_in_turn(
@@ -157,7 +157,7 @@ async def test_no_more_pages_are_read_at_once_than_may_be_and_all_are_served_in_
 ) -> None:
     async with Feed("memory:", FeedOptions(window_events=1, max_replays=3)) as feed:
         await filled(feed, 10)
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         read, at_once, most, order = running.log.read, 0, 0, list[str]()
 
@@ -186,7 +186,7 @@ async def test_no_more_pages_are_read_at_once_than_may_be_and_all_are_served_in_
 async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Feed("memory:", FeedOptions(window_events=1)) as feed:
         await filled(feed, 10)
-        running = feed._running_now()
+        running = feed.running
         assert running is not None
         held = asyncio.Event()
         read, read_backward = running.log.read, running.log.read_backward
@@ -214,7 +214,7 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
         held.set()
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert sum(isinstance(outcome, BaseException) for outcome in outcomes) == 10
-        assert running._looking_back == 0
+        assert running.history._looking_back == 0
         assert running.replays._value == feed.options.max_replays
         assert len((await feed.history(select(["t/1"]))).events) == 1
 
@@ -240,7 +240,7 @@ def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:
 
 
 def test_pages_that_end_early_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feed.log.window.PAGE_SECONDS", -1.0)
+    monkeypatch.setattr("feed.log.paging.PAGE_SECONDS", -1.0)
     window = Window(0, max_events=1_000, max_bytes=1 << 30)
     window.extend(Event("e", seq, "a" if seq % 7 else "b", "message", "x", False, seq) for seq in range(1, 1_001))
     for selection in (EVERYTHING, select(["b"])):

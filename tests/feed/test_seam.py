@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-import feed.feed
+import feed.running
 from feed import EARLIEST, Event, Feed, FeedOptions, Gap, Limits, Retention, Subscription, select
 from feed.batch import Chunk, Item
 from feed.control import Control, Reason
@@ -37,7 +37,7 @@ PATTERNS = [["**"], ["a/*"], ["b"], ["a/1", "b"], ["nothing"]]
 
 
 def items_of(items: Sequence[Item]) -> Chunk:
-    """A wire that changes nothing."""
+    """An encoder that changes nothing."""
     return Chunk(items, len(items))
 
 
@@ -134,7 +134,7 @@ class Seam(RuleBasedStateMachine):
             return await self.feed.__aenter__()
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(feed.feed, "open_log", held)
+            patched.setattr(feed.running, "open_log", held)
             self.runner.run(begin())
         self.note_epochs()
 
@@ -340,7 +340,7 @@ class Seam(RuleBasedStateMachine):
     async def caught_up(self) -> None:
         """Every reader reads until there is nothing left for it."""
         async with asyncio.timeout(20):
-            while self.feed._running_now().broadcaster.window.position < self.log.position:  # type: ignore[union-attr]
+            while self.feed.running.broadcaster.window.position < self.log.position:  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             for reader in self.readers:
                 while not await self.read_to_the_end(reader):

@@ -45,7 +45,7 @@ async def known_to_each_other(feed: Feed, count: int) -> None:
 
 
 def peers_of(feed: Feed) -> Peers:
-    running = feed._running_now()
+    running = feed.running
     assert running is not None
     peers = running.log._peers  # type: ignore[attr-defined]
     assert isinstance(peers, Peers)

@@ -33,7 +33,7 @@ class Inside(NamedTuple):
     @property
     def subscriptions(self) -> list[Subscription]:
         """Its open streams, in the order in which they came."""
-        running = self.feed._running_now()
+        running = self.feed.running
         assert running is not None
         return list(running.broadcaster)
 

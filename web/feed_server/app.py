@@ -35,6 +35,7 @@ from feed.fastapi.routes.router import gated_router
 from feed.fastapi.routes.session import session_router
 from feed.fastapi.routes.subscriptions import subscriptions_router
 from feed.log import is_shared
+from feed_server.logging.stderr import dropped_lines
 from feed_server.settings import Settings, only_one_process
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
 
 def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None, processes: int = 1) -> FastAPI:
     """The same for `feed serve`, which knows how many `processes` it is, and counts more than bodies in `bodies`."""
-    metrics = metrics_of(feed, settings.node_name)
+    metrics = metrics_of(feed, settings.node_name, dropped_lines=dropped_lines)
     tokens = _tokens(settings)
     bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
 

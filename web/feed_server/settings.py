@@ -31,8 +31,8 @@ from pydantic_settings import (
 from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
 from feed.event import check_pattern
 from feed.fastapi.auth.origins import parse_host, parse_origin
-from feed.feed import MAX_PATTERNS
 from feed.log import check_log_url, is_shared
+from feed.pattern import MAX_PATTERNS
 from feed_server.logging.stderr import Format, Level
 from feed_server.units import duration_text, parse_duration, parse_size, size_text
 

@@ -13,8 +13,8 @@ import msgspec
 
 from feed import Invalid, Malformed
 from feed.event import check_depth, parse_json
-from feed.feed import MAX_BATCH
 from feed.json_rules import json_fault
+from feed.options import MAX_BATCH
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -1,5 +1,7 @@
-"""What `/metrics` says."""
+"""What `/metrics` says.
+
+Nothing here imports prometheus-client: it chooses its mode when it is imported, by the variable below.
+"""
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus-client calls, in the environment, the folder that several processes share. It looks for it when it is
-imported."""
+"""What prometheus-client calls, in the environment, the folder that several processes share."""

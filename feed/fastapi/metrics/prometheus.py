@@ -20,6 +20,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import accumulate
 from typing import Any, Protocol, TypeVar
 
@@ -32,13 +33,13 @@ from prometheus_client.utils import floatToGoString
 
 from feed import Feed, FeedUnavailable
 from feed.fastapi.metrics import METRICS_FOLDER
-from feed.fastapi.metrics.table import FIGURES, Distribution, Figure, LoopDelay, Now
-from feed.figures import Histogram
+from feed.fastapi.metrics.table import FIGURES, Distribution, Figure, LoopDelay, Snapshot
+from feed.histogram import Histogram
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_Share = Callable[[Now], None]
+_Share = Callable[[Snapshot], None]
 
 _SHARE_SECONDS = 0.5
 _TRIES, _TRY_AGAIN = 5, 0.002  # seconds
@@ -57,25 +58,30 @@ class Metrics(Protocol):
         """The same once. After the feed is closed it is the last word."""
 
 
-def metrics_of(feed: Feed, node: str) -> Metrics:
+def metrics_of(feed: Feed, node: str, *, dropped_lines: Callable[[], int] | None = None) -> Metrics:
     """The metrics of one feed, under the node's name. They have a registry of their own: several in one process, or
-    those of an application around them, do not get in each other's way."""
-    return SharedMetrics(feed, node) if METRICS_FOLDER in os.environ else OwnMetrics(feed, node)
+    those of an application around them, do not get in each other's way.
+
+    `dropped_lines` tells how many lines the program's own log has lost; without it that figure is left out.
+    """
+    loop = LoopDelay()
+    kind = SharedMetrics if METRICS_FOLDER in os.environ else OwnMetrics
+    return kind(partial(Snapshot, feed, loop, dropped_lines), loop, node)
 
 
 class OwnMetrics(Collector):
     """Of this process alone."""
 
-    def __init__(self, feed: Feed, node: str) -> None:
-        self._feed = feed
+    def __init__(self, snapshot: Callable[[], Snapshot], loop: LoopDelay, node: str) -> None:
+        self._snapshot = snapshot
+        self._loop = loop
         self._node = node
-        self._loop = LoopDelay()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
         """What the library asks of a collector."""
-        now = Now(self._feed, self._loop)
+        now = self._snapshot()
         for figure in FIGURES:
             if isinstance(figure, Distribution):
                 yield self._histogram(figure, now)
@@ -90,7 +96,7 @@ class OwnMetrics(Collector):
             metric.add_sample(name, labels, value)
         return metric
 
-    def _histogram(self, figure: Distribution, now: Now) -> Metric:
+    def _histogram(self, figure: Distribution, now: Snapshot) -> Metric:
         family = HistogramMetricFamily(figure.name, figure.documentation, labels=_labels(figure))
         for of_label, value in figure.values(now).items():
             family.add_metric(_labelled(figure, self._node, of_label), _buckets(value), value.sum)
@@ -112,9 +118,9 @@ class SharedMetrics:
     """Of all processes that have the same folder. What a process that died has counted stays, its gauges go once the
     one that looks after the workers has said so (`mark_process_dead`)."""
 
-    def __init__(self, feed: Feed, node: str) -> None:
-        self._feed = feed
-        self._loop = LoopDelay()
+    def __init__(self, snapshot: Callable[[], Snapshot], loop: LoopDelay, node: str) -> None:
+        self._snapshot = snapshot
+        self._loop = loop
         self._shares = [_share(figure, node) for figure in FIGURES]
         self._registry = CollectorRegistry()
         MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
@@ -146,7 +152,7 @@ class SharedMetrics:
 
     def share(self) -> None:
         """See `Metrics`."""
-        now = Now(self._feed, self._loop)
+        now = self._snapshot()
         for share in self._shares:
             share(now)
 
@@ -177,10 +183,10 @@ def _share(figure: Figure | Distribution, node: str) -> _Share:
     return _each(figure.values, lambda of_label: share(figure, _labelled(figure, node, of_label)))
 
 
-def _each(values_of: Callable[[Now], Mapping[str, _T]], make: Callable[[str], Callable[[_T], None]]) -> _Share:
+def _each(values_of: Callable[[Snapshot], Mapping[str, _T]], make: Callable[[str], Callable[[_T], None]]) -> _Share:
     made: dict[str, Callable[[_T], None]] = {}
 
-    def share(now: Now) -> None:
+    def share(now: Snapshot) -> None:
         for of_label, value in values_of(now).items():
             if of_label not in made:
                 made[of_label] = make(of_label)

@@ -10,14 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from feed import Feed
-from feed.broadcaster import Queues
-from feed.fastapi.logging.dropped import dropped_lines
-from feed.figures import Delivered, Histogram
-from feed.log.contract import FileBytes, Retained
+from feed.histogram import Histogram
 
 _LOOP_LOOKS = 0.1  # seconds between two looks at how late the event loop is
 
@@ -37,36 +33,22 @@ class LoopDelay:
             self.seen.observe(max(0.0, time.perf_counter() - before - _LOOP_LOOKS))
 
 
-class Now:
-    """What a process knows of itself at one moment. What is not one integer is asked for once for all figures."""
+class Snapshot:
+    """What a process knows of itself at one moment. `dropped_lines` is how many lines its program's log has lost, where
+    it knows."""
 
-    def __init__(self, feed: Feed, loop: LoopDelay) -> None:
-        self.feed = feed
-        self.counted = feed.figures
+    def __init__(self, feed: Feed, loop: LoopDelay, dropped_lines: Callable[[], int] | None) -> None:
+        self.statistics = feed.statistics()
+        self.counters = feed.counters
         self.loop = loop
-
-    @cached_property
-    def queues(self) -> Queues:
-        return self.feed.queues
-
-    @cached_property
-    def retained(self) -> Retained | None:
-        return self.feed.retained
-
-    @cached_property
-    def file_bytes(self) -> FileBytes | None:
-        return self.feed.file_bytes
-
-    @cached_property
-    def delivered(self) -> Mapping[str, Delivered]:
-        return self.feed.delivered
+        self.dropped_lines = None if dropped_lines is None else dropped_lines()
 
     @property
     def oldest_age(self) -> float | None:
         """In seconds; 0 where nothing is retained."""
-        if self.retained is None:
+        if self.statistics.retained is None:
             return None
-        oldest = self.feed.oldest_time
+        oldest = self.statistics.oldest_time
         return 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
 
 
@@ -81,11 +63,11 @@ class Figure(NamedTuple):
     name: str
     kind: Literal["counter", "gauge"]
     documentation: str
-    read: Callable[[Now], float | Mapping[str, float] | None]
+    read: Callable[[Snapshot], float | Mapping[str, float] | None]
     label: str | None = None
     several: Literal["livesum", "livemax"] = "livesum"
 
-    def values(self, now: Now) -> Mapping[str, float]:
+    def values(self, now: Snapshot) -> Mapping[str, float]:
         """What it is now, by the label's values; by '' without a label."""
         value = self.read(now)
         if value is None:
@@ -98,159 +80,159 @@ class Distribution(NamedTuple):
 
     name: str
     documentation: str
-    read: Callable[[Now], Histogram | Mapping[str, Histogram]]
+    read: Callable[[Snapshot], Histogram | Mapping[str, Histogram]]
     label: str | None = None
 
-    def values(self, now: Now) -> Mapping[str, Histogram]:
+    def values(self, now: Snapshot) -> Mapping[str, Histogram]:
         """What it is now, by the label's values; by '' without a label."""
         value = self.read(now)
         return value if isinstance(value, Mapping) else {"": value}
 
 
 FIGURES: tuple[Figure | Distribution, ...] = (
-    Figure("feed_subscribers", "gauge", "Streams that are open.", lambda now: now.feed.subscribers),
+    Figure("feed_subscribers", "gauge", "Streams that are open.", lambda now: now.statistics.subscribers),
     Figure(
         "feed_subscribers_by_transport",
         "gauge",
         "The same, by how they read: sse, websocket, ndjson, poll (a long poll), library (inside the process).",
-        lambda now: now.feed.subscribers_by_transport,
+        lambda now: now.statistics.subscribers_by_transport,
         "transport",
     ),
     Figure(
         "feed_subscriptions",
         "counter",
         "Streams that were opened.",
-        lambda now: now.counted.subscribed,
+        lambda now: now.counters.subscribed,
         "transport",
     ),
     Figure(
         "feed_subscriptions_refused",
         "counter",
         "Requests to read that were refused: invalid, denied (401, 403), busy (no room, or the log is away), shutdown.",
-        lambda now: now.counted.refused,
+        lambda now: now.counters.refused,
         "reason",
     ),
     Figure(
         "feed_disconnects",
         "counter",
         "Streams that ended: client (it left), error (writing broke), or what feed.closing said.",
-        lambda now: now.counted.ended,
+        lambda now: now.counters.ended,
         "reason",
     ),
     Figure(
         "feed_publishes",
         "counter",
         "Requests and messages to publish, a batch being one, by what became of them.",
-        lambda now: now.counted.publishes,
+        lambda now: now.counters.publishes,
         "outcome",
     ),
     Figure(
         "feed_published_events",
         "counter",
         "Events that were committed, and their publishers told so. What is repeated with its key does not count again.",
-        lambda now: now.counted.published,
+        lambda now: now.counters.published,
     ),
     Figure(
         "feed_published_bytes",
         "counter",
         "Bytes of their data.",
-        lambda now: now.counted.published_bytes,
+        lambda now: now.counters.published_bytes,
     ),
     Figure(
         "feed_delivered_events",
         "counter",
         "Events handed to connections: an event counts once for each reader. `history` are pages of it.",
-        lambda now: {name: delivered.events for name, delivered in now.delivered.items()},
+        lambda now: {name: delivered.events for name, delivered in now.statistics.delivered.items()},
         "transport",
     ),
     Figure(
         "feed_delivered_bytes",
         "counter",
         "Bytes of body handed to connections, heartbeats and the like included.",
-        lambda now: {name: delivered.bytes for name, delivered in now.delivered.items()},
+        lambda now: {name: delivered.bytes for name, delivered in now.statistics.delivered.items()},
         "transport",
     ),
     Distribution(
         "feed_fan_out_seconds",
         "How long it took to write what was published at once to all its readers.",
-        lambda now: now.counted.fan_outs,
+        lambda now: now.counters.fan_outs,
     ),
     Distribution(
         "feed_delivery_delay_seconds",
         "From the commit of the oldest event of a fan-out until it was written to its last reader.",
-        lambda now: now.counted.delays,
+        lambda now: now.counters.delays,
     ),
     Figure(
         "feed_queued_events",
         "gauge",
         "Events that wait in the queues of all streams that are open, in sum: an event counts once for each.",
-        lambda now: now.queues.events,
+        lambda now: now.statistics.queues.events,
     ),
     Figure(
         "feed_queue_deepest_events",
         "gauge",
         "Events that wait in the queue of the stream for which most do.",
-        lambda now: now.queues.deepest,
+        lambda now: now.statistics.queues.deepest,
         several="livemax",
     ),
     Figure(
         "feed_queue_overflows",
         "counter",
         "How often a queue was full: its reader could not keep up, and went on from the log.",
-        lambda now: now.counted.overflows,
+        lambda now: now.counters.overflows,
     ),
     Figure(
         "feed_lagging_subscribers",
         "gauge",
         "Streams that read the log: they could not keep up, or have come back and not caught up yet.",
-        lambda now: now.queues.lagging,
+        lambda now: now.statistics.queues.lagging,
     ),
     Distribution(
         "feed_replay_events",
         "Events that a reader which came back was sent until it was live: from memory alone (window), or the log too.",
-        lambda now: now.counted.replays,
+        lambda now: now.counters.replays,
         "source",
     ),
     Figure(
         "feed_gaps",
         "counter",
         "How often a reader was told that events may be missing: expired, or unknown.",
-        lambda now: now.counted.gaps,
+        lambda now: now.counters.gaps,
         "reason",
     ),
     Figure(
         "feed_log_position",
         "gauge",
         "The number of the log's newest event, as far as this node knows.",
-        lambda now: now.feed.position,
+        lambda now: now.statistics.position,
         several="livemax",
     ),
     Figure(
         "feed_log_events",
         "gauge",
         "Events that the log retains, as far as this node knows. Nodes on one log say the same.",
-        lambda now: None if now.retained is None else now.retained.events,
+        lambda now: None if now.statistics.retained is None else now.statistics.retained.events,
         several="livemax",
     ),
     Figure(
         "feed_log_bytes",
         "gauge",
         "The sizes of those events, as retention counts them: roughly what they take in memory and on disk.",
-        lambda now: None if now.retained is None else now.retained.bytes,
+        lambda now: None if now.statistics.retained is None else now.statistics.retained.bytes,
         several="livemax",
     ),
     Figure(
         "feed_log_file_bytes",
         "gauge",
         "How large the files of a log on SQLite are, all together; 0 for other logs.",
-        lambda now: None if now.file_bytes is None else now.file_bytes.total,
+        lambda now: None if now.statistics.file_bytes is None else now.statistics.file_bytes.total,
         several="livemax",
     ),
     Figure(
         "feed_log_wal_bytes",
         "gauge",
         "The part of it that is written ahead: it grows while another program reads the log for long.",
-        lambda now: None if now.file_bytes is None else now.file_bytes.ahead,
+        lambda now: None if now.statistics.file_bytes is None else now.statistics.file_bytes.ahead,
         several="livemax",
     ),
     Figure(
@@ -263,20 +245,20 @@ FIGURES: tuple[Figure | Distribution, ...] = (
     Distribution(
         "feed_log_commit_seconds",
         "How long commits took, each of what several publishers had brought: to disk, or to Redis and back.",
-        lambda now: now.feed.commits,
+        lambda now: now.statistics.commits,
     ),
     Figure(
         "feed_log_lag_events",
         "gauge",
         "Events in the log, as far as this node knows, that it has not passed on yet.",
-        lambda now: now.feed.lag,
+        lambda now: now.statistics.lag,
         several="livemax",
     ),
     Figure(
         "feed_log_reconnects",
         "counter",
         "How often this node lost the log's server and found it again.",
-        lambda now: now.feed.reconnects,
+        lambda now: now.statistics.reconnects,
     ),
     Distribution(
         "feed_event_loop_delay_seconds",
@@ -287,7 +269,7 @@ FIGURES: tuple[Figure | Distribution, ...] = (
         "feed_dropped_log_lines",
         "counter",
         "Lines for standard error that were dropped, as nobody took them in time.",
-        lambda _: dropped_lines(),
+        lambda now: now.dropped_lines,
     ),
     Figure(
         "feed_time_seconds",

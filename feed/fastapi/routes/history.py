@@ -12,7 +12,7 @@ from feed import Feed, HistoryPage, Subscription
 from feed.fastapi.http.problems import SAFE
 from feed.fastapi.http.request import query_of
 from feed.fastapi.routes.subscribe import SubscribeRequest
-from feed.feed import MAX_LAST
+from feed.history import MAX_LAST
 from feed.media_types import JSON
 
 _MAX_WAIT = 60  # seconds
@@ -38,7 +38,7 @@ async def history_page(feed: Feed, request: Request, wanted: SubscribeRequest) -
         await _something(feed, request, wanted, page.next, wait)
         page = await feed.history(wanted.selection, limit=limit, after=page.next)
     document = _document(page)
-    feed.figures.delivered["history"].add(len(page.events), len(document))
+    feed.counters.delivered["history"].add(len(page.events), len(document))
     response = Response(document, media_type=JSON, headers={"Cache-Control": "no-store"})
     response.raw_headers += SAFE
     return response

@@ -31,8 +31,8 @@ from feed.fastapi.http.request import media_type, path_parameter, query_of
 from feed.fastapi.routes import cloudevents
 from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publishes_counted
-from feed.feed import idempotency_key
 from feed.json_rules import BOM
+from feed.log.idempotency import idempotency_key
 from feed.media_types import JSON, NDJSON
 
 P = ParamSpec("P")

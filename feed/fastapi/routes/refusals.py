@@ -1,4 +1,4 @@
-"""What becomes of requests that are refused, counted by what kind of refusal it is (see `feed.figures`)."""
+"""What becomes of requests that are refused, counted by what kind of refusal it is (see `feed.counters`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from feed import Draining, FeedError
 from feed.fastapi.http.problems import Refused, status_of
 from feed.fastapi.routes.gate import Gate
-from feed.figures import Figures, Outcome, Refusal
+from feed.statistics import Counters, Outcome, Refusal
 
 _OUTCOMES: dict[int, Outcome] = {
     401: "denied",
@@ -34,7 +34,7 @@ def publishes_counted(handle: _Handle) -> _Handle:
         try:
             return await handle(gate, request)
         except Exception as error:
-            publish_refused(gate.feed.figures, error)
+            publish_refused(gate.feed.counters, error)
             raise
 
     return counted
@@ -48,18 +48,18 @@ def reads_counted(handle: _Handle) -> _Handle:
         try:
             return await handle(gate, request)
         except Exception as error:
-            read_refused(gate.feed.figures, error)
+            read_refused(gate.feed.counters, error)
             raise
 
     return counted
 
 
-def publish_refused(figures: Figures, error: Exception) -> None:
+def publish_refused(counters: Counters, error: Exception) -> None:
     """Nothing was published, and this is why."""
-    figures.publishes[_outcome(error)] += 1
+    counters.publishes[_outcome(error)] += 1
 
 
-def read_refused(figures: Figures, error: Exception) -> None:
+def read_refused(counters: Counters, error: Exception) -> None:
     """There is neither a stream nor a page, and this is why."""
     outcome = _outcome(error)
     reason: Refusal
@@ -69,7 +69,7 @@ def read_refused(figures: Figures, error: Exception) -> None:
         reason = "busy"
     else:
         reason = "denied" if outcome == "denied" else "invalid" if outcome == "invalid" else "failed"
-    figures.refused[reason] += 1
+    counters.refused[reason] += 1
 
 
 def _outcome(error: Exception) -> Outcome:

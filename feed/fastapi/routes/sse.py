@@ -71,7 +71,7 @@ class StreamResponse(Response):
         try:
             subscription = await self._wanted.attach(self._gate)
         except FeedUnavailable as error:
-            read_refused(feed.figures, error)
+            read_refused(feed.counters, error)
             if self._format == "line":
                 problem = problem_of(error)
                 # What was added for the page that asks.
@@ -104,7 +104,7 @@ class StreamResponse(Response):
         try:
             if outlet.closed:
                 return
-            subscription.flow_into(outlet, outlet.wire(HTTP[self._format]))
+            subscription.flow_into(outlet, outlet.encoder_of(HTTP[self._format]))
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:

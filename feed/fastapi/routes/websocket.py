@@ -13,19 +13,19 @@ from starlette.types import Message, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feed import FeedError, Invalid, TooLarge
-from feed.batch import Wire
+from feed.batch import Encoder
 from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.json_body import UNREADABLE, Kind
 from feed.fastapi.http.problems import deny, problem_of, status_of
 from feed.fastapi.logging.requests import log_stream, record_stream
-from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
+from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Encoders, outlet_for
 from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publish_refused, read_refused
 from feed.fastapi.routes.subscribe import subscribe_request
-from feed.feed import idempotency_key
 from feed.json_rules import BOM
+from feed.log.idempotency import idempotency_key
 from feed.subscription import Subscription
 from feed.wire import json_text
 
@@ -65,11 +65,11 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         wanted = await subscribe_request(gate, websocket, "websocket")
         subscription = await wanted.attach(gate)
     except FeedError as error:
-        read_refused(feed.figures, error)
+        read_refused(feed.counters, error)
         await deny(websocket, problem_of(error))
         return
     except Exception as error:  # the application around the feed answers
-        read_refused(feed.figures, error)
+        read_refused(feed.counters, error)
         raise
     record_stream(websocket.scope)
     try:
@@ -89,13 +89,15 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         log_stream(subscription)
 
 
-def _stream(websocket: WebSocket, subscription: Subscription, wires: Wires, send: Send | None) -> Callable[[], object]:
+def _stream(
+    websocket: WebSocket, subscription: Subscription, encoders: Encoders, send: Send | None
+) -> Callable[[], object]:
     """Let the subscription flow: by the pump if that is possible, else by a task. Gives what stops it."""
     outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
     if outlet is None:
-        return asyncio.create_task(_send(websocket, subscription, wires.messages)).cancel
+        return asyncio.create_task(_send(websocket, subscription, encoders.messages)).cancel
     if not outlet.closed:
-        subscription.flow_into(outlet, outlet.wire(wires))
+        subscription.flow_into(outlet, outlet.encoder_of(encoders))
     return outlet.close
 
 
@@ -103,7 +105,7 @@ def _close(reason: Reason | None) -> Message:
     return {"type": "websocket.close", "code": _CLOSE_CODES.get(reason or "", 1011)}
 
 
-async def _send(websocket: WebSocket, subscription: Subscription, messages: Wire) -> None:
+async def _send(websocket: WebSocket, subscription: Subscription, messages: Encoder) -> None:
     """Everything the subscription hands out; then the close that its end calls for."""
     reason = None
     try:
@@ -134,7 +136,7 @@ async def _receive(
         if text is None:
             return 1003
         if len(text) > max_message(gate.feed.options.max_data):
-            publish_refused(gate.feed.figures, TooLarge("data", gate.feed.options.max_data))
+            publish_refused(gate.feed.counters, TooLarge("data", gate.feed.options.max_data))
             return 1009
         try:
             answer = await _publish(gate, grants, websocket, text, topic)
@@ -167,7 +169,7 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
         gate.topics.check(draft)
         appended = await gate.feed.append([draft], key)
     except Exception as error:
-        publish_refused(gate.feed.figures, error)
+        publish_refused(gate.feed.counters, error)
         if not isinstance(error, FeedError) or isinstance(error, TooLarge):
             raise
         ref = ref or _ref(text)  # whoever is refused wants to know for what

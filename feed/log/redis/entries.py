@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from feed.event import Draft, Event, event_size
-from feed.log.contract import IdempotencyKey
+from feed.log.idempotency import IdempotencyKey
 
 _pack = msgspec.msgpack.Encoder().encode
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
-from feed.figures import Histogram
-from feed.log.contract import Answers, Appended, FileBytes, IdempotencyKey, Loss, Page, Retained, Retention
+from feed.histogram import Histogram
+from feed.log.contract import Answers, Appended, FileBytes, Loss, Page, Retained, Retention
 from feed.log.epochs import is_id
+from feed.log.idempotency import IdempotencyKey
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
 from feed.log.redis.link import Ask, Link, Renewal, Work

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import Event
-from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, PAGE_SECONDS, Page
-from feed.log.paging import leading_run
+from feed.log.contract import PAGE_BYTES, Page
+from feed.log.paging import Scan, leading_run
 from feed.log.redis.entries import last_seq, parse_entries
 from feed.log.redis.link import Argument, Link, Script
 from feed.log.redis.state import State
@@ -18,21 +17,6 @@ from feed.pattern import Selection
 
 _LOOKS = 2  # until what was found counts
 _SCAN_EVENTS = 500  # of one page: about as much as may be parsed without holding up the loop
-
-
-class Pace:
-    """Gives the loop back now and then to others, for whoever looks at many events in it."""
-
-    def __init__(self) -> None:
-        self._steps = 0
-        self._until = time.perf_counter() + PAGE_SECONDS
-
-    async def step(self) -> None:
-        """Before each event."""
-        self._steps += 1
-        if self._steps % LOOK_AT_CLOCK == 0 and time.perf_counter() > self._until:
-            await asyncio.sleep(0)
-            self._until = time.perf_counter() + PAGE_SECONDS
 
 
 class Reader:
@@ -53,18 +37,9 @@ class Reader:
         events = await self._events("forward", after + 1, until, selection, limit)
         if not events:
             return Page([], until, until)  # they are gone
-        wanted: list[Event] = []
-        end, size = after, 0
-        pace = Pace()
-        for event in events:
-            await pace.step()
-            end = event.seq
-            if selection.wants(event.topic, event.type):
-                wanted.append(event)
-                size += event.size
-                if len(wanted) == limit or size > PAGE_BYTES:
-                    break
-        return Page(wanted, events[0].seq - 1, end)
+        scan = await _scanned(events, selection, limit)
+        start = events[0].seq - 1
+        return Page(scan.wanted, start, start + scan.looked)
 
     async def read_backward(self, oldest: int, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
@@ -72,19 +47,10 @@ class Reader:
         if not events:
             gone = min(before, oldest) - 1
             return Page([], gone, gone)
-        wanted: list[Event] = []
-        start, size = before, 0
-        pace = Pace()
-        for event in events:
-            await pace.step()
-            start = event.seq - 1
-            if selection.wants(event.topic, event.type):
-                wanted.append(event)
-                size += event.size
-                if len(wanted) == limit or size > PAGE_BYTES:
-                    break
-        wanted.reverse()
-        return Page(wanted, start, events[0].seq)
+        scan = await _scanned(events, selection, limit)
+        scan.wanted.reverse()
+        end = events[0].seq
+        return Page(scan.wanted, end - scan.looked, end)
 
     async def first_since(self, time: int, oldest: int, position: int) -> int:
         """The seq of the first event committed at `time` or later."""
@@ -135,3 +101,12 @@ class Reader:
             raise FeedUnavailable("Redis does not answer") from error
         finally:
             self._idle.put_nowait(link)
+
+
+async def _scanned(events: Sequence[Event], selection: Selection, limit: int) -> Scan:
+    """The page that events without a hole make. It gives the loop back now and then: they are here already, and to end
+    the page there would be to fetch them again."""
+    scan = Scan(events, selection, limit)
+    while scan.go_on():
+        await asyncio.sleep(0)
+    return scan

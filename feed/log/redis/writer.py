@@ -10,29 +10,21 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid
 from feed.event import Draft
-from feed.figures import Histogram
-from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, IdempotencyKey
+from feed.histogram import Histogram
+from feed.log.backlog import Append, CommitBacklog
+from feed.log.contract import Appended
 from feed.log.epochs import new_epoch
+from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.redis.entries import pack_batches
 from feed.log.redis.link import Link, Script
 from feed.log.redis.state import State
-from feed.log.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
 _GROUP_EVENTS = 1_000  # Redis serves nobody else while a script runs
 _GROUP_BYTES = 4 << 20
-
-
-class Append(msgspec.Struct, frozen=True, eq=False):
-    drafts: Sequence[Draft]
-    key: IdempotencyKey | None
-    bytes: int
-    future: asyncio.Future[Appended]
 
 
 class Writer:
@@ -44,7 +36,7 @@ class Writer:
         self._state = state
         self._script = Script("append")
         self._queue: deque[Append] = deque()
-        self._waiting = Waiting()
+        self._backlog = CommitBacklog()
         self._closed = False
         self._group: asyncio.Future[None] | None = None  # done when the group that is under way is answered
         self._task: asyncio.Task[None] | None = None
@@ -53,12 +45,11 @@ class Writer:
         """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        size = self._waiting.add(drafts)
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._queue.append(Append(drafts, key, size, future))
+        append = self._backlog.add(drafts, key)
+        self._queue.append(append)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="feed-log-writer")
-        return await future
+        return await append.future
 
     async def settled(self, patience: float) -> None:
         """Wait until the group that is under way is answered, if there is one, but only so many seconds."""
@@ -93,7 +84,7 @@ class Writer:
 
     def _answer(self, group: Sequence[Append], answers: Sequence[Appended | FeedError]) -> None:
         for append, answer in zip(group, answers, strict=True):
-            self._waiting.remove(append.drafts, append.bytes)
+            self._backlog.remove(append)
             if append.future.done():
                 continue  # whoever waited has gone
             if isinstance(answer, FeedError):

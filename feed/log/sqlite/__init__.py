@@ -22,13 +22,14 @@ from pathlib import Path
 
 from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
-from feed.figures import Histogram
-from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, IdempotencyKey, Loss, Page, Retained, Retention
+from feed.histogram import Histogram
+from feed.log.backlog import CommitBacklog
+from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention
+from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
-from feed.log.sqlite.writer import Append, Check, Outcome, Request, Writer
+from feed.log.sqlite.writer import Check, Outcome, Request, Writer
 from feed.log.tail import Tails
-from feed.log.waiting import Waiting
 from feed.pattern import Selection
 
 _LOOK_SECONDS = 1.0  # that a page waits for the writer
@@ -44,7 +45,7 @@ class SQLiteLog:
         self._readers = readers
         self._epochs = writer.epochs
         self._tails = Tails()
-        self._waiting = Waiting()
+        self._backlog = CommitBacklog()
         self._closed = False
         self._waking = False
         self._loop = asyncio.get_running_loop()
@@ -109,10 +110,9 @@ class SQLiteLog:
         """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
-        size = self._waiting.add(drafts)
-        future: asyncio.Future[Appended] = self._loop.create_future()
-        self._request(Append(drafts, key, size, future))
-        return await future
+        append = self._backlog.add(drafts, key)
+        self._request(append)
+        return await append.future
 
     def _request(self, request: Request) -> None:
         """Leave it to the writer, which is woken once for all that comes together."""
@@ -137,7 +137,7 @@ class SQLiteLog:
             self._tails.push(events)
         for request, outcome in outcomes:
             future = request.future
-            self._waiting.remove(request.drafts, request.bytes)
+            self._backlog.remove(request)
             if future.done():
                 continue
             if isinstance(outcome, BaseException):

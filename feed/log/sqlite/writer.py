@@ -17,11 +17,13 @@ from typing import IO
 import msgspec
 
 from feed.errors import FeedUnavailable, Invalid
-from feed.event import Draft, Event, event_size
-from feed.figures import Histogram
+from feed.event import Event, event_size
+from feed.histogram import Histogram
+from feed.log.backlog import Append
 from feed.log.clock import Clock, now
-from feed.log.contract import KEY_LIFETIME_MS, KEY_REUSED, Appended, FileBytes, IdempotencyKey, Retained, Retention
+from feed.log.contract import Appended, FileBytes, Retained, Retention
 from feed.log.epochs import Epochs
+from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.sqlite import file
 from feed.log.sqlite.file import Content
 from feed.log.sqlite.holes import Holes
@@ -44,13 +46,6 @@ _PROBE = 5.0  # seconds without a commit until a check really writes: an empty t
 _PROBE_AGAIN = 1.0  # seconds until what failed is tried again by a check
 _PROBE_BYTES = 1 << 20  # at most, of a probe that is as large as what failed
 _PROBE_KEY = ("", "\0")  # in the table of keys: no key of a publish looks like it
-
-
-class Append(msgspec.Struct, frozen=True, eq=False):
-    drafts: Sequence[Draft]
-    key: IdempotencyKey | None
-    bytes: int
-    future: asyncio.Future[Appended]
 
 
 class Check(msgspec.Struct, frozen=True, eq=False):

@@ -80,10 +80,10 @@ async def test_nobody_who_reads_a_log_that_does_not_go_on_spins(monkeypatch: pyt
     async def opened(*_: object) -> StuckLog:
         return log
 
-    monkeypatch.setattr("feed.feed.open_log", opened)
+    monkeypatch.setattr("feed.running.open_log", opened)
     async with Feed("memory:") as feed:
         running = await feed._running()
-        await feed.publish_all([text_draft("a", "x")] * 10)
+        await feed.publish_batch([text_draft("a", "x")] * 10)
         while running.broadcaster.window.position < 10:
             await asyncio.sleep(0)
         running.broadcaster.window.skip_to(10)  # so that the log is read
@@ -137,9 +137,9 @@ async def test_what_is_left_out_in_a_batch_is_read_from_the_log(monkeypatch: pyt
     async def opened(*_: object) -> LeavingOutLog:
         return LeavingOutLog(Retention())
 
-    monkeypatch.setattr("feed.feed.open_log", opened)
+    monkeypatch.setattr("feed.running.open_log", opened)
     async with Feed("memory:") as feed, feed.subscribe("a") as stream:
-        await feed.publish_all([text_draft("a", "x")] * 6)
+        await feed.publish_batch([text_draft("a", "x")] * 6)
         found = []
         async for item in stream:
             assert isinstance(item, Event)

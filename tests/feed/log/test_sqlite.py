@@ -280,7 +280,7 @@ async def publish_until_refused(log: SQLiteLog) -> None:
 
 
 async def test_what_waits_for_the_disk_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feed.log.waiting._MAX_EVENTS", 10)
+    monkeypatch.setattr("feed.log.backlog.MAX_EVENTS", 10)
     log = await open_at(path)
     results = await asyncio.gather(*(publish(log) for _ in range(50)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, Overloaded)]

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
-from feed.fastapi.logging.dropped import DroppingHandler
 from feed_server.logging.formatters import JournalLine, JsonLine, OneLine
 
 Format = Literal["auto", "text", "json"]
@@ -155,18 +154,13 @@ class DirectOutput:
         """See `Output`."""
 
 
-class OutputHandler(DroppingHandler):
+class OutputHandler(logging.Handler):
     """Hands records to an output, as lines."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.output: Output
-
-    @property
-    def dropped(self) -> int:
-        """See `DroppingHandler`."""
-        return self.output.dropped
 
     def handle(self, record: logging.LogRecord) -> bool:
         """See `logging.Handler`. Without its lock: the output has its own."""
@@ -234,3 +228,8 @@ def _is_journal(descriptor: int) -> bool:
     """Whether it is the journal's socket: systemd names that so (systemd.exec(5), JOURNAL_STREAM)."""
     status = os.fstat(descriptor)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def dropped_lines() -> int:
+    """How many lines of this process could not be written."""
+    return sum(handler.output.dropped for handler in logging.getLogger().handlers if isinstance(handler, OutputHandler))

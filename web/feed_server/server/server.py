@@ -109,9 +109,9 @@ class Server(uvicorn.Server):
         self._feed.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain
-        while self._feed.subscribers and loop.time() < deadline and not self.force_exit:
+        while self._feed.statistics().subscribers and loop.time() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
-        if left := self._feed.subscribers:
+        if left := self._feed.statistics().subscribers:
             # Their clients take nothing any more. Only an abort ends a connection whose buffer never empties.
             if not self.force_exit:
                 logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 
-class Turnstile:
+class Admission:
     """`per_turn` come through in one turn of the event loop, in the order in which they came."""
 
     def __init__(self, per_turn: int) -> None:

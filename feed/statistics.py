@@ -1,17 +1,21 @@
-"""What a feed counts of what it does, in plain numbers. Whoever shows them reads them when somebody asks.
+"""What a feed counts of what it does, in plain numbers, and what it is at one moment. Whoever shows it reads it when
+somebody asks.
 
-They only ever grow. Nothing is counted for each event and reader but what a subscription adds up itself: a publish, a
-fan-out, a replay is one addition. And nothing that a client can make up is a name here: what is counted apart is
-fixed.
+Counters only ever grow. Nothing is counted for each event and reader but what a subscription adds up itself: a
+publish, a fan-out, a replay is one addition. And nothing that a client can make up is a name here: what is counted
+apart is fixed.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple, get_args
+
+import msgspec
 
 from feed.control import Reason
+from feed.histogram import Histogram
+from feed.log.contract import FileBytes, Retained
 
 Outcome = Literal["created", "repeated", "invalid", "denied", "overloaded", "unavailable", "indeterminate", "failed"]
 """What becomes of a publish: committed; answered again for its key; wrong (`Invalid`, `Malformed`, `TooLarge`, or no
@@ -27,41 +31,18 @@ Ending = Reason | Literal["client", "error"]
 TRANSPORTS = ("sse", "websocket", "ndjson", "poll", "library")
 """What a `Peer` may call the way it reads; another name counts as the last."""
 
-_UP_TO_A_MINUTE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)  # seconds
 _EVENTS = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 
 
-class Histogram:
-    """How often a value was up to each of `bounds`, and above the last: `counts`, one more than there are bounds; and
-    the `sum` of all of them. For one thread that observes; others may read."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: Sequence[float] = _UP_TO_A_MINUTE) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Once this value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def add(self, other: Histogram) -> None:
-        """All that another one of the same bounds has observed."""
-        self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
-
-
-class Figures:
+class Counters:
     """What one feed has counted since it was made, over whatever it was opened in between.
 
     `published` counts events whose publishers were told that they are committed, and `published_bytes` their data, in
     UTF-8; what is repeated with its key does not count again. `publishes` are requests, a batch is one.
 
     `subscribed` are the subscriptions that began, by transport, and `ended` those that ended, by why. `delivered` are
-    events and bytes of body that were handed to the connections of streams which have ended (`Feed.delivered` has those
-    of open ones too), and of pages of history.
+    events and bytes of body that were handed to the connections of streams which have ended (`Statistics.delivered`
+    has those of open ones too), and of pages of history.
 
     `overflows` is how often a queue was full, and its reader has gone on from the log. `replays` is how many events a
     reader that began in the past was sent until it was live, or had left, by where they came from: the memory alone, or
@@ -99,6 +80,49 @@ class Delivered:
         """So much more."""
         self.events += events
         self.bytes += bytes
+
+
+class Queues(NamedTuple):
+    """What waits in the queues of all subscriptions in sum, and in the deepest one; and how many are behind: they read
+    the log, because they could not keep up, or because they have come back and have not caught up yet. What they have
+    still to read counts in no queue."""
+
+    events: int
+    deepest: int
+    lagging: int
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What a feed holds, and has done since it was made, at one moment: see `Feed.statistics`. Nothing in it goes on
+    changing.
+
+    `subscribers` is how many streams are open, `subscribers_by_transport` the same by how they read: `sse`,
+    `websocket`, `ndjson`, `poll` (a long poll), `library` (inside the process). `queues` is what waits in their queues.
+
+    `delivered` are the events and bytes of body that were handed to connections, of streams that have ended too, by
+    transport; those of pages are under `history`, where a long poll counts as the page that it is answered with.
+
+    Of the log, as far as this process knows: `position` is the seq of its newest event, 0 before the first one, and
+    `lag` how many of its events were not passed on to the streams yet. `retained` is how many events it holds and
+    their sizes in bytes, `oldest_time` when the oldest of them was committed, in milliseconds since 1970, and
+    `file_bytes` how large its files are. `commits` is how long commits took, in seconds, and `reconnects` how often the
+    log's server was lost and found again.
+
+    While the feed is not open there are no streams, the log's `position` and `lag` are 0, and what it holds is None.
+    So is `oldest_time` where it holds nothing.
+    """
+
+    subscribers_by_transport: Mapping[str, int]
+    delivered: Mapping[str, Delivered]
+    commits: Histogram
+    reconnects: int
+    subscribers: int = 0
+    queues: Queues = Queues(0, 0, 0)
+    position: int = 0
+    lag: int = 0
+    retained: Retained | None = None
+    oldest_time: int | None = None
+    file_bytes: FileBytes | None = None
 
 
 def transport_of(name: str) -> str:

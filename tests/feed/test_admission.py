@@ -1,4 +1,4 @@
-"""The turnstile: a few in a turn, in order, and nobody left behind."""
+"""Admission: a few in a turn, in order, and nobody left behind."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 
 import pytest
 
-from feed.turnstile import Turnstile
+from feed.admission import Admission
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_few_go_through_at_once_and_the_others_turn_by_turn_in_order() -> None:
-    turnstile, through = Turnstile(10), list[int]()
+    admission, through = Admission(10), list[int]()
 
     async def go(number: int) -> None:
-        await turnstile.enter()
+        await admission.enter()
         through.append(number)
 
     tasks = [asyncio.create_task(go(number)) for number in range(35)]
@@ -31,9 +31,9 @@ async def test_a_few_go_through_at_once_and_the_others_turn_by_turn_in_order() -
 
 
 async def test_who_comes_alone_never_waits() -> None:
-    turnstile = Turnstile(1)
+    admission = Admission(1)
     for _ in range(3):
-        entering = turnstile.enter()
+        entering = admission.enter()
         with pytest.raises(StopIteration):
             entering.send(None)
         await asyncio.sleep(0)
@@ -41,12 +41,12 @@ async def test_who_comes_alone_never_waits() -> None:
 
 
 async def test_all_who_wait_may_give_up() -> None:
-    turnstile = Turnstile(1)
-    await turnstile.enter()
-    tasks = [asyncio.create_task(turnstile.enter()) for _ in range(5)]
+    admission = Admission(1)
+    await admission.enter()
+    tasks = [asyncio.create_task(admission.enter()) for _ in range(5)]
     await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     async with asyncio.timeout(5):
-        await turnstile.enter()
+        await admission.enter()

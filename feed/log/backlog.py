@@ -1,0 +1,50 @@
+"""What waits to be committed, and the bound on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from feed.errors import Overloaded
+from feed.event import Draft, event_size
+from feed.log.contract import Appended
+from feed.log.idempotency import IdempotencyKey
+
+MAX_EVENTS = 20_000
+"""That a log keeps in memory for those who have not come for them yet, or wait for them."""
+
+MAX_BYTES = 64 << 20
+"""The same of their sizes."""
+
+
+class Append(msgspec.Struct, frozen=True, eq=False):
+    """A batch that waits for its commit. `bytes` is its size, and `future` what its publisher waits for."""
+
+    drafts: Sequence[Draft]
+    key: IdempotencyKey | None
+    bytes: int
+    future: asyncio.Future[Appended]
+
+
+class CommitBacklog:
+    """How much all appends that wait for their commit hold. A single one may go beyond."""
+
+    def __init__(self) -> None:
+        self._events = 0
+        self._bytes = 0
+
+    def add(self, drafts: Sequence[Draft], key: IdempotencyKey | None) -> Append:
+        """Let a batch wait. Raises `Overloaded` beyond the bound."""
+        size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
+        if self._events and (self._events + len(drafts) > MAX_EVENTS or self._bytes + size > MAX_BYTES):
+            raise Overloaded("more is being published than the log can take in")
+        self._events += len(drafts)
+        self._bytes += size
+        return Append(drafts, key, size, asyncio.get_running_loop().create_future())
+
+    def remove(self, append: Append) -> None:
+        """It waits no more."""
+        self._events -= len(append.drafts)
+        self._bytes -= append.bytes

@@ -1,0 +1,41 @@
+"""Keys under which a publish may be repeated, and is committed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from feed.errors import Invalid
+from feed.event import Draft
+
+KEY_LIFETIME_MS = 24 * 3600 * 1000
+"""How long an idempotency key is remembered."""
+
+KEY_REUSED = "was used for another request within the last 24 hours: a new request needs a new key"
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """`key` counts within `principal`. `fingerprint` tells a repeat from another request under the same key."""
+
+    principal: str
+    key: str
+    fingerprint: bytes
+
+
+def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "one") -> IdempotencyKey:
+    """The key under which these drafts are published once, over whichever road they come. `form` tells requests apart
+    whose events are the same, and whose answers are not: `one` event, or a `batch`, of one too.
+
+    Raises `Invalid` for what is not 1 to 255 visible ASCII characters.
+    """
+    if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
+        raise Invalid("Idempotency-Key", "is 1 to 255 visible ASCII characters")
+    digest = hashlib.sha256(form.encode())
+    for draft in drafts:
+        for part in (draft.topic, draft.type, "json" if draft.is_json else "text", draft.data):
+            encoded = part.encode()
+            digest.update(b"%d:" % len(encoded))
+            digest.update(encoded)
+    return IdempotencyKey(principal, key, digest.digest())

@@ -1,0 +1,96 @@
+"""The two tasks that serve all streams of a feed: one passes on what the log commits, one is their heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+from feed.backoff import Backoff
+from feed.broadcaster import Broadcaster
+from feed.event import Event
+from feed.log import Log
+from feed.log.contract import LogLost
+from feed.log.paging import runs
+from feed.options import Limits
+
+logger = logging.getLogger(__name__)
+
+_MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
+_BEAT = 0.5  # seconds between two looks for streams that are quiet, or whose right to read has ended
+
+
+class Relay:
+    """From a log to the broadcaster. `fails` says that what the log commits is not passed on now."""
+
+    def __init__(self, log: Log, broadcaster: Broadcaster, limits: Limits) -> None:
+        self._log = log
+        self._broadcaster = broadcaster
+        self.fails = False
+        self._limits = limits
+
+    async def follow(self) -> None:
+        """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks
+        well and is silent."""
+        window = self._broadcaster.window
+        backoff = Backoff()
+        while True:
+            try:
+                async for batch in self._log.follow(window.position):
+                    await self._pass_on(batch)
+                    self.fails = False
+                    backoff.reset()
+            except LogLost as lost:
+                logger.error("the log has lost events: %s; all subscribers are told", lost)
+                self._broadcaster.lose(lost)
+                continue
+            except Exception:
+                self.fails = True
+                logger.exception("the relay stopped at %d; it goes on from there", window.position)
+                self._broadcaster.distrust()
+            await asyncio.sleep(backoff.next())
+
+    async def _pass_on(self, batch: Sequence[Event]) -> None:
+        """In portions: a fan-out to thousands must not hold up publishes and other streams, and one portion has to fit
+        into a queue."""
+        broadcaster, pump, limits = self._broadcaster, self._broadcaster.pump, self._limits
+        for portion in _portions(batch, limits):
+            if portion[0].seq > broadcaster.window.position + 1:
+                broadcaster.skip_to(portion[0].seq - 1)
+            while pump.backlog > _MAX_BACKLOG:
+                await asyncio.sleep(0)  # the pump works in each turn of the loop
+            pump.passed += max(
+                len(portion) / limits.queue_events, sum(event.size for event in portion) / limits.queue_bytes
+            )
+            broadcaster.push(portion)
+            pump.carry(portion[0].time)
+            if len(portion) < len(batch):
+                await asyncio.sleep(0)
+
+    async def beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_BEAT)
+            today = time.time()
+            for count, subscription in enumerate(list(self._broadcaster), 1):
+                try:
+                    if subscription.peer.expires <= today:
+                        subscription.end("token-expired")
+                    subscription.beat(loop.time())
+                except Exception:
+                    logger.exception("a stream had no heartbeat; the next one comes")
+                if count % 1_000 == 0:
+                    await asyncio.sleep(0)
+
+
+def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:
+    """The events in runs without a hole that each fit into half a queue, or are one event."""
+    for run in runs(events):
+        start, size = 0, 0
+        for place, event in enumerate(run):
+            size += event.size
+            if place > start and (place - start >= limits.queue_events // 2 or size > limits.queue_bytes // 2):
+                yield run[start:place]
+                start, size = place, event.size
+        yield run[start:] if start else run
