@@ -30,7 +30,8 @@ class Content(Protocol):
     """The body of an answer, as far as it was read."""
 
     @property
-    def content(self) -> bytearray: ...
+    def content(self) -> bytearray:
+        """The bytes that were read."""
 
 
 def is_json(headers: Mapping[str, str]) -> bool:

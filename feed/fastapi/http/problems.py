@@ -87,6 +87,7 @@ class UnreadProblem(Problem):
         super().__init__(status, detail, {"Connection": "close", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See Starlette's."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         left = _LINGER_BYTES
@@ -163,6 +164,7 @@ class FeedRoute(APIRoute):
     """A route whose errors are problem documents, in whatever application it is."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See FastAPI's."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:

@@ -63,6 +63,7 @@ class StreamResponse(Response):
         self._format = format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See Starlette's."""
         feed = self._gate.feed
         if scope["method"] == "HEAD":
             record_no_stream(scope)
