@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from feed import Feed, FeedOptions, Limits
-from feed.broadcaster import Queues
 from feed.fastapi.metrics.prometheus import metrics_of
 from feed.fastapi.metrics.table import FIGURES
+from feed.statistics import Queues
 from feed_server import Settings, create_app
 from tests.conftest import Serve, StartRedis
 from tests.support.redis_server import RedisServer
@@ -116,6 +117,20 @@ def test_several_feeds_in_one_process_count_each_for_itself() -> None:
     for _ in range(2):
         create_app(Settings(log="memory:"))
     assert {metric.name for metric in REGISTRY.collect()} == before
+
+
+def test_lines_that_a_log_has_dropped_are_told_of_where_somebody_counts_them() -> None:
+    async def page(dropped_lines: Callable[[], int] | None) -> str:
+        async with Feed("memory:") as feed:
+            return (await metrics_of(feed, "n", dropped_lines=dropped_lines).page(""))[0].decode()
+
+    assert scraped(asyncio.run(page(lambda: 3)))["feed_dropped_log_lines_total"] == {"n": 3}
+    assert "feed_dropped_log_lines" not in asyncio.run(page(None))
+
+
+def test_the_folders_name_is_there_before_the_library_that_looks_for_it() -> None:
+    program = "import sys, feed.fastapi.metrics; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
 
 
 def position_and_lag(feed: Feed) -> tuple[int, int]:
