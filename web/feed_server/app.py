@@ -149,7 +149,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
                     await tokens.aclose()
         metrics.share()
 
-    farewell = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
+    shutdown_grace = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
     authorize = allow_everything if tokens is None else Access(tokens, settings.public)
     gate = Gate(
         feed,
@@ -157,7 +157,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
         None,
         bodies=bodies,
         max_body=settings.max_body,
-        farewell=farewell,
+        shutdown_grace=shutdown_grace,
         rate=None if settings.publish_rate is None else Rate(settings.publish_rate),
     )
     app = _App(

@@ -25,10 +25,9 @@ class Gate(msgspec.Struct, frozen=True):
     """A feed, and the rules for getting to it.
 
     `origins` is None where the application judges every request by them. `topics` say what may be published to which.
-    `max_body` bounds one request's body, in
-    bytes, and `bodies` all of them together; `rate` is how much one client may publish; `farewell`, in seconds, is how
-    long an SSE stream may take to say `feed.closing` when the server around it stops. `parameters` of a URL are not the
-    feed's, whatever they look like.
+    `max_body` bounds one request's body, in bytes, and `bodies` all of them together; `rate` is how much one client may
+    publish; `shutdown_grace`, in seconds, is how long an SSE stream may take to say `feed.closing` when the server
+    around it stops. `parameters` of a URL are not the feed's, whatever they look like.
     """
 
     feed: Feed
@@ -37,7 +36,7 @@ class Gate(msgspec.Struct, frozen=True):
     topics: Topics = Topics()
     bodies: Bodies = msgspec.field(default_factory=Bodies)
     max_body: int = 16 << 20
-    farewell: float = 5.0
+    shutdown_grace: float = 5.0
     rate: Rate | None = None
     parameters: frozenset[str] = frozenset()
 

@@ -117,7 +117,7 @@ class StreamResponse(Response):
             ping=_NO_PING,
             sep="\n",
             shutdown_event=cast("anyio.Event", chunks),
-            shutdown_grace_period=self._gate.farewell,
+            shutdown_grace_period=self._gate.shutdown_grace,
         )
         response.raw_headers = self.raw_headers
         await response(scope, receive, send)
