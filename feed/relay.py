@@ -69,6 +69,7 @@ class Relay:
                 await asyncio.sleep(0)
 
     async def beat(self) -> None:
+        """Give the quiet subscriptions their signs of life, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_BEAT)

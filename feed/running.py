@@ -55,6 +55,7 @@ class Running:
         return max(0, self.log.position - self.broadcaster.window.position)
 
     async def stop(self) -> None:
+        """End the tasks, then close the log."""
         for task in self._tasks:
             task.cancel()
         try:

@@ -85,7 +85,7 @@ def _understood(answers: Answers, decode: Callable[[bytes], T]) -> tuple[list[T]
 
 
 class Survey:
-    """This node's side of it."""
+    """A node's side of it: it asks the others, and answers them."""
 
     def __init__(self, node: str, log: Log, broadcaster: Broadcaster) -> None:
         self._node = node

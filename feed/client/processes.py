@@ -26,7 +26,7 @@ class PerProcess(Generic[A]):
         self._things: dict[int, A] = {}
 
     def get(self, make: Callable[[], A]) -> A:
-        """This process's own."""
+        """Return this process's own."""
         thing = self.existing()
         if thing is None:
             thing = self._things.setdefault(os.getpid(), make())  # of two threads at once one is the first
@@ -34,7 +34,7 @@ class PerProcess(Generic[A]):
         return thing
 
     def existing(self) -> A | None:
-        """This process's own, if it has one yet."""
+        """Return this process's own, if it has one yet."""
         return self._things.get(os.getpid())
 
     def _forget_others(self) -> None:

@@ -354,7 +354,7 @@ class _Line:
         return self._cut.is_set()
 
     def hold(self, connection: socket.socket) -> None:
-        """This is the socket now."""
+        """Take it for the socket from now on."""
         with self._changing:
             self._socket = connection
             if self.is_cut():

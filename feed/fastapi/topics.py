@@ -133,6 +133,7 @@ class TopicName(str, Generic[T]):
     kind: Topic[T]
 
     def __new__(cls, name: str, kind: Topic[T]) -> TopicName[T]:
+        """Make a string that remembers its `kind`."""
         made = super().__new__(cls, name)
         made.kind = kind
         return made

@@ -1,4 +1,6 @@
-"""pytest's fixtures for `feed.testing`. In the `conftest.py` at the root of the tests:
+"""pytest's fixtures for `feed.testing`.
+
+They are asked for in the `conftest.py` at the root of the tests:
 
     pytest_plugins = ["feed.testing.fixtures"]
 

@@ -26,11 +26,14 @@ class Process(Protocol):
     pid: int
 
     @property
-    def stdout(self) -> IO[str] | None: ...
+    def stdout(self) -> IO[str] | None:
+        """See `subprocess.Popen`."""
 
-    def poll(self) -> int | None: ...
+    def poll(self) -> int | None:
+        """See `subprocess.Popen`."""
 
-    def wait(self, timeout: float | None = None) -> int: ...
+    def wait(self, timeout: float | None = None) -> int:
+        """See `subprocess.Popen`."""
 
 
 class FeedProcess:
@@ -114,7 +117,7 @@ class FeedProcess:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Send SIGKILL, and wait until it is gone."""
         self.signal(signal.SIGKILL)
         self.wait()
 

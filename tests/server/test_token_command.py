@@ -20,10 +20,10 @@ import pytest
 from pydantic import SecretStr
 
 from feed.fastapi.auth.grants import Grants
-from feed_server.auth.tokens import Tokens
 from feed_server.cli.main import run
 from feed_server.cli.token import _length
 from feed_server.settings import Settings
+from feed_server.verifier import verifier_of
 from tests.support.handmade_tokens import ALLOWED, LATER, NOW, saying, sealed
 from tests.support.keys import EC, ED, GOOD, private, public
 from tests.support.running import FEED
@@ -66,7 +66,7 @@ def made(*arguments: str, **settings: str) -> str:
 
 def granted(token: str, **settings: Any) -> Grants:
     """What a server with these settings would make of it."""
-    tokens = Tokens.of(Settings(**settings))
+    tokens = verifier_of(Settings(**settings))
     assert tokens is not None
     return asyncio.run(tokens.grants(token))
 

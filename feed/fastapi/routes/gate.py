@@ -18,17 +18,16 @@ from feed.fastapi.auth.rate_limit import Rate
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.request import address
 from feed.fastapi.topics import Topics
-from feed.peer import Peer, counted_as
+from feed.peer import Peer, address_key
 
 
 class Gate(msgspec.Struct, frozen=True):
     """A feed, and the rules for getting to it.
 
     `origins` is None where the application judges every request by them. `topics` say what may be published to which.
-    `max_body` bounds one request's body, in
-    bytes, and `bodies` all of them together; `rate` is how much one client may publish; `farewell`, in seconds, is how
-    long an SSE stream may take to say `feed.closing` when the server around it stops. `parameters` of a URL are not the
-    feed's, whatever they look like.
+    `max_body` bounds one request's body, in bytes, and `bodies` all of them together; `rate` is how much one client may
+    publish; `shutdown_grace`, in seconds, is how long an SSE stream may take to say `feed.closing` when the server
+    around it stops. `parameters` of a URL are not the feed's, whatever they look like.
     """
 
     feed: Feed
@@ -37,7 +36,7 @@ class Gate(msgspec.Struct, frozen=True):
     topics: Topics = Topics()
     bodies: Bodies = msgspec.field(default_factory=Bodies)
     max_body: int = 16 << 20
-    farewell: float = 5.0
+    shutdown_grace: float = 5.0
     rate: Rate | None = None
     parameters: frozenset[str] = frozenset()
 
@@ -53,12 +52,12 @@ class Gate(msgspec.Struct, frozen=True):
     def count(self, connection: HTTPConnection, grants: Grants) -> None:
         """An event is to be published, whatever comes of it. Raises `Overloaded` if it is one too many."""
         if self.rate is not None:
-            self.rate.take(_named(grants, counted_as(address(connection))))
+            self.rate.take(_named(grants, address_key(address(connection))))
 
     def count_more(self, connection: HTTPConnection, grants: Grants, events: int) -> None:
         """The same for the other events of a batch whose first is counted already."""
         if self.rate is not None:
-            self.rate.take_more(_named(grants, counted_as(address(connection))), events)
+            self.rate.take_more(_named(grants, address_key(address(connection))), events)
 
     async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
         """Who wants to subscribe to these patterns. Raises `Forbidden` and what `Authorize` raises."""

@@ -50,7 +50,7 @@ def feed_router(
     strict_topics: bool = False,
     origins: Iterable[str] = (),
     max_body: int = 16 << 20,
-    farewell: float = 5.0,
+    shutdown_grace: float = 5.0,
     parameters: Iterable[str] = (),
     assets: bool = False,
     dashboard: bool = False,
@@ -73,7 +73,8 @@ def feed_router(
 
     Pages of an origin other than the application's own may not publish nor open a WebSocket, unless it is one of
     `origins`; what else they may, CORS, is the application's business. `max_body` bounds a request's body, in bytes.
-    `farewell` is how long an SSE stream may take to say `feed.closing` when the server around it stops, in seconds.
+    `shutdown_grace`, in seconds, is how long an SSE stream may take to say `feed.closing` when the server around it
+    stops.
 
     A query parameter that looks like one of the feed's, and is none, is `422`: `parameters` are the application's own.
 
@@ -88,7 +89,7 @@ def feed_router(
         Origins(origins),
         Topics(topics, strict=strict_topics),
         max_body=max_body,
-        farewell=farewell,
+        shutdown_grace=shutdown_grace,
         parameters=frozenset(parameters),
     )
 

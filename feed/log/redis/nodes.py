@@ -58,7 +58,7 @@ class _Asked:
 
 
 class Peers:
-    """This node among the others. `answer` is what it says to their questions."""
+    """A node's place among the others. `answer` is what it says to their questions."""
 
     def __init__(self, address: Address, node: str, speaker: Link, listener: Link) -> None:
         self.answer: Callable[[bytes], bytes] | None = None

@@ -24,43 +24,51 @@ _GONE_SECONDS = 20.0
 
 
 class Account(Protocol):
-    """What one reader is told, however often it comes back: `bench.soak.ledger.Follower`, or whoever else judges it."""
+    """What one reader is told, however often it comes back. The bench's is `ledger.Follower`; tests have another."""
 
     checked: int
     """Events that were compared with what was published."""
 
     @property
-    def wish(self) -> Wish: ...
+    def frontier(self) -> int | None:
+        """Up to where it was told everything; None before it was told anything."""
 
     @property
-    def frontier(self) -> int | None: ...
+    def reached(self) -> bool:
+        """Whether it was told of everything there is for it."""
 
     @property
-    def reached(self) -> bool: ...
+    def is_checked(self) -> bool:
+        """Whether all that it got has been compared."""
 
-    @property
-    def is_checked(self) -> bool: ...
+    def opened(self, position: int) -> None:
+        """Note the first `feed.open`: what comes after it is to come to this reader."""
 
-    def opened(self, position: int) -> None: ...
+    def event(self, seq: int, serial: int) -> None:
+        """Note an event."""
 
-    def event(self, seq: int, serial: int) -> None: ...
+    def moved(self, position: int) -> None:
+        """Note that there is nothing for it up to there."""
 
-    def moved(self, position: int) -> None: ...
+    def gap(self, position: int) -> None:
+        """Note that something may be missing up to there."""
 
-    def gap(self, position: int) -> None: ...
+    def check(self) -> None:
+        """Compare what can be compared so far."""
 
-    def check(self) -> None: ...
-
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """Take what it has not got for lost: no more comes to it, and no more was published."""
 
 
 class Books(Protocol):
-    """Where the accounts are kept, and compared with what was published: `bench.soak.ledger.Ledger`."""
+    """Where the accounts are kept. The bench's is `ledger.Ledger`."""
 
     @property
-    def settled(self) -> int: ...
+    def settled(self) -> int:
+        """Up to where every event is known."""
 
-    def follower(self, wish: Wish, name: str) -> Account: ...
+    def follower(self, wish: Wish, name: str) -> Account:
+        """Open the account of one reader."""
 
 
 @dataclass
@@ -113,7 +121,8 @@ class Guest:
 
     def _come(self) -> None:
         """As somebody who was never here before. What the one before got is still to be checked."""
-        self._follower = self._house.ledger.follower(self._chance.choice(WISHES), f"reader {self._number}")
+        self._wish = self._chance.choice(WISHES)
+        self._follower = self._house.ledger.follower(self._wish, f"reader {self._number}")
         self._last_id: str | None = None
 
     def check(self) -> None:
@@ -163,7 +172,7 @@ class Guest:
             parameters["last"] = str(chance.randrange(1, 50))
         house.tally["connections"] += 1
         house.tally["slow"] += slow
-        head = request(form, self._follower.wish.query(**parameters), after, f"localhost:{house.port}")
+        head = request(form, self._wish.query(**parameters), after, f"localhost:{house.port}")
         stream = self.stream = Stream(form, head, self._take, slow=slow)
         try:
             await stream.open(house.host, house.port)
