@@ -71,8 +71,9 @@ style: $(VENV)/tools  ## Check style.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/tools  ## Check types.
+types: $(VENV)/tools  ## Check types: of the Python, and of the pages' JavaScript.
 	$(BIN)/mypy
+	$(BIN)/python -m tests.dashboard.types
 
 coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers of their own too.
 	rm -f .coverage*
@@ -82,4 +83,4 @@ coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers o
 
 clean:  ## Remove what make has made.
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov \
-	  build dist test-artifacts tests/system/third_party/node_modules
+	  build dist test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules

@@ -13,7 +13,7 @@ from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.options import Limits
 from feed.pattern import TopicIndex
-from feed.peer import counted_as
+from feed.peer import address_key
 from feed.pump import Pump
 from feed.statistics import Counters, Queues, transport_of
 from feed.subscription import Subscription
@@ -40,7 +40,7 @@ class Broadcaster:
         """From the next `push` on it is offered what it wants."""
         self.counters.subscribed[transport_of(subscription.peer.transport)] += 1
         self._subscriptions[subscription.id] = subscription
-        if address := counted_as(subscription.peer.address):
+        if address := address_key(subscription.peer.address):
             self._by_address[address] += 1
         for pattern in subscription.selection.patterns:
             self._index.add(pattern, subscription)
@@ -48,7 +48,7 @@ class Broadcaster:
     def unregister(self, subscription: Subscription) -> None:
         """It is offered nothing more. To do so twice does no harm."""
         if self._subscriptions.pop(subscription.id, None) is not None:
-            if address := counted_as(subscription.peer.address):
+            if address := address_key(subscription.peer.address):
                 self._by_address[address] -= 1
                 if not self._by_address[address]:
                     del self._by_address[address]
@@ -57,7 +57,7 @@ class Broadcaster:
 
     def count_of(self, address: str) -> int:
         """How many subscriptions are counted under the name of this address. Those inside this process are not."""
-        return self._by_address[counted_as(address)]
+        return self._by_address[address_key(address)]
 
     @property
     def queues(self) -> Queues:

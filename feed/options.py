@@ -48,7 +48,7 @@ class FeedOptions(msgspec.Struct, frozen=True):
     """How much of everything. Sizes are in bytes.
 
     `node` is what this process is called among those that share the log; unless said, host and process number.
-    Subscribers are counted in one process; by address, as `feed.peer.counted_as` says. `max_patterns` is for each
+    Subscribers are counted in one process; by address, as `feed.peer.address_key` says. `max_patterns` is for each
     subscription, 100 at most. `max_replays` is how many pages of the log are read at once for those who look back; all
     others wait for their turn, which comes after each page.
     """

@@ -23,7 +23,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=4096)
-def counted_as(address: str) -> str:
+def address_key(address: str) -> str:
     """Under what name limits per address count this one: IPv6 by its network of 64 bits, anything else as it is."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -18,10 +18,7 @@ import orjson
 
 from feed.client.errors import Again, Refused
 from feed.client.waits import LONGEST_OBEYED
-
-PROBLEM = "application/problem+json"
-_JSON = "application/json"
-_SSE = "text/event-stream"
+from feed.media_types import JSON, PROBLEM, SSE
 
 _AGAIN = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}  # statuses that may be another one the next time
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -38,12 +35,12 @@ class Content(Protocol):
 
 def is_json(headers: Mapping[str, str]) -> bool:
     """Whether an answer claims to be JSON, as a feed's is where all went well, or nothing else."""
-    return _media_type(headers) in {_JSON, ""}
+    return _media_type(headers) in {JSON, ""}
 
 
 def is_stream(status: int, headers: Mapping[str, str]) -> bool:
     """Whether an answer claims to be a stream."""
-    return status == 200 and _media_type(headers) == _SSE
+    return status == 200 and _media_type(headers) == SSE
 
 
 def refusal(
@@ -83,7 +80,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 def _is_end(status: int, headers: Mapping[str, str]) -> bool:
     """Whether it is what an `EventSource` is told so that it does not come back."""
-    return status == 204 and _media_type(headers) == _SSE
+    return status == 204 and _media_type(headers) == SSE
 
 
 def _whose(status: int, headers: Mapping[str, str]) -> str:

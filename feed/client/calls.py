@@ -21,9 +21,7 @@ from feed.client.frames import no_feed, of_page
 from feed.client.items import Outgoing, Page
 from feed.client.waits import ANSWER, CONNECT, FIRST_CALL, LONGEST_CALL, Waits
 from feed.errors import Invalid, TooLarge
-
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
+from feed.media_types import JSON, NDJSON
 
 MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
 _MAX_DETAIL = 1 << 20  # bytes of an answer that are read for the reason of a refusal

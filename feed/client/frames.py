@@ -30,9 +30,13 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Frames:
-    """The frames of one SSE stream, which keeps no more than `limit` bytes of one that is not complete."""
+    """The frames of one SSE stream, which keeps no more than `limit` bytes of one that is not complete.
+
+    `comments` is how many comments there were: a feed sends them as a sign of life.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.comments = 0
         self._limit = limit
         self._line: list[bytes] = []  # the pieces of one that has not ended
         self._line_size = 0
@@ -54,26 +58,27 @@ class Frames:
                 self._after_cr = False
                 if piece == b"\n":
                     continue  # the other half of a CRLF
-            self._line.append(piece)
             self._line_size += len(piece)
             if self._line_size + self._fields_size > self._limit:
                 raise TooLarge("an event", self._limit)
-            if piece.endswith((b"\n", b"\r")):
-                self._after_cr = piece.endswith(b"\r")
-                line = b"".join(self._line).rstrip(b"\r\n")
+            if piece[-1] not in b"\r\n":
+                self._line.append(piece)
+                continue
+            self._after_cr = piece[-1] == b"\r"[0]
+            if self._line:
+                piece = b"".join([*self._line, piece])
                 self._line.clear()
-                self._line_size = 0
-                if not line:
-                    yield from self._dispatched()
-                else:
-                    self._read(line)
+            self._line_size = 0
+            if line := piece.rstrip(b"\r\n"):
+                self._read(line)
+            elif self._fields_size and (frame := self._dispatched()) is not None:
+                yield frame
 
-    def _dispatched(self) -> Iterator[Frame]:
+    def _dispatched(self) -> Frame | None:
         data = b"\n".join(self._data).decode(errors="replace") if self._data else None
         frame = Frame(self._event, data, self._id, self._retry)
         self._clear()
-        if not (frame.data is None and frame.id is None and frame.retry is None):
-            yield frame
+        return None if frame.data is None and frame.id is None and frame.retry is None else frame
 
     def _read(self, line: bytes) -> None:
         if self._at_start:
@@ -89,8 +94,9 @@ class Frames:
             self._id = value.decode(errors="replace")
         elif name == b"retry" and value.isdigit() and len(value) < 10:
             self._retry = int(value)
-        else:
-            return  # a comment, or a field that nobody knows: nothing of it is kept
+        else:  # nothing of it is kept
+            self.comments += not name  # else it is a field that nobody knows
+            return
         self._fields_size += len(line)
 
 

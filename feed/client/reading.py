@@ -16,10 +16,10 @@ from feed.client.frames import Control, Received, of_gap
 from feed.client.items import Item, Message, Notice, Reconnecting
 from feed.client.waits import COME_BACK, FIRST_STREAM, LONGEST_STREAM, Waits, obeyed
 from feed.errors import Invalid
+from feed.media_types import SSE
 
 Transport = Literal["sse", "websocket"]
 
-SSE = "text/event-stream"
 MAX_EVENT = 16 << 20  # bytes, as a server's largest body by default
 
 _LONGEST_TOLD = 10**9  # milliseconds; `obeyed` is stricter

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import types
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, cast
 
 from starlette.types import Message, Scope, Send
 
 from feed.batch import Chunk, Encoder, Item
 from feed.control import Reason
+from feed.fastapi.stepping import resume_stepped
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MOST_JOINED = 512 << 10
 """Bytes of several events in one message. What is larger goes alone: many clients take a megabyte, unless told
@@ -53,6 +53,34 @@ class Connection(Protocol):
     transport: asyncio.Transport
     stream: Stream | None
     write_paused: bool
+
+
+class Steppable:
+    """The base of what is not uvicorn's, and binds a `send` that may be stepped: our own server has some."""
+
+    __slots__ = ()
+
+
+UVICORN = {
+    "uvicorn.protocols.http.h11_impl": "RequestResponseCycle",
+    "uvicorn.protocols.http.httptools_impl": "RequestResponseCycle",
+    "uvicorn.protocols.http.zttp_h2_impl": "RequestResponseCycle",
+    "uvicorn.protocols.http.zttp_impl": "RequestResponseCycle",
+    "uvicorn.protocols.websockets.websockets_impl": "WebSocketProtocol",
+    "uvicorn.protocols.websockets.websockets_sansio_impl": "WebSocketsSansIOProtocol",
+    "uvicorn.protocols.websockets.wsproto_impl": "WSProtocol",
+}
+"""The classes that uvicorn's own `send` is bound to. They have no base in common, and uvicorn may not be installed."""
+
+
+@lru_cache(maxsize=64)  # of few classes, and asked for each stream
+def _is_steppable(owner: type) -> bool:
+    """Whether a `send` that is bound to an instance of this class may be stepped.
+
+    A class of uvicorn's, or one derived from it, has its module loaded: no other module needs to be looked at.
+    """
+    loaded = ((sys.modules.get(module), name) for module, name in UVICORN.items())
+    return issubclass(owner, (Steppable, *(getattr(module, name) for module, name in loaded if module is not None)))
 
 
 class Encoders(NamedTuple):
@@ -181,7 +209,7 @@ class SteppedOutlet:
 
     async def _go_on(self, coroutine: Coroutine[Any, Any, None], waiting: Any, rest: Sequence[Message]) -> None:
         try:
-            await begun(coroutine, waiting)
+            await resume_stepped(coroutine, waiting)
             for message in rest:
                 await self._send(message)
         except OSError:  # as above
@@ -243,31 +271,12 @@ def outlet_for(
     scope: Scope, send: Send, stream: Stream, last: Callable[[Reason | None], Message]
 ) -> FramedOutlet | SteppedOutlet | None:
     """The fastest outlet that `send` allows, None if only its own task may await it."""
-    # A bound method of uvicorn's is not wrapped by anything.
-    if not type(getattr(send, "__self__", None)).__module__.startswith(
-        ("uvicorn.protocols.", "feed_server.server.protocol.")
-    ):
+    # A method bound to the server's own object is not wrapped by anything.
+    owner: Any = type(getattr(send, "__self__", None))
+    if not _is_steppable(owner):
         return None
     stepped = SteppedOutlet(send, stream, last)
     connection: Connection | None = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")
     if connection is None or scope["http_version"] != "1.1":
         return stepped
     return FramedOutlet(connection, stream, stepped)
-
-
-@types.coroutine
-def begun(awaited: Coroutine[Any, Any, T] | Iterator[Any], waiting: Any) -> Generator[Any, Any, T]:
-    """Await what was stepped before, and has yielded `waiting`. It may be any iterator, as that of granian's `receive`,
-    which knows no other verb than `next`."""
-    while True:
-        resume: Callable[[Any], Any] = getattr(awaited, "send", lambda _: next(cast("Iterator[Any]", awaited)))
-        try:
-            value = yield waiting
-        except BaseException as error:  # cancellation is the coroutine's to handle
-            if (throw := getattr(awaited, "throw", None)) is None:
-                raise
-            resume, value = throw, error
-        try:
-            waiting = resume(value)
-        except StopIteration as end:
-            return cast("T", end.value)

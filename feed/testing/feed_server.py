@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import jwt
 
+from feed.media_types import JSON
 from feed.testing.process import FeedProcess
 from feed.testing.server import Server, delete_log
 
@@ -70,7 +71,7 @@ class FeedServer(Server):
     def history(self, *patterns: str) -> list[dict[str, Any]]:
         """What has been published to these topics, all of them unless said, oldest first: 1,000 events at most."""
         query = {"topic": patterns or ("**",), "limit": 1000}
-        answer = self._ask("GET", "/events", params=query, headers={"Accept": "application/json"})
+        answer = self._ask("GET", "/events", params=query, headers={"Accept": JSON})
         events: list[dict[str, Any]] = answer.json()["events"]
         return events
 

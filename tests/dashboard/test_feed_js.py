@@ -174,6 +174,31 @@ def test_data_is_cut_out_of_envelopes_and_pages_as_it_was_published(server: Runn
         assert found["other"] == '{"a":1.10,"a":123456789012345678901}'
 
 
+def test_what_a_stream_says_of_itself_and_cannot_be_read_is_taken_for_the_least_that_it_can_mean(
+    server: RunningServer, open_tab: OpenTab
+) -> None:
+    page = open_tab(server).page
+    controls = ("open", "gap", "live", "closing")
+    stream = "".join(f"event: feed.{name}\nid: e-{number}\ndata: oops\n\n" for number, name in enumerate(controls))
+    page.route("**/events?*", lambda route: route.fulfill(content_type="text/event-stream", body=stream))
+    told = page.evaluate(
+        """async () => {
+            const { connect } = await import("/assets/feed.js");
+            const feed = connect({ transport: "fetch", shared: false, after: "e-9" });
+            const told = [];
+            for (const type of ["gap", "state", "closing"])
+                feed.addEventListener(type, ({ detail }) => told.push([type, detail]));
+            while (feed.state.name !== "waiting") await new Promise((resolve) => setTimeout(resolve, 10));
+            feed.close();
+            return told;
+        }"""
+    )
+    assert ["gap", {"requested": "e-0", "resumedFrom": "e-1", "reason": "unknown"}] in told
+    assert ["state", {"name": "live", "resumed": {"after": "e-1", "replayed": 0}}] in told
+    assert [state["reason"] for type, state in told if type == "state" and state["name"] == "waiting"] == ["ended"]
+    assert [detail for type, detail in told if type == "closing"] == []
+
+
 # What is the same over every transport, shared or not.
 
 

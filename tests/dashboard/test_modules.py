@@ -90,6 +90,24 @@ def test_what_is_no_json_is_read_to_its_end(given: Given, text: str) -> None:
     assert [len(each) <= 1 for each in given("feed/json.js", "valuesAt", [[text, "a"], [text, "a.0"]])] == [True, True]
 
 
+def test_an_event_that_has_lost_its_data_on_the_way_has_none(given: Given) -> None:
+    [event] = given("feed/event.js", "eventOf", [['{"topic":"a","id":"e-1","type":"t","time":"t"}', True]])
+    assert (event["id"], event["json"], event["text"]) == ("e-1", True, "null"), "and its data is null"
+
+
+def test_a_key_that_no_element_was_pressed_in_does_nothing(server: RunningServer, page: Page, watched: Watched) -> None:
+    page.goto(f"{server.url}/healthz")
+    actions = """async () => {
+        const { actionOf } = await import("/assets/app/keys.js");
+        const actions = [];
+        addEventListener("keydown", (event) => actions.push(actionOf(event, true)));
+        for (const target of [document.body, document, window])
+            target.dispatchEvent(new KeyboardEvent("keydown", { key: "p", bubbles: true }));
+        return actions;
+    }"""
+    assert page.evaluate(actions) == ["togglePublish", None, None]
+
+
 IN_ORDER = [
     *("-1e1000000", "-12345678901234567891", "-12345678901234567890", "-2", "-1.10", "-0.00000000000000000001"),
     *("0", "1e-400", "1e-399", "0.1", "0.10000000000000001", "1.1", "1.10000000000000000001", "2", "10", "99.9", "100"),

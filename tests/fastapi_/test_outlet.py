@@ -32,7 +32,7 @@ from feed.control import Reason
 from feed.fastapi.outlet import BATCH, MOST_JOINED, SteppedOutlet, chunk, outlet_for, text_frame
 from feed.fastapi.routes.router import feed_router
 from feed_server.app import create_app
-from feed_server.server.protocol import Room
+from feed_server.server.protocol import ConnectionLimit
 from feed_server.settings import Settings
 from tests.support.hostile import TEXT, frames
 from tests.support.streams import Stream, eventually, subscribed
@@ -455,23 +455,23 @@ def test_a_body_that_breaks_the_rules_is_400_and_its_request_does_not_wait_for_e
 
 
 def test_of_those_that_are_kept_between_requests_the_longest_idle_goes_beyond_a_bound() -> None:
-    room = Room(most=100, most_kept=2)
+    limit = ConnectionLimit(most=100, most_kept=2)
     new, busy, *kept = Idle(0), Idle(0), Idle(0), Idle(0), Idle(0)
     for each in (new, busy, *kept):
-        room.enter(each, 5)  # type: ignore[arg-type]
+        limit.enter(each, 5)  # type: ignore[arg-type]
     for each in (busy, *kept[:2]):
-        room.leave(each)  # type: ignore[arg-type]
-        room.keep(each)  # type: ignore[arg-type]
+        limit.leave(each)  # type: ignore[arg-type]
+        limit.keep(each)  # type: ignore[arg-type]
     assert busy.aborted
-    room.leave(kept[0])  # type: ignore[arg-type]
-    room.keep(kept[2])  # type: ignore[arg-type]
+    limit.leave(kept[0])  # type: ignore[arg-type]
+    limit.keep(kept[2])  # type: ignore[arg-type]
     assert [each.aborted for each in (new, *kept)] == [False] * 4
-    room.keep(kept[0])  # type: ignore[arg-type]
+    limit.keep(kept[0])  # type: ignore[arg-type]
     assert [each.aborted for each in (new, *kept)] == [False, False, True, False], "who has been used waits anew"
 
 
 class Idle:
-    """A connection without a request, as far as `Room` looks at it."""
+    """A connection without a request, as far as `ConnectionLimit` looks at it."""
 
     def __init__(self, unsent: int, socket: socket.socket | None = None) -> None:
         self.transport = self
@@ -490,24 +490,24 @@ class Idle:
 
 
 def test_the_longest_idle_connection_makes_room_but_none_that_still_takes_its_answer() -> None:
-    room = Room(most=3)
+    limit = ConnectionLimit(most=3)
     taking, oldest, newest = Idle(1_000), Idle(0), Idle(0)
     for count, each in enumerate((taking, oldest, newest), 1):
-        room.enter(each, count)  # type: ignore[arg-type]
+        limit.enter(each, count)  # type: ignore[arg-type]
     assert not oldest.aborted
-    room.enter(another := Idle(0), 4)  # type: ignore[arg-type]
+    limit.enter(another := Idle(0), 4)  # type: ignore[arg-type]
     assert [one.aborted for one in (taking, oldest, newest)] == [False, True, False]
-    assert list(room.idle) == [taking, newest, another]
+    assert list(limit.idle) == [taking, newest, another]
 
 
 def test_one_whose_next_request_has_come_makes_no_room() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b"GET /")
-        room = Room(most=1)
+        limit = ConnectionLimit(most=1)
         asking, idle = Idle(0, ours), Idle(0)
-        room.enter(asking, 1)  # type: ignore[arg-type]
-        room.enter(idle, 2)  # type: ignore[arg-type]
+        limit.enter(asking, 1)  # type: ignore[arg-type]
+        limit.enter(idle, 2)  # type: ignore[arg-type]
         assert [one.aborted for one in (asking, idle)] == [False, True]
 
 

@@ -374,7 +374,8 @@ def test_workers_say_which_they_are(shared_redis: RedisServer) -> None:
 def test_a_level_or_format_that_there_is_not_is_refused() -> None:
     from pydantic import ValidationError
 
-    from feed_server.settings import Settings, problems
+    from feed_server.setting_errors import problems
+    from feed_server.settings import Settings
 
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"log_level": "loud", "log_format": "xml"})

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from feed import Feed, FeedOptions, FeedUnavailable, Limits, select
-from feed.peer import Peer, counted_as
+from feed.peer import Peer, address_key
 from feed.subscription import Subscription
 from tests.support.crowd import LEAST_BUFFER, Crowd, Form, Item, until
 from tests.support.inside import Inside, serving
@@ -38,7 +38,7 @@ LATE = 10.0  # seconds after its time at which a stream must have ended: long be
     ],
 )
 def test_an_address_is_counted_by_what_one_client_cannot_change_at_will(address: str, name: str) -> None:
-    assert counted_as(address) == name
+    assert address_key(address) == name
 
 
 @pytest.fixture

@@ -22,8 +22,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr, ValidationError
 
-from feed_server.auth.keys import Reach, keys_of, load_private_key, signing_algorithm
-from feed_server.settings import Settings, is_secret, problems
+from feed_server.auth.keys import KeyUse, load_private_key, signing_algorithm
+from feed_server.setting_errors import problems
+from feed_server.settings import Settings, is_secret
+from feed_server.verifier import keys_of
 from tests.support.running import FEED
 
 SECRET = "the longest secret that nobody has guessed so far"
@@ -127,7 +129,7 @@ def test_tokens_of_separate_keys_reach_no_further_than_they_are_for() -> None:
         subscriber_jwt_secret=SecretStr(SECRET + "s"),
         subscriber_jwt_public_key=public(ED),
     )
-    assert [key.reach for key in keys_of(settings)] == 3 * [Reach.ALL] + 4 * [Reach.PUBLISH] + 4 * [Reach.SUBSCRIBE]
+    assert [key.use for key in keys_of(settings)] == 3 * [KeyUse.ALL] + 4 * [KeyUse.PUBLISH] + 4 * [KeyUse.SUBSCRIBE]
 
 
 @pytest.mark.parametrize("secret", ["x" * 31, "é" * 15, "x"])

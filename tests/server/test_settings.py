@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from feed_server.settings import (
-    Settings,
-    duration_text,
-    option_and_variable,
-    parse_duration,
-    parse_size,
-    problems,
-    size_text,
-    variable,
-)
+from feed_server.setting_errors import problems
+from feed_server.settings import Settings, option_and_variable, variable
+from feed_server.units import duration_text, parse_duration, parse_size, size_text
 from tests.support.paths import README
 
 KEYS = [name for name in Settings.model_fields if name.endswith(("jwt_secret", "jwt_public_key", "jwks_url"))]

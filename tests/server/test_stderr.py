@@ -23,7 +23,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed_server.logging.formatters import Facts, JsonLine, OneLine, without_tokens
+from feed.fastapi.logging.records import FactRecord, without_tokens
+from feed_server.logging.formatters import JsonLine, OneLine
 from feed_server.logging.stderr import DirectOutput, OutputHandler, QueuedOutput, _formatter
 from tests.support.hostile import Raw
 from tests.support.running import FEED, RunningServer
@@ -61,7 +62,7 @@ FACTS = {
 
 
 def test_facts_are_their_values_with_names_where_they_need_some() -> None:
-    assert Facts("x", logging.INFO, FACTS).getMessage() == 'request GET /a - ms=0.5 principal="ann lee" x=a,b'
+    assert FactRecord("x", logging.INFO, FACTS).getMessage() == 'request GET /a - ms=0.5 principal="ann lee" x=a,b'
 
 
 def test_facts_can_be_taken_by_any_handler() -> None:
@@ -71,7 +72,7 @@ def test_facts_can_be_taken_by_any_handler() -> None:
     fields = ("asctime", "levelname", "name", "pathname", "lineno", "funcName", "process", "threadName")
     handler.setFormatter(logging.Formatter(" ".join(f"%({name})s" for name in fields) + " %(msecs)d %(message)s"))
     passed: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    facts = Facts("x", logging.INFO, FACTS)
+    facts = FactRecord("x", logging.INFO, FACTS)
     handler.handle(facts)
     logging.handlers.QueueHandler(passed).handle(facts)
     assert stream.getvalue().endswith('request GET /a - ms=0.5 principal="ann lee" x=a,b\n')
@@ -80,7 +81,7 @@ def test_facts_can_be_taken_by_any_handler() -> None:
 
 def test_facts_have_all_that_a_record_has_before_anybody_asks_for_their_words() -> None:
     """python-json-logger looks at `msg` first, and structlog makes another record of what is there."""
-    facts = Facts("x", logging.INFO, FACTS)
+    facts = FactRecord("x", logging.INFO, FACTS)
     assert vars(logging.makeLogRecord({})).keys() <= vars(facts).keys()
     other = logging.makeLogRecord(vars(facts))
     assert (other.name, other.levelno, other.levelname) == ("x", logging.INFO, "INFO")
@@ -89,7 +90,7 @@ def test_facts_have_all_that_a_record_has_before_anybody_asks_for_their_words() 
 
 def test_as_json_a_line_has_its_facts_or_its_words() -> None:
     line = JsonLine(timed=True, server={"worker": 3})
-    facts = json.loads(line.format(Facts("x", logging.INFO, FACTS)))
+    facts = json.loads(line.format(FactRecord("x", logging.INFO, FACTS)))
     assert facts.pop("time").endswith("Z")
     assert facts == {"level": "info", "worker": 3, **FACTS}
     words = json.loads(JsonLine(timed=False, server={}).format(record("%d of %s", 1, "two")))
@@ -106,7 +107,7 @@ def test_as_json_a_traceback_is_a_part_of_its_line() -> None:
 @given(text=st.text(st.characters(exclude_categories=())))
 def test_w10_whatever_the_words_it_is_one_line_and_the_same_words(text: str) -> None:
     plain = without_tokens(text)
-    for facts in (record("%s", text), Facts("x", logging.INFO, {"event": text})):
+    for facts in (record("%s", text), FactRecord("x", logging.INFO, {"event": text})):
         line = JsonLine(timed=True, server={}).format(facts)
         assert len(line.splitlines()) == 1
         assert line.encode()
@@ -165,7 +166,7 @@ def test_for_the_journal_each_line_has_its_priority_and_no_time(
     text = _formatter("text", pipe[1], 2)
     assert text.format(record("hello")) == "<3>worker 2 feed.x: hello"
     assert text.format(record("hello", level=logging.WARNING)) == "<4>worker 2 feed.x: hello"
-    assert text.format(Facts("x", logging.INFO, {"event": "e"})) == "<6>worker 2 x: e"
+    assert text.format(FactRecord("x", logging.INFO, {"event": "e"})) == "<6>worker 2 x: e"
     assert all(line.startswith("<3>") for line in text.format(failing("x\ny")).splitlines())
     assert json.loads(_formatter("auto", pipe[1], None).format(record("hello"))).keys() == {
         "level",

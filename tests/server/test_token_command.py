@@ -19,10 +19,10 @@ import pytest
 from pydantic import SecretStr
 
 from feed.fastapi.auth.grants import Grants
-from feed_server.auth.tokens import Tokens
 from feed_server.cli.main import run
 from feed_server.cli.token import _length
 from feed_server.settings import Settings
+from feed_server.verifier import verifier_of
 from tests.server.test_keys import EC, ED, RSA, SECRET, private, public
 from tests.server.test_tokens import ALLOWED, LATER, NOW, saying, sealed
 from tests.support.running import FEED
@@ -66,7 +66,7 @@ def made(*arguments: str, **settings: str) -> str:
 
 def granted(token: str, **settings: object) -> Grants:
     """What a server with these settings would make of it."""
-    tokens = Tokens.of(Settings(**settings))  # type: ignore[arg-type]
+    tokens = verifier_of(Settings(**settings))  # type: ignore[arg-type]
     assert tokens is not None
     return asyncio.run(tokens.grants(token))
 

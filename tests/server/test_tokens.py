@@ -27,8 +27,18 @@ from pydantic import SecretStr
 from feed import Unauthenticated
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.keys import PrivateKey
-from feed_server.auth.tokens import LAST_TIME, LEEWAY, MAX_PATTERNS, MAX_TOKEN, Tokens, _Known, issue, read_unverified
+from feed_server.auth.tokens import (
+    LAST_TIME,
+    LEEWAY,
+    MAX_PATTERNS,
+    MAX_TOKEN,
+    Tokens,
+    _TokenCache,
+    issue,
+    read_unverified,
+)
 from feed_server.settings import Settings
+from feed_server.verifier import verifier_of
 from tests.conftest import Serve
 from tests.server.test_keys import EC, ED, RSA, SECRET, private, public
 from tests.support.running import RunningServer, running
@@ -71,7 +81,7 @@ def saying(**claims: object) -> str:
 
 
 def tokens(**settings: object) -> Tokens:
-    found = Tokens.of(Settings(**{"jwt_secret": SecretStr(SECRET), **settings}))  # type: ignore[arg-type]
+    found = verifier_of(Settings(**{"jwt_secret": SecretStr(SECRET), **settings}))  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -97,7 +107,7 @@ def refusal(token: str, verifier: Tokens = TOKENS) -> str:
 
 def test_where_there_is_no_key_there_are_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEED_JWT_SECRET", raising=False)
-    assert Tokens.of(Settings()) is None
+    assert verifier_of(Settings()) is None
 
 
 def test_a_token_allows_what_its_claim_says() -> None:
@@ -519,14 +529,14 @@ def test_a_token_that_is_refused_is_not_remembered() -> None:
 
 
 def test_no_more_tokens_are_remembered_than_there_is_room_for() -> None:
-    known = _Known(most=3, most_bytes=10_000)
+    known = _TokenCache(most=3, most_bytes=10_000)
     for number in range(10):
         known.add(bytes([number]), Grants(), 100)
     assert [known.get(bytes([number])) is not None for number in range(10)] == [False] * 7 + [True] * 3
 
 
 def test_no_more_bytes_of_tokens_are_remembered_than_there_is_room_for() -> None:
-    known = _Known(most=1_000, most_bytes=10_000)
+    known = _TokenCache(most=1_000, most_bytes=10_000)
     for number in range(10):
         known.add(bytes([number]), Grants(), 4_000)
         known.add(bytes([number]), Grants(), 4_000)
@@ -537,7 +547,7 @@ def test_no_more_bytes_of_tokens_are_remembered_than_there_is_room_for() -> None
 
 
 def test_a_token_is_gone_from_memory_once_it_was_seen_to_have_expired() -> None:
-    known = _Known(most=3, most_bytes=10_000)
+    known = _TokenCache(most=3, most_bytes=10_000)
     known.add(b"a", Grants(expires=time.time() - 1), 100)
     assert known.get(b"a") is None
     assert (len(known), known.size) == (0, 0)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -44,10 +44,11 @@ class Inside(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def served_by_uvicorn(app: ASGIApp, feed: Feed) -> AsyncIterator[Inside]:
+async def served_by_uvicorn(app: ASGIApp, feed: Feed, **options: Any) -> AsyncIterator[Inside]:
     """An application with this feed on a uvicorn that is not ours, for as long as the block lasts."""
+    options = {"log_config": None, "lifespan": "off", "timeout_graceful_shutdown": 1, **options}
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn.Config(app, **options))
         async with feed:
             serving = asyncio.create_task(server._serve([listening]))
             try:

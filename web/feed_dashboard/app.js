@@ -13,20 +13,23 @@ import { render } from "./vendor/lit-html/lit-html.js";
 const SUMMARY_MS = 15_000;
 
 applyTheme(chosenTheme());
-const root = document.getElementById("page");
+/** @param {string} selector @returns {HTMLElement} */
+const part = (selector) => /** @type {HTMLElement} */ (document.querySelector(selector));
+const root = part("#page");
 const base = new URL(".", document.baseURI); // the application may stand behind a path prefix
 const painter = new Painter(paint);
 const ownLogin = document.documentElement.dataset.login === "own";
 const dashboard = new Dashboard({ base, view: readView(location.search), painter, ownLogin });
 
+/** @type {List} */
 let list;
 render(page(dashboard, Date.now()), root);
-list = new List(root.querySelector("[data-part=list]"), {
+list = new List(part("[data-part=list]"), {
   open: (row) => dashboard.openRow(row),
   scrolled: (top) => dashboard.scrolled(top),
   end: () => dashboard.timeline.loadOlder(),
 });
-const pictures = new Pictures(root.querySelector("[data-part=pictures]"), {
+const pictures = new Pictures(part("[data-part=pictures]"), {
   base,
   chart: dashboard.view.chart,
   onChart: (choice) => dashboard.chart(choice),

@@ -37,6 +37,7 @@ globalThis.trustedTypes?.createPolicy("default", { createHTML: (markup) => (WORD
 /** What Swagger UI leaves without a name, which a screen reader has to say. */
 const NAMES = { textarea: "Request body", ".json-schema-2020-12-accordion": "Unfold or fold" };
 
+/** @param {Element} page */
 function giveNames(page) {
   new MutationObserver(() => {
     for (const [selector, name] of Object.entries(NAMES)) {
@@ -50,7 +51,8 @@ function giveNames(page) {
 }
 
 addEventListener("DOMContentLoaded", () => {
-  giveNames(document.getElementById("docs"));
+  const docs = document.getElementById("docs");
+  if (docs) giveNames(docs);
   SwaggerUIBundle({
     url: new URL("openapi.json", document.baseURI).href,
     dom_id: "#docs",

@@ -10,27 +10,15 @@
 //
 //     connect({ after: "k3f9a2-184467" }); // go on where an earlier page was: its `feed.lastEventId`
 //
-// **Events.** Each once and in order, over every broken connection. They are dispatched as CustomEvents, with `detail`:
+// **Events.** Each once and in order, over every broken connection. They are dispatched as CustomEvents, with `detail`
+// (see `FeedEventMap` and `State` in feed/types.d.ts, which says all that they hold):
 //
 //     event      a FeedEvent: `id`, `topic`, `type`, `time`, `data`, and `text`, the data as it was published
 //     events     the same as an array, once for each batch, before the single ones: for pages that show many
-//     state      `feed.state`, see below
+//     state      `feed.state`; its `name`: connecting, replaying, live, waiting, offline, refused, closed
 //     gap        `{requested, resumedFrom, reason}`: events between the two may be gone, from the log itself
 //     closing    `{reason, retry}`: the server ends the stream; it is opened again
 //     position   `{id}`: nothing for this page, but the feed has moved on
-//
-// **States.** `feed.state` has a `name`, and facts:
-//
-//     connecting  {}
-//     replaying   {after}: what came after that id
-//     live        {resumed: null | {after, replayed}}
-//     waiting     {retryAt, reason, detail}: tried again at `retryAt`, in milliseconds since 1970. `reason` is
-//                 "unreachable", "ended", or the server's own: "shutdown", "busy", "slow", "kicked", "token-expired"
-//     offline     {}: the browser has no network. Tried again when it has, and now and then
-//     refused     {status, reason, detail}, until `feed.retry()`: "unauthenticated", "expired" (the token),
-//                 "forbidden", "invalid" (topics or types). Only by a problem document of the feed itself, whose
-//                 `status` is the answer's: whatever else answers is a proxy in front, and it is tried again
-//     closed      {}: by `feed.close()`
 //
 // It waits as long as the stream said, else a random time up to 1, 2, 4 … 30 s, and not less than an answer's
 // `Retry-After` says; not at all once the network is back or the page is looked at. After `quiet` seconds without a word it asks for a page of history, and opens a new stream if
@@ -62,20 +50,13 @@ import { eventOf } from "./feed/event.js";
 import { Membership } from "./feed/membership.js";
 import { TRANSPORT_NAMES } from "./feed/transports.js";
 
+/** @import { Entry, EventsEntry, FeedEventMap, FeedEventTarget, FeedOptions, State } from "./feed/types.js" */
+
 export { FeedEvent } from "./feed/event.js";
 
 /**
  * Connect to a feed.
- * @param {object} [options]
- * @param {string[]} [options.topics] patterns; all topics unless given
- * @param {string[]} [options.types] only these
- * @param {string | URL} [options.base] where the feed is: the directory that holds `events` and `ws`
- * @param {string} [options.after] resume after this id; `earliest`: with the oldest retained event
- * @param {number} [options.last] else begin with the newest so many, at most 1,000; neither: begin now
- * @param {"eventsource" | "websocket" | "fetch"} [options.transport]
- * @param {boolean} [options.shared] one connection for all tabs that ask for the same
- * @param {RequestCredentials} [options.credentials] `include` for a feed of another origin that needs a cookie
- * @param {number} [options.quiet] seconds of silence after which the connection is checked
+ * @param {FeedOptions} [options]
  * @returns {Feed}
  * @throws {TypeError} for options that mean nothing
  */
@@ -83,19 +64,21 @@ export function connect(options = {}) {
   return new Feed(options);
 }
 
+/** @param {boolean} right @param {string} words */
 function check(right, words) {
   if (!right) throw new TypeError(words);
 }
 
 /** A feed as a page sees it. Dispatches `event`, `events`, `state`, `gap`, `closing` and `position`. */
-export class Feed extends EventTarget {
+export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget) {
   #source;
+  /** @type {State} */
   #state = Object.freeze({ name: "connecting" });
   #lastEventId = "";
   #single = false;
   #unlisten = new AbortController();
 
-  /** See `connect`. */
+  /** See `connect`. @param {FeedOptions} [options] */
   constructor({
     topics = ["**"],
     types = [],
@@ -150,6 +133,7 @@ export class Feed extends EventTarget {
     this.#become({ name: "closed" });
   }
 
+  /** @type {FeedEventTarget["addEventListener"]} */
   addEventListener(type, ...rest) {
     this.#single ||= type === "event"; // else they need not even be made into events of the DOM
     super.addEventListener(type, ...rest);
@@ -158,11 +142,12 @@ export class Feed extends EventTarget {
   #listen() {
     const { signal } = this.#unlisten;
     const source = this.#source;
+    /** @param {EventTarget | undefined} target @param {string} type @param {(event: Event) => void} then */
     const on = (target, type, then) => target?.addEventListener?.(type, then, { signal });
     on(globalThis, "online", () => source.hurry());
     on(globalThis, "offline", () => source.check(true));
     on(globalThis, "pagehide", () => source.suspend());
-    on(globalThis, "pageshow", ({ persisted }) => persisted && source.resume());
+    on(globalThis, "pageshow", (event) => /** @type {PageTransitionEvent} */ (event).persisted && source.resume());
     const page = globalThis.document;
     on(page, "freeze", () => source.suspend());
     on(page, "resume", () => source.resume());
@@ -173,6 +158,7 @@ export class Feed extends EventTarget {
     });
   }
 
+  /** @param {Entry[]} entries */
   #take(entries) {
     for (const entry of entries) {
       if (this.#state.name === "closed") return;
@@ -180,10 +166,12 @@ export class Feed extends EventTarget {
       if (entry.kind === "events") this.#events(entry);
       else if (entry.kind === "state") this.#become(entry.state);
       else if (entry.kind === "position") this.#dispatch("position", { id: entry.position });
-      else this.#dispatch(entry.kind, entry[entry.kind]);
+      else if (entry.kind === "gap") this.#dispatch("gap", entry.gap);
+      else this.#dispatch("closing", entry.closing);
     }
   }
 
+  /** @param {EventsEntry} entry */
   #events({ envelopes, live }) {
     const events = envelopes.map((envelope) => eventOf(envelope, live));
     this.#dispatch("events", events);
@@ -194,16 +182,18 @@ export class Feed extends EventTarget {
     }
   }
 
+  /** @param {State} state */
   #become(state) {
     // Where the connection is in another tab, or in a worker, that may not have noticed yet.
     const offline = globalThis.navigator?.onLine === false && ["connecting", "waiting"].includes(state.name);
     if (offline) state = { name: "offline" };
     if (JSON.stringify(state) === JSON.stringify(this.#state)) return;
-    if (state.resumed) Object.freeze(state.resumed);
+    if (state.name === "live" && state.resumed) Object.freeze(state.resumed);
     this.#state = Object.freeze(state);
     this.#dispatch("state", this.#state);
   }
 
+  /** @template {keyof FeedEventMap & string} K @param {K} type @param {FeedEventMap[K]} detail */
   #dispatch(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }

@@ -23,7 +23,7 @@ from feed.fastapi.auth.rate_limit import Rate
 from feed.fastapi.describe import openapi
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.problems import SAFE, answer_http_exception, deny, problem_of
-from feed.fastapi.logging.requests import Exchange, answered, begin
+from feed.fastapi.logging.requests import RequestLog, begin_request_log, record_answer
 from feed.fastapi.metrics.prometheus import metrics_of
 from feed.fastapi.pages import pages_router
 from feed.fastapi.routes.draining import open_with_application
@@ -75,21 +75,21 @@ class _App(FastAPI):
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return
-        exchange = begin(scope)
+        log = begin_request_log(scope)
         try:
             headers = self._origins.answer_headers(scope)
             if (answer := self._answer_at_once(scope)) is not None:
                 answer.raw_headers += headers
-                answered(scope, answer)
+                record_answer(scope, answer)
                 if scope["type"] == "websocket":
                     await deny(WebSocket(scope, receive, send), answer)
                 else:
                     await answer(scope, receive, send)
             elif self.user_middleware or not await self._endpoints.answer(scope, receive, send, headers):
-                await super().__call__(scope, receive, _with_headers(send, [*headers, *SAFE], exchange))
+                await super().__call__(scope, receive, _with_headers(send, [*headers, *SAFE], log))
         finally:
-            if exchange is not None:
-                exchange.end(scope)
+            if log is not None:
+                log.write(scope)
 
     def _answer_at_once(self, scope: Scope) -> Response | None:
         try:
@@ -105,11 +105,11 @@ class _App(FastAPI):
         return None
 
 
-def _with_headers(send: Send, headers: Headers, exchange: Exchange | None) -> Send:
+def _with_headers(send: Send, headers: Headers, log: RequestLog | None) -> Send:
     async def send_with_headers(message: Message) -> None:
-        if exchange is not None:
-            exchange.status = message.get("status", exchange.status)
-            exchange.bytes_out += len(message.get("body", b""))
+        if log is not None:
+            log.status = message.get("status", log.status)
+            log.bytes_out += len(message.get("body", b""))
         if message["type"] in {"http.response.start", "websocket.http.response.start"}:
             there = {name for name, _ in message.get("headers", ())}
             missing = [header for header in headers if header[0] not in there]
@@ -193,9 +193,9 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
 def _tokens(settings: Settings) -> Tokens | None:
     if not settings.has_key:
         return None
-    from feed_server.auth.tokens import Tokens  # PyJWT and cryptography take a tenth of a second
+    from feed_server.verifier import verifier_of  # PyJWT and cryptography take a tenth of a second
 
-    return Tokens.of(settings)
+    return verifier_of(settings)
 
 
 def _processes() -> int:

@@ -5,10 +5,8 @@ This is the one list of them: `feed serve` makes its options from it, and shows 
 
 from __future__ import annotations
 
-import difflib
-import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Annotated, Any, Self
 
@@ -18,12 +16,10 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -38,44 +34,7 @@ from feed.fastapi.auth.origins import parse_host, parse_origin
 from feed.log import check_log_url, is_shared
 from feed.pattern import MAX_PATTERNS
 from feed_server.logging.stderr import Format, Level
-
-_SIZE = re.compile(r"(\d+)\s*(|[kmg]i?b?|b)", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h|d)", re.IGNORECASE)
-_SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def parse_size(value: Any) -> Any:
-    """Bytes: a number, or one with K, M or G (of 1024): `16M`."""
-    if isinstance(value, str):
-        if (parts := _SIZE.fullmatch(value.strip())) is None:
-            raise ValueError("a size is a number of bytes, or one with K, M or G: 65536, 64K, 16M")
-        return int(parts[1]) << {"k": 10, "m": 20, "g": 30}.get(parts[2][:1].lower(), 0)
-    return value
-
-
-def parse_duration(value: Any) -> Any:
-    """Seconds: a number, or one with ms, s, m, h or d: `7d`."""
-    if isinstance(value, str):
-        if (parts := _DURATION.fullmatch(value.strip())) is None:
-            raise ValueError("a duration is a number of seconds, or one with ms, s, m, h or d: 15, 500ms, 7d")
-        return float(parts[1]) * _SECONDS[parts[2].lower()]
-    return value
-
-
-def size_text(size: int) -> str:
-    """Bytes as `parse_size` reads them, and as short as it goes: `16M`."""
-    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
-        if size and size % (1 << shift) == 0:
-            return f"{size >> shift}{unit}"
-    return str(size)
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as `parse_duration` reads them, to six digits: `7d`, `90s`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds and seconds % length == 0:
-            return f"{seconds // length:g}{unit}"
-    return f"{seconds:g}s"
+from feed_server.units import duration_text, parse_duration, parse_size, size_text
 
 
 def _checked_log(url: str) -> str:
@@ -444,60 +403,6 @@ def variable(name: str) -> str:
     return f"{Settings.model_config['env_prefix']}{name}".upper()
 
 
-_LONGEST_NAME = 100  # characters that are said back, and compared
-_OTHERS = ("FEED_URL", "FEED_TOKEN", "FEED_SOAK")  # of the other commands, and of the tests
-
-
-def no_settings(environment: Iterable[str]) -> Iterator[str]:
-    """A line for each of these variables that looks like a setting and is none: a key whose name is mistyped leaves a
-    server open."""
-    known = {*map(variable, Settings.model_fields), *_OTHERS}
-    # Names are taken in any case, as pydantic-settings takes them.
-    for name in sorted(name for name in environment if name.upper().startswith("FEED_") and name.upper() not in known):
-        # Without the prefix, in which all of them are alike.
-        alike = difflib.get_close_matches(name.upper()[5:_LONGEST_NAME], [each[5:] for each in known], 1)
-        yield f"{name[:_LONGEST_NAME]} is no setting" + (f": did you mean FEED_{alike[0]}?" if alike else "")
-
-
 def option_and_variable(name: str) -> str:
     """Where a setting is set, as errors name it."""
     return variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"
-
-
-def problems(error: ValidationError) -> Iterator[str]:
-    """What is wrong with the settings, each in a line that names the setting and holds nothing of its value."""
-    for problem in error.errors(include_url=False, include_input=False):
-        text = _problem(problem)
-        if problem["loc"]:
-            text = f"{option_and_variable(str(problem['loc'][0]))}: {text}"
-        yield text
-
-
-NO_FLAG = "is true or false: 1 or 0"
-
-
-def _problem(problem: ErrorDetails) -> str:
-    """What is wrong, in words that are not pydantic's."""
-    bounds = problem.get("ctx", {})
-    match problem["type"]:
-        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
-            return "is a whole number, such as 10"
-        case "float_parsing" | "float_type" | "finite_number":
-            return "is a number, such as 10"
-        case "greater_than_equal":
-            return f"is {bounds['ge']:,} at least"
-        case "greater_than":
-            return f"is more than {bounds['gt']:,}"
-        case "less_than_equal":
-            return f"is {bounds['le']:,} at most"
-        case "bool_parsing" | "bool_type":
-            return NO_FLAG
-        case "literal_error":
-            return f"is one of {bounds['expected'].replace(chr(39), '')}"
-        case "string_too_short":
-            return "is empty"
-        case "string_too_long":
-            return f"is {bounds['max_length']:,} characters long at most"
-        case "value_error":
-            return str(bounds["error"])
-    return "is not what this setting takes"

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from feed import Unauthenticated
 from feed.fastapi.auth.grants import EVERYTHING, Grants
 from feed.fastapi.http.request import query_of
-from feed.fastapi.logging.requests import exchange_of
+from feed.fastapi.logging.requests import request_log_of
 
 COOKIE = "feed_token"
 _COOKIE = COOKIE.encode()
@@ -55,8 +55,8 @@ class Access:
         if token is None:
             return self._mistaken if _has_strange_authorization(connection) else self._anybody
         grants = await self._tokens.grants(token)
-        if (exchange := exchange_of(connection.scope)) is not None:
-            exchange.principal = grants.subject
+        if (log := request_log_of(connection.scope)) is not None:
+            log.principal = grants.subject
         if self._public:
             return msgspec.structs.replace(grants, subscribe=(*grants.subscribe, *self._public))
         return grants

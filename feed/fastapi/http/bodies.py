@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from feed.fastapi.http.problems import Refused, UnreadProblem
-from feed.fastapi.logging.requests import exchange_of
-from feed.fastapi.outlet import begun
+from feed.fastapi.logging.requests import request_log_of
+from feed.fastapi.stepping import resume_stepped
 
 MAX_BODIES = 256 << 20
 BODY_SECONDS = 60.0
@@ -83,7 +83,7 @@ class Reading:
             if not more:
                 return body
             return await self._rest([body], None)
-        return await self._rest([], begun(receiving, waiting))
+        return await self._rest([], resume_stepped(receiving, waiting))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -121,8 +121,8 @@ class Reading:
         return part, more
 
     def _release(self) -> None:
-        if (exchange := exchange_of(self._request.scope)) is not None:
-            exchange.bytes_in = self._held
+        if (log := request_log_of(self._request.scope)) is not None:
+            log.bytes_in = self._held
         self._bodies.release(self._held)
         self._held = 0
 

@@ -7,11 +7,13 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from feed.media_types import JSON
+
 
 class JsonResponse(Response):
     """A JSON document."""
 
-    media_type = "application/json"
+    media_type = JSON
 
     def render(self, content: Any) -> bytes:
         """See Starlette's."""

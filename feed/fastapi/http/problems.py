@@ -33,14 +33,17 @@ from feed import (
     TooLarge,
     Unauthenticated,
 )
-from feed.fastapi.logging.requests import answered
+from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.topics import Mismatch
+from feed.media_types import PROBLEM
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 """Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
 token."""
 
-_LINGER_SECONDS = 2.0
+LINGER_SECONDS = 2.0
+"""For how long what still comes is read after a refusal, so that the client sees it."""
+
 _LINGER_BYTES = 64 << 20
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -49,7 +52,7 @@ _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 class Problem(Response):
     """A problem document with the status's own phrase as its title."""
 
-    media_type = "application/problem+json"
+    media_type = PROBLEM
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class UnreadProblem(Problem):
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         left = _LINGER_BYTES
         try:
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with asyncio.timeout(LINGER_SECONDS):
                 while left > 0:
                     message = await receive()
                     left -= len(message.get("body", b""))
@@ -101,7 +104,7 @@ class UnreadProblem(Problem):
 
 async def deny(websocket: WebSocket, response: Response) -> None:
     """Answer a handshake with a status, where the server can."""
-    answered(websocket.scope, response)
+    record_answer(websocket.scope, response)
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(response)
     else:

@@ -16,13 +16,13 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from feed import Subscription
-from feed_server.logging.formatters import Facts, without_tokens
+from feed.fastapi.logging.records import FactRecord, without_tokens
 
 _requests = logging.getLogger("feed.requests")
 _publishes = logging.getLogger("feed.requests.publishes")  # those that have succeeded: there may be thousands a second
 _streams = logging.getLogger("feed.streams")
 
-_KEY = "feed.exchange"  # in the scope
+_KEY = "feed.request_log"  # in the scope
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked for all the time, by machines
 
 _MAX_PATH = 512  # characters of what a client has sent
@@ -30,8 +30,8 @@ _MAX_NAME = 128
 _MAX_PATTERNS = 10
 
 
-class Exchange:
-    """A request and its answer, while it is under way. In a scope only where its line is wanted."""
+class RequestLog:
+    """What the line of a request will say, while the request is under way. In a scope only where the line is wanted."""
 
     __slots__ = ("_begun", "_level", "bytes_in", "bytes_out", "principal", "refused", "status", "streamed")
 
@@ -45,8 +45,8 @@ class Exchange:
         self.refused: str | None = None  # why there is no stream, though the status does not say so
         self.streamed = False  # then there is a line for the stream
 
-    def end(self, scope: Scope) -> None:
-        """It is over: log it."""
+    def write(self, scope: Scope) -> None:
+        """Log the request, which is over; a stream has a line of its own."""
         if self.streamed or (self.status == 201 and not _publishes.isEnabledFor(self._level)):
             return
         raw: bytes = scope.get("raw_path") or b""
@@ -65,52 +65,52 @@ class Exchange:
             facts["principal"] = self.principal[:_MAX_NAME]
         if self.refused is not None:
             facts["refused"] = self.refused
-        _requests.handle(Facts(_requests.name, self._level, facts))
+        _requests.handle(FactRecord(_requests.name, self._level, facts))
 
 
-def begin(scope: Scope) -> Exchange | None:
-    """A request has come. None if its line is not wanted."""
+def begin_request_log(scope: Scope) -> RequestLog | None:
+    """Put a log for this request into its scope, and return it; None if no line is wanted."""
     level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
     if not _requests.isEnabledFor(level):
         return None
-    exchange = scope[_KEY] = Exchange(level)
-    return exchange
+    log = scope[_KEY] = RequestLog(level)
+    return log
 
 
-def exchange_of(scope: Scope) -> Exchange | None:
-    """What there is to be noted in; None if nobody wants to know."""
+def request_log_of(scope: Scope) -> RequestLog | None:
+    """Return the log of this request, None if no line is wanted."""
     return scope.get(_KEY)
 
 
-def answered(scope: Scope, response: Response) -> None:
-    """This is the whole answer."""
-    if (exchange := exchange_of(scope)) is not None:
-        exchange.status = response.status_code
-        exchange.bytes_out = len(response.body)
+def record_answer(scope: Scope, response: Response) -> None:
+    """Record the whole answer."""
+    if (log := request_log_of(scope)) is not None:
+        log.status = response.status_code
+        log.bytes_out = len(response.body)
 
 
-def streaming(scope: Scope) -> None:
-    """There is a stream, which will have a line of its own."""
-    if (exchange := exchange_of(scope)) is not None:
-        exchange.streamed = True
+def record_stream(scope: Scope) -> None:
+    """Record that a stream follows, which will have a line of its own."""
+    if (log := request_log_of(scope)) is not None:
+        log.streamed = True
 
 
-def without_stream(scope: Scope, refused: str | None = None) -> None:
-    """There is none behind the head that a stream has: because of this, where it is refused."""
-    if (exchange := exchange_of(scope)) is not None:
-        exchange.status, exchange.refused = 200, refused
+def record_no_stream(scope: Scope, refused: str | None = None) -> None:
+    """Record that a stream's headers were sent but no stream follows: to a HEAD, or as it was `refused`."""
+    if (log := request_log_of(scope)) is not None:
+        log.status, log.refused = 200, refused
 
 
-def unreadable(client: tuple[str, int] | None, status: int, detail: str) -> None:
-    """Something came that never was a request."""
+def log_unreadable(client: tuple[str, int] | None, status: int, detail: str) -> None:
+    """Log something that came and cannot be read as a request."""
     if _requests.isEnabledFor(logging.INFO):
         facts = {"event": "request", "method": None, "path": None, "status": status, "refused": detail}
         facts["client"] = client[0][:_MAX_NAME] if client else ""
-        _requests.handle(Facts(_requests.name, logging.INFO, facts))
+        _requests.handle(FactRecord(_requests.name, logging.INFO, facts))
 
 
-def stream_ended(subscription: Subscription) -> None:
-    """A stream is over: log it."""
+def log_stream(subscription: Subscription) -> None:
+    """Log a stream that is over."""
     if not _streams.isEnabledFor(logging.INFO):
         return
     peer, patterns = subscription.peer, subscription.selection.patterns
@@ -130,7 +130,7 @@ def stream_ended(subscription: Subscription) -> None:
         facts["more_patterns"] = len(patterns) - _MAX_PATTERNS
     if peer.principal is not None:
         facts["principal"] = peer.principal[:_MAX_NAME]
-    _streams.handle(Facts(_streams.name, logging.INFO, facts))
+    _streams.handle(FactRecord(_streams.name, logging.INFO, facts))
 
 
 def _shown(text: str, most: int) -> str:

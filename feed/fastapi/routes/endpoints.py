@@ -13,14 +13,15 @@ from starlette.types import Receive, Scope, Send
 from feed.fastapi.auth.origins import Headers
 from feed.fastapi.http.problems import Problem, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, query_of
-from feed.fastapi.logging.requests import answered
+from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.routes.gate import Gate
 from feed.fastapi.routes.history import history_page
-from feed.fastapi.routes.publish import JSON, publish_batch, publish_to_topic
+from feed.fastapi.routes.publish import publish_batch, publish_to_topic
 from feed.fastapi.routes.refusals import reads_counted
-from feed.fastapi.routes.sse import NDJSON, SSE, Format, StreamResponse
+from feed.fastapi.routes.sse import Format, StreamResponse
 from feed.fastapi.routes.subscribe import subscribe_request
 from feed.fastapi.routes.websocket import serve_websocket
+from feed.media_types import JSON, NDJSON, SSE
 
 logger = logging.getLogger(__name__)
 
@@ -94,5 +95,5 @@ class FeedEndpoints:
             response = Problem(500, "an error of this server, which its log explains")
         response.raw_headers += headers
         if not isinstance(response, StreamResponse):
-            answered(scope, response)
+            record_answer(scope, response)
         await response(scope, receive, send)

@@ -18,7 +18,7 @@ from feed.fastapi.auth.rate_limit import Rate
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.http.request import address
 from feed.fastapi.topics import Topics
-from feed.peer import Peer, counted_as
+from feed.peer import Peer, address_key
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -53,12 +53,12 @@ class Gate(msgspec.Struct, frozen=True):
     def count(self, connection: HTTPConnection, grants: Grants) -> None:
         """An event is to be published, whatever comes of it. Raises `Overloaded` if it is one too many."""
         if self.rate is not None:
-            self.rate.take(_named(grants, counted_as(address(connection))))
+            self.rate.take(_named(grants, address_key(address(connection))))
 
     def count_more(self, connection: HTTPConnection, grants: Grants, events: int) -> None:
         """The same for the other events of a batch whose first is counted already."""
         if self.rate is not None:
-            self.rate.take_more(_named(grants, counted_as(address(connection))), events)
+            self.rate.take_more(_named(grants, address_key(address(connection))), events)
 
     async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
         """Who wants to subscribe to these patterns. Raises `Forbidden` and what `Authorize` raises."""

@@ -13,6 +13,7 @@ from feed.fastapi.http.problems import SAFE
 from feed.fastapi.http.request import query_of
 from feed.fastapi.routes.subscribe import SubscribeRequest
 from feed.history import MAX_LAST
+from feed.media_types import JSON
 
 _MAX_WAIT = 60  # seconds
 
@@ -38,7 +39,7 @@ async def history_page(feed: Feed, request: Request, wanted: SubscribeRequest) -
         page = await feed.history(wanted.selection, limit=limit, after=page.next)
     document = _document(page)
     feed.counters.delivered["history"].add(len(page.events), len(document))
-    response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+    response = Response(document, media_type=JSON, headers={"Cache-Control": "no-store"})
     response.raw_headers += SAFE
     return response
 

@@ -33,12 +33,10 @@ from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publishes_counted
 from feed.json_rules import BOM
 from feed.log.idempotency import idempotency_key
+from feed.media_types import JSON, NDJSON
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,6 +50,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 _STEP = 64 << 10  # bytes
 
+_JSON_HEADER = (b"content-type", JSON.encode())
 _envelope = Kind(Envelope, "an event")
 
 
@@ -251,7 +250,7 @@ class Created(Response):
         self.background = None
         self.body = orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
         self.raw_headers = [
-            (b"content-type", b"application/json"),
+            _JSON_HEADER,
             (b"content-length", b"%d" % len(self.body)),
             *SAFE,
         ]

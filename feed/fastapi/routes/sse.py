@@ -17,17 +17,15 @@ from feed import Draining, FeedUnavailable, Subscription
 from feed.batch import Item
 from feed.control import Reason, closing
 from feed.fastapi.http.problems import SAFE, problem_of
-from feed.fastapi.logging.requests import answered, stream_ended, streaming, without_stream
+from feed.fastapi.logging.requests import log_stream, record_answer, record_no_stream, record_stream
 from feed.fastapi.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
 from feed.fastapi.routes.gate import Gate
 from feed.fastapi.routes.refusals import read_refused
 from feed.fastapi.routes.subscribe import SubscribeRequest
+from feed.media_types import NDJSON, SSE
 
 # Heartbeats are ours. Before 3.5 sse-starlette takes 0 for an interval, and pings without a pause.
 _NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 5) else 365 * 86_400
-
-SSE = "text/event-stream"
-NDJSON = "application/x-ndjson"
 
 Format = Literal["sse", "envelope", "line"]
 
@@ -67,7 +65,7 @@ class StreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         feed = self._gate.feed
         if scope["method"] == "HEAD":
-            without_stream(scope)
+            record_no_stream(scope)
             await self._carry(_Chunks(None, self._format), scope, receive, send)
             return
         try:
@@ -78,17 +76,17 @@ class StreamResponse(Response):
                 problem = problem_of(error)
                 # What was added for the page that asks.
                 problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[self._format]]
-                answered(scope, problem)
+                record_answer(scope, problem)
                 await problem(scope, receive, send)
                 return
             if isinstance(error, Draining):  # somebody came back too early: not later than the others, nor with them
                 refusal = closing("shutdown", int(error.retry_after * random.uniform(0.1, 1) * 1000))
             else:
                 refusal = closing("busy", feed.options.limits.jittered_retry())
-            without_stream(scope, "shutdown" if isinstance(error, Draining) else "busy")
+            record_no_stream(scope, "shutdown" if isinstance(error, Draining) else "busy")
             await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
-        streaming(scope)
+        record_stream(scope)
         try:
             outlet = outlet_for(scope, send, subscription, _last)
             if outlet is None:
@@ -97,7 +95,7 @@ class StreamResponse(Response):
                 await self._flow(subscription, outlet, receive, send)
         finally:
             feed.detach(subscription)
-            stream_ended(subscription)
+            log_stream(subscription)
 
     async def _flow(
         self, subscription: Subscription, outlet: FramedOutlet | SteppedOutlet, receive: Receive, send: Send

@@ -19,7 +19,7 @@ from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.json_body import UNREADABLE, Kind
 from feed.fastapi.http.problems import deny, problem_of, status_of
-from feed.fastapi.logging.requests import stream_ended, streaming
+from feed.fastapi.logging.requests import log_stream, record_stream
 from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Encoders, outlet_for
 from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publish_refused, read_refused
@@ -71,7 +71,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
     except Exception as error:  # the application around the feed answers
         read_refused(feed.counters, error)
         raise
-    streaming(websocket.scope)
+    record_stream(websocket.scope)
     try:
         batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
         await websocket.accept(BATCH_PROTOCOL if batch else None)
@@ -86,7 +86,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         pass
     finally:
         feed.detach(subscription)
-        stream_ended(subscription)
+        log_stream(subscription)
 
 
 def _stream(

@@ -148,3 +148,9 @@ def test_a_page_is_messages_and_where_to_go_on() -> None:
     assert of_gap(Control("feed.gap", gap)) == found.gap
     with pytest.raises(Again):
         of_gap(Control("feed.gap", {"requested": 1}))
+
+
+def test_comments_are_counted() -> None:
+    parser = Frames(LIMIT)
+    assert list(parser.feed(b": one\n\n:\ndata: x: y\n:two\n unknown: 3\nx\n\n")) == [Frame("", "x: y", None, None)]
+    assert parser.comments == 3

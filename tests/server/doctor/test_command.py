@@ -287,6 +287,27 @@ def test_a_little_that_unpacks_to_a_lot_is_unpacked_as_far_as_it_is_looked_at() 
     assert most < 16 << 20
 
 
+def test_a_stream_is_read_as_the_client_reads_it() -> None:
+    body = [
+        b": hi\r\n\r\nid: 1\r\ndata: one\r\nda",
+        b"ta: two\r\n\r\nevent: feed.closing\rdata: {}\r\r: a sign of life\n\n",
+    ]
+    _, reading, _ = fetched(b"Content-Type: text/event-stream", body)
+    events = [piece[1:] for piece in reading.pieces if piece.event != ":"]
+    assert events == [("message", "1", "one\ntwo"), ("feed.closing", "", "{}")]
+    assert len(reading.pieces) == 4
+    _, reading, _ = fetched(b"Content-Type: application/x-ndjson", [b'{"type":"a","id":"1","da', b'ta":5}\n\n[]\n'])
+    assert [piece[1:] for piece in reading.pieces] == [("a", "1", "5"), (":", "", ""), (":", "", "")]
+
+
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"application/x-ndjson"])
+def test_an_event_without_end_is_no_feeds(kind: bytes) -> None:
+    _, reading, most = fetched(b"Content-Type: " + kind, [b"data: "] + [b"x" * 60_000] * 30)
+    assert "is larger than 1,048,576 bytes" in reading.end
+    assert reading.pieces == []
+    assert most < 32 << 20
+
+
 def test_a_frame_without_end_is_read_so_far_whatever_its_fields_are_called() -> None:
     fields = [b"%d%b: x\n" % (number, b"a" * 60000) for number in range(1000)]
     _, reading, most = fetched(b"Content-Type: text/event-stream", fields)

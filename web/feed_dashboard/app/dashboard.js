@@ -1,7 +1,7 @@
 // The dashboard's state and what can be done to it. What it looks like is page.js's, when it is drawn painter.js's.
 
 import { connect } from "../feed.js";
-import { readPage, refusalIn } from "../feed/history.js";
+import { readPage, refusalIn, wordsOf } from "../feed/history.js";
 import { copied } from "./copying.js";
 import { passOf } from "./filter.js";
 import { contentOf } from "./inspector.js";
@@ -13,6 +13,8 @@ import { Timeline } from "./timeline.js";
 import { Topics } from "./topics.js";
 import { EVERYTHING, writeView } from "./view.js";
 
+/** @import { Action, Asked, Choice, Feed, FeedEvent, Gap, List, Painter, Pane, Pictures, Row, State, Tab, Transport, View } from "./types.js" */
+
 const BEGIN_WITH = 200; // events shown at first
 const MOST_PATTERNS = 100; // that the server takes
 const MOST_TYPES = 200; // told apart
@@ -21,13 +23,14 @@ const SMOOTHING = 0.3; // of the rate, for a second
 
 /** Everything the page shows, and its actions. */
 export class Dashboard {
-  /** @type {import("./view.js").View} */
+  /** @type {View} */
   view;
   base;
   timeline;
-  /** @type {?import("./rows.js").Row} */
+  /** @type {Row | null} */
   selected = null;
   inspecting = false;
+  /** @type {Tab} */
   tab = "data"; // of the inspector
   topics = new Topics();
   /** @type {Map<string, number>} */
@@ -39,6 +42,7 @@ export class Dashboard {
   patternError = "";
   /** A regular expression that came with the address, and may take for ever: somebody has to want it. */
   regexHeld;
+  /** @type {Gap | null} */
   gap = null;
   publisher;
   publishing = false;
@@ -46,18 +50,24 @@ export class Dashboard {
   /** Whether the application around the feed knows who looks: then nobody is asked for a token. */
   ownLogin;
   theme = chosenTheme();
+  /** @type {Pane} */
   pane = "events"; // the one that is seen where there is room for one
   single = true; // keys of one character do something
   said = ""; // the summary for screen readers
-  #content = {}; // of the inspector, as it was laid out last
+  /** @type {{row?: Row, tab?: Tab, text: string}} */
+  #content = { text: "" }; // of the inspector, as it was laid out last
+  /** @type {Feed | undefined} */
   #feed;
   #painter;
+  /** @type {Pictures | undefined} */
   #pictures;
+  /** @type {List | undefined} */
   #list;
   #asking = new AbortController(); // the last pattern that the server was asked about
   #arrived = 0; // events in this second
   #rate = 0;
 
+  /** @param {{base: URL, view: View, painter: Painter, ownLogin?: boolean}} parts */
   constructor({ base, view, painter, ownLogin = false }) {
     this.base = base;
     this.ownLogin = ownLogin;
@@ -67,7 +77,7 @@ export class Dashboard {
     const changed = () => painter.now();
     this.publisher = new Publisher(base, changed);
     this.session = new Session(base, changed);
-    this.timeline = new Timeline(this.#pass(), {
+    this.timeline = new Timeline(base, this.#pass(), {
       soon: () => painter.soon(),
       now: changed,
       gap: (gap) => this.#gapSeen(gap),
@@ -75,15 +85,21 @@ export class Dashboard {
     });
   }
 
-  /** Start, once the parts of the page that draw themselves are there. */
+  /** Start, once the parts of the page that draw themselves are there. @param {List} list @param {Pictures} pictures */
   begin(list, pictures) {
     this.#list = list;
     this.#pictures = pictures;
     this.#subscribe();
   }
 
+  /** @returns {State} */
   get state() {
     return this.#feed?.state ?? { name: "connecting" };
+  }
+
+  /* With what the feed refuses; "" where it does not. */
+  get #refusal() {
+    return this.state.name === "refused" ? this.state.reason : "";
   }
 
   get word() {
@@ -107,7 +123,7 @@ export class Dashboard {
   /** What the inspector shows: laid out once, and not with each of ten paintings a second. */
   get content() {
     const { selected, tab } = this;
-    if (this.#content.row !== selected || this.#content.tab !== tab) {
+    if (selected && (this.#content.row !== selected || this.#content.tab !== tab)) {
       this.#content = { row: selected, tab, text: contentOf(selected.event, tab) };
     }
     return this.#content.text;
@@ -116,7 +132,7 @@ export class Dashboard {
   /** Whether a command to copy has to have a token. */
   get withToken() {
     if (this.ownLogin) return false;
-    return this.session.used || ["unauthenticated", "expired", "forbidden"].includes(this.state.reason);
+    return this.session.used || ["unauthenticated", "expired", "forbidden"].includes(this.#refusal);
   }
 
   /* The connection */
@@ -124,9 +140,10 @@ export class Dashboard {
   #subscribe() {
     this.#feed?.close();
     const { topics, transport } = this.view;
-    this.timeline.begin(this.base, topics);
+    this.timeline.begin(topics);
     const feed = connect({ base: this.base, topics, transport, last: BEGIN_WITH });
     this.#feed = feed;
+    /** @template D @param {(detail: D) => void} listener @returns {(event: CustomEvent<D>) => void} */
     const mine = (listener) => (event) => {
       if (feed === this.#feed) listener(event.detail);
     };
@@ -136,6 +153,7 @@ export class Dashboard {
     feed.addEventListener("position", mine(() => this.#painter.soon()));
   }
 
+  /** @param {FeedEvent[]} events */
   #received(events) {
     this.timeline.received(events);
     this.topics.add(events);
@@ -143,35 +161,37 @@ export class Dashboard {
       if (this.types.has(type) || this.types.size < MOST_TYPES) this.types.set(type, (this.types.get(type) ?? 0) + 1);
       if (live) this.#arrived += 1;
     }
-    this.#pictures.add(events, Date.now());
+    this.#pictures?.add(events, Date.now());
     this.publisher.arrived(events, performance.now());
     this.#painter.soon();
   }
 
   #stateChanged() {
-    if (!this.ownLogin && ["unauthenticated", "expired"].includes(this.state.reason)) this.session.open = true;
+    if (!this.ownLogin && ["unauthenticated", "expired"].includes(this.#refusal)) this.session.open = true;
     if (this.state.name === "live") this.session.open = false;
     this.#painter.now();
   }
 
+  /** @param {Gap} gap */
   #gapSeen(gap) {
     this.gap = gap;
     this.#painter.now();
   }
 
-  /** A second has passed. */
+  /** A second has passed. @param {number} now */
   second(now) {
     this.topics.tick();
     this.#rate += SMOOTHING * (this.#arrived - this.#rate);
     this.#arrived = 0;
-    this.#pictures.tick(now);
+    this.#pictures?.tick(now);
     this.#painter.soon();
   }
 
   retry() {
-    this.#feed.retry();
+    this.#feed?.retry();
   }
 
+  /** @param {Transport} name */
   transport(name) {
     this.view.transport = name;
     this.#share();
@@ -192,7 +212,7 @@ export class Dashboard {
     this.inspecting = false;
     this.patternError = "";
     this.#subscribe();
-    this.#list.toTop();
+    this.#list?.toTop();
     this.#painter.now();
   }
 
@@ -203,7 +223,7 @@ export class Dashboard {
       this.filterError = "";
       return passOf(this.regexHeld ? { ...this.view, filter: "" } : this.view);
     } catch (error) {
-      this.filterError = error.message;
+      this.filterError = wordsOf(error);
       return passOf({ ...this.view, filter: "" });
     }
   }
@@ -222,6 +242,7 @@ export class Dashboard {
     }
   }
 
+  /** @param {string} text */
   filter(text) {
     this.regexHeld = false;
     this.view.filter = text;
@@ -234,12 +255,17 @@ export class Dashboard {
     this.#refilter();
   }
 
+  /** @param {string} name */
   type(name) {
     this.view.type = name;
     this.#refilter();
   }
 
-  /** Show this topic and what is below it, and what else is ticked; none ticked: all. */
+  /**
+   * Show this topic and what is below it, and what else is ticked; none ticked: all.
+   * @param {string} path
+   * @param {boolean} ticked
+   */
   tick(path, ticked) {
     if (ticked) this.view.show.add(path);
     else this.view.show.delete(path);
@@ -256,24 +282,31 @@ export class Dashboard {
     this.showAll();
   }
 
+  /** @param {Choice | null} choice */
   chart(choice) {
     this.view.chart = choice;
     this.#share();
   }
 
+  /** @param {string} text */
   searchTopics(text) {
     this.search = text;
     this.#painter.now();
   }
 
+  /** @param {string} path @param {boolean} open */
   fold(path, open) {
     this.open.set(path, open);
     this.#painter.now();
   }
 
-  /** Subscribe to a pattern too, if the server takes it; the first one takes the place of everything. */
+  /**
+   * Subscribe to a pattern too, if the server takes it; the first one takes the place of everything.
+   * @param {string} pattern
+   */
   async addPattern(pattern) {
     if (!pattern) return;
+    /** @type {Asked} */
     const asked = { base: String(this.base), topics: [pattern], types: [], credentials: "same-origin" };
     this.#asking.abort();
     this.#asking = new AbortController();
@@ -286,10 +319,12 @@ export class Dashboard {
     else this.#patterns(this.#seesEverything ? [pattern] : [...topics, pattern]);
   }
 
+  /** @param {string} pattern */
   removePattern(pattern) {
     this.#patterns(this.view.topics.filter((topic) => topic !== pattern));
   }
 
+  /** @param {string[]} topics */
   #patterns(topics) {
     this.view.topics = topics.length ? topics.slice(0, MOST_PATTERNS) : [EVERYTHING];
     this.#share();
@@ -313,10 +348,10 @@ export class Dashboard {
   newest() {
     this.timeline.follow();
     this.select(null);
-    this.#list.toTop();
+    this.#list?.toTop();
   }
 
-  /** The list was scrolled, to its top or not. */
+  /** The list was scrolled, to its top or not. @param {boolean} top */
   scrolled(top) {
     const { frozen } = this.timeline;
     if (!top) this.timeline.freeze("scroll");
@@ -330,11 +365,11 @@ export class Dashboard {
     this.select(null);
   }
 
-  /** Select a row, which stays: the list stands still. */
+  /** Select a row, which stays: the list stands still. @param {Row | null} row @param {boolean} [inspect] */
   select(row, inspect = this.inspecting) {
     this.selected = row;
     this.inspecting = Boolean(row) && inspect;
-    if (!this.inspecting) this.#content = {};
+    if (!this.inspecting) this.#content = { text: "" };
     if (this.inspecting) this.publishing = false; // there is room for one of them
     if (row) this.timeline.freeze("select");
     this.#painter.now();
@@ -347,29 +382,30 @@ export class Dashboard {
   closeRow() {
     this.inspecting = false;
     if (this.timeline.frozen?.reason === "select") this.newest();
-    this.#list.focus();
+    this.#list?.focus();
     this.#painter.now();
   }
 
-  /** To another row: `by` further down, which is older. */
+  /** To another row: `by` further down, which is older. @param {number} by */
   move(by) {
     const { shown } = this.timeline.rows;
     if (!shown.length) return;
-    const at = this.selected ? shown.findIndex((row) => row.n === this.selected.n) : -1;
+    const at = this.selected ? shown.findIndex((row) => row.n === this.selected?.n) : -1;
     const next = at < 0 ? shown.length - 1 : Math.min(shown.length - 1, Math.max(0, at - by));
     this.select(shown[next]);
     this.#reveal();
     if (next === 0 && by > 0) this.timeline.loadOlder();
   }
 
+  /** @param {Tab} name */
   showTab(name) {
     this.tab = name;
     this.#painter.now();
   }
 
   #reveal() {
-    this.#list.show(this.timeline.rows.shown, this.selected, !this.timeline.standsStill);
-    if (this.selected) this.#list.reveal(this.selected);
+    this.#list?.show(this.timeline.rows.shown, this.selected, !this.timeline.standsStill);
+    if (this.selected) this.#list?.reveal(this.selected);
   }
 
   /* Time travel */
@@ -383,7 +419,7 @@ export class Dashboard {
 
   replay() {
     this.select(null);
-    this.#list.toTop();
+    this.#list?.toTop();
     this.timeline.replay();
   }
 
@@ -407,6 +443,7 @@ export class Dashboard {
     this.#focus(open ? "[data-testid=token-field]" : "#list");
   }
 
+  /** @param {Pane} pane */
   show(pane) {
     this.pane = pane;
     this.#painter.now();
@@ -415,35 +452,39 @@ export class Dashboard {
   nextTheme() {
     this.theme = themeAfter(this.theme);
     applyTheme(this.theme);
-    this.#pictures.theme();
+    this.#pictures?.theme();
     this.#painter.now();
   }
 
+  /** @param {boolean} single */
   keys(single) {
     this.single = single;
     this.#painter.now();
   }
 
   help() {
-    document.getElementById("help").showModal();
+    const dialog = document.getElementById("help");
+    if (dialog instanceof HTMLDialogElement) dialog.showModal();
   }
 
+  /** @param {HTMLElement} button */
   async copyId(button) {
     await copied(button, this.lastEventId);
   }
 
+  /** @param {string} token */
   async signIn(token) {
     const subscribe = await this.session.begin(token);
     if (!subscribe) return;
-    this.#pictures.refresh();
+    this.#pictures?.refresh();
     // The default view may be more than this token allows: what it does allow is what its bearer wants.
     if (this.#seesEverything && subscribe.length && !subscribe.includes(EVERYTHING)) this.#patterns(subscribe);
-    else this.#feed.renew();
+    else this.#feed?.renew();
   }
 
   async signOut() {
     if (!(await this.session.end())) return;
-    this.#feed.renew(); // for the other tabs, which have the same connection
+    this.#feed?.renew(); // for the other tabs, which have the same connection
     this.#again();
   }
 
@@ -456,14 +497,15 @@ export class Dashboard {
     this.#painter.soon();
   }
 
-  /** What a key does (see keys.js). Gives whether it did anything. */
+  /** What a key does (see keys.js). Gives whether it did anything. @param {Action} action */
   act(action) {
+    /** @type {Record<Action, () => unknown>} */
     const actions = {
       pause: () => this.togglePause(),
       nextRow: () => this.move(1),
       previousRow: () => this.move(-1),
-      nextPage: () => this.move(this.#list.page),
-      previousPage: () => this.move(-this.#list.page),
+      nextPage: () => this.move(this.#list?.page ?? 1),
+      previousPage: () => this.move(-(this.#list?.page ?? 1)),
       openRow: () => this.openRow(),
       newest: () => this.newest(),
       loadOlder: () => this.timeline.loadOlder(),
@@ -493,11 +535,13 @@ export class Dashboard {
   }
 
   // At once, as the next key may follow; what is not there yet, once it is drawn.
+  /** @param {string} selector @param {Pane} [pane] */
   #focus(selector, pane = this.pane) {
     this.pane = pane;
     this.#painter.now();
+    /** @type {HTMLElement | null} */
     const element = document.querySelector(selector);
     if (element?.checkVisibility()) element.focus();
-    else requestAnimationFrame(() => document.querySelector(selector)?.focus());
+    else requestAnimationFrame(() => /** @type {HTMLElement | null} */ (document.querySelector(selector))?.focus());
   }
 }

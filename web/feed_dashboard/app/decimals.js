@@ -18,7 +18,7 @@ export function compared(one, other) {
   return a.digits > b.digits ? a.sign : -a.sign; // as text: they begin at the same place
 }
 
-/* `0.digits` times ten to the power of `point`, and its sign. */
+/** `0.digits` times ten to the power of `point`, and its sign. @param {string} text */
 function decimalOf(text) {
   const [, minus, whole = "", fraction, bare, exponent = "0"] = NUMERAL.exec(text) ?? [];
   if (minus === undefined) return null;

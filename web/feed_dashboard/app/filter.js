@@ -3,11 +3,16 @@
 import { valuesAt } from "../feed/json.js";
 import { compared } from "./decimals.js";
 
+/** @import { FeedEvent, Pass, View } from "./types.js" */
+
 const FIELD = /^([\p{L}\p{N}_$.-]+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*$/u;
 const QUOTED = /^"(.*)"$|^'(.*)'$/;
-const OWN = new Set(["id", "topic", "type"]);
+const OWN = /** @type {const} */ (["id", "topic", "type"]);
 
-/* `text` is a string's, or else JSON as it is written. */
+/**
+ * `text` is a string's, or else JSON as it is written.
+ * @type {Record<string, (value: {text: string, string: boolean}, wanted: string) => boolean>}
+ */
 const COMPARE = {
   "=": ({ text, string }, wanted) => text === wanted || (!string && compared(text, wanted) === 0),
   "!=": (value, wanted) => !COMPARE["="](value, wanted),
@@ -28,7 +33,7 @@ const COMPARE = {
  *
  * @param {string} text
  * @param {boolean} regex
- * @returns {(event: object) => boolean}
+ * @returns {Pass}
  * @throws {SyntaxError} for what is no regular expression
  */
 export function filterOf(text, regex) {
@@ -38,19 +43,22 @@ export function filterOf(text, regex) {
     return (event) => texts(event).some((part) => expression.test(part));
   }
   const wanted = text.toLowerCase();
+  /** @type {Pass} */
   const holds = (event) => texts(event).some((part) => part.toLowerCase().includes(wanted));
   const field = FIELD.exec(text);
   if (!field) return holds;
   const [, path, operator, written] = field;
   const value = QUOTED.exec(written)?.slice(1).join("") ?? written;
   const compare = COMPARE[operator];
-  if (OWN.has(path)) return (event) => compare({ text: event[path], string: true }, value);
+  const own = OWN.find((name) => name === path);
+  if (own) return (event) => compare({ text: event[own], string: true }, value);
   return (event) => {
     if (!event.json) return holds(event);
     return valuesAt(event.text, path).some((json) => compare(read(json), value));
   };
 }
 
+/** @param {string} json */
 function read(json) {
   const string = json.startsWith('"');
   return { text: string ? JSON.parse(json) : json, string };
@@ -59,14 +67,15 @@ function read(json) {
 /**
  * What is shown altogether: ticked topics (with what is below them), one type, and the filter line.
  *
- * @param {{show: Set<string>, type: string, filter: string, regex: boolean}} view
+ * @param {View} view
+ * @returns {Pass}
  */
 export function passOf({ show, type, filter, regex }) {
   const pass = filterOf(filter, regex);
   return (event) => (!type || event.type === type) && (!show.size || isBelow(event.topic, show)) && pass(event);
 }
 
-/** Whether a topic or one that it is below is in the set. */
+/** Whether a topic or one that it is below is in the set. @param {string} topic @param {Set<string>} paths */
 export function isBelow(topic, paths) {
   for (let end = topic.length; end > 0; end = topic.lastIndexOf("/", end - 1)) {
     if (paths.has(topic.slice(0, end))) return true;
@@ -74,6 +83,7 @@ export function isBelow(topic, paths) {
   return false;
 }
 
+/** @param {FeedEvent} event */
 function texts(event) {
   return [event.text, event.topic, event.type, event.id];
 }

@@ -3,6 +3,8 @@
 import { eventOf } from "../feed/event.js";
 import { readPage } from "../feed/history.js";
 
+/** @import { Gap, GapOnTheWire, Page, Query } from "./types.js" */
+
 const TIMEOUT_MS = 15_000; // of a page, its body included
 
 /** A page that could not be had: what the feed, or somebody in front of it, says to that. */
@@ -18,14 +20,6 @@ export class HistoryError extends Error {
 }
 
 /**
- * @typedef {object} Page
- * @property {import("../feed/event.js").FeedEvent[]} events oldest first
- * @property {string} next the position read to: to be asked from when going on in the same direction
- * @property {{requested: string, resumedFrom: string, reason: string} | null} gap events may be missing before these
- * @property {boolean} end nothing more is there in this direction now
- */
-
-/**
  * The past of some topics and types. Every method takes how many events are wanted at most (1 to 1,000; a page ends
  * at 1 MiB too, so fewer are not the end) and what stops it. They reject with a `HistoryError`, or with what the signal
  * was aborted with.
@@ -38,7 +32,11 @@ export class History {
     this.#asked = { base: String(base), topics, types, credentials };
   }
 
-  /** The newest. @returns {Promise<Page>} `next` and `end` are of going back from there */
+  /**
+   * The newest. @returns {Promise<Page>} `next` and `end` are of going back from there
+   * @param {number} limit
+   * @param {AbortSignal} [signal]
+   */
   async newest(limit, signal) {
     // `last` alone begins with the oldest of them, and ends at 1 MiB: before the newest, if they are large.
     const newest = await this.#page({ last: 1 }, signal);
@@ -47,12 +45,22 @@ export class History {
     return { ...page, events: [...page.events, ...newest.events] };
   }
 
-  /** What came before an id. @returns {Promise<Page>} */
+  /**
+   * What came before an id. @returns {Promise<Page>}
+   * @param {string} id
+   * @param {number} limit
+   * @param {AbortSignal} [signal]
+   */
   older(id, limit, signal) {
     return this.#page({ before: id, limit }, signal);
   }
 
-  /** What came after an id, or after `earliest`: the oldest retained. @returns {Promise<Page>} */
+  /**
+   * What came after an id, or after `earliest`: the oldest retained. @returns {Promise<Page>}
+   * @param {string} id
+   * @param {number} limit
+   * @param {AbortSignal} [signal]
+   */
   async newer(id, limit, signal) {
     const page = await this.#page({ last_event_id: id, limit }, signal);
     if (!page.end || page.next === id) return page;
@@ -60,16 +68,26 @@ export class History {
     return this.#page({ last_event_id: page.next, limit }, signal);
   }
 
-  /** What was committed at a time or later. @param {Date | number} time @returns {Promise<Page>} */
+  /**
+   * What was committed at a time or later. @param {Date | number} time @returns {Promise<Page>}
+   * @param {number} limit
+   * @param {AbortSignal} [signal]
+   */
   since(time, limit, signal) {
     return this.#page({ since: new Date(time).toISOString(), limit }, signal);
   }
 
-  /** The event with this id, and what came after it. @returns {Promise<Page>} */
+  /**
+   * The event with this id, and what came after it. @returns {Promise<Page>}
+   * @param {string} id
+   * @param {number} limit
+   * @param {AbortSignal} [signal]
+   */
   at(id, limit, signal) {
     return this.newer(predecessorOf(id), limit, signal);
   }
 
+  /** @param {Query} parameters @returns {Promise<Page>} */
   async #page(parameters, signal = new AbortController().signal) {
     const answer = await readPage(this.#asked, parameters, signal, TIMEOUT_MS);
     signal.throwIfAborted();
@@ -80,7 +98,7 @@ export class History {
   }
 }
 
-/* In the words that a stream's `gap` has in feed.js. */
+/** In the words that a stream's `gap` has in feed.js. @param {GapOnTheWire} gap @returns {Gap} */
 function gapOf({ requested, resumed_from: resumedFrom, reason }) {
   return { requested, resumedFrom, reason };
 }

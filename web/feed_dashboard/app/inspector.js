@@ -6,21 +6,30 @@ import { copyButton } from "./copying.js";
 import { timeText } from "./list.js";
 import { delayText } from "./numbers.js";
 
+/** @import { FeedEvent, Offset, Row, Tab } from "./types.js" */
+
 const MOST = 100_000; // characters laid out: the rest can be copied, and would take long to draw
 
-/** What is laid out of an event: the data, or the frame. It takes as long as the data is large. */
+/**
+ * What is laid out of an event: the data, or the frame. It takes as long as the data is large.
+ * @param {FeedEvent} event
+ * @param {Tab} tab
+ */
 export function contentOf(event, tab) {
   return tab === "frame" ? frame(event) : event.json ? pretty(event.text) : event.text;
 }
 
 /**
- * The panel. `state` is `{ row, tab, content, base, withToken, clock }`; `content` is what `contentOf` gives.
+ * The panel. `content` is what `contentOf` gives.
  *
- * @param {object} state @param {{tab(name: string): void, close(): void}} act
+ * @param {{row: Row, tab: Tab, content: string, base: URL, withToken: boolean, clock: Offset | null}} state
+ * @param {{tab(name: Tab): void, close(): void}} act
  */
 export function inspector({ row, tab, content, base, withToken, clock }, act) {
   const { event } = row;
   const cut = content.length - MOST;
+  /** @type {Tab[]} */
+  const tabs = ["data", "frame"];
   return html`
     <div class="heading">
       <h2 id="inspector-heading"><bdi>${event.topic}</bdi></h2>
@@ -39,12 +48,9 @@ export function inspector({ row, tab, content, base, withToken, clock }, act) {
     </dl>
     <div class="bar">
       <div class="segmented" role="group" aria-label="Show">
-        ${[
-          ["data", event.json ? "JSON" : "Text"],
-          ["frame", "Raw frame"],
-        ].map(
-          ([name, label]) => html`<button type="button" aria-pressed=${tab === name} data-testid=${`show-${name}`}
-            @click=${() => act.tab(name)}>${label}</button>`,
+        ${tabs.map(
+          (name) => html`<button type="button" aria-pressed=${tab === name} data-testid=${`show-${name}`}
+            @click=${() => act.tab(name)}>${name === "frame" ? "Raw frame" : event.json ? "JSON" : "Text"}</button>`,
         )}
       </div>
       <div class="copies" role="group" aria-label="Copy">

@@ -1,6 +1,11 @@
 // The keyboard: which key does what, for the page and for its help.
 
-/** What the keys are called, what they do, and the name of the action in `act`. */
+/** @import { Action } from "./types.js" */
+
+/**
+ * What the keys are called, what they do, and the name of the action in `act`.
+ * @type {{keys: string[], label?: string, does: string, act: Action}[]}
+ */
 export const KEYS = [
   { keys: ["/"], does: "Filter the events", act: "focusFilter" },
   { keys: [" "], label: "Space", does: "Pause, and go on", act: "pause" },
@@ -23,6 +28,7 @@ export const KEYS = [
   { keys: ["Escape"], label: "Esc", does: "Close what is open", act: "escape" },
 ];
 
+/** @type {Action[]} */
 const MOVES = ["nextRow", "previousRow", "nextPage", "previousPage"]; // for as long as a key is held
 const WRITTEN_IN = "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]";
 const OPERATED = "button, a[href], summary, input, [role=tab]"; // these have a use of their own for Space and Enter
@@ -39,6 +45,7 @@ export function actionOf(event, single) {
   if (!found || (event.repeat && !MOVES.includes(found.act))) return null;
   if (found.act === "escape") return found.act;
   const { target } = event;
+  if (!(target instanceof Element)) return null;
   if (target.closest(WRITTEN_IN) || document.querySelector("dialog[open]")) return null;
   if (target.closest(OPERATED) && [" ", "Enter"].includes(event.key)) return null;
   if (target.closest(SCROLLED) && event.key.length > 1) return null;

@@ -5,6 +5,8 @@
 
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 
+/** @import { ListAct, Row } from "./types.js" */
+
 const SPARE = 6; // rows drawn beyond each edge
 const LINE = 300; // characters of data in a row
 const ROW = "--row"; // the height's custom property, in px
@@ -18,7 +20,7 @@ const clock = new Intl.DateTimeFormat(undefined, {
 });
 const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
 
-/** The time of a row, with its day if that is not today. */
+/** The time of a row, with its day if that is not today. @param {number} ms @param {Date} [today] */
 export function timeText(ms, today = new Date()) {
   const time = new Date(ms);
   return (time.toDateString() === today.toDateString() ? "" : `${day.format(time)} `) + clock.format(time);
@@ -30,13 +32,15 @@ export class List {
   #act;
   #spacer = document.createElement("div");
   #window = document.createElement("div");
+  /** @type {Row[]} */
   #rows = []; // oldest first
+  /** @type {Row | null} */
   #selected = null;
-  #height;
+  #height = 32; // px, until that says another one
 
   /**
    * @param {HTMLElement} root what scrolls; it has the role grid
-   * @param {{open(row): void, scrolled(top: boolean): void, end(): void}} act
+   * @param {ListAct} act
    */
   constructor(root, act) {
     this.#root = root;
@@ -55,6 +59,7 @@ export class List {
       this.#draw();
     }).observe(root);
     // The row under the pointer when it goes down is the one that was meant: until the click another may be there.
+    /** @type {Row | null} */
     let meant = null;
     root.addEventListener("pointerdown", (event) => {
       meant = this.#rowAt(event.target);
@@ -79,7 +84,7 @@ export class List {
    * Show these. Where rows came or went on top, and the list is not there or is not to follow, what is in view stays in
    * view.
    *
-   * @param {import("./rows.js").Row[]} rows oldest first @param {?import("./rows.js").Row} selected
+   * @param {Row[]} rows oldest first @param {Row | null} selected
    * @param {boolean} follows whether the newest row is to be in view while the list is at its top
    */
   show(rows, selected, follows = true) {
@@ -93,7 +98,7 @@ export class List {
     this.#draw();
   }
 
-  /** Scroll as far as needed for a row to be seen. */
+  /** Scroll as far as needed for a row to be seen. @param {Row} row */
   reveal(row) {
     const at = this.#rows.length - 1 - this.#rows.indexOf(row);
     const top = at * this.#height;
@@ -112,7 +117,7 @@ export class List {
   }
 
   #measure() {
-    this.#height = Number.parseFloat(getComputedStyle(this.#root).getPropertyValue(ROW)) || 32;
+    this.#height = Number.parseFloat(getComputedStyle(this.#root).getPropertyValue(ROW)) || this.#height;
   }
 
   #scrolled() {
@@ -128,7 +133,7 @@ export class List {
     const last = Math.min(count, first + Math.ceil(this.#root.clientHeight / this.#height) + 2 * SPARE);
     this.#spacer.style.height = `${count * this.#height}px`;
     this.#window.style.transform = `translateY(${first * this.#height}px)`;
-    this.#root.setAttribute("aria-rowcount", count);
+    this.#root.setAttribute("aria-rowcount", String(count));
     const today = new Date();
     const drawn = [];
     for (let at = first; at < last; at++) drawn.push(this.#row(this.#rows[count - 1 - at], at, today));
@@ -138,6 +143,7 @@ export class List {
     else this.#root.removeAttribute("aria-activedescendant");
   }
 
+  /** @param {Row} row @param {number} at @param {Date} today */
   #row({ n, event, ms }, at, today) {
     const selected = n === this.#selected?.n;
     return html`<div role="row" class="row" id=${`row${n}`} data-n=${n} data-testid="event" aria-rowindex=${at + 1}
@@ -151,18 +157,27 @@ export class List {
     </div>`;
   }
 
+  /** @param {EventTarget | null} target */
   #rowAt(target) {
-    const n = Number(target.closest("[data-n]")?.dataset.n);
+    if (!(target instanceof Element)) return null;
+    const n = Number(target.closest("[data-n]")?.getAttribute("data-n") ?? NaN);
     return this.#rows.find((row) => row.n === n) ?? null;
   }
 }
 
-/* How many more rows there are on top now; less than none where older ones took the place of the newest. */
+/**
+ * How many more rows there are on top now; less than none where older ones took the place of the newest.
+ * @param {Row[]} before
+ * @param {Row[]} rows
+ */
 function rowsOnTop(before, rows) {
-  if (rows[0].n < before[0].n && rows.at(-1).n < before.at(-1).n) return -rowsAfter(before, rows.at(-1).n);
-  return rowsAfter(rows, before.at(-1).n);
+  const newest = rows[rows.length - 1].n;
+  const newestBefore = before[before.length - 1].n;
+  if (rows[0].n < before[0].n && newest < newestBefore) return -rowsAfter(before, newest);
+  return rowsAfter(rows, newestBefore);
 }
 
+/** @param {Row[]} rows @param {number} n */
 function rowsAfter(rows, n) {
   let count = 0;
   while (count < rows.length && rows[rows.length - 1 - count].n > n) count += 1;

@@ -2,6 +2,8 @@
 
 import { refusalIn, refusalOf } from "../feed/history.js";
 
+/** @import { Figures, MetricsAnswer, Offset } from "./types.js" */
+
 const MAX_CHARACTERS = 4_000_000; // of an answer: 100 workers say 1.3 MB
 const TIMEOUT_MS = 4_000;
 const SAMPLES = 12; // of the clock: a minute of them, in which two clocks drift apart by 3 ms at most
@@ -12,26 +14,31 @@ const NODE = /(?:^|,)node="((?:[^"\\]|\\.)*)"/;
 /**
  * Prometheus's text format: a Map for each name, from the node to its value. What is not understood is left out.
  * @param {string} text
- * @returns {Map<string, Map<string, number>>}
+ * @returns {Figures}
  */
 export function figuresOf(text) {
+  /** @type {Figures} */
   const figures = new Map();
   for (const line of text.slice(0, MAX_CHARACTERS).split("\n")) {
     const [, name, labels = "", value] = SAMPLE.exec(line) ?? [];
     if (!name?.startsWith("feed_") || !Number.isFinite(Number(value))) continue;
-    if (!figures.has(name)) figures.set(name, new Map());
-    figures.get(name).set(NODE.exec(labels)?.[1] ?? "", Number(value));
+    const nodes = figures.get(name) ?? new Map();
+    figures.set(name, nodes.set(NODE.exec(labels)?.[1] ?? "", Number(value)));
   }
   return figures;
 }
 
-/** All nodes together; undefined where none says it. */
+/** All nodes together; undefined where none says it. @param {Figures} figures @param {string} name */
 export function sum(figures, name) {
   const values = figures.get(name);
   return values && [...values.values()].reduce((total, value) => total + value, 0);
 }
 
-/** The largest of any node: for what all of them have in common, the log for one. Undefined where none says it. */
+/**
+ * The largest of any node: for what all of them have in common, the log for one. Undefined where none says it.
+ * @param {Figures} figures
+ * @param {string} name
+ */
 export function max(figures, name) {
   const values = figures.get(name);
   return values && Math.max(...values.values());
@@ -42,9 +49,15 @@ export function max(figures, name) {
  * answering: so half a round trip is what each sample can be wrong by, and the shortest one is believed.
  */
 export class Clock {
+  /** @type {Offset[]} */
   #samples = [];
 
-  /** All in milliseconds; the first two on this machine, the last one on the server. Whether the clock was set. */
+  /**
+   * All in milliseconds; the first two on this machine, the last one on the server. Whether the clock was set.
+   * @param {number} asked
+   * @param {number} answered
+   * @param {number} server
+   */
   add(asked, answered, server) {
     const uncertainty = Math.max(0, answered - asked) / 2 + 1; // times are whole milliseconds here
     const sample = { offset: server - (asked + answered) / 2, uncertainty };
@@ -57,7 +70,7 @@ export class Clock {
   }
 
   /** What to add to the time here, in milliseconds; null before there is a sample.
-   * @returns {{offset: number, uncertainty: number} | null} */
+   * @returns {Offset | null} */
   get best() {
     if (this.#samples.length === 0) return null;
     return this.#samples.reduce((best, sample) => (sample.uncertainty < best.uncertainty ? sample : best));
@@ -65,11 +78,10 @@ export class Clock {
 }
 
 /**
- * Ask once. Milliseconds since 1970, on this machine.
+ * Ask once.
  * @param {URL} url
  * @param {AbortSignal} signal
- * @returns {Promise<{status: number, refused: boolean, asked: number, answered: number,
- *   figures: Map<string, Map<string, number>>}>} status 0: no answer; `refused` by the feed itself
+ * @returns {Promise<MetricsAnswer>}
  */
 export async function ask(url, signal) {
   const asked = Date.now();
@@ -88,10 +100,15 @@ export async function ask(url, signal) {
   }
 }
 
-/* The same two times as the browser's network side saw them, where it says: without the page's own work in between,
- * which is most of a round trip to a near server. */
+/**
+ * The same two times as the browser's network side saw them, where it says: without the page's own work in between,
+ * which is most of a round trip to a near server.
+ * @param {URL} url
+ * @param {number} since
+ */
 function onTheWire(url, since) {
-  const { requestStart, responseStart } = performance.getEntriesByName(url.href, "resource").at(-1) ?? {};
+  const [entry] = performance.getEntriesByName(url.href, "resource").slice(-1);
+  const { requestStart, responseStart } = /** @type {Partial<PerformanceResourceTiming>} */ (entry ?? {});
   performance.clearResourceTimings(); // a full buffer takes no more, and nobody else here reads it
   // Not `timeOrigin`, as the clock may have been set since; and `now` is a whole millisecond, half of one too early.
   const origin = Date.now() + 0.5 - performance.now();

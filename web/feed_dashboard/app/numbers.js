@@ -9,6 +9,7 @@ const MAX_DIGITS = 40;
 const MAX_LOOKS = 50; // a second, each at another topic
 const AGAIN_MS = 10_000; // after which a topic is looked at again: it may have other fields now
 
+/** @param {unknown} value @returns {value is Record<string, unknown>} */
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
@@ -20,12 +21,15 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
  */
 export function fieldsOf(value, most = MAX_FIELDS) {
   if (Number.isFinite(value)) return [""];
+  /** @type {string[]} */
   const names = [];
+  /** @param {Record<string, unknown>} object @param {string} prefix */
   const collect = (object, prefix) => {
     for (const name in object) {
       if (names.length >= most) return;
-      if (Number.isFinite(object[name])) names.push(prefix + name);
-      else if (prefix === "" && isObject(object[name])) collect(object[name], `${name}.`);
+      const inner = object[name];
+      if (Number.isFinite(inner)) names.push(prefix + name);
+      else if (prefix === "" && isObject(inner)) collect(inner, `${name}.`);
     }
   };
   if (isObject(value)) collect(value, "");
@@ -57,9 +61,11 @@ export function parsed(text) {
 
 /** Which topics have numbers to draw, found by looking into some of their events. */
 export class Fields {
-  #topics = new Map(); // topic -> {at, names}
+  /** @type {Map<string, {at: number, names: Set<string>}>} */
+  #topics = new Map();
   #second = 0;
-  #looked = new Set(); // topics, in this second
+  /** @type {Set<string>} topics */
+  #looked = new Set(); // in this second
   /** Whether there was more than is offered: 200 topics, 30 fields of each. */
   more = false;
 
@@ -84,18 +90,17 @@ export class Fields {
     if (names.length > 0) this.#remember(topic, names, now);
   }
 
+  /** @param {string} topic @param {string[]} names @param {number} now */
   #remember(topic, names, now) {
-    if (!this.#topics.has(topic)) {
-      if (this.#topics.size >= MAX_TOPICS) {
-        this.more = true;
-        return;
-      }
-      this.#topics.set(topic, { at: now, names: new Set() });
+    if (!this.#topics.has(topic) && this.#topics.size >= MAX_TOPICS) {
+      this.more = true;
+      return;
     }
-    const known = this.#topics.get(topic).names;
+    const known = this.#topics.get(topic) ?? { at: now, names: new Set() };
+    this.#topics.set(topic, known);
     for (const name of names) {
-      if (known.size < MAX_FIELDS) known.add(name);
-      else if (!known.has(name)) this.more = true;
+      if (known.names.size < MAX_FIELDS) known.names.add(name);
+      else if (!known.names.has(name)) this.more = true;
     }
   }
 
@@ -104,17 +109,18 @@ export class Fields {
     return [...this.#topics.keys()];
   }
 
-  /** The names of a topic's numbers. */
+  /** The names of a topic's numbers. @param {string} topic */
   of(topic) {
     return [...(this.#topics.get(topic)?.names ?? [])];
   }
 }
 
-/** A number as it is written, without what no reader would read. */
+/** A number as it is written, without what no reader would read. @param {string} numeral */
 export function brief(numeral) {
   return numeral.length > MAX_DIGITS ? `${numeral.slice(0, MAX_DIGITS)}…` : numeral;
 }
 
+/** @type {[number, string][]} */
 const UNITS = [
   [1e12, "T"],
   [1e9, "G"],
@@ -134,13 +140,13 @@ export function short(value, step = Math.abs(value) / 100) {
   return `${Number((value / size).toFixed(Math.min(6, Math.max(0, digits))))}${unit}`;
 }
 
-/** A number of bytes: `1.2 MB`. */
+/** A number of bytes: `1.2 MB`. @param {number} value */
 export function bytes(value) {
   const text = short(value);
   return /\D$/.test(text) ? `${text.slice(0, -1)} ${text.at(-1)}B` : `${text} B`;
 }
 
-/** A time span in milliseconds: `0.8 ms`, `12 ms`, `1.2 s`. */
+/** A time span in milliseconds: `0.8 ms`, `12 ms`, `1.2 s`. @param {number} ms */
 export function span(ms) {
   if (ms < 9.5) return `${Number(ms.toFixed(1))} ms`;
   if (ms < 999.5) return `${Math.round(ms)} ms`;

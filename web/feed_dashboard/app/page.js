@@ -15,15 +15,18 @@ import { travelBar } from "./travel.js";
 import { quoted, urlOf } from "./commands.js";
 import { EVERYTHING, TRANSPORTS } from "./view.js";
 
+/** @import { Dashboard, OnButton, OnInput, OnSelect, OnTick, Pane } from "./types.js" */
+
 const TRANSPORT_NAMES = { eventsource: "EventSource", websocket: "WebSocket", fetch: "Fetch stream" };
 const THEMES = { auto: "Auto", light: "Light", dark: "Dark" };
+/** @type {[Pane, string][]} */
 const PANES = [
   ["events", "Events"],
   ["topics", "Topics"],
   ["pictures", "Pictures"],
 ];
 
-/** The whole page. @param {import("./dashboard.js").Dashboard} it @param {number} now */
+/** The whole page. @param {Dashboard} it @param {number} now */
 export function page(it, now) {
   return html`
     <a class="skip" href="#list">Skip to the events</a>
@@ -53,7 +56,7 @@ export function page(it, now) {
             removePattern: (pattern) => it.removePattern(pattern),
             addPattern: (event) => {
               event.preventDefault();
-              const { pattern } = event.target.elements;
+              const pattern = /** @type {HTMLInputElement} */ (event.target.elements.namedItem("pattern"));
               it.addPattern(pattern.value.trim()).then(() => {
                 if (!it.patternError) pattern.value = "";
               });
@@ -87,7 +90,7 @@ export function page(it, now) {
             </section>`
           : nothing}
         ${list(it)}
-        ${it.inspecting
+        ${it.inspecting && it.selected
           ? html`<section class="panel inspector" aria-labelledby="inspector-heading" data-testid="inspector">
               ${inspector(
                 { row: it.selected, tab: it.tab, content: it.content, base: it.base, withToken: it.withToken, clock: it.delay.clock },
@@ -108,6 +111,7 @@ export function page(it, now) {
   `;
 }
 
+/** @param {Dashboard} it @param {ReturnType<typeof described>} state */
 function header(it, state) {
   const id = it.lastEventId;
   return html`<header>
@@ -126,7 +130,7 @@ function header(it, state) {
     <div class="controls">
       <label class="field"
         >Over
-        <select data-testid="transport" @change=${(event) => it.transport(event.target.value)}>
+        <select data-testid="transport" @change=${(/** @type {OnSelect} */ event) => it.transport(TRANSPORTS[event.target.selectedIndex])}>
           ${TRANSPORTS.map(
             (name) => html`<option value=${name} .selected=${name === it.view.transport}>${TRANSPORT_NAMES[name]}</option>`,
           )}
@@ -136,7 +140,7 @@ function header(it, state) {
         Last id
         ${id
           ? html`<button type="button" class="quiet id" title="Copy the last event id" data-testid="last-id"
-              @click=${(event) => it.copyId(event.currentTarget)}>${id}</button>`
+              @click=${(/** @type {OnButton} */ event) => it.copyId(event.currentTarget)}>${id}</button>`
           : html`<span class="hint" data-testid="last-id">none yet</span>`}
       </p>
       ${it.ownLogin
@@ -153,6 +157,7 @@ function header(it, state) {
   </header>`;
 }
 
+/** @param {Dashboard} it */
 function banners(it) {
   return html`${it.gap
     ? html`<div class="banner" role="alert" data-testid="gap">
@@ -165,6 +170,7 @@ function banners(it) {
     : nothing}`;
 }
 
+/** @param {Dashboard} it */
 function toolbar(it) {
   const { view } = it;
   const { frozen } = it.timeline;
@@ -189,12 +195,12 @@ function toolbar(it) {
         data-testid="filter"
         .value=${live(view.filter)}
         aria-invalid=${Boolean(it.filterError)}
-        @input=${(event) => it.filter(event.target.value)}
+        @input=${(/** @type {OnInput} */ event) => it.filter(event.target.value)}
       />
       <button type="button" aria-pressed=${view.regex} aria-label="Regular expression" title="Regular expression"
         data-testid="regex" @click=${() => it.toggleRegex()}>.*</button>
     </div>
-    <select aria-label="Type" data-testid="type-filter" @change=${(event) => it.type(event.target.value)}>
+    <select aria-label="Type" data-testid="type-filter" @change=${(/** @type {OnSelect} */ event) => it.type(event.target.value)}>
       <option value="" .selected=${!view.type}>All types</option>
       ${[...new Set([...(view.type ? [view.type] : []), ...it.types.keys()])].map(
         (type) => html`<option value=${type} .selected=${type === view.type}>${type}</option>`,
@@ -214,14 +220,16 @@ function toolbar(it) {
   </div>`;
 }
 
+/** @param {Dashboard} it */
 function countText({ timeline: { rows }, view }) {
   const filtered = view.filter || view.type || view.show.size;
-  const number = (count) => count.toLocaleString("en");
+  const number = (/** @type {number} */ count) => count.toLocaleString("en");
   const all = rows.all.length;
   const kept = all >= KEPT ? `the newest ${number(all)} kept` : `${number(all)} kept`;
   return filtered ? `${number(rows.shown.length)} shown of ${kept}` : kept;
 }
 
+/** @param {Dashboard} it */
 function list(it) {
   const { shown, all } = it.timeline.rows;
   return html`<div class="list">
@@ -241,6 +249,7 @@ function list(it) {
   </div>`;
 }
 
+/** @param {Dashboard} it */
 function nothingPasses(it) {
   return html`<div class="empty" data-testid="nothing-passes">
     <p>None of the ${it.timeline.rows.all.length.toLocaleString("en")} events kept here passes the filter.</p>
@@ -248,6 +257,7 @@ function nothingPasses(it) {
   </div>`;
 }
 
+/** @param {Dashboard} it */
 function empty(it) {
   if (it.state.name === "refused") {
     return html`<div class="empty" data-testid="refused"><p>${it.state.detail}</p></div>`;
@@ -275,6 +285,7 @@ function empty(it) {
   </div>`;
 }
 
+/** @param {Dashboard} it */
 function help(it) {
   return html`<dialog id="help" aria-labelledby="help-heading" data-testid="help-dialog">
     <div class="heading">
@@ -284,7 +295,7 @@ function help(it) {
     <dl class="keys">
       ${KEYS.map(({ keys, label, does }) => html`<div><dt><kbd>${label ?? keys[0]}</kbd></dt><dd>${does}</dd></div>`)}
     </dl>
-    <label><input type="checkbox" .checked=${live(it.single)} @change=${(event) => it.keys(event.target.checked)} data-testid="single-keys" />
+    <label><input type="checkbox" .checked=${live(it.single)} @change=${(/** @type {OnTick} */ event) => it.keys(event.target.checked)} data-testid="single-keys" />
       Single keys do something (without it only those with a name: arrows, page up and down, Home, Enter, Esc)</label>
   </dialog>`;
 }

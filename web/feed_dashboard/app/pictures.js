@@ -9,6 +9,8 @@ import { ask, Clock, max, sum } from "./metrics.js";
 import { brief, bytes, delayText, Fields, numeralAt, short, span } from "./numbers.js";
 import { Counts, Delays, Points } from "./series.js";
 
+/** @import { Choice, FeedEvent, Figures, OnSelect, PicturesOptions } from "./types.js" */
+
 const WINDOW = 300; // seconds that the first two charts show
 const SMOOTH = 10; // seconds that each point of the delays' chart is of
 const SUMMARY = 60; // seconds that the delays' numbers are of
@@ -26,12 +28,14 @@ const LABEL_MS = 5_000; // between two changes of what a screen reader is told
 /** The fields that say most where they are there, best first. */
 const TELLING = ["percent", "value", "count", "total", "price", ""];
 
+/** @param {string} field */
 const words = (field) => field || "the value";
+/** @param {Choice | null} one @param {Choice | null} other */
 const sameChoice = (one, other) => one?.topic === other?.topic && one?.field === other?.field;
 
 /**
  * What is said of the server: name, text. Those that all nodes have in common are not added up.
- * @type {[string, (figures: Map) => number | undefined, (value: number) => string][]}
+ * @type {[string, (figures: Figures) => number | undefined, (value: number) => string][]}
  */
 const SERVER = [
   ["Subscribers", (figures) => sum(figures, "feed_subscribers"), whole],
@@ -44,6 +48,7 @@ const SERVER = [
   ["Position of the log", (figures) => max(figures, "feed_log_position"), whole],
 ];
 
+/** @param {number} value */
 function whole(value) {
   return value.toLocaleString("en");
 }
@@ -53,42 +58,42 @@ export class Pictures {
   #root;
   #base;
   #onChart;
-  #chart;
+  /** @type {Choice | null} */
+  #chart = null;
   #counts = new Counts(WINDOW);
   #delays = new Delays(WINDOW);
   #fields = new Fields();
   #points = new Points(MAX_POINTS);
   #pointAt = -Infinity;
+  /** @type {FeedEvent | null} */
   #passedOver = null; // the newest event that came too soon after a point
   #thinned = false;
   #clock = new Clock();
+  /** @type {{status: number, refused: boolean, figures: Figures, at: number}} */
   #server = { status: -1, refused: false, figures: new Map(), at: 0 };
   #asking = false;
   #answers = 0;
   #askAt = 0;
   #labelAt = -Infinity;
-  #labels = {};
-  #charts = {};
+  #labels = { rate: "", delay: "", field: "" };
+  #charts;
   #end = new AbortController();
+  /** @type {AbortController | null} */
   #filling = null;
 
-  /** The delays of the last minute in milliseconds, and `now`, the median of the last 5 s; null where none came. */
+  /**
+   * The delays of the last minute in milliseconds, and `now`, the median of the last 5 s; null where none came.
+   * @type {Record<"p50" | "p99" | "now", number | null>}
+   */
   delay = { p50: null, p99: null, now: null };
 
-  /**
-   * @param {HTMLElement} root an empty element
-   * @param {object} options
-   * @param {string | URL} options.base the directory that holds `events` and `metrics`
-   * @param {{topic: string, field: string} | null} [options.chart] what is charted at first
-   * @param {(chart: {topic: string, field: string} | null) => void} [options.onChart] told when somebody chooses another
-   */
+  /** @param {HTMLElement} root an empty element @param {PicturesOptions} options */
   constructor(root, { base, chart = null, onChart = () => {} }) {
     this.#root = root;
     this.#base = base;
     this.#onChart = onChart;
-    this.#chart = null;
     this.#render();
-    this.#build();
+    this.#charts = this.#build();
     if (chart) this.choose(chart);
     else this.#show(Date.now());
   }
@@ -105,7 +110,7 @@ export class Pictures {
 
   /**
    * Chart something else. Nobody is told.
-   * @param {{topic: string, field: string} | null} chart
+   * @param {Choice | null} chart
    */
   choose(chart) {
     if (sameChoice(chart, this.#chart)) return;
@@ -122,7 +127,7 @@ export class Pictures {
 
   /**
    * Events that have come.
-   * @param {import("../feed/event.js").FeedEvent[]} events
+   * @param {FeedEvent[]} events
    * @param {number} now
    */
   add(events, now) {
@@ -166,6 +171,7 @@ export class Pictures {
     render(nothing, this.#root);
   }
 
+  /** @param {FeedEvent} event */
   #point(event) {
     const time = Date.parse(event.time);
     this.#thinned ||= this.#passedOver !== null;
@@ -174,9 +180,10 @@ export class Pictures {
     else this.#take(event, time);
   }
 
+  /** @param {FeedEvent} event @param {number} time */
   #take(event, time) {
     this.#pointAt = time;
-    const numeral = event.json ? numeralAt(event.text, this.#chart.field) : undefined;
+    const numeral = event.json && this.#chart ? numeralAt(event.text, this.#chart.field) : undefined;
     if (numeral !== undefined) this.#points.add(time, numeral, event.id);
   }
 
@@ -186,7 +193,7 @@ export class Pictures {
     this.#passedOver = null;
   }
 
-  /* What was before the choice, so that a chart is not empty at the first click. */
+  /** What was before the choice, so that a chart is not empty at the first click. @param {Choice} chart */
   async #fill({ topic }) {
     const stop = (this.#filling = new AbortController());
     try {
@@ -200,6 +207,7 @@ export class Pictures {
     }
   }
 
+  /** @param {number} now */
   async #ask(now) {
     this.#asking = true;
     const answer = await ask(new URL("metrics", this.#base), this.#end.signal);
@@ -222,6 +230,7 @@ export class Pictures {
     if (first || moved) this.#delays.clear();
   }
 
+  /** @param {Choice | null} chart */
   #choose(chart) {
     this.choose(chart);
     this.#onChart(chart);
@@ -230,13 +239,16 @@ export class Pictures {
   /* Drawing */
 
   #build() {
-    const place = (name) => this.#root.querySelector(`[data-plot="${name}"]`);
+    /** @param {string} name @returns {HTMLElement} */
+    const place = (name) => /** @type {HTMLElement} */ (this.#root.querySelector(`[data-plot="${name}"]`));
+    /** @type {uPlot.Axis} */
     const recent = {
       splits: (_, __, least, most) => [0, 1, 2, 3, 4].map((part) => least + ((most - least) * (part + 1)) / 5),
       values: () => ["−4 min", "−3", "−2", "−1", "now"],
     };
+    /** @type {(least: number, most: number) => [number, number]} */
     const fromZero = (_, most) => [0, Math.max(1, most * 1.1)];
-    this.#charts = {
+    return {
       rate: new Chart(place("rate"), {
         lines: [{ colour: "accent", filled: true, stepped: true }],
         x: recent,
@@ -257,6 +269,7 @@ export class Pictures {
     };
   }
 
+  /** @param {number} now */
   #show(now) {
     this.#label(now);
     this.#render(now);
@@ -268,7 +281,7 @@ export class Pictures {
     if (this.#chart) this.#charts.field.draw([this.#points.times, this.#points.values]);
   }
 
-  /* A label that changes each second would be read again and again. */
+  /** A label that changes each second would be read again and again. @param {number} now */
   #label(now) {
     if (Math.abs(now - this.#labelAt) < LABEL_MS) return;
     this.#labelAt = now;
@@ -276,7 +289,7 @@ export class Pictures {
     this.#labels = {
       rate: `Events per second over the last 5 minutes. ${this.#rateText(now)}.`,
       delay:
-        p50 === null
+        p50 === null || p99 === null
           ? "Delay over the last 5 minutes. No events in the last minute."
           : `Delay over the last 5 minutes. In the last minute: median ${this.#delayText(p50)}, ` +
             `99th percentile ${this.#delayText(p99)}.`,
@@ -286,14 +299,16 @@ export class Pictures {
     };
   }
 
+  /** @param {number} ms */
   #delayText(ms) {
     return delayText(ms, this.clock);
   }
 
+  /** @param {number} now */
   #rateText(now) {
     const rate = this.#counts.rate(now, NOW);
     if (rate === null) return "Nothing counted yet";
-    return `${short(rate)} a second now, ${short(Math.max(...this.#counts.read(now)))} at most`;
+    return `${short(rate)} a second now, ${short(Math.max(...this.#counts.read(now).map(Number)))} at most`;
   }
 
   #fieldText() {
@@ -309,23 +324,24 @@ export class Pictures {
     );
   }
 
+  /** @param {number} now */
   #rate(now) {
     return html`<section class="picture" aria-labelledby="picture-rate" data-testid="picture-rate">
       <h3 id="picture-rate">Events per second</h3>
       <p class="picture-numbers" data-testid="rate-numbers">${this.#rateText(now)}</p>
-      <div class="plot" data-plot="rate" role="img" aria-label=${this.#labels.rate ?? "Events per second"}></div>
+      <div class="plot" data-plot="rate" role="img" aria-label=${this.#labels.rate || "Events per second"}></div>
     </section>`;
   }
 
   #delayPicture() {
     const { p50, p99 } = this.delay;
-    const text = (ms) => (ms === null ? "–" : this.#delayText(ms));
+    const text = (/** @type {number | null} */ ms) => (ms === null ? "–" : this.#delayText(ms));
     return html`<section class="picture" aria-labelledby="picture-delay" data-testid="picture-delay">
       <h3 id="picture-delay">Delay</h3>
       <p class="picture-numbers" data-testid="delay-numbers">
         <span class="key">p50</span> ${text(p50)} <span class="key dashed">p99</span> ${text(p99)}
       </p>
-      <div class="plot" data-plot="delay" role="img" aria-label=${this.#labels.delay ?? "Delay"}></div>
+      <div class="plot" data-plot="delay" role="img" aria-label=${this.#labels.delay || "Delay"}></div>
       <p class="hint" data-testid="delay-note">
         From the commit to this page, in the last minute,
         ${this.clock ? `with clocks compared to ${span(this.clock.uncertainty)}` : "if the clocks agree"}.
@@ -347,7 +363,7 @@ export class Pictures {
         <label for="chart-topic">Topic</label>
         <label for="chart-field">Field</label>
         ${options("chart-topic", offered, chart?.topic, (topic) => this.#topicChosen(topic))}
-        ${options("chart-field", fields, chart?.field, (field) => this.#choose({ ...chart, field }))}
+        ${options("chart-field", fields, chart?.field, (field) => chart && this.#choose({ ...chart, field }))}
       </div>
       <p class="hint" ?hidden=${!this.#fields.more}>There are more than are offered: 200 topics, 30 fields of each.</p>
       <div ?hidden=${!chart}>
@@ -358,11 +374,13 @@ export class Pictures {
     </section>`;
   }
 
+  /** @param {string} topic */
   #topicChosen(topic) {
     const field = telling(this.#fields.of(topic));
     this.#choose(topic && field !== undefined ? { topic, field } : null);
   }
 
+  /** @param {string[]} topics */
   #chips(topics) {
     const choices = topics.map((topic) => ({ topic, field: telling(this.#fields.of(topic)) }));
     choices.sort((one, other) => rank(one.field) - rank(other.field));
@@ -381,19 +399,24 @@ export class Pictures {
     });
   }
 
+  /** @param {number} now */
   #serverPicture(now) {
     const { figures } = this.#server;
     const note = this.#serverNote(now);
-    const rows = SERVER.map(([name, read, write]) => [name, read(figures), write]).filter(([, value]) => value !== undefined);
+    const rows = SERVER.flatMap(([name, read, write]) => {
+      const value = read(figures);
+      return value === undefined ? [] : [{ name, text: write(value) }];
+    });
     return html`<section class="picture" aria-labelledby="picture-server" data-testid="picture-server">
       <h3 id="picture-server">Server</h3>
       <p class="hint" data-testid="server-note" ?hidden=${note === ""}>${note}</p>
       <dl class="picture-figures">
-        ${rows.map(([name, value, write]) => html`<div><dt>${name}</dt><dd>${write(value)}</dd></div>`)}
+        ${rows.map(({ name, text }) => html`<div><dt>${name}</dt><dd>${text}</dd></div>`)}
       </dl>
     </section>`;
   }
 
+  /** @param {number} now */
   #serverNote(now) {
     const { status, refused, figures, at } = this.#server;
     if (status === -1) return "Asking …";
@@ -406,11 +429,19 @@ export class Pictures {
   }
 }
 
+/** @param {string} field */
 const rank = (field) => (TELLING.includes(field) ? TELLING.indexOf(field) : TELLING.length);
+/** @param {string[]} names */
 const telling = (names) => TELLING.find((name) => names.includes(name)) ?? names[0];
 
+/**
+ * @param {string} id
+ * @param {string[]} values
+ * @param {string | undefined} chosen
+ * @param {(value: string) => void} choose
+ */
 function options(id, values, chosen, choose) {
-  return html`<select id=${id} data-testid=${id} @change=${(event) => choose(event.target.value)}>
+  return html`<select id=${id} data-testid=${id} @change=${(/** @type {OnSelect} */ event) => choose(event.target.value)}>
     <option value="" .selected=${chosen === undefined} ?hidden=${chosen !== undefined}>–</option>
     ${values.map((value) => html`<option .value=${value} .selected=${value === chosen}>${value || words(value)}</option>`)}
   </select>`;
@@ -425,6 +456,7 @@ const clockText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2
 const minuteText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const dayText = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
+/** @param {uPlot} plot @param {number[]} times @param {number} _ @param {number} __ @param {number} step */
 function timeTexts(plot, times, _, __, step) {
   const format = step < 60 ? clockText : step < 86_400 ? minuteText : dayText;
   const room = plot.bbox.width / devicePixelRatio - LABEL_PX / 2; // else the last one would be cut off

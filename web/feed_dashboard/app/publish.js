@@ -1,10 +1,12 @@
 // The form that publishes, and what becomes of it: the server's own answer, and how long the event took to come back.
 
-import { refusalIn, refusalOf, refusalText } from "../feed/history.js";
+import { refusalIn, refusalOf, refusalText, wordsOf } from "../feed/history.js";
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { curlPublish } from "./commands.js";
 import { copyButton } from "./copying.js";
 import { span } from "./numbers.js";
+
+/** @import { AnswerKind, FeedEvent, Fields, OnInput, Submitted } from "./types.js" */
 
 const PUBLISHED = 201;
 const ARRIVALS = 1_000; // ids remembered, as an event may be here before the answer is
@@ -12,8 +14,9 @@ const OPEN = "It may have been published or not. Publishing again will not doubl
 
 /** What is in the form, what was answered, and how it is sent. */
 export class Publisher {
+  /** @type {Fields} */
   fields = { topic: "hello", type: "", key: "", data: "", json: false };
-  /** @type {{kind: "" | "good" | "bad", text: string}} */
+  /** @type {{kind: AnswerKind, text: string}} */
   answer = { kind: "", text: "" };
   sending = false;
   #base;
@@ -21,6 +24,7 @@ export class Publisher {
   #key = ""; // the same until there is an answer, so that a second try publishes nothing twice
   /** @type {Map<string, number>} */
   #arrived = new Map();
+  /** @type {{id: string, sent: number} | null} */
   #waiting = null;
 
   /** @param {URL} base @param {() => void} changed there is something new to show */
@@ -34,13 +38,18 @@ export class Publisher {
     return this.fields.json && this.fields.data.trim() ? faultOf(this.fields.data) : "";
   }
 
+  /** @template {keyof Fields} K @param {K} name @param {Fields[K]} value */
   set(name, value) {
     this.fields[name] = value;
     this.#key = "";
     this.#changed();
   }
 
-  /** Events that have come: one of them may be the one that was published here. */
+  /**
+   * Events that have come: one of them may be the one that was published here.
+   * @param {FeedEvent[]} events
+   * @param {number} now
+   */
   arrived(events, now) {
     for (const event of events) if (event.live) this.#arrived.set(event.id, now);
     for (const id of this.#arrived.keys()) {
@@ -64,12 +73,13 @@ export class Publisher {
     this.#changed();
   }
 
-  /** The same as a command. */
+  /** The same as a command. @param {boolean} withToken */
   curl(withToken) {
     const { topic, type, data, json } = this.fields;
     return curlPublish(this.#base, { topic, type: type || "message", text: data, json }, withToken);
   }
 
+  /** @param {string} body @param {string} key */
   async #post(body, key) {
     this.#key ||= key || newKey();
     const sent = performance.now();
@@ -92,21 +102,27 @@ export class Publisher {
   }
 
   #match() {
-    const arrived = this.#arrived.get(this.#waiting?.id);
+    if (!this.#waiting) return;
+    const { id, sent } = this.#waiting;
+    const arrived = this.#arrived.get(id);
     if (arrived === undefined) return;
-    const { sent } = this.#waiting;
     const when = arrived < sent ? "it was there already: this key was used" : `delivered back in ${span(arrived - sent)}`;
     this.#say("good", `${this.answer.text}, ${when}`);
     this.#waiting = null;
   }
 
+  /** @param {AnswerKind} kind @param {string} text */
   #say(kind, text) {
     this.answer = { kind, text };
     this.#changed();
   }
 }
 
-/* The id of what the feed has published; "" for any other answer. */
+/**
+ * The id of what the feed has published; "" for any other answer.
+ * @param {Response} response
+ * @returns {Promise<string>}
+ */
 async function idIn(response) {
   if (response.status !== PUBLISHED) return "";
   const told = await response.json().catch(() => null);
@@ -116,7 +132,7 @@ async function idIn(response) {
 /**
  * The body of a publish. In the body and not in the path, where browsers resolve `.` and `..` before anybody could
  * refuse them.
- *
+ * @param {Omit<Fields, "key">} fields
  * @throws {SyntaxError} if the data is to be JSON and is not
  */
 export function envelopeOf({ topic, type, data, json }) {
@@ -127,16 +143,20 @@ export function envelopeOf({ topic, type, data, json }) {
   return `{${parts.join(",")}}`;
 }
 
+/** @param {string} json */
 function faultOf(json) {
   try {
     JSON.parse(json);
     return "";
   } catch (error) {
-    return error.message;
+    return wordsOf(error);
   }
 }
 
-/* The browser refuses some headers without a word from the server: with those nothing was published. */
+/**
+ * The browser refuses some headers without a word from the server: with those nothing was published.
+ * @param {string} key
+ */
 function headerOf(key) {
   if (/[^\t\x20-\x7e\x80-\xff]/.test(key)) throw new SyntaxError("an idempotency key is of visible ASCII characters.");
   return key;
@@ -150,13 +170,14 @@ function newKey() {
 /** The panel. @param {Publisher} publisher @param {boolean} withToken @param {{close(): void}} act */
 export function publishPanel(publisher, withToken, act) {
   const { fields, answer, fault } = publisher;
-  const field = (name) => (event) => publisher.set(name, event.target.value);
+  /** @param {Exclude<keyof Fields, "json">} name */
+  const field = (name) => (/** @type {OnInput} */ event) => publisher.set(name, event.target.value);
   return html`
     <div class="heading">
       <h2 id="publish-heading">Publish</h2>
       <button type="button" class="quiet" data-testid="publish-close" @click=${act.close}>Close <kbd>Esc</kbd></button>
     </div>
-    <form autocomplete="off" data-testid="publish-form" @submit=${(event) => {
+    <form autocomplete="off" data-testid="publish-form" @submit=${(/** @type {Submitted} */ event) => {
       event.preventDefault();
       publisher.send();
     }}>
@@ -182,12 +203,9 @@ export function publishPanel(publisher, withToken, act) {
       </div>
       <fieldset class="choice">
         <legend class="hint">Send data as</legend>
-        ${[
-          [false, "Text", "as-text"],
-          [true, "JSON", "as-json"],
-        ].map(
-          ([json, label, testid]) => html`<label><input type="radio" name="format" data-testid=${testid}
-            .checked=${fields.json === json} @change=${() => publisher.set("json", json)} /> ${label}</label>`,
+        ${[false, true].map(
+          (json) => html`<label><input type="radio" name="format" data-testid=${json ? "as-json" : "as-text"}
+            .checked=${fields.json === json} @change=${() => publisher.set("json", json)} /> ${json ? "JSON" : "Text"}</label>`,
         )}
       </fieldset>
       <div class="bar">

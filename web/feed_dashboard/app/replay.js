@@ -2,6 +2,8 @@
 
 import { HistoryError, numberOf } from "./history.js";
 
+/** @import { Bound, FeedEvent, Gap, History, Page, ReplayOptions, Timers } from "./types.js" */
+
 const PAGE = 500; // events; what is being emitted and the page after it are all that is held
 const MOST = 500; // events in a batch
 const LEAST = 20;
@@ -9,28 +11,14 @@ const TURN_MS = 10; // of work between two times that the loop is given back
 const SILENCE_MS = 5_000; // longer ones are shortened to this
 const LONGEST_WAIT_MS = 60_000;
 
-/** What time it is, and how to wait. A test has its own. */
+/** What time it is, and how to wait. A test has its own. @type {Timers} */
 const CLOCK = {
   now: () => performance.now(),
   set: (callback, ms) => setTimeout(callback, ms),
   clear: (timer) => clearTimeout(timer),
 };
 
-/**
- * Begin to replay.
- * @param {object} options
- * @param {import("./history.js").History} options.history
- * @param {string | Date | number | null} options.from the first event: its id, or a time from which on; null: the oldest
- * @param {string | Date | number | null} options.to the last one, in the same way; null: the newest of now
- * @param {number} options.speed 1: as it was; 10: ten times as fast; Infinity: as fast as possible
- * @param {(events: import("../feed/event.js").FeedEvent[]) => void} options.emit a batch of at most 500
- * @param {(progress: {done: number, at: string, skipped: number}) => void} [options.progress] after each batch: how many
- *   events there were, the time of the last one, and the milliseconds of silence left out so far
- * @param {(gap: object) => void} [options.gap] told between the events between which others may be missing
- * @param {AbortSignal} [options.signal] stops it: nothing is emitted afterwards
- * @param {typeof CLOCK} [options.clock]
- * @returns {Replay}
- */
+/** Begin to replay. @param {ReplayOptions} options @returns {Replay} */
 export function replay(options) {
   return new Replay(options);
 }
@@ -53,6 +41,7 @@ class Replay {
   /** Settled when all is emitted. Rejects with what stopped it: a `HistoryError`, or the signal's reason. */
   done;
 
+  /** @param {ReplayOptions} options */
   constructor({ history, from = null, to = null, speed, emit, progress = () => {}, gap = () => {}, signal, clock = CLOCK }) {
     this.#emit = emit;
     this.#progress = progress;
@@ -80,7 +69,7 @@ class Replay {
     return this.#speed;
   }
 
-  /** From here on. */
+  /** From here on. @param {number} speed */
   set speed(speed) {
     this.#from(this.#now());
     this.#speed = speed;
@@ -96,11 +85,13 @@ class Replay {
     return this.#speed === Infinity ? 0 : this.#speed; // then the events move the time, and not the clock
   }
 
+  /** @param {number} time */
   #from(time) {
     this.#time = time;
     this.#since = this.#clock.now();
   }
 
+  /** @param {ReturnType<typeof pages>} range @param {(gap: Gap) => void} gap */
   async #run(range, gap) {
     for await (const page of range) {
       if (page.gap) gap(page.gap);
@@ -108,6 +99,7 @@ class Replay {
     }
   }
 
+  /** @param {FeedEvent[]} events */
   async #play(events) {
     let place = 0;
     while (place < events.length) {
@@ -119,7 +111,7 @@ class Replay {
     }
   }
 
-  /* The place up to which events are due. */
+  /** The place up to which events are due. @param {FeedEvent[]} events @param {number} place */
   #due(events, place) {
     if (this.#paused) return place;
     const most = Math.min(events.length, place + this.#batch);
@@ -133,7 +125,10 @@ class Replay {
     return due;
   }
 
-  /* The time in the past that it is now, seen from the event that comes next: silence before it is shortened. */
+  /**
+   * The time in the past that it is now, seen from the event that comes next: silence before it is shortened.
+   * @param {number} time
+   */
   #reach(time) {
     const now = this.#now();
     const silence = time - now;
@@ -143,6 +138,7 @@ class Replay {
     return this.#time;
   }
 
+  /** @param {FeedEvent[]} events */
   #hand(events) {
     const began = this.#clock.now();
     this.#emit(events);
@@ -150,14 +146,16 @@ class Replay {
     // A page that is slow to take them gets fewer at once, so that it can answer in between.
     this.#batch = took > TURN_MS ? Math.max(LEAST, this.#batch >> 1) : Math.min(MOST, this.#batch << 1);
     this.#done += events.length;
-    this.#progress({ done: this.#done, at: events.at(-1).time, skipped: this.#skipped });
+    this.#progress({ done: this.#done, at: events.at(-1)?.time ?? "", skipped: this.#skipped });
   }
 
+  /** @param {FeedEvent} event */
   #wait(event) {
     if (this.#paused) return LONGEST_WAIT_MS;
     return Math.min(LONGEST_WAIT_MS, Math.max(0, (timeOf(event) - this.#now()) / this.#speed));
   }
 
+  /** @param {number} ms @returns {Promise<void> | undefined} */
   #pause(ms) {
     if (this.#signal.aborted) return undefined;
     return new Promise((resolve) => {
@@ -170,24 +168,39 @@ class Replay {
   }
 }
 
+/** @param {FeedEvent} event */
 const timeOf = (event) => Date.parse(event.time);
 
-/* The pages of a range. While one is played the next is read, and no more than that. */
+/**
+ * The pages of a range. While one is played the next is read, and no more than that.
+ * @param {History} history
+ * @param {Bound} from
+ * @param {Bound} to
+ * @param {AbortSignal} signal
+ */
 async function* pages(history, from, to, signal) {
   const end = await endOf(history, to, signal);
   if (end === null) return;
+  /** @type {Promise<Page> | null} */
   let reading = beginning(history, from, signal);
   while (reading) {
-    const { events, next, gap, end: none } = await reading;
+    /** @type {Page} */
+    const page = await reading;
+    const { events, next, gap } = page;
     const beyond = events.findIndex((event) => numberOf(event.id) > end.number || timeOf(event) > end.time);
-    const over = none || beyond >= 0 || numberOf(next) >= end.number;
+    const over = page.end || beyond >= 0 || numberOf(next) >= end.number;
     reading = over ? null : history.newer(next, PAGE, signal);
     reading?.catch(() => {}); // it is awaited later, or never if the replay is stopped
     yield { events: beyond < 0 ? events : events.slice(0, beyond), gap };
   }
 }
 
-/* Where a range ends: at the newest event of now at the latest, as the feed may grow faster than it is replayed. */
+/**
+ * Where a range ends: at the newest event of now at the latest, as the feed may grow faster than it is replayed.
+ * @param {History} history
+ * @param {Bound} to
+ * @param {AbortSignal} signal
+ */
 async function endOf(history, to, signal) {
   const newest = (await history.newest(1, signal)).events.at(-1);
   if (!newest) return null;
@@ -199,6 +212,7 @@ async function endOf(history, to, signal) {
   return { number: Math.min(last, numberOf(to)), time: Infinity };
 }
 
+/** @param {History} history @param {Bound} from @param {AbortSignal} signal */
 function beginning(history, from, signal) {
   if (from === null) return history.newer("earliest", PAGE, signal);
   return typeof from === "string" ? history.at(from, PAGE, signal) : history.since(from, PAGE, signal);

@@ -2,16 +2,10 @@
 //
 // No document here: what is shown of a window is up to the list.
 
+/** @import { FeedEvent, Pass, Row } from "./types.js" */
+
 export const KEPT = 5_000; // rows
 const KEPT_CHARACTERS = 16_000_000; // of data: 5,000 times 256 KiB would be too much for a page
-
-/**
- * @typedef {object} Row an event as the page keeps it
- * @property {number} n its place: rows are in the order of their numbers, and those of one window have no gap
- * @property {import("../feed.js").FeedEvent} event
- * @property {number} ms when it was committed, in milliseconds since 1970
- * @property {?number} delay how much later it was here, by this machine's clock; null for what was replayed
- */
 
 /** A window on the feed. */
 export class Rows {
@@ -22,14 +16,14 @@ export class Rows {
   #pass;
   #characters = 0;
 
-  /** @param {(event: object) => boolean} pass */
+  /** @param {Pass} pass */
   constructor(pass) {
     this.#pass = pass;
   }
 
-  /** Newer events; the oldest make room. Gives how many of them pass. */
+  /** Newer events; the oldest make room. Gives how many of them pass. @param {FeedEvent[]} events */
   append(events) {
-    let n = this.all.length ? this.all.at(-1).n + 1 : 0;
+    let n = (this.all.at(-1)?.n ?? -1) + 1;
     let passed = 0;
     for (const event of events) {
       const row = rowOf(n++, event);
@@ -48,13 +42,13 @@ export class Rows {
     return passed;
   }
 
-  /** Whether none would have to make room for these. */
+  /** Whether none would have to make room for these. @param {FeedEvent[]} events */
   hasRoomFor(events) {
     const characters = events.reduce((sum, { text }) => sum + text.length, this.#characters);
     return this.all.length + events.length <= KEPT && characters <= KEPT_CHARACTERS;
   }
 
-  /** Older events; the newest make room. Gives how many of them pass. */
+  /** Older events; the newest make room. Gives how many of them pass. @param {FeedEvent[]} events */
   prepend(events) {
     let n = (this.all[0]?.n ?? 0) - events.length;
     const rows = events.map((event) => rowOf(n++, event));
@@ -62,13 +56,13 @@ export class Rows {
     this.all.unshift(...rows);
     this.shown.unshift(...passed);
     for (const { event } of rows) this.#characters += event.text.length;
-    while (this.#isFull(this.all.length)) this.#characters -= this.all.pop().event.text.length;
+    while (this.#isFull(this.all.length)) this.#characters -= this.all.pop()?.event.text.length ?? 0;
     const last = this.all.at(-1)?.n ?? -Infinity;
-    while (this.shown.length && this.shown.at(-1).n > last) this.shown.pop();
+    while ((this.shown.at(-1)?.n ?? -Infinity) > last) this.shown.pop();
     return passed.length;
   }
 
-  /** Show what passes from now on. */
+  /** Show what passes from now on. @param {Pass} pass */
   filter(pass) {
     this.#pass = pass;
     this.shown = this.all.filter((row) => pass(row.event));
@@ -89,11 +83,13 @@ export class Rows {
     this.#characters = 0;
   }
 
+  /** @param {number} length */
   #isFull(length) {
     return length > KEPT || (length > 1 && this.#characters > KEPT_CHARACTERS);
   }
 }
 
+/** @param {number} n @param {FeedEvent} event */
 function rowOf(n, event) {
   const ms = Date.parse(event.time);
   return { n, event, ms, delay: event.live ? Date.now() - ms : null };

@@ -8,21 +8,33 @@ class Seconds {
   #width;
   #newest = -Infinity; // the second that was written last, counted since 1970
 
-  /** `length` full seconds are kept beside the one that is running; each has `width` numbers. */
+  /**
+   * `length` full seconds are kept beside the one that is running; each has `width` numbers.
+   * @param {number} length
+   * @param {number} width
+   */
   constructor(length, width) {
     this.#length = length + 1;
     this.#width = width;
     this.#cells = new Uint32Array(this.#length * width);
   }
 
-  /** The row of a second, to read; undefined for what is not kept. */
+  /** The row of a second, to read; undefined for what is not kept. @param {number} second */
   row(second) {
     if (second > this.#newest || second <= this.#newest - this.#length) return undefined;
+    return this.#cellsOf(second);
+  }
+
+  /** @param {number} second */
+  #cellsOf(second) {
     const start = (second % this.#length) * this.#width;
     return this.#cells.subarray(start, start + this.#width);
   }
 
-  /** The row of a second, to write. The oldest make room; a clock that is set back begins anew. */
+  /**
+   * The row of a second, to write. The oldest make room; a clock that is set back begins anew.
+   * @param {number} second
+   */
   open(second) {
     if (second < this.#newest || second - this.#newest >= this.#length) {
       this.#cells.fill(0);
@@ -30,12 +42,13 @@ class Seconds {
     }
     while (this.#newest < second) {
       this.#newest += 1;
-      this.row(this.#newest).fill(0);
+      this.#cellsOf(this.#newest).fill(0);
     }
-    return this.row(second);
+    return this.#cellsOf(second);
   }
 }
 
+/** @param {number} now */
 const secondOf = (now) => Math.floor(now / 1000);
 
 /** How many there were in each of the last seconds. Times are in milliseconds since 1970. */
@@ -51,7 +64,11 @@ export class Counts {
     this.#seconds = new Seconds(length, 1);
   }
 
-  /** Also with 0: from the first time on, a second in which nothing came is a second without events. */
+  /**
+   * Also with 0: from the first time on, a second in which nothing came is a second without events.
+   * @param {number} now
+   * @param {number} count
+   */
   add(now, count) {
     const second = secondOf(now);
     if (this.#began === Infinity || second < this.#last) this.#began = second + 1;
@@ -73,7 +90,11 @@ export class Counts {
     });
   }
 
-  /** The mean of the last full seconds that were watched; null where there are none. */
+  /**
+   * The mean of the last full seconds that were watched; null where there are none.
+   * @param {number} now
+   * @param {number} seconds
+   */
   rate(now, seconds) {
     const counts = this.read(now).slice(-seconds).filter((count) => count !== null);
     return counts.length === 0 ? null : counts.reduce((sum, count) => sum + count, 0) / counts.length;
@@ -84,8 +105,10 @@ const LEAST = 0.5; // ms; all below is one bucket, as times are whole millisecon
 const GROWTH = Math.log(1.1);
 const BUCKETS = 202; // up to 27 hours
 
+/** @param {number} ms */
 const bucketOf = (ms) =>
   ms < LEAST ? 0 : Math.min(BUCKETS - 1, 1 + Math.floor(Math.log(ms / LEAST) / GROWTH));
+/** @param {number} bucket */
 const middleOf = (bucket) => (bucket === 0 ? 0 : LEAST * Math.exp((bucket - 0.5) * GROWTH));
 
 /**
@@ -103,7 +126,11 @@ export class Delays {
     this.#seconds = new Seconds(length, BUCKETS);
   }
 
-  /** A delay in milliseconds, of something that came at `now`. Less than none counts as none. */
+  /**
+   * A delay in milliseconds, of something that came at `now`. Less than none counts as none.
+   * @param {number} now
+   * @param {number} ms
+   */
   add(now, ms) {
     this.#seconds.open(secondOf(now))[bucketOf(ms)] += 1;
   }
@@ -116,6 +143,9 @@ export class Delays {
   /**
    * Quantiles (0 to 1) of the last `window` seconds and the running one, in milliseconds; null where there is none.
    * @returns {(number | null)[]}
+   * @param {number} now
+   * @param {number} window
+   * @param {number[]} wanted
    */
   quantiles(now, window, wanted) {
     const sum = new Uint32Array(BUCKETS);
@@ -127,8 +157,12 @@ export class Delays {
   /**
    * The same for each full second before `now`, oldest first: a list for each quantile.
    * @returns {(number | null)[][]}
+   * @param {number} now
+   * @param {number} window
+   * @param {number[]} wanted
    */
   over(now, window, wanted) {
+    /** @type {(number | null)[][]} */
     const lists = wanted.map(() => []);
     const sum = new Uint32Array(BUCKETS);
     const end = secondOf(now);
@@ -141,12 +175,14 @@ export class Delays {
     return lists;
   }
 
+  /** @param {Uint32Array} sum @param {number} second @param {1 | -1} sign */
   #include(sum, second, sign) {
     const row = this.#seconds.row(second);
     if (row) for (let bucket = 0; bucket < BUCKETS; bucket += 1) sum[bucket] += sign * row[bucket];
   }
 }
 
+/** @param {Uint32Array} buckets @param {number[]} wanted @returns {(number | null)[]} */
 function quantilesOf(buckets, wanted) {
   let total = 0;
   for (const count of buckets) total += count;
@@ -162,10 +198,11 @@ function quantilesOf(buckets, wanted) {
 /** The newest values of one field, by time. What comes late finds its place, what comes twice is there once. */
 export class Points {
   #most;
+  /** @type {string[]} */
   #ids = [];
-  /** Seconds since 1970, rising: uPlot's first column. */
+  /** @type {number[]} seconds since 1970, rising: uPlot's first column */
   times = [];
-  /** What was read at each of them. */
+  /** @type {number[]} what was read at each of them */
   values = [];
   /** The newest as it was written. */
   newest = "";

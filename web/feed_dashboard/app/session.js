@@ -4,6 +4,8 @@
 import { refusalOf, refusalText } from "../feed/history.js";
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 
+/** @import { Submitted } from "./types.js" */
+
 const DONE = 204; // a proxy's page for signing in is 200
 
 /** What the token box shows, and what it does. */
@@ -24,48 +26,57 @@ export class Session {
     this.#changed = changed;
   }
 
-  /** Begin a session. Gives the patterns that the token lets one subscribe to, or null if it is refused. */
+  /**
+   * Begin a session. Gives the patterns that the token lets one subscribe to, or null if it is refused.
+   * @param {string} token
+   */
   async begin(token) {
-    let claims = null;
-    await this.#ask("POST", { Authorization: `Bearer ${token}` }, () => {
-      claims = claimsOf(token);
+    const { expires, subscribe } = claimsOf(token);
+    const begun = await this.#ask("POST", { Authorization: `Bearer ${token}` }, () => {
       this.used = true;
       this.open = false;
-      this.expires = claims.expires;
+      this.expires = expires;
     });
-    return claims && claims.subscribe;
+    return begun ? subscribe : null;
   }
 
   /** End it. Gives whether it is. */
   async end() {
-    let ended = false;
-    await this.#ask("DELETE", {}, () => {
-      ended = true;
+    return this.#ask("DELETE", {}, () => {
       this.expires = null;
     });
-    return ended;
   }
 
+  /**
+   * @param {string} method
+   * @param {Record<string, string>} headers
+   * @param {() => void} done
+   * @returns {Promise<boolean>}
+   */
   async #ask(method, headers, done) {
-    if (this.busy) return;
+    if (this.busy) return false;
+    let answered = false;
     this.busy = true;
     this.error = "";
     this.#changed();
     try {
       const response = await fetch(new URL("session", this.#base), { method, headers });
-      if (response.status === DONE) done();
+      answered = response.status === DONE;
+      if (answered) done();
       else this.error = refusalText(await refusalOf(response));
     } catch {
       this.error = "The server cannot be reached, or this is no token."; // fetch refuses headers that are none
     }
     this.busy = false;
     this.#changed();
+    return answered;
   }
 }
 
 /**
  * What a token says, unverified: the server has done that, and this is only shown.
  *
+ * @param {string} token
  * @returns {{expires: ?number, subscribe: string[]}} milliseconds since 1970, patterns
  */
 export function claimsOf(token) {
@@ -84,9 +95,9 @@ export function claimsOf(token) {
 
 /** The box. @param {Session} session @param {{begin(token: string): void, end(): void}} act */
 export function tokenBox({ error, busy, expires }, act) {
-  const submitted = (event) => {
+  const submitted = (/** @type {Submitted} */ event) => {
     event.preventDefault();
-    const field = event.target.elements.token;
+    const field = /** @type {HTMLInputElement} */ (event.target.elements.namedItem("token"));
     const token = field.value.trim();
     field.value = "";
     if (token) act.begin(token);

@@ -1,5 +1,8 @@
 // What the state of the connection is called, in words. Pure.
 
+/** @import { Described, Gap, Resumed, State } from "./types.js" */
+
+/** @type {Record<string, string>} */
 const REASONS = {
   unreachable: "The server cannot be reached.",
   ended: "The stream broke off.",
@@ -26,24 +29,25 @@ const WORDS = {
 /** Where the application around the feed has a login of its own. */
 const OWN_LOGIN_WORDS = { unauthenticated: "Sign in first", expired: "Sign in again" };
 
+/** @type {Partial<Record<State["name"], "good" | "wait">>} */
 const KINDS = { live: "good", connecting: "wait", replaying: "wait", waiting: "wait" };
 
 /**
- * @param {object} state `feed.state` @param {number} now milliseconds since 1970
+ * @param {State} state `feed.state` @param {number} now milliseconds since 1970
  * @param {boolean} ownLogin whether it is the application around the feed that knows who looks
- * @returns {{word: string, kind: "good" | "wait" | "bad", note: string, canRetry: boolean}}
+ * @returns {Described}
  */
 export function described(state, now, ownLogin = false) {
   const words = ownLogin ? { ...WORDS, ...OWN_LOGIN_WORDS } : WORDS;
-  const word = words[state.name === "refused" ? state.reason : state.name] ?? state.name;
   return {
-    word,
+    word: words[state.name === "refused" ? state.reason : state.name],
     kind: KINDS[state.name] ?? "bad",
     note: noteOf(state, now),
     canRetry: ["waiting", "offline", "refused"].includes(state.name),
   };
 }
 
+/** @param {State} state @param {number} now */
 function noteOf(state, now) {
   switch (state.name) {
     case "replaying":
@@ -63,12 +67,13 @@ function noteOf(state, now) {
   }
 }
 
+/** @param {Resumed} resumed */
 function resumedText({ after, replayed }) {
   const events = replayed === 1 ? "1 event" : `${replayed.toLocaleString("en")} events`;
   return `resumed after ${after}, ${replayed ? `${events} replayed` : "nothing to replay"}`;
 }
 
-/** Why events may be missing. @param {{requested: string, resumedFrom: string, reason: string}} gap */
+/** Why events may be missing. @param {Gap} gap */
 export function gapText({ requested, resumedFrom, reason }) {
   const why = reason === "expired" ? "what came after it is no longer kept" : "the log here does not know it";
   return `Events are gone. This page asked for what came after ${requested}, but ${why}. It goes on after ${resumedFrom}.`;

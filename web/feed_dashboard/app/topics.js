@@ -3,6 +3,8 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { live } from "../vendor/lit-html/directives/live.js";
 
+/** @import { FeedEvent, OnInput, OnTick, TopicsAct, TopicsState } from "./types.js" */
+
 const MOST_NODES = 2_000; // a feed may have a topic for each order: beyond this they are counted together,
 const MOST_CHILDREN = 500; // and of one branch, so that there is room for others
 const SIBLINGS = 50; // shown of one node's children: the busiest
@@ -17,6 +19,7 @@ class Node {
   rate = 0; // events a second, smoothed
   fresh = 0; // since the last second's tick
 
+  /** @param {string} path @param {string} name */
   constructor(path, name) {
     this.path = path;
     this.name = name;
@@ -30,7 +33,7 @@ export class Topics {
   others = 0;
   #nodes = 0;
 
-  /** Count events; those that are not `live` are no part of a rate. */
+  /** Count events; those that are not `live` are no part of a rate. @param {FeedEvent[]} events */
   add(events) {
     for (const event of events) {
       let node = this.root;
@@ -49,7 +52,7 @@ export class Topics {
 
   /** A second has passed. */
   tick() {
-    const visit = (node) => {
+    const visit = (/** @type {Node} */ node) => {
       node.rate += SMOOTHING * (node.fresh - node.rate);
       if (node.rate < 0.05 && !node.fresh) node.rate = 0;
       node.fresh = 0;
@@ -64,6 +67,7 @@ export class Topics {
     this.#nodes = 0;
   }
 
+  /** @param {Node} parent @param {string} name */
   #grow(parent, name) {
     if (this.#nodes >= MOST_NODES || parent.children.size >= MOST_CHILDREN) return undefined;
     this.#nodes += 1;
@@ -73,33 +77,36 @@ export class Topics {
   }
 }
 
+/** @param {Node} node @param {FeedEvent} event */
 function count(node, event) {
   node.count += 1;
   if (event.live) node.fresh += 1;
 }
 
-/** A node's children that hold the searched text, themselves or below. */
+/** A node's children that hold the searched text, themselves or below. @param {Node} node @param {string} search */
 function found(node, search) {
+  /** @type {(child: Node) => boolean} */
   const has = (child) => child.path.toLowerCase().includes(search) || [...child.children.values()].some(has);
   return [...node.children.values()].filter((child) => !search || has(child));
 }
 
-/* The busiest, in the order they were seen in: if they changed places, a tick would go to another than was meant. */
+/**
+ * The busiest, in the order they were seen in: if they changed places, a tick would go to another than was meant.
+ * @param {Node[]} nodes
+ */
 function shownOf(nodes) {
   if (nodes.length <= SIBLINGS) return nodes;
   const busiest = new Set(nodes.toSorted((a, b) => b.count - a.count).slice(0, SIBLINGS));
   return nodes.filter((node) => busiest.has(node));
 }
 
-/** `0.3/s`, `12/s`: what a rate is called; nothing for none. */
+/** `0.3/s`, `12/s`: what a rate is called; nothing for none. @param {number} rate */
 export function rateText(rate) {
   if (rate < 0.05) return "";
   return `${rate < 9.95 ? rate.toFixed(1) : Math.round(rate).toLocaleString("en")}/s`;
 }
 
-/**
- * The panel. `state` is `{ topics, patterns, show, search, open, error }`, `act` what its controls do.
- */
+/** The panel. @param {TopicsState} state @param {TopicsAct} act */
 export function topicsPanel(state, act) {
   const { topics, patterns, show, search, error } = state;
   const wanted = search.toLowerCase();
@@ -113,7 +120,7 @@ export function topicsPanel(state, act) {
       placeholder="Search topics"
       data-testid="topic-search"
       .value=${live(search)}
-      @input=${(event) => act.search(event.target.value)}
+      @input=${(/** @type {OnInput} */ event) => act.search(event.target.value)}
     />
     <div class="tree" role="group" aria-label="Topics seen; tick to show only these" data-testid="tree">
       ${children.length
@@ -128,7 +135,7 @@ export function topicsPanel(state, act) {
           Show all topics (${show.size} ticked)
         </button>`
       : nothing}
-    <form class="patterns" @submit=${(event) => act.addPattern(event)}>
+    <form class="patterns" @submit=${act.addPattern}>
       <h3 id="patterns-heading">Subscribed to</h3>
       <ul class="chips" aria-labelledby="patterns-heading" data-testid="patterns">
         ${patterns.map(
@@ -149,12 +156,21 @@ export function topicsPanel(state, act) {
   `;
 }
 
+/**
+ * @param {Node[]} nodes
+ * @param {number} depth
+ * @param {TopicsState} state
+ * @param {string} wanted
+ * @param {TopicsAct} act
+ * @returns {unknown}
+ */
 function branches(nodes, depth, state, wanted, act) {
   const more = nodes.length - SIBLINGS;
   return html`${shownOf(nodes).map((node) => branch(node, depth, state, wanted, act))}
   ${more > 0 ? html`<li class="hint">and ${number(more)} more: search for them</li>` : nothing}`;
 }
 
+/** @param {Node} node @param {number} depth @param {TopicsState} state @param {string} wanted @param {TopicsAct} act */
 function branch(node, depth, state, wanted, act) {
   const inner = node.children.size > 0;
   const open = inner && (state.open.get(node.path) ?? (depth < OPEN_DEPTH || Boolean(wanted)));
@@ -166,7 +182,7 @@ function branch(node, depth, state, wanted, act) {
         : html`<span class="fold"></span>`}
       <label title=${node.path}>
         <input type="checkbox" .checked=${live(state.show.has(node.path))} data-testid="tick"
-          @change=${(event) => act.tick(node.path, event.target.checked)} />
+          @change=${(/** @type {OnTick} */ event) => act.tick(node.path, event.target.checked)} />
         <bdi>${node.name}</bdi>
       </label>
       <span class="rate">${rateText(node.rate)}</span>
@@ -176,6 +192,7 @@ function branch(node, depth, state, wanted, act) {
   </li>`;
 }
 
+/** @param {number} count */
 function number(count) {
   return count.toLocaleString("en");
 }

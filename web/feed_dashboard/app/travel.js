@@ -2,23 +2,29 @@
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 
+/** @import { OnInput, OnSelect, Place, Ride, Travel, TravelAct, TravelField } from "./types.js" */
+
 export const SPEEDS = [
   { speed: 1, label: "1×" },
   { speed: 10, label: "10×" },
   { speed: Infinity, label: "As fast as possible" },
 ];
 
+/** @type {Record<string, number>} milliseconds */
+const UNITS = { s: 1e3, m: 6e4, h: 36e5, d: 864e5 };
+
 /**
  * What was written as a place in the feed: an id, a time of today (`14:05`), a date and time that a browser reads, or how
  * long ago (`10 min`, `2 h`). Pure.
  *
- * @returns {{id: string} | {time: Date} | null} null for what is neither
+ * @param {string} text
+ * @returns {Place | null} null for what is neither
  */
 export function placeOf(text, now = new Date()) {
   const written = text.trim();
   if (!written) return null;
   const ago = /^(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)(?:\s+ago)?$/i.exec(written);
-  if (ago) return timeOr(now.getTime() - Number(ago[1]) * { s: 1e3, m: 6e4, h: 36e5, d: 864e5 }[ago[2][0].toLowerCase()]);
+  if (ago) return timeOr(now.getTime() - Number(ago[1]) * UNITS[ago[2][0].toLowerCase()]);
   const clock = /^([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?$/.exec(written);
   if (clock) {
     const time = new Date(now);
@@ -35,18 +41,22 @@ export function placeOf(text, now = new Date()) {
   return /\d{4}/.test(written) && /\d[-/. :,]\w/.test(written) ? timeOr(written) : null;
 }
 
+/** @param {string | number} written */
 function timeOr(written) {
   const time = new Date(written);
   return Number.isNaN(time.getTime()) ? null : { time };
 }
 
 /**
- * The bar. `travel` is `{ place, from, to, speed, error, busy, replay }`; `replay` is null or
- * `{ done, at, skipped, paused, over }`.
+ * The bar.
+ * @param {Travel} travel
+ * @param {TravelAct} act
  */
 export function travelBar(travel, act) {
   const { replay } = travel;
-  const field = (name) => (event) => act.set(name, event.target.value);
+  /** @param {TravelField} name */
+  const field = (name) => (/** @type {OnInput} */ event) => act.set(name, event.target.value);
+  /** @param {TravelField} name @param {string} label @param {string} hint */
   const input = (name, label, hint) => html`<label class="field">${label}
     <input .value=${travel[name]} @input=${field(name)} placeholder=${hint} data-testid=${`travel-${name}`}
       spellcheck="false" autocapitalize="none" autocomplete="off" /></label>`;
@@ -63,7 +73,7 @@ export function travelBar(travel, act) {
       <form @submit=${act.replay}>
         ${input("from", "Replay from", "the oldest kept")} ${input("to", "to", "now")}
         <label class="field">at
-          <select data-testid="travel-speed" @change=${(event) => act.speed(SPEEDS[event.target.selectedIndex].speed)}>
+          <select data-testid="travel-speed" @change=${(/** @type {OnSelect} */ event) => act.speed(SPEEDS[event.target.selectedIndex].speed)}>
             ${SPEEDS.map(({ speed, label }) => html`<option .selected=${speed === travel.speed}>${label}</option>`)}
           </select></label>
         ${replay && !replay.over
@@ -77,6 +87,7 @@ export function travelBar(travel, act) {
   `;
 }
 
+/** @param {Ride} ride */
 function progressText({ done, at, skipped, paused, over }) {
   const events = `${done.toLocaleString("en")} ${done === 1 ? "event" : "events"} replayed`;
   const silence = skipped >= 1000 ? `, ${Math.round(skipped / 1000).toLocaleString("en")} s of silence left out` : "";

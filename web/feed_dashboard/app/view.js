@@ -1,26 +1,18 @@
 // What of the page is in its address, so that a view can be shared. Never a token. Pure.
 
+/** @import { Transport, View } from "./types.js" */
+
+/** @type {Transport[]} */
 export const TRANSPORTS = ["eventsource", "websocket", "fetch"];
 export const EVERYTHING = "**";
 const MOST_TOPICS = 100; // as many as the server takes
 const MOST_SHOWN = 500;
 
-/**
- * @typedef {object} View
- * @property {string[]} topics the patterns that are subscribed to
- * @property {Set<string>} show the topics that are ticked; none: all of them
- * @property {string} type one type, or "" for all
- * @property {string} filter
- * @property {boolean} regex the filter is a regular expression
- * @property {string} transport
- * @property {?{topic: string, field: string}} chart
- */
-
 /** @param {string} search what follows the address, `?topic=…` @returns {View} */
 export function readView(search) {
   const query = new URLSearchParams(search);
-  const transport = query.get("transport");
-  const chart = { topic: query.get("chart"), field: query.get("field") };
+  const topic = query.get("chart");
+  const field = query.get("field");
   const topics = [...new Set(query.getAll("topic").filter(Boolean))].slice(0, MOST_TOPICS);
   return {
     topics: topics.length ? topics : [EVERYTHING],
@@ -28,9 +20,9 @@ export function readView(search) {
     type: query.get("type") ?? "",
     filter: query.get("filter") ?? "",
     regex: query.get("regex") === "1",
-    transport: TRANSPORTS.includes(transport) ? transport : TRANSPORTS[0],
+    transport: TRANSPORTS.find((name) => name === query.get("transport")) ?? TRANSPORTS[0],
     // No pattern; and "" is the field of a number that is in none.
-    chart: chart.topic && !chart.topic.includes("*") && chart.field !== null ? chart : null,
+    chart: topic && !topic.includes("*") && field !== null ? { topic, field } : null,
   };
 }
 

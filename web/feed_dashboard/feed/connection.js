@@ -9,6 +9,8 @@ import { NO_FEED, readPage, refusalIn, wordsOf } from "./history.js";
 import { openTransport } from "./transports.js";
 import { Waits } from "./waits.js";
 
+/** @import { Answer, Begin, Closing, Control, Deliver, Entry, Guard, OpenTransport, Options, Said, State } from "./types.js" */
+
 // In milliseconds.
 const OPENING = 15_000; // until the stream says its first word
 const ASKING = 10_000; // for a page that shows how things stand
@@ -20,26 +22,17 @@ const MOST_TOGETHER = 1_000; // events
 
 const BUSY = new Set([429, 503]);
 
-/**
- * What is handed on, in order. `after` and `position` are ids: what came before this, and what to resume after behind
- * it. In `events` the envelopes are JSON texts.
- * @typedef {{kind: "events", after: string, position: string, live: boolean, envelopes: string[]}
- *   | {kind: "position", after: string, position: string}
- *   | {kind: "gap", after: string, position: string, gap: {requested: string, resumedFrom: string, reason: string}}
- *   | {kind: "closing", closing: {reason: string, retry: number}}
- *   | {kind: "state", state: object}} Entry
- */
-
-/** @typedef {import("./history.js").Asked & {transport: string, quiet: number}} Options `quiet` in seconds */
-
 export class Connection {
   #options;
   #deliver;
   #position;
   #last;
   #resumes; // whether it began, or begins, after an id that somebody named
+  /** @type {State} */
   #state = { name: "connecting" };
+  /** @type {Attempt | null} */
   #attempt = null;
+  /** @type {number | undefined} */
   #timer; // until the next try
   #waits = new Waits();
   #expired = false; // the last stream ended because the token did
@@ -47,8 +40,8 @@ export class Connection {
 
   /**
    * @param {Options} options
-   * @param {{after?: string, last?: number}} begin where; neither: now
-   * @param {(entries: Entry[]) => void} deliver
+   * @param {Begin} begin
+   * @param {Deliver} deliver
    */
   constructor(options, { after = "", last = 0 }, deliver) {
     this.#options = options;
@@ -79,7 +72,10 @@ export class Connection {
     if (["waiting", "offline"].includes(this.#state.name) && this.#timer !== undefined) this.#open();
   }
 
-  /** There is reason to doubt: `offline` if the network is said to be gone, else a long silence is looked into. */
+  /**
+   * There is reason to doubt: `offline` if the network is said to be gone, else a long silence is looked into.
+   * @param {boolean} offline
+   */
   check(offline) {
     const attempt = this.#attempt;
     if (offline && this.#state.name === "waiting") this.#say({ name: "offline" });
@@ -117,6 +113,7 @@ export class Connection {
     attempt.watch(OPENING, () => this.#ended(attempt, null, `No answer within ${OPENING / 1000} s.`));
     const begin = this.#position ? { last_event_id: this.#position } : { last: this.#last };
     attempt.replays = Boolean(this.#position || this.#last);
+    /** @type {Guard} */
     const current = (report) => (...facts) => {
       if (attempt !== this.#attempt || attempt.over) return;
       attempt.heard = performance.now();
@@ -124,7 +121,7 @@ export class Connection {
     };
     try {
       attempt.transport = openTransport(this.#options, begin, {
-        events: current((envelopes, last) => this.#events(attempt, envelopes, last || idOf(envelopes.at(-1)))),
+        events: current((envelopes, last) => this.#events(attempt, envelopes, last || idOf(envelopes.at(-1) ?? ""))),
         control: current((type, id, data) => this.#control(attempt, type, id, data)),
         retry: current((milliseconds) => (attempt.retry = milliseconds)),
         alive: current(() => {}),
@@ -135,6 +132,7 @@ export class Connection {
     }
   }
 
+  /** @param {Attempt} attempt @param {string[]} envelopes @param {string} position */
   #events(attempt, envelopes, position) {
     if (!attempt.opened) return this.#ended(attempt, null, NO_FEED);
     const after = this.#position;
@@ -142,6 +140,7 @@ export class Connection {
     this.#turn.add({ kind: "events", after, position, live: attempt.liveSince !== undefined, envelopes });
   }
 
+  /** @param {Attempt} attempt @param {string} type @param {string} id @param {Control} data */
   #control(attempt, type, id, data) {
     const after = this.#position;
     if (id) this.#position = id;
@@ -157,7 +156,7 @@ export class Connection {
         attempt.watch(this.#options.quiet * 1000, () => this.#quiet(attempt));
         break;
       case "feed.live":
-        this.#live(attempt, data.replayed);
+        this.#live(attempt, data.replayed ?? 0);
         break;
       case "feed.gap":
         attempt.after = position;
@@ -165,12 +164,18 @@ export class Connection {
           kind: "gap",
           after,
           position,
-          gap: { requested: data.requested, resumedFrom: data.resumed_from, reason: data.reason },
+          gap: {
+            requested: data.requested ?? after,
+            resumedFrom: data.resumed_from ?? position,
+            reason: data.reason ?? "unknown",
+          },
         });
         break;
       case "feed.closing":
-        attempt.closing = data;
-        this.#turn.add({ kind: "closing", closing: { reason: data.reason, retry: data.retry } });
+        if (data.reason !== undefined && data.retry !== undefined) {
+          attempt.closing = { reason: data.reason, retry: data.retry };
+          this.#turn.add({ kind: "closing", closing: { ...attempt.closing } });
+        }
         this.#ended(attempt, null, "");
         break;
       default:
@@ -178,13 +183,19 @@ export class Connection {
     }
   }
 
+  /** @param {Attempt} attempt @param {number} replayed */
   #live(attempt, replayed) {
     attempt.liveSince = performance.now();
     this.#say({ name: "live", resumed: this.#resumes ? { after: attempt.after, replayed } : null });
     this.#resumes = true; // the next time it will be so
   }
 
-  /** The attempt is over. `answer` says why, if it could be seen. */
+  /**
+   * The attempt is over. `answer` says why, if it could be seen.
+   * @param {Attempt} attempt
+   * @param {Answer | null} answer
+   * @param {string} detail
+   */
   async #ended(attempt, answer, detail) {
     attempt.end();
     if (attempt.liveSince !== undefined && performance.now() - attempt.liveSince > STEADY) this.#waits.reset();
@@ -200,14 +211,20 @@ export class Connection {
     this.#judge(seen, detail || seen.detail);
   }
 
+  /** @param {Answer} answer @param {string} words */
   #judge(answer, words) {
     const refusal = refusalIn(answer);
     if (!refusal) return this.#wait("unreachable", words, { least: answer.retry });
-    if (refusal.reason === "unauthenticated" && this.#expired) refusal.reason = "expired";
-    this.#say(refusal);
+    const expired = refusal.reason === "unauthenticated" && this.#expired;
+    this.#say(expired ? { ...refusal, reason: "expired" } : refusal);
   }
 
-  /** Try again, when the feed said, or after a wait that grows. */
+  /**
+   * Try again, when the feed said, or after a wait that grows.
+   * @param {string} reason
+   * @param {string} detail
+   * @param {Said} [said]
+   */
   #wait(reason, detail, said = {}) {
     const delay = this.#waits.next(said);
     this.#timer = setTimeout(() => this.#open(), delay);
@@ -215,6 +232,7 @@ export class Connection {
     else this.#say({ name: "waiting", retryAt: Date.now() + delay, reason, detail });
   }
 
+  /** @param {Attempt} attempt */
   #quiet(attempt) {
     const left = this.#options.quiet * 1000 - attempt.silence;
     if (left <= 0) this.#ask(attempt);
@@ -222,7 +240,9 @@ export class Connection {
   }
 
   /** A silent stream may be a quiet feed, or dead: a proxy buffers it, a NAT has forgotten it. Ask for what it must
-   * have brought. */
+   * have brought.
+   * @param {Attempt} attempt
+   */
   async #ask(attempt) {
     if (attempt.asking) return;
     attempt.asking = true;
@@ -231,17 +251,17 @@ export class Connection {
     const begin = { limit: 1, last_event_id: asked };
     const { status, page, ours, detail } = await readPage(this.#options, begin, attempt.left.signal, ASKING);
     if (attempt !== this.#attempt || attempt.over) return;
-    if (status === 200 && (page.envelopes.length > 0 || page.gap)) await attempt.pause(ARRIVING);
+    if (page && (page.envelopes.length > 0 || page.gap)) await attempt.pause(ARRIVING);
     if (attempt !== this.#attempt || attempt.over) return;
     attempt.asking = false;
     const alive =
       attempt.heard !== heard ||
-      (status === 200 && page.envelopes.length === 0 && !page.gap) ||
+      (page && page.envelopes.length === 0 && !page.gap) ||
       (BUSY.has(status) && ours); // it has no time for pages, which says nothing of the stream
     if (alive) {
       attempt.heard = performance.now();
       attempt.watch(this.#options.quiet * 1000, () => this.#quiet(attempt));
-    } else if (status === 200) {
+    } else if (page) {
       this.#open();
     } else {
       attempt.end();
@@ -249,6 +269,7 @@ export class Connection {
     }
   }
 
+  /** @param {State} state */
   #say(state) {
     this.#state = state;
     this.#turn.add({ kind: "state", state });
@@ -258,18 +279,23 @@ export class Connection {
 
 /** One try: its transport, what has been seen of it, and its timer. */
 class Attempt {
+  /** @type {OpenTransport | null} */
   transport = null;
   opened = false;
   replays = false;
   after = "";
+  /** @type {number | undefined} */
   liveSince;
+  /** @type {Closing | null} */
   closing = null;
+  /** @type {number | undefined} */
   retry;
   heard = performance.now();
   asking = false;
   over = false;
   /** Ends what is being asked on its behalf. */
   left = new AbortController();
+  /** @type {number | undefined} */
   #timer;
 
   /** Milliseconds since anything was heard. */
@@ -277,12 +303,13 @@ class Attempt {
     return performance.now() - this.heard;
   }
 
-  /** One timer at a time. */
+  /** One timer at a time. @param {number} delay @param {() => void} then */
   watch(delay, then) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(then, delay);
   }
 
+  /** @param {number} delay @returns {Promise<void>} */
   pause(delay) {
     return new Promise((resolve) => {
       this.watch(delay, resolve);
@@ -306,6 +333,7 @@ class Attempt {
 /** Collects what arrives in one turn of the event loop, and under load in one moment, into one list. */
 class Turn {
   #deliver;
+  /** @type {Entry[]} */
   #entries = [];
   #together = 0;
   #due = false;
@@ -313,11 +341,13 @@ class Turn {
   #delivering = false;
   #channel = new MessageChannel(); // a hidden page's timers are held back by a second and more, and this is not
 
+  /** @param {Deliver} deliver */
   constructor(deliver) {
     this.#deliver = deliver;
     this.#channel.port1.onmessage = () => this.flush();
   }
 
+  /** @param {Entry} entry */
   add(entry) {
     const before = this.#entries.at(-1);
     if (entry.kind === "events" && before?.kind === "events" && before.live === entry.live) {

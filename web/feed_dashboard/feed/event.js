@@ -5,6 +5,8 @@
 
 import { valuesAt } from "./json.js";
 
+/** @import { EventParts, Page } from "./types.js" */
+
 const STRING = String.raw`"([^"\\]*(?:\\.[^"\\]*)*)"`;
 const ENVELOPE = new RegExp(
   String.raw`^\{"id":${STRING},"topic":${STRING},"type":${STRING},"data":(.*),"time":"([^"]*)"\}$`,
@@ -16,11 +18,12 @@ const PAGE = '{"events":[';
 
 /** One event, as it was published. What is in it is text from anybody: show it as text, never as markup. */
 export class FeedEvent {
+  /** @type {unknown} */
   #data;
   #parsed = false;
 
   /**
-   * @param {{id: string, topic: string, type: string, time: string, json: boolean, text: string}} parts
+   * @param {EventParts} parts
    * @param {boolean} live
    */
   constructor({ id, topic, type, time, json, text }, live) {
@@ -65,13 +68,19 @@ export function eventOf(envelope, live) {
   return new FeedEvent({ id: unescaped(id), topic: unescaped(topic), type: unescaped(type), time, json, text }, live);
 }
 
-/** The same where something on the way has ordered the fields in another way. */
+/**
+ * The same where something on the way has ordered the fields in another way.
+ * @param {string} envelope
+ * @param {boolean} live
+ */
 function rewritten(envelope, live) {
   const { id, topic, type, time, data } = JSON.parse(envelope);
   const json = typeof data !== "string";
-  return new FeedEvent({ id, topic, type, time, json, text: json ? valuesAt(envelope, "data").at(-1) : data }, live);
+  const text = json ? (valuesAt(envelope, "data").at(-1) ?? "null") : data;
+  return new FeedEvent({ id, topic, type, time, json, text }, live);
 }
 
+/** @param {string} text @returns {string} */
 function unescaped(text) {
   return text.includes("\\") ? JSON.parse(`"${text}"`) : text;
 }
@@ -94,7 +103,7 @@ export function idOf(envelope) {
 /**
  * A page of history: its events as envelopes, each as it is in the page.
  * @param {string} text
- * @returns {{envelopes: string[], next: string, gap?: {requested: string, resumed_from: string, reason: string}}}
+ * @returns {Page}
  * @throws {SyntaxError} for what is no such page
  */
 export function pageOf(text) {
@@ -103,6 +112,7 @@ export function pageOf(text) {
     if (!Array.isArray(events)) throw new SyntaxError("not a page of history");
     return pageOf(`{"events":${valuesAt(text, "events").at(-1)},${JSON.stringify(rest).slice(1)}`);
   }
+  /** @type {string[]} */
   const envelopes = [];
   let depth = 0;
   let start = 0;
@@ -121,6 +131,7 @@ export function pageOf(text) {
   throw new SyntaxError("a page of history that is cut off");
 }
 
+/** @param {Omit<Page, "envelopes">} rest */
 function checked(rest) {
   if (typeof rest.next !== "string") throw new SyntaxError("not a page of history");
   return rest;

@@ -3,6 +3,8 @@
 
 import { pageOf } from "./event.js";
 
+/** @import { Answer, Asked, NoPage, Query, Refused } from "./types.js" */
+
 const PROBLEM = "application/problem+json";
 const MOST_DETAIL = 2_000; // characters
 const AGAIN = new Set([408, 425, 429]); // of 4xx: may be another answer the next time
@@ -11,42 +13,23 @@ const AGAIN = new Set([408, 425, 429]); // of 4xx: may be another answer the nex
 export const NO_FEED = "What answered is no feed.";
 
 /**
- * What one subscription asks for, as plain values, which can be passed to a worker.
- * @typedef {object} Asked
- * @property {string} base the directory that holds `events` and `ws`
- * @property {string[]} topics
- * @property {string[]} types
- * @property {RequestCredentials} credentials
- */
-
-/**
- * @typedef {object} Answer
- * @property {number} status 0 if there was none
- * @property {string} detail why it is not 200
- * @property {boolean} ours whether it is the feed that answered, and nothing in front of it: for a refusal, whether it is
- *   a problem document of this very status
- * @property {number | null} retry milliseconds after which to come back, if the answer says so
- * @property {{envelopes: string[], next: string, gap?: object} | null} page
- */
-
-/**
  * @param {Asked} asked
  * @param {string} path `events` or `ws`
- * @param {Record<string, string | number>} parameters empty ones are left out
+ * @param {Query} parameters empty ones are left out
  * @returns {URL}
  */
 export function addressOf({ base, topics, types }, path, parameters) {
   const url = new URL(path, base);
   for (const topic of topics) url.searchParams.append("topic", topic);
   for (const type of types) url.searchParams.append("type", type);
-  for (const [name, value] of Object.entries(parameters)) if (value) url.searchParams.set(name, value);
+  for (const [name, value] of Object.entries(parameters)) if (value) url.searchParams.set(name, String(value));
   return url;
 }
 
 /**
  * A page of what `asked` is about.
  * @param {Asked} asked
- * @param {Record<string, string | number>} parameters `limit`, `last_event_id`, `last` …
+ * @param {Query} parameters `limit`, `last_event_id`, `last` …
  * @param {AbortSignal} signal
  * @param {number} timeout milliseconds for all of it
  * @returns {Promise<Answer>}
@@ -75,7 +58,10 @@ export async function readPage(asked, parameters, signal, timeout) {
   }
 }
 
-/* Null for what is none: a page of somebody else's, with which a proxy may answer for the feed. */
+/**
+ * Null for what is none: a page of somebody else's, with which a proxy may answer for the feed.
+ * @param {string} text
+ */
 function pageIn(text) {
   try {
     return pageOf(text);
@@ -84,6 +70,7 @@ function pageIn(text) {
   }
 }
 
+/** @param {string} detail @returns {NoPage} */
 function noAnswer(detail) {
   return { status: 0, detail, ours: false, retry: null, page: null };
 }
@@ -91,18 +78,21 @@ function noAnswer(detail) {
 /**
  * What an answer other than 200 says. Never rejects.
  * @param {Response} response
- * @returns {Promise<Answer>}
+ * @returns {Promise<NoPage>}
  */
 export async function refusalOf(response) {
   const { status, statusText, headers } = response;
   const problem = await problemIn(response);
   const said = typeof problem?.detail === "string" ? problem.detail.slice(0, MOST_DETAIL) : "";
   const detail = said || `${status} ${statusText}`.trim();
-  const retry = waitIn(headers.get("Retry-After") ?? "", Date.parse(headers.get("Date")) || Date.now());
+  const retry = waitIn(headers.get("Retry-After") ?? "", Date.parse(headers.get("Date") ?? "") || Date.now());
   return { status, detail, ours: problem !== null, retry, page: null };
 }
 
-/* The feed's own problem document, null where it is none. Any status may be that of a proxy in front. */
+/**
+ * The feed's own problem document, null where it is none. Any status may be that of a proxy in front.
+ * @param {Response} response
+ */
 async function problemIn(response) {
   const [kind] = (response.headers.get("Content-Type") ?? "").split(";");
   if (kind.trim().toLowerCase() !== PROBLEM) {
@@ -116,11 +106,11 @@ async function problemIn(response) {
 /**
  * What is refused for good, as a state. Only the feed itself can do that: all else is a proxy speaking, for a while.
  * @param {Answer} answer
- * @returns {{name: "refused", status: number, reason: string, detail: string} | null} null: try again
+ * @returns {Refused | null} null: try again
  */
 export function refusalIn({ status, ours, detail }) {
   if (!ours || status < 400 || status >= 500 || AGAIN.has(status)) return null;
-  const reason = { 401: "unauthenticated", 403: "forbidden" }[status] ?? "invalid";
+  const reason = status === 401 ? "unauthenticated" : status === 403 ? "forbidden" : "invalid";
   return { name: "refused", status, reason, detail };
 }
 
@@ -145,8 +135,10 @@ export function waitIn(header, now) {
   return Number.isNaN(date) ? null : Math.max(0, date - now);
 }
 
+/** @param {string} header @param {number} year */
 function dateIn(header, year) {
-  if (DATE.test(header)) return DATE.exec(header)[1];
+  const found = DATE.exec(header);
+  if (found) return found[1];
   const [, date, time, inYear] = DATE_OF_C.exec(header) ?? [];
   if (date) return `${date} ${inYear} ${time} GMT`;
   const [, day, month, digits, rest] = DATE_OF_1985.exec(header) ?? [];
@@ -156,7 +148,7 @@ function dateIn(header, year) {
   return `${day} ${month} ${oldest + ((Number(digits) - (oldest % 100) + 100) % 100)} ${rest}`;
 }
 
-/** What to say of an error of the browser. */
+/** What to say of an error of the browser. @param {unknown} error */
 export function wordsOf(error) {
   return error instanceof Error ? error.message : String(error);
 }

@@ -6,6 +6,8 @@
 
 import { Connection } from "./connection.js";
 
+/** @import { Cost, Entry, FromHub, Options, Port, State, ToHub } from "./types.js" */
+
 /** In every name that tabs share: tabs with another protocol are among themselves. */
 export const PROTOCOL = 1;
 
@@ -13,19 +15,17 @@ export const PROTOCOL = 1;
 const MOST_EVENTS = 20_000;
 const MOST_CHARACTERS = 16 << 20;
 
-/**
- * Tab to hub: `{ack}`, `{retry}`, `{renew}`, `{hurry}`, `{check}`, `{ping}`, `{leave}`; how one joins is for the link to say.
- * Hub to tab: `{joined: {state, position}}`, `{entries, cost}`, `{pong}`.
- */
 export class Hub {
+  /** @type {Set<Member>} */
   #members = new Set();
   #connection;
   #empty;
+  /** @type {State} */
   #state = { name: "connecting" };
   #position;
 
   /**
-   * @param {import("./connection.js").Options} options
+   * @param {Options} options
    * @param {string} after where to go on, if somebody had a connection before; "": now
    * @param {() => void} empty called when the last one has left
    */
@@ -38,7 +38,7 @@ export class Hub {
 
   /**
    * Take a tab on.
-   * @param {MessagePort | BroadcastChannel} port
+   * @param {Port} port
    * @param {() => void} left called when it has left
    * @returns {() => void} lets go of it
    */
@@ -59,6 +59,7 @@ export class Hub {
     this.#connection.close();
   }
 
+  /** @param {Member} member */
   #remove(member) {
     if (!this.#members.delete(member)) return;
     member.close();
@@ -67,6 +68,7 @@ export class Hub {
     this.#empty();
   }
 
+  /** @param {Entry[]} entries */
   #pass(entries) {
     for (const entry of entries) {
       if (entry.kind === "state") this.#state = entry.state;
@@ -76,6 +78,7 @@ export class Hub {
     for (const member of this.#members) member.pass(entries, cost);
   }
 
+  /** @param {Member} member @param {ToHub} message */
   #heard(member, message) {
     if (message.ack) member.acknowledge(message.ack, this.#position);
     else if (message.ping) member.send({ pong: true });
@@ -87,6 +90,7 @@ export class Hub {
   }
 }
 
+/** @param {Entry[]} entries @returns {Cost} */
 function costOf(entries) {
   let events = 0;
   let characters = 0;
@@ -105,16 +109,19 @@ class Member {
   #behind = false;
   #left;
 
+  /** @param {Port} port @param {() => void} left @param {(message: ToHub) => void} heard */
   constructor(port, left, heard) {
     this.#port = port;
     this.#left = left;
     port.onmessage = ({ data }) => heard(data);
   }
 
+  /** @param {FromHub} message */
   send(message) {
     this.#port.postMessage(message);
   }
 
+  /** @param {Entry[]} entries @param {Cost} cost */
   pass(entries, cost) {
     if (this.#events + cost.events > MOST_EVENTS || this.#characters + cost.characters > MOST_CHARACTERS) {
       // A single one that is larger than the bound has to get through all the same.
@@ -130,6 +137,7 @@ class Member {
     this.send(cost.events > 0 ? { entries, cost } : { entries });
   }
 
+  /** @param {Cost} cost @param {string} position */
   acknowledge({ events, characters }, position) {
     this.#events -= events;
     this.#characters -= characters;

@@ -24,10 +24,12 @@ export function valuesAt(json, path) {
 
 /** Reads once through a text. What is no JSON ends it. */
 class Reader {
+  /** @type {string[]} */
   found = [];
   #text;
   #at = 0;
 
+  /** @param {string} text */
   constructor(text) {
     this.#text = text;
   }
@@ -37,7 +39,7 @@ class Reader {
     return mark === "{" || mark === "[";
   }
 
-  /** What is here and matches; "" if that is nothing. */
+  /** What is here and matches; "" if that is nothing. @param {RegExp} expression */
   match(expression) {
     expression.lastIndex = this.#at;
     const [found] = expression.exec(this.#text) ?? [""];
@@ -45,7 +47,7 @@ class Reader {
     return found;
   }
 
-  /** Look for this path in the value that begins here. */
+  /** Look for this path in the value that begins here. @param {string} path */
   search(path) {
     if (!this.isNested) {
       this.skip();
@@ -82,7 +84,7 @@ class Reader {
     return this.#text.slice(start, this.#at);
   }
 
-  /* A key, and past its colon; null where there is none. */
+  /** A key, and past its colon; null where there is none. @returns {string | null} */
   #name() {
     const written = this.match(STRING);
     this.match(SPACE);
@@ -94,6 +96,7 @@ class Reader {
     return written.includes("\\") ? JSON.parse(written) : written.slice(1, -1);
   }
 
+  /** @param {string} mark */
   #takes(mark) {
     if (this.#text[this.#at] !== mark) return false;
     this.#at += 1;

@@ -3,27 +3,14 @@
 import { Hub, PROTOCOL } from "./hub.js";
 import { aborted, hold, whenGone } from "./locks.js";
 
+/** @import { Joining, Link } from "./types.js" */
+
 const STOLEN_AFTER = 4_000; // milliseconds without an answer: the browser may have stopped the tab with the lock
 
-/**
- * @typedef {object} Link
- * @property {(message: object) => void} post
- * @property {() => void} close
- */
-
-/**
- * @typedef {object} Joining what a tab joins with
- * @property {string} key the same for those who share
- * @property {import("./connection.js").Options} options
- * @property {() => string} position where a new hub of this tab goes on; "": now
- * @property {(message: object) => void} receive
- * @property {() => void} lost there is another hub: it will say that one has joined
- * @property {(again: boolean) => void} failed this way leads nowhere, or not any more; `again` if it did
- */
-
+/** @type {TrustedTypesPolicy | undefined} */
 let policy; // a second one of its name would be refused
 
-/** The address of a script that a worker runs, as a page with Trusted Types has to have it. */
+/** The address of a script that a worker runs, as a page with Trusted Types has to have it. @param {URL} url */
 function scriptUrl(url) {
   const types = globalThis.trustedTypes;
   if (!types) return url.href;
@@ -55,6 +42,7 @@ export function workerLink({ key, options, receive, failed }) {
     if (data.life) whenGone(data.life, closing.signal, () => failed(true));
     else receive(data);
   };
+  /** @param {boolean} held */
   const join = (held) => port.postMessage({ join: { key, options, life: held ? life : "" } });
   hold(life, (held) => closing.signal.aborted || join(held), closing.signal);
   return {
@@ -82,16 +70,20 @@ export function electedLink({ key, options, position, receive, lost, failed }) {
   const own = new BroadcastChannel(`${name}/${tab}`);
   const closing = new AbortController();
   const { signal } = closing;
+  /** @type {Map<string, () => void>} */
   const admitted = new Map(); // how to let go of each tab, while this one leads
+  /** @type {Hub | null} */
   let hub = null;
   let queued = false;
+  /** @type {number | undefined} */
   let stealing;
 
-  const admit = (member) => {
+  /** @param {Hub} leading @param {string} member */
+  const admit = (leading, member) => {
     const before = admitted.get(member);
     admitted.set(
       member,
-      hub.add(new BroadcastChannel(`${name}/${member}`), () => {}),
+      leading.add(new BroadcastChannel(`${name}/${member}`), () => {}),
     );
     before?.(); // it has asked twice, as it did not know yet who leads
   };
@@ -105,9 +97,10 @@ export function electedLink({ key, options, position, receive, lost, failed }) {
     hub = new Hub(options, position(), () => {});
     hall.postMessage({ leader: tab });
     lost();
-    admit(tab);
+    admit(hub, tab);
     await aborted(signal);
   };
+  /** @param {LockOptions} how */
   const stand = async (how) => {
     try {
       await navigator.locks.request(name, how, lead);
@@ -134,7 +127,7 @@ export function electedLink({ key, options, position, receive, lost, failed }) {
   };
 
   hall.onmessage = ({ data }) => {
-    if (data.join && hub) admit(data.join);
+    if (data.join && hub) admit(hub, data.join);
     else if (data.leader && !hub) {
       lost();
       join();

@@ -26,7 +26,7 @@ export function whenGone(name, signal, gone) {
   navigator.locks?.request(name, { mode: "shared", signal }, () => gone()).catch(() => {});
 }
 
-/** Resolves at the signal; never without one. */
+/** Resolves at the signal; never without one. @param {AbortSignal} [signal] @returns {Promise<void>} */
 export function aborted(signal) {
   return new Promise((resolve) => {
     if (signal?.aborted) resolve();

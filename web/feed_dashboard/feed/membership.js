@@ -12,6 +12,8 @@ import { electedLink, workerLink } from "./links.js";
 import { Recent } from "./recent.js";
 import { Waits } from "./waits.js";
 
+/** @import { Begin, Deliver, Entry, FromHub, Guard, Link, NoPage, Options, Page, PlacedEntry, Refused, Resumed, State } from "./types.js" */
+
 // In milliseconds.
 const ANSWERING = 4_000; // until the hub has taken this tab on; an elected one may have to be elected first
 const REPLYING = 5_000; // to whether it is there
@@ -27,39 +29,49 @@ export class Membership {
   #deliver;
   #key;
   #last;
+  /** @type {Link | null} */
   #link = null;
   #ways = [workerLink, electedLink];
   #deaths = 0;
+  /** @type {number | undefined} */
   #answering;
+  /** @type {number | undefined} */
   #listening;
   #heard = 0;
+  /** @type {Connection | null} */
   #own = null; // a connection, where there is no way to share one
 
+  /** @type {State} */
   #state = { name: "connecting" }; // the hub's
+  /** @type {Refused | null} */
   #refused = null; // what a page was refused with
   #joined = false;
   #hub = ""; // up to where the hub has told
   #position; // up to where this tab has handed on
   #began = false;
+  /** @type {Resumed | null} */
   #resumed = null; // how this tab came to where it is, until the hub's own story matters
   #resumesOwn = true;
 
+  /** @type {PlacedEntry[] | null} */
   #waiting = null; // entries that have come while pages are read
   #waitingEvents = 0;
   #waitingCharacters = 0;
   #holes = 0; // how often what had waited was thrown away
-  #catching = null; // an AbortController while pages are read
+  /** @type {AbortController | null} */
+  #catching = null; // while pages are read
   #replayed = 0;
   #from = "";
   #waits = new Waits();
+  /** @type {number | undefined} */
   #timer;
   #recent = new Recent();
   #overlaps = false; // what comes may have been handed on already
 
   /**
-   * @param {import("./connection.js").Options} options
-   * @param {{after?: string, last?: number}} begin
-   * @param {(entries: import("./connection.js").Entry[]) => void} deliver
+   * @param {Options} options
+   * @param {Begin} begin
+   * @param {Deliver} deliver
    */
   constructor(options, { after = "", last = 0 }, deliver) {
     this.#options = options;
@@ -100,6 +112,7 @@ export class Membership {
     else this.#link?.post({ hurry: true });
   }
 
+  /** @param {boolean} offline */
   check(offline) {
     if (this.#own) this.#own.check(offline);
     else this.#link?.post({ check: offline ? "offline" : "silence" });
@@ -125,9 +138,11 @@ export class Membership {
     this.#leave();
     const way = this.#ways[0];
     if (!way) return this.#connectAlone();
+    /** @type {Link | null} */
     let link = null;
-    const current = (then) => (fact) => {
-      if (link !== null && link === this.#link) then(fact);
+    /** @type {Guard} */
+    const current = (then) => (...facts) => {
+      if (link !== null && link === this.#link) then(...facts);
     };
     try {
       link = this.#link = way({
@@ -179,16 +194,18 @@ export class Membership {
     this.#listening = setTimeout(() => {
       if (performance.now() - this.#heard < quiet) return this.#listen();
       const asked = performance.now();
-      this.#link.post({ ping: true });
+      this.#link?.post({ ping: true });
       this.#listening = setTimeout(() => (this.#heard > asked ? this.#listen() : this.#failed(true)), REPLYING);
     }, Math.max(left, 0));
   }
 
+  /** @param {boolean} again */
   #failed(again) {
     if (!again || ++this.#deaths >= MOST_WORKERS) this.#ways.shift();
     this.#connect();
   }
 
+  /** @param {FromHub} message */
   #receive({ joined, entries, cost }) {
     this.#heard = performance.now();
     if (joined) this.#join(joined);
@@ -197,6 +214,7 @@ export class Membership {
     if (cost) this.#link?.post({ ack: cost });
   }
 
+  /** @param {NonNullable<FromHub["joined"]>} joined */
   #join({ state, position }) {
     clearTimeout(this.#answering);
     this.#stop();
@@ -223,8 +241,9 @@ export class Membership {
     this.#tell();
   }
 
-  /** Hand on what is next, and keep what is not. */
+  /** Hand on what is next, and keep what is not. @param {Entry[]} entries */
   #take(entries) {
+    /** @type {Entry[]} */
     const out = [];
     for (const entry of entries) {
       if (entry.kind === "state") {
@@ -242,7 +261,7 @@ export class Membership {
       if (entry.after !== this.#hub) this.#miss();
       this.#hub = entry.position;
       if (this.#waiting === null) this.#next(entry, out);
-      else this.#keep(entry);
+      else this.#keep(entry, this.#waiting);
     }
     this.#hand(out);
     if (this.#waiting === null) return;
@@ -250,11 +269,12 @@ export class Membership {
     this.#catchUp();
   }
 
+  /** @param {Entry[]} out */
   #hand(out) {
     if (out.length > 0) this.#deliver(out.splice(0));
   }
 
-  /** Hand on an entry, without what was handed on already. */
+  /** Hand on an entry, without what was handed on already. @param {PlacedEntry} entry @param {Entry[]} out */
   #next(entry, out) {
     if (entry.kind === "events") {
       let { envelopes } = entry;
@@ -277,8 +297,9 @@ export class Membership {
     }
   }
 
-  #keep(entry) {
-    this.#waiting.push(entry);
+  /** @param {PlacedEntry} entry @param {PlacedEntry[]} waiting */
+  #keep(entry, waiting) {
+    waiting.push(entry);
     this.#waitingEvents += entry.envelopes?.length ?? 1;
     for (const envelope of entry.envelopes ?? []) this.#waitingCharacters += envelope.length;
     if (this.#waitingEvents > MOST_WAITING || this.#waitingCharacters > MOST_CHARACTERS) this.#discard();
@@ -309,18 +330,20 @@ export class Membership {
       const begin = this.#position ? { last_event_id: this.#position, limit: PAGE } : { last: this.#last };
       const answer = await readPage(this.#options, begin, catching.signal, READING);
       if (catching !== this.#catching) return;
-      if (answer.status !== 200) return this.#troubled(answer);
+      if (!answer.page) return this.#troubled(answer);
       this.#waits.reset();
       this.#turn(answer.page);
       if (catching !== this.#catching) return; // somebody who was told has closed it
-      if (this.#meets() || (this.#began && answer.page.envelopes.length === 0 && holes === this.#holes)) this.#met();
+      const isAll = this.#began && answer.page.envelopes.length === 0 && holes === this.#holes;
+      if (isAll || this.#meets(this.#waiting)) this.#met(this.#waiting);
       this.#began = true;
     }
     if (catching === this.#catching) this.#catching = null;
   }
 
-  /** Hand on a page. */
+  /** Hand on a page. @param {Page} page */
   #turn({ envelopes, next, gap }) {
+    /** @type {Entry[]} */
     const out = [];
     let after = this.#position;
     if (gap) {
@@ -336,17 +359,17 @@ export class Membership {
     this.#hand(out);
   }
 
-  /** Whether what waits begins where the pages have come to, or before. */
-  #meets() {
+  /** Whether what waits begins where the pages have come to, or before. @param {PlacedEntry[]} waiting */
+  #meets(waiting) {
     if (this.#position === this.#hub) return true;
-    return this.#waiting.some(
+    return waiting.some(
       ({ after, position, envelopes = [] }) =>
         after === this.#position || position === this.#position || this.#recent.lastOf(envelopes) >= 0,
     );
   }
 
-  #met() {
-    const waiting = this.#waiting;
+  /** @param {PlacedEntry[]} waiting */
+  #met(waiting) {
     this.#waiting = null;
     this.#resumed = this.#from ? { after: this.#from, replayed: this.#replayed } : null;
     this.#resumesOwn = true;
@@ -354,12 +377,14 @@ export class Membership {
     let known = waiting.findLastIndex(({ position }) => position === this.#position);
     if (known < 0) known = waiting.findLastIndex(({ envelopes = [] }) => this.#recent.lastOf(envelopes) >= 0) - 1;
     this.#overlaps = this.#position !== this.#hub;
+    /** @type {Entry[]} */
     const out = [];
     for (const entry of waiting.slice(known + 1)) this.#next(entry, out);
     this.#hand(out);
     this.#tell();
   }
 
+  /** @param {NoPage} answer */
   #troubled(answer) {
     this.#catching = null;
     this.#refused = refusalIn(answer);
@@ -389,6 +414,7 @@ export class Membership {
     }
   }
 
+  /** @param {State} state */
   #say(state) {
     this.#deliver([{ kind: "state", state }]);
   }

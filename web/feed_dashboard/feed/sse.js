@@ -1,14 +1,10 @@
 // Server-Sent Events out of bytes, as the WHATWG HTML standard (9.2.6) reads them. Pure: bytes in, frames out, however
 // the bytes were split.
 
+/** @import { Frame } from "./types.js" */
+
 const LINE_END = /\r\n|\n|\r/g; // the three that end a line; U+2028 and its kin do not
 const LONGEST = 64 << 20; // characters of one frame: beyond it this is no feed
-
-/**
- * What the bytes held: an event, `{event, data, id}`; a new reconnection time, `{retry}`, in milliseconds; or a
- * comment, `{comment}`, which on a quiet stream is the sign of life.
- * @typedef {{event: string, data: string, id: string} | {retry: number} | {comment: string}} Frame
- */
 
 /** A parser for one stream. */
 export class EventStreamParser {
@@ -17,6 +13,7 @@ export class EventStreamParser {
   #afterCr = false; // and so an LF that comes next ends no line of its own
   #id = "";
   #event = "";
+  /** @type {string[]} */
   #data = [];
   #size = 0;
 
@@ -31,6 +28,7 @@ export class EventStreamParser {
     if (this.#afterCr && text.startsWith("\n")) text = text.slice(1);
     this.#afterCr = text === "" ? false : text.endsWith("\r");
     text = this.#rest + text;
+    /** @type {Frame[]} */
     const frames = [];
     let start = 0;
     for (const { 0: end, index } of text.matchAll(LINE_END)) {
@@ -42,6 +40,7 @@ export class EventStreamParser {
     return frames;
   }
 
+  /** @param {string} line @param {Frame[]} frames */
   #line(line, frames) {
     if (line === "") return this.#dispatch(frames);
     const colon = line.indexOf(":");
@@ -56,6 +55,7 @@ export class EventStreamParser {
     else if (name === "retry" && /^[0-9]+$/.test(value)) frames.push({ retry: Number(value) });
   }
 
+  /** @param {Frame[]} frames */
   #dispatch(frames) {
     if (this.#data.length > 0) {
       frames.push({ event: this.#event || "message", data: this.#data.join("\n"), id: this.#id });

@@ -5,24 +5,17 @@ import { idOf } from "./event.js";
 import { addressOf, NO_FEED, refusalOf, wordsOf } from "./history.js";
 import { EventStreamParser } from "./sse.js";
 
+/** @import { Asked, Frame, NoPage, OpenTransport, Query, Reports, Transport } from "./types.js" */
+
 const SSE = "text/event-stream";
 const BATCH = "feed.batch"; // the subprotocol whose messages hold several events, one a line
 const CONTROLS = ["feed.open", "feed.gap", "feed.live", "feed.position", "feed.closing"];
-
-/**
- * What a transport reports. `ended` comes once, and last: with the answer if there was one and it could be seen.
- * @typedef {object} Reports
- * @property {(envelopes: string[], last: string) => void} events `last` is the id of the last one
- * @property {(type: string, id: string, data: object) => void} control
- * @property {(milliseconds: number) => void} retry what the server asks for between two tries
- * @property {() => void} alive a sign of life that says nothing else
- * @property {(answer: import("./history.js").Answer | null, detail: string) => void} ended
- */
 
 /** The browser's own. It shows no status and no comments. Its own reconnecting is not used: see the connection. */
 class EventSourceTransport {
   #source;
 
+  /** @param {Asked} asked @param {Query} parameters @param {Reports} reports */
   constructor(asked, parameters, reports) {
     const url = addressOf(asked, "events", { ...parameters, envelope: 1 });
     this.#source = new EventSource(url, { withCredentials: asked.credentials === "include" });
@@ -48,11 +41,14 @@ class EventSourceTransport {
 class FetchTransport {
   #abort = new AbortController();
 
+  /** @param {Asked} asked @param {Query} parameters @param {Reports} reports */
   constructor(asked, parameters, reports) {
     this.#read(addressOf(asked, "events", { ...parameters, envelope: 1 }), asked.credentials, reports);
   }
 
+  /** @param {URL} url @param {RequestCredentials} credentials @param {Reports} reports */
   async #read(url, credentials, reports) {
+    /** @type {NoPage | null} */
     let answer = null;
     let detail = "";
     try {
@@ -63,7 +59,8 @@ class FetchTransport {
         signal: this.#abort.signal,
       });
       if (response.status !== 200) answer = await refusalOf(response);
-      else if (response.headers.get("Content-Type")?.startsWith(SSE)) await this.#stream(response.body, reports);
+      else if (response.body && response.headers.get("Content-Type")?.startsWith(SSE))
+        await this.#stream(response.body, reports);
       else detail = NO_FEED;
     } catch (error) {
       detail = wordsOf(error);
@@ -73,6 +70,7 @@ class FetchTransport {
     reports.ended(answer, detail);
   }
 
+  /** @param {ReadableStream<Uint8Array>} body @param {Reports} reports */
   async #stream(body, reports) {
     const reader = body.getReader();
     const parser = new EventStreamParser();
@@ -84,23 +82,25 @@ class FetchTransport {
     }
   }
 
+  /** @param {Frame[]} frames @param {Reports} reports */
   #report(frames, reports) {
+    /** @type {string[]} */
     let envelopes = [];
     let last = "";
     const flush = () => {
       if (envelopes.length > 0) reports.events(envelopes, last);
       envelopes = [];
     };
-    for (const { event, data, id, retry } of frames) {
+    for (const frame of frames) {
       if (this.#abort.signal.aborted) return;
-      if (event === "message") {
-        envelopes.push(data);
-        last = id;
-      } else if (event !== undefined) {
+      if ("retry" in frame) {
+        reports.retry(frame.retry);
+      } else if ("event" in frame && frame.event === "message") {
+        envelopes.push(frame.data);
+        last = frame.id;
+      } else if ("event" in frame) {
         flush();
-        reports.control(event, id, valueOf(data));
-      } else if (retry !== undefined) {
-        reports.retry(retry);
+        reports.control(frame.event, frame.id, valueOf(frame.data));
       }
     }
     if (!this.#abort.signal.aborted) flush();
@@ -116,6 +116,7 @@ class WebSocketTransport {
   #socket;
   #closed = false;
 
+  /** @param {Asked} asked @param {Query} parameters @param {Reports} reports */
   constructor(asked, parameters, reports) {
     const url = addressOf(asked, "ws", parameters);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -128,10 +129,12 @@ class WebSocketTransport {
     };
   }
 
+  /** @param {string[]} lines @param {Reports} reports */
   #report(lines, reports) {
+    /** @type {string[]} */
     let envelopes = [];
     const flush = () => {
-      if (envelopes.length > 0) reports.events(envelopes, idOf(envelopes.at(-1)));
+      if (envelopes.length > 0) reports.events(envelopes, idOf(envelopes.at(-1) ?? ""));
       envelopes = [];
     };
     for (const line of lines) {
@@ -154,7 +157,7 @@ class WebSocketTransport {
   }
 }
 
-/** What a server says of the stream; nothing, if it cannot be read. */
+/** What a server says of the stream; nothing, if it cannot be read. @param {string} text */
 function valueOf(text) {
   try {
     return JSON.parse(text);
@@ -170,10 +173,10 @@ export const TRANSPORT_NAMES = Object.keys(TRANSPORTS);
 
 /**
  * Open a stream.
- * @param {import("./history.js").Asked & {transport: string}} asked
- * @param {Record<string, string | number>} parameters where to begin
+ * @param {Asked & {transport: Transport}} asked
+ * @param {Query} parameters where to begin
  * @param {Reports} reports
- * @returns {{close(): void}}
+ * @returns {OpenTransport}
  * @throws what the browser's constructor throws, where a policy forbids it for example
  */
 export function openTransport(asked, parameters, reports) {

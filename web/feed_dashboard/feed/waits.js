@@ -1,5 +1,7 @@
 // When to try again. All times are in milliseconds.
 
+/** @import { Said } from "./types.js" */
+
 const FIRST = 1_000;
 const LONGEST = 30_000; // of our own choice
 const SHORTEST = 100;
@@ -16,17 +18,17 @@ export class Waits {
 
   /**
    * The next one.
-   * @param {{told?: number, least?: number}} said `told`: how long the feed wants it to be; `least`: not less than that,
-   *   as anybody may say
+   * @param {Said} said
    * @returns {number}
    */
   next({ told, least }) {
     const own = Math.random() * Math.min(LONGEST, FIRST * 2 ** Math.min(this.#failures++, 10));
-    const wait = Number.isFinite(told) ? bounded(told) : Math.max(own, bounded(least ?? 0));
+    const wait = told !== undefined && Number.isFinite(told) ? bounded(told) : Math.max(own, bounded(least ?? 0));
     return Math.max(SHORTEST, Math.round(wait));
   }
 }
 
+/** @param {number} told */
 function bounded(told) {
   return Math.min(told, LONGEST_TOLD);
 }

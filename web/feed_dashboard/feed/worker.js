@@ -3,12 +3,16 @@
 import { Hub, PROTOCOL } from "./hub.js";
 import { hold, whenGone } from "./locks.js";
 
+/** @import { Join, SharedWorkerScope } from "./types.js" */
+
+/** @type {Map<string, Hub>} */
 const hubs = new Map();
 const life = `feed/${PROTOCOL}/worker/${Math.random().toString(36).slice(2)}`;
 const alive = new Promise((resolve) => {
   hold(life, resolve);
 });
 
+/** @param {MessagePort} port @param {Join} join */
 function admit(port, { key, options, life: tab }) {
   let hub = hubs.get(key);
   if (!hub) {
@@ -22,7 +26,8 @@ function admit(port, { key, options, life: tab }) {
   if (tab) whenGone(tab, left.signal, leave);
 }
 
-globalThis.addEventListener("connect", ({ ports: [port] }) => {
+const scope = /** @type {SharedWorkerScope} */ (/** @type {unknown} */ (globalThis));
+scope.addEventListener("connect", ({ ports: [port] }) => {
   port.onmessage = ({ data: { join } }) => {
     if (!join) return;
     admit(port, join);

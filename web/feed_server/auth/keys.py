@@ -1,4 +1,4 @@
-"""Which keys the settings name, and what tokens of each may grant.
+"""The keys that tokens are signed and verified with, and what tokens of each may grant.
 
 A key has one algorithm, which follows from what the key itself is: a token's header never chooses it. So a public key
 can never be taken for a secret, whatever a token says. Errors name what is wrong and never hold the key.
@@ -26,8 +26,6 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorith
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from feed_server.settings import Settings
-
 MIN_SECRET = 32  # bytes: as long as what HS256 makes of it (RFC 7518, 3.2)
 MIN_RSA = 2048  # bits (RFC 7518, 3.3)
 _MAX_RSA = 16384  # bits: OpenSSL verifies nothing with a larger one
@@ -46,7 +44,7 @@ def one_name(algorithm: str) -> str:
     return "EdDSA" if algorithm == "Ed25519" else algorithm
 
 
-class Reach(enum.Enum):
+class KeyUse(enum.Enum):
     """What tokens of a key may grant at the most, whatever they claim."""
 
     ALL = enum.auto()
@@ -58,7 +56,7 @@ class Key(msgspec.Struct, frozen=True):
     """What a token's signature is verified with. `jwk` is bound to its one algorithm; PyJWT takes no other with it."""
 
     jwk: jwt.PyJWK
-    reach: Reach = Reach.ALL
+    use: KeyUse = KeyUse.ALL
 
     @property
     def algorithm(self) -> str:
@@ -91,35 +89,20 @@ class _Hmac(HMACAlgorithm):
         return None
 
 
-def keys_of(settings: Settings) -> list[Key]:
-    """All keys that are in the settings themselves; what is behind `jwks_url` is the business of
-    `feed_server.auth.jwks`."""
-    return [
-        *_keys(settings.jwt_secret, settings.jwt_public_key, Reach.ALL),
-        *_keys(settings.publisher_jwt_secret, settings.publisher_jwt_public_key, Reach.PUBLISH),
-        *_keys(settings.subscriber_jwt_secret, settings.subscriber_jwt_public_key, Reach.SUBSCRIBE),
-    ]
-
-
-def _keys(secret: SecretStr | None, public_key: str | None, reach: Reach) -> list[Key]:
-    found = [] if secret is None else secret_keys(secret.get_secret_value(), reach)
-    return found if public_key is None else [*found, public_key_of(public_key, reach)]
-
-
-def secret_keys(secret: str, reach: Reach = Reach.ALL) -> list[Key]:
+def secret_keys(secret: str, use: KeyUse = KeyUse.ALL) -> list[Key]:
     """A key for each algorithm that a secret is for."""
     value = base64.urlsafe_b64encode(secret.encode()).decode().rstrip("=")
     keys = []
     for name, hash in _HASHES.items():
         jwk = jwt.PyJWK({"kty": "oct", "k": value}, algorithm=name)
         jwk.Algorithm = _Hmac(hash)
-        keys.append(Key(jwk, reach))
+        keys.append(Key(jwk, use))
     return keys
 
 
-def public_key_of(pem: str, reach: Reach = Reach.ALL) -> Key:
+def public_key_of(pem: str, use: KeyUse = KeyUse.ALL) -> Key:
     """The key that a PEM holds, which `check_public_key` has found to be good."""
-    return Key(_jwk(_load_public(pem)), reach)
+    return Key(_jwk(_load_public(pem)), use)
 
 
 def check_secret(secret: SecretStr) -> SecretStr:

@@ -23,8 +23,7 @@ from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.jwks import ALGORITHMS, RemoteKeys
-from feed_server.auth.keys import Key, PrivateKey, Reach, keys_of, one_name
-from feed_server.settings import Settings
+from feed_server.auth.keys import Key, KeyUse, PrivateKey, one_name
 
 if TYPE_CHECKING:
     from jwt.types import Options
@@ -77,15 +76,7 @@ class Tokens:
             "verify_iat": False,
             "verify_nbf": False,  # see `_check_begun`
         }
-        self._known = _Known(_REMEMBERED, _REMEMBERED_BYTES)
-
-    @classmethod
-    def of(cls, settings: Settings) -> Tokens | None:
-        """What the settings ask for; None where they name no key."""
-        if not settings.has_key:
-            return None
-        remote = None if settings.jwks_url is None else RemoteKeys(settings.jwks_url)
-        return cls(keys_of(settings), remote, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+        self._known = _TokenCache(_REMEMBERED, _REMEMBERED_BYTES)
 
     async def grants(self, token: str) -> Grants:
         """What this token allows now. Raises `Unauthenticated`, or `FeedUnavailable` where the keys cannot be had."""
@@ -99,7 +90,7 @@ class Tokens:
         self._remembered().add(digest, grants, len(token))
         return grants
 
-    def _remembered(self) -> _Known:
+    def _remembered(self) -> _TokenCache:
         """What was verified with the keys of now: what a key that is gone has signed has to be verified anew."""
         if self._remote is not None and self._version != self._remote.version:
             self._version = self._remote.version
@@ -145,7 +136,7 @@ class Tokens:
             except (jwt.PyJWTError, *_ODD) as error:
                 raise _refusal(_reason(error)) from None
             _check_begun(claims)
-            return _grants(claims, key.reach)
+            return _grants(claims, key.use)
         return None
 
 
@@ -153,7 +144,7 @@ _ODD = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 """What parsers of other people raise at what they did not expect."""
 
 
-class _Known:
+class _TokenCache:
     """Tokens that were verified, by their digests: who reads this process's memory finds none in it. The oldest goes
     when there are too many. `size` is what they count for, in bytes."""
 
@@ -212,8 +203,8 @@ def issue(
     return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm=algorithm)
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What a token says, by whomever it is. `text` is its claims as they were written."""
+class UnverifiedClaims(msgspec.Struct, frozen=True):
+    """A token's claims, whoever wrote them. `text` is the claims as they were written."""
 
     algorithm: str
     kid: str | None
@@ -233,10 +224,10 @@ class Said(msgspec.Struct, frozen=True):
     @property
     def grants(self) -> Grants:
         """What it would allow. Raises `Unauthenticated` where it says so in a way that is not understood."""
-        return _grants(self.claims, Reach.ALL)
+        return _grants(self.claims, KeyUse.ALL)
 
 
-def read_unverified(token: str) -> Said:
+def read_unverified(token: str) -> UnverifiedClaims:
     """What a token says, believed by nobody. Raises `Unauthenticated` where it cannot be read."""
     algorithm, kid = _header(token)
     try:
@@ -245,7 +236,7 @@ def read_unverified(token: str) -> Said:
         raise _refusal(_reason(error)) from None
     payload = token.split(".")[1].rstrip("=")
     text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode("utf-8", "backslashreplace")
-    return Said(algorithm, kid, text, claims)
+    return UnverifiedClaims(algorithm, kid, text, claims)
 
 
 def _digest(token: str) -> bytes:
@@ -290,15 +281,15 @@ def _reason(error: Exception) -> str:
     return _UNREADABLE
 
 
-def _grants(claims: dict[str, Any], reach: Reach) -> Grants:
+def _grants(claims: dict[str, Any], use: KeyUse) -> Grants:
     expires = _time(claims, "exp")
     if "nbf" in claims:
         _time(claims, "nbf")
     claim = _claim(claims)
     return Grants(
-        publish=_patterns(claim.publish, "publish") if reach is not Reach.SUBSCRIBE else (),
-        subscribe=_patterns(claim.subscribe, "subscribe") if reach is not Reach.PUBLISH else (),
-        admin=claim.admin and reach is Reach.ALL,
+        publish=_patterns(claim.publish, "publish") if use is not KeyUse.SUBSCRIBE else (),
+        subscribe=_patterns(claim.subscribe, "subscribe") if use is not KeyUse.PUBLISH else (),
+        admin=claim.admin and use is KeyUse.ALL,
         subject=_subject(claims),
         expires=expires,
     )

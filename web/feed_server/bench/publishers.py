@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from feed.media_types import JSON, NDJSON
 from feed_server.bench.payload import make_data, make_token
 from feed_server.bench.worker import BenchError, Control, Progress, Ready, now
 
@@ -100,7 +101,7 @@ class Publishers:
         self._control = control
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, _Publisher] = {}
-        kind = "application/json" if job.batch == 1 else "application/x-ndjson"
+        kind = JSON if job.batch == 1 else NDJSON
         self._head = (
             f"POST {job.path} HTTP/1.1\r\nHost: localhost\r\n{job.headers}Content-Type: {kind}\r\nContent-Length: "
         ).encode()

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from feed.log.redis.address import without_password
+from feed.media_types import JSON
 from feed_server.bench.children import START_SECONDS, Child, Usage, a_folder, child, free_port
 from feed_server.bench.cores import Cores
 from feed_server.bench.framing import FEED_SSE, FEED_WS, FEED_WS_BATCH, PLAIN_SSE, PLAIN_WS, Form
@@ -78,7 +79,7 @@ class Running:
         deadline = time.monotonic() + START_SECONDS
         with httpx.Client(verify=False) as http:  # noqa: S501  no TLS, and loading certificates takes its time
             while True:
-                headers = {"Accept": "application/json"}
+                headers = {"Accept": JSON}
                 answer = http.get(f"http://{self.host}:{self.ports[0]}{path}", headers=headers)
                 there = answer.json()["subscribers"] if answer.is_success else 0
                 if there >= count:
@@ -160,16 +161,8 @@ class FeedTarget(Target):
         place = folder / f"node{number}"
         place.mkdir()
         name = self.name if self.nodes == 1 else f"node {number + 1} of {self.name}"
-        command = [
-            sys.executable,
-            "-c",
-            "from feed_server.cli.main import main; main()",
-            "serve",
-            "--port",
-            "0",
-            "--log",
-            log,
-        ]
+        # Without the folder where this runs in its path: that may hold a `feed` of its own.
+        command = [sys.executable, "-P", "-m", "feed", "serve", "--port", "0", "--log", log]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
         environment["FEED_LOG_LEVEL"] = "warning"  # the others log no requests either
         if self._key is not None:

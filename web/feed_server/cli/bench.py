@@ -244,7 +244,7 @@ def _soak(
     from rich.console import Console
 
     from feed_server.bench.cores import share_cores
-    from feed_server.bench.soak.report import print_report, write_json
+    from feed_server.bench.soak.report import report, write_json
     from feed_server.bench.soak.run import Plan, soak
     from feed_server.bench.soak.streams import Form
 
@@ -258,7 +258,9 @@ def _soak(
     with _shown(Console(stderr=True, highlight=False)) as show:
         show.line(f"{plan.description}; {cores}")
         outcome = soak(plan, cores, show)
-    print_report(outcome, Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False))
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    for line in report(outcome):
+        console.print(line, soft_wrap=True)
     if json is not None:
         write_json(outcome, json, sys.argv[1:])
     return not outcome.faults
@@ -302,7 +304,8 @@ def _measure(plan: Plan, json: Path | None) -> bool:
     from rich.console import Console
 
     from feed_server.bench.measure import run
-    from feed_server.bench.report import Report, print_report, write_json
+    from feed_server.bench.report import Report, write_json
+    from feed_server.cli.bench_report import print_report
 
     cores = plan.cores()
     rounds = []

@@ -31,16 +31,8 @@ from feed_server.cli.publish import PublishCommand, publish
 from feed_server.cli.tail import tail
 from feed_server.cli.terminal import WrongUse, say
 from feed_server.cli.token import token
-from feed_server.settings import (
-    NO_FLAG,
-    Settings,
-    is_secret,
-    no_settings,
-    option,
-    option_and_variable,
-    problems,
-    variable,
-)
+from feed_server.setting_errors import NO_FLAG, problems, unknown_variables
+from feed_server.settings import Settings, is_secret, option, option_and_variable, variable
 
 _INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
 
@@ -129,7 +121,7 @@ def serve(**values: str | bool | None) -> None:
     Secrets are settings in the environment only, as everybody on a machine can read its command lines: FEED_JWT_SECRET,
     FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET.
     """
-    for line in no_settings(os.environ):
+    for line in unknown_variables(os.environ):
         say(f"feed serve: {line}")
     try:
         settings = Settings.model_validate({name: value for name, value in values.items() if value is not None})

@@ -18,11 +18,13 @@ from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from feed.fastapi.auth.grants import Grants
 from feed_server.cli.terminal import WrongUse, escaped, say
-from feed_server.settings import Settings, parse_duration, problems, variable
+from feed_server.setting_errors import problems
+from feed_server.settings import Settings, variable
+from feed_server.units import parse_duration
 
 if TYPE_CHECKING:
     from feed_server.auth.keys import PrivateKey
-    from feed_server.auth.tokens import Said, Tokens
+    from feed_server.auth.tokens import Tokens, UnverifiedClaims
 
 _NO_KEY = (
     "there is no key to sign with: set FEED_JWT_SECRET to the server's own secret, or give --private-key FILE; "
@@ -127,7 +129,8 @@ def _subject(text: str | None) -> str | None:
 
 
 def _make(settings: Settings, grants: Grants, private_key: Path | None) -> str:
-    from feed_server.auth.tokens import MAX_TOKEN, Tokens, issue
+    from feed_server.auth.tokens import MAX_TOKEN, issue
+    from feed_server.verifier import verifier_of
 
     if not (grants.publish or grants.subscribe or grants.admin):
         raise WrongUse(
@@ -137,7 +140,7 @@ def _make(settings: Settings, grants: Grants, private_key: Path | None) -> str:
     made = issue(grants, key, algorithm, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     if len(made) > MAX_TOKEN:
         raise WrongUse(f"it would be longer than {MAX_TOKEN:,} characters, the limit: give fewer patterns")
-    if (tokens := Tokens.of(settings)) is not None and settings.jwks_url is None:
+    if (tokens := verifier_of(settings)) is not None and settings.jwks_url is None:
         asyncio.run(_compare(tokens, made, grants))
     return made
 
@@ -192,18 +195,19 @@ async def _compare(tokens: Tokens, made: str, wanted: Grants) -> None:
 
 async def _explain(settings: Settings, text: str) -> bool:
     """Print what is to be known of a token. Whether it is valid."""
-    from feed_server.auth.tokens import Tokens, read_unverified
+    from feed_server.auth.tokens import read_unverified
+    from feed_server.verifier import verifier_of
 
-    tokens = Tokens.of(settings)
+    tokens = verifier_of(settings)
     try:
-        said = read_unverified(text)
+        claims = read_unverified(text)
     except Unauthenticated as error:
         print(error)
         return False
     if tokens is None:
         print("nothing was verified, as there is no key in this environment (FEED_JWT_SECRET and others)")
         print("anybody can have written what it says:")
-        _show(said, _claimed(said))
+        _show(claims, _claimed(claims))
         return False
     try:
         grants = await tokens.grants(text)
@@ -211,53 +215,54 @@ async def _explain(settings: Settings, text: str) -> bool:
     except Unauthenticated as error:
         print(error)
         print("what it says, whoever has written it:")
-        _show(said, _claimed(said))
+        _show(claims, _claimed(claims))
         return False
     finally:
         await tokens.aclose()
     print("the token is valid")
-    _show(said, grants)
+    _show(claims, grants)
     if half:
         print(f"its key grants {half} only")
-    for line in said.unclear:
+    for line in claims.unclear:
         print(escaped(line))
     return True
 
 
 async def _half(settings: Settings, text: str) -> str | None:
     """What alone the key of a valid token can grant, None if that is everything."""
-    from feed_server.auth.keys import Reach, keys_of
+    from feed_server.auth.keys import KeyUse
     from feed_server.auth.tokens import Tokens
+    from feed_server.verifier import keys_of
 
-    for reach, what in ((Reach.PUBLISH, "publishing"), (Reach.SUBSCRIBE, "subscribing")):
-        keys = [key for key in keys_of(settings) if key.reach is reach]
+    for use, what in ((KeyUse.PUBLISH, "publishing"), (KeyUse.SUBSCRIBE, "subscribing")):
+        keys = [key for key in keys_of(settings) if key.use is use]
         with contextlib.suppress(Unauthenticated):
             await Tokens(keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer).grants(text)
             return what
     return None
 
 
-def _claimed(said: Said) -> Grants | None:
+def _claimed(claims: UnverifiedClaims) -> Grants | None:
     try:
-        return said.grants
+        return claims.grants
     except Unauthenticated:
         return None
 
 
-def _show(said: Said, grants: Grants | None) -> None:
-    for name, text in _facts(said, grants):
+def _show(claims: UnverifiedClaims, grants: Grants | None) -> None:
+    for name, text in _facts(claims, grants):
         print(escaped(f"  {name:<10} {text}"))
 
 
-def _facts(said: Said, grants: Grants | None) -> Iterator[tuple[str, str]]:
+def _facts(claims: UnverifiedClaims, grants: Grants | None) -> Iterator[tuple[str, str]]:
     if grants is not None:
         yield "whose", grants.subject or "nobody's in particular (no `sub`)"
         yield "publish", _listed(grants.publish)
         yield "subscribe", _listed(grants.subscribe)
         yield "admin", "yes" if grants.admin else "no"
         yield "until", _moment(grants.expires)
-    yield "signed", said.algorithm + (f", with the key {said.kid}" if said.kid else "")
-    yield "claims", said.text
+    yield "signed", claims.algorithm + (f", with the key {claims.kid}" if claims.kid else "")
+    yield "claims", claims.text
 
 
 def _listed(patterns: Iterable[str]) -> str:

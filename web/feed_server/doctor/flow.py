@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from itertools import pairwise
 from typing import NamedTuple
 
+from feed.media_types import NDJSON
 from feed_server.doctor.finding import Finding, fail, ok, unknown, warn
 from feed_server.doctor.target import REFUSED, ROOM, Answer, Reading, Target
 
@@ -78,7 +79,7 @@ async def look_flow(target: Target, type: str) -> Flow:
             for headers in (
                 {"Accept-Encoding": "gzip, deflate"},
                 {"Accept-Encoding": "identity"},
-                {"Accept-Encoding": "identity", "Accept": "application/x-ndjson"},
+                {"Accept-Encoding": "identity", "Accept": NDJSON},
             )
         ]
         await asyncio.gather(*(_opened(target, reading) for reading in readings))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from http.cookies import CookieError, Morsel, SimpleCookie
 from typing import NamedTuple
 
+from feed.media_types import JSON
 from feed_server.doctor.finding import Finding, fail, ok, unknown, warn
 from feed_server.doctor.target import Answer, Target
 
@@ -28,7 +29,7 @@ class Origins(NamedTuple):
 
 async def look_origins(target: Target) -> Origins:
     """Ask as a page would."""
-    json = {"Content-Type": "application/json"}
+    json = {"Content-Type": JSON}
     own, stranger = await asyncio.gather(
         *(
             target.ask("POST", "/events", {**json, "Origin": origin}, content=_EMPTY)
@@ -76,7 +77,7 @@ async def look_cors(target: Target) -> Cors | None:
     }
     preflight, answer = await asyncio.gather(
         target.ask("OPTIONS", target.path(), asked, named=False),
-        target.ask("GET", target.path(limit="1"), {"Accept": "application/json", "Origin": target.origin}),
+        target.ask("GET", target.path(limit="1"), {"Accept": JSON, "Origin": target.origin}),
     )
     return Cors(target.origin, preflight, answer)
 

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from feed.client.environment import tls_context
+from feed.media_types import JSON
 from feed_server.doctor.finding import Finding, fail, ok, unknown, warn
 from feed_server.doctor.target import REDIRECTS, Answer, Target, shortened
 
@@ -111,7 +112,7 @@ def judge_version(way: Way) -> Finding:
 
 async def look_feed(target: Target) -> Answer:
     """A page of history: what only a feed answers."""
-    return await target.ask("GET", target.path(limit="1"), {"Accept": "application/json"})
+    return await target.ask("GET", target.path(limit="1"), {"Accept": JSON})
 
 
 def judge_stranger(answer: Answer) -> Finding | None:
@@ -183,7 +184,7 @@ async def look_clock(target: Target, type: str) -> Clocks:
     found = Clocks(before, after, _date(published.one("date")))
     if not published.published:
         return found
-    page = await target.ask("GET", target.path(type=type, last="1"), {"Accept": "application/json"})
+    page = await target.ask("GET", target.path(type=type, last="1"), {"Accept": JSON})
     with contextlib.suppress(TypeError, KeyError, IndexError, ValueError, OverflowError):
         return found._replace(event=datetime.fromisoformat(page.json["events"][0]["time"]).timestamp())
     return found

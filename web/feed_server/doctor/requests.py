@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
+from feed.media_types import JSON, NDJSON
 from feed_server.doctor.finding import Finding, fail, ok, unknown, warn
 from feed_server.doctor.target import REDIRECTS, Answer, Target
 
@@ -28,7 +29,7 @@ def large_batch(topic: str) -> bytes:
 
 async def look_body(target: Target) -> Answer:
     """Send it."""
-    headers = {"Content-Type": "application/x-ndjson"}
+    headers = {"Content-Type": NDJSON}
     return await target.ask("POST", "/events", headers, content=large_batch(target.topic))
 
 
@@ -50,7 +51,7 @@ def judge_body(answer: Answer) -> Finding:
 
 async def look_refusal(target: Target) -> Answer:
     """Ask for nothing in particular, which is refused."""
-    return await target.ask("GET", "/events", {"Accept": "application/json"})
+    return await target.ask("GET", "/events", {"Accept": JSON})
 
 
 def judge_refusal(answer: Answer) -> Finding:
@@ -78,7 +79,7 @@ async def look_paths(target: Target, type: str) -> Paths:
     topic = quote(target.topic)
     for _ in range(_TRIES):  # another node may be a moment behind
         answers = [
-            target.ask("GET", f"/events/{path}?last=1&type={type}", {"Accept": "application/json"})
+            target.ask("GET", f"/events/{path}?last=1&type={type}", {"Accept": JSON})
             for path in (topic, quote(target.topic, safe=""), f"{topic}//doctor", f"{topic}/")
         ]
         paths = Paths(*await asyncio.gather(*answers))

@@ -11,14 +11,17 @@ import contextlib
 import secrets
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
 import orjson
 
+from feed import TooLarge
 from feed.client.environment import proxy_for, tls_context
+from feed.client.frames import Frames
+from feed.media_types import SSE
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -40,7 +43,7 @@ ROOM = (
 )
 """The cure where the feed turns streams away."""
 
-_LINE = 1 << 20  # bytes; more without a line break is no stream of a feed
+_MOST_OPEN = 1 << 20  # bytes of an event or line that has not ended: more is no stream of a feed
 _KEPT = 1024  # characters of an event's data
 _UNPACKED = 64 << 10  # bytes that are unpacked at a time: a few may claim to be gigabytes
 _CODINGS = "gzip, deflate"  # what browsers take, too, and what is unpacked here
@@ -255,7 +258,7 @@ class Target:
     ) -> AsyncIterator[Reading]:
         """A stream that is read for as long as the block lasts. It may not be there yet, nor ever."""
         reading = Reading()
-        sent = {"Accept": "text/event-stream", **(self.bearer if named else {}), **(headers or {})}
+        sent = {"Accept": SSE, **(self.bearer if named else {}), **(headers or {})}
         task = asyncio.create_task(self._read(reading, path, sent))
         try:
             yield reading
@@ -275,7 +278,7 @@ class Target:
                     return
                 whole = await _pieces(response, reading)
             reading.finish("it was ended" if whole else "too much came")
-        except (httpx.HTTPError, TimeoutError, OSError, ValueError) as error:
+        except (httpx.HTTPError, TimeoutError, OSError, ValueError, TooLarge) as error:
             reading.finish(_why(error))
 
 
@@ -330,21 +333,13 @@ def _why(error: Exception) -> str:
 
 async def _pieces(response: httpx.Response, reading: Reading) -> bool:
     """Read SSE, or lines of JSON, until it ends. False where that was not to be waited for."""
-    lines = "ndjson" in response.headers.get("content-type", "")
-    rest = b""
-    fields: dict[str, str] = {}
+    is_json = "ndjson" in response.headers.get("content-type", "")
+    pieces_of = (_JsonLines() if is_json else _SseFrames()).pieces
     left = MAX_STREAM
     async for chunk in _unpacked(response):
         left -= len(chunk)
-        *whole, rest = (rest + chunk).split(b"\n")
-        if len(rest) > _LINE:
-            raise ValueError("a line without an end")
-        at = time.monotonic()
-        for line in whole:
-            text = line.decode("utf-8", "replace").removesuffix("\r")
-            piece = _json_piece(at, text) if lines else _sse_piece(at, text, fields)
-            if piece is not None:
-                reading.add(piece)
+        for piece in pieces_of(chunk, time.monotonic()):
+            reading.add(piece)
             if len(reading.pieces) >= MAX_PIECES:
                 return False
         if left < 0:
@@ -352,26 +347,43 @@ async def _pieces(response: httpx.Response, reading: Reading) -> bool:
     return True
 
 
-def _json_piece(at: float, line: str) -> Piece | None:
-    try:
-        event = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        event = None
-    if not isinstance(event, dict):
-        return Piece(at, ":", "", "")
-    return Piece(at, str(event.get("type", "")), str(event.get("id", "")), str(event.get("data", ""))[:_KEPT])
+class _SseFrames:
+    """Server-Sent Events, as the client reads them. A comment comes after the events of the same bytes."""
+
+    def __init__(self) -> None:
+        self._frames = Frames(_MOST_OPEN)
+
+    def pieces(self, chunk: bytes, at: float) -> Iterator[Piece]:
+        """Yield what ends within `chunk`. Raises `TooLarge`."""
+        comments = self._frames.comments
+        for frame in self._frames.feed(chunk):
+            yield Piece(at, frame.event or "message", frame.id or "", (frame.data or "")[:_KEPT])
+        for _ in range(self._frames.comments - comments):
+            yield _comment(at)
 
 
-def _sse_piece(at: float, line: str, fields: dict[str, str]) -> Piece | None:
-    """The fields so far are kept in `fields` until a blank line ends them."""
-    if line.startswith(":"):
-        return Piece(at, ":", "", "")
-    if line:
-        name, _, value = line.partition(":")
-        fields[name] = value.removeprefix(" ")[:_KEPT]
-        return None
-    if not fields:
-        return None
-    piece = Piece(at, fields.get("event", "message"), fields.get("id", ""), fields.get("data", ""))
-    fields.clear()
-    return piece
+class _JsonLines:
+    """An event a line, as JSON. A line that is something else counts as a comment."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def pieces(self, chunk: bytes, at: float) -> Iterator[Piece]:
+        """Yield what ends within `chunk`. Raises `TooLarge`."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > _MOST_OPEN:
+            raise TooLarge("a line", _MOST_OPEN)
+        for line in lines:
+            try:
+                event = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                event = None
+            if isinstance(event, dict):
+                type, id, data = (str(event.get(name, "")) for name in ("type", "id", "data"))
+                yield Piece(at, type, id, data[:_KEPT])
+            else:
+                yield _comment(at)
+
+
+def _comment(at: float) -> Piece:
+    return Piece(at, ":", "", "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,14 +16,12 @@ from typing import Any
 
 import orjson
 
+from feed.fastapi.logging.records import FactRecord, without_tokens
 from feed.wire import rfc3339
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 and C1 controls, the line ends that only Unicode knows, what turns a terminal's text around, and what no encoding
 takes."""
-
-# No line is made of a request's query or headers. This is for those that somebody else has made, and for tracebacks.
-_TOKEN = re.compile(r"(?i)(token=|bearer\s+)[^\s&;,'\"]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 _LEVELS = {level: logging.getLevelName(level).lower() for level in (10, 20, 30, 40, 50)}
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -35,64 +32,6 @@ def one_line(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def without_tokens(text: str) -> str:
-    """The text with `***` for everything that looks like a token."""
-    return _TOKEN.sub(lambda found: f"{found[1] or ''}***", text)
-
-
-# What is in every record, of one that nobody asks where in the code it is from.
-_OF_NOWHERE = {**vars(logging.makeLogRecord({})), "process": None, "thread": None}
-_NAMES = {level: logging.getLevelName(level) for level in _LEVELS}
-
-
-class Facts(logging.LogRecord):
-    """A record that is made of names and values rather than of words, in as little time as goes: there is one for each
-    request. It is for the handlers of this program as for any other's, which may look at any attribute, or make
-    another record of them all."""
-
-    facts: Mapping[str, Any]
-
-    def __init__(self, name: str, level: int, facts: Mapping[str, Any]) -> None:
-        # Not the base's, which takes twice as long as all the rest of a line.
-        created = time.time()
-        self.__dict__ = {
-            **_OF_NOWHERE,
-            "name": name,
-            "levelno": level,
-            "levelname": _NAMES[level],
-            "created": created,
-            "msecs": created % 1 * 1000,
-            "msg": _Words(facts),
-            "facts": facts,
-        }
-
-
-class _Words:
-    """The values, with their names but for those that speak for themselves; put together when somebody asks."""
-
-    __slots__ = ("_facts",)
-
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        self._facts = facts
-
-    def __str__(self) -> str:
-        return " ".join([_text(name, value) for name, value in self._facts.items()])
-
-
-_BARE = frozenset({"event", "method", "path", "status"})
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        if " " in value or '"' in value or not value:
-            value = json.dumps(value, ensure_ascii=False)
-    elif isinstance(value, list):
-        value = ",".join(value)
-    elif value is None:
-        value = "-"
-    return f"{value}" if name in _BARE else f"{name}={value}"
 
 
 class OneLine(logging.Formatter):
@@ -107,7 +46,7 @@ class OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """See `logging.Formatter`."""
         message = record.message
-        record.message = one_line(message if isinstance(record, Facts) else without_tokens(message))
+        record.message = one_line(message if isinstance(record, FactRecord) else without_tokens(message))
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:  # noqa: N802
@@ -156,7 +95,7 @@ class JsonLine(logging.Formatter):
         """The same as bytes, as they are made."""
         begin: dict[str, Any] = {"time": rfc3339(int(record.created * 1000))} if self._timed else {}
         begin["level"] = _LEVELS.get(record.levelno) or record.levelname.lower()
-        line = {**begin, **self._server, **(record.facts if isinstance(record, Facts) else self._words(record))}
+        line = {**begin, **self._server, **(record.facts if isinstance(record, FactRecord) else self._words(record))}
         try:
             encoded = orjson.dumps(line)
         except orjson.JSONEncodeError:  # a lone surrogate, or a value of somebody else's

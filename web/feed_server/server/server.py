@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, on_listening: Callable[[], None]) -> None:
         """`on_listening` is called once it takes connections."""
-        from feed_server.server.protocol import Common, HttpProtocol, Room, WebSocketProtocol
+        from feed_server.server.protocol import ConnectionLimit, HttpProtocol, ServerLimits, WebSocketProtocol
 
         self._http = HttpProtocol
         descriptors = descriptor_limit()
@@ -57,19 +57,14 @@ class Server(uvicorn.Server):
         self._watches: list[asyncio.Task[None]] = []
         bodies = Bodies(settings.max_bodies, settings.body_timeout)
         self._deadlines = (Deadline(settings.head_timeout), Deadline(settings.body_timeout))
-        self._room = Room(max(8, descriptors - _OWN_DESCRIPTORS))
-        common = Common(
-            self._room,
-            bodies,
-            settings.max_head,
-            *self._deadlines,
-        )
+        self._connections = ConnectionLimit(max(8, descriptors - _OWN_DESCRIPTORS))
+        limits = ServerLimits(self._connections, bodies, settings.max_head, *self._deadlines)
         super().__init__(
             uvicorn.Config(
                 application(settings, self._feed, bodies=bodies),
                 loop="uvloop",
-                http=cast("type[asyncio.Protocol]", partial(HttpProtocol, common=common)),
-                ws=cast("type[asyncio.Protocol]", partial(WebSocketProtocol, common=common)),
+                http=cast("type[asyncio.Protocol]", partial(HttpProtocol, limits=limits)),
+                ws=cast("type[asyncio.Protocol]", partial(WebSocketProtocol, limits=limits)),
                 ws_max_size=max_message(settings.max_data),
                 ws_per_message_deflate=False,  # up to hundreds of KiB a connection
                 access_log=False,  # uvicorn's prints the query, and with it tokens
@@ -135,7 +130,7 @@ class Server(uvicorn.Server):
 
     def say_goodbye(self) -> None:
         """From now on every answer says that it is the last one on its connection."""
-        self._room.closing = True
+        self._connections.closing = True
         for connection in self.server_state.connections:
             if isinstance(connection, self._http):
                 connection.last_answer()
@@ -148,7 +143,7 @@ class Server(uvicorn.Server):
             server.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _LAST_REQUESTS
-        while self._room.idle and loop.time() < deadline and not self.force_exit:
+        while self._connections.idle and loop.time() < deadline and not self.force_exit:
             await asyncio.sleep(0.01)
 
     @contextlib.contextmanager

@@ -7,6 +7,7 @@ milliseconds where there are ten thousand streams.
 from __future__ import annotations
 
 import asyncio
+import runpy
 import signal
 import sys
 from collections import Counter
@@ -14,8 +15,6 @@ from pathlib import Path
 from types import FrameType
 
 import orjson
-
-from feed_server.cli.main import main
 
 
 def tell_tasks(file: Path) -> None:
@@ -36,4 +35,5 @@ def tell_tasks(file: Path) -> None:
 if __name__ == "__main__":
     tell_tasks(Path(sys.argv[1]))
     del sys.argv[1]
-    main()
+    # By name, as anybody starts it: an import of the command line, which imports all of this, would be a circle.
+    runpy.run_module("feed", run_name="__main__", alter_sys=True)

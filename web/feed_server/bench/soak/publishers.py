@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import orjson
 
+from feed.media_types import JSON, NDJSON
 from feed_server.bench.payload import make_data, make_token
 from feed_server.bench.soak.ledger import TOPICS, TYPES, WISHES, Committed
 from feed_server.bench.soak.readers import House
@@ -26,8 +27,8 @@ _LARGE = 100  # every so-manieth event is of this size:
 _LARGE_BYTES = 20_000
 _PAGE_SECONDS = 0.5
 _IDLE_SECONDS = 2.0  # the server closes a connection after five
-_NDJSON = {"Content-Type": "application/x-ndjson"}
-_JSON = {"Content-Type": "application/json"}
+_NDJSON = {"Content-Type": NDJSON}
+_JSON = {"Content-Type": JSON}
 
 _WRONG: Sequence[tuple[str, bytes, dict[str, str]]] = (
     ("/events/soak/*", b"a pattern", {}),
@@ -166,7 +167,7 @@ class Publishers:
             types = "".join(f"&type={type}" for type in wish.types)
             path = f"/events?{topics}{types}&limit=200&last_event_id={house.epoch}-{after}{wait}"
             try:
-                answer = await self._http.get(path, headers={"Accept": "application/json"})
+                answer = await self._http.get(path, headers={"Accept": JSON})
             except httpx.HTTPError as error:
                 house.findings.note("refused", f"a page of history: {error!r}")
                 continue

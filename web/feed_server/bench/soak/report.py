@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from feed_server.bench.report import machine, without_passwords
 from feed_server.bench.soak.run import Outcome, clock
 from feed_server.bench.soak.samples import KIB, Sample
@@ -18,14 +16,8 @@ from feed_server.bench.soak.samples import KIB, Sample
 MIB = 1 << 20
 
 
-def print_report(outcome: Outcome, console: Console) -> None:
-    """Everything, in a page."""
-    for line in report(outcome):
-        console.print(line, soft_wrap=True)
-
-
 def report(outcome: Outcome) -> list[str]:
-    """The lines of it."""
+    """Everything, in a page: the lines of it."""
     plan, seen = outcome.plan, outcome.seen
     early = "" if outcome.seconds >= plan.seconds else f", ended after {clock(outcome.seconds)}"
     lines = [f"feed bench --soak: {plan.description}{early}", ""]

@@ -4,8 +4,8 @@ Both let a stream write framed bytes straight to the socket's transport, tell it
 has drained, and stand in the ASGI scope's `extensions` for that (see `feed.fastapi.outlet`).
 """
 
-from feed_server.server.protocol.common import Common, Room
+from feed_server.server.protocol.common import ConnectionLimit, ServerLimits
 from feed_server.server.protocol.http import HttpProtocol
 from feed_server.server.protocol.websocket import WebSocketProtocol
 
-__all__ = ["Common", "HttpProtocol", "Room", "WebSocketProtocol"]
+__all__ = ["ConnectionLimit", "HttpProtocol", "ServerLimits", "WebSocketProtocol"]

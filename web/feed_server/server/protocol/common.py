@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from feed.fastapi.http.bodies import Bodies
 from feed.fastapi.outlet import EXTENSION, Stream
@@ -22,12 +22,7 @@ from feed_server.server.gc import Collector
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope, WebSocketScope
 
-    from feed_server.server.protocol.http import HttpProtocol
-
 logger = logging.getLogger(__name__)
-
-LINGER = 2.0
-"""Seconds for which what still comes is read after a refusal, so that the client sees it."""
 
 MOST_KEPT = 10_000
 """Connections that are kept between two requests, some 8 KiB each. A proxy has hundreds at most; browsers that find one
@@ -77,7 +72,13 @@ class Streaming(asyncio.Protocol):
         super().connection_lost(exc)
 
 
-class Room:
+class Idle(Protocol):
+    """A connection that waits for a request, and may be closed instead."""
+
+    transport: asyncio.Transport
+
+
+class ConnectionLimit:
     """How many connections there may be, and which of them nobody would miss.
 
     When one more comes than `most`, the one that has been without a whole request for longest makes room for it: so
@@ -91,27 +92,27 @@ class Room:
         self.most = most
         self.most_kept = most_kept
         self.closing = False
-        self.idle: dict[HttpProtocol, None] = {}  # the longest idle first
-        self._kept: dict[HttpProtocol, None] = {}  # of these, those that have had an answer
+        self.idle: dict[Idle, None] = {}  # the longest idle first
+        self._kept: dict[Idle, None] = {}  # of these, those that have had an answer
 
-    def enter(self, connection: HttpProtocol, connections: int) -> None:
+    def enter(self, connection: Idle, connections: int) -> None:
         """A new one, of so many. Another is let go if there are too many."""
         self.idle[connection] = None
         if connections > self.most and len(self.idle) > 1:
             self._let_go(self.idle)
 
-    def keep(self, connection: HttpProtocol) -> None:
+    def keep(self, connection: Idle) -> None:
         """It has had its answer, and waits for the next request."""
         self.idle[connection] = self._kept[connection] = None
         if len(self._kept) > self.most_kept:
             self._let_go(self._kept)
 
-    def leave(self, connection: HttpProtocol) -> None:
+    def leave(self, connection: Idle) -> None:
         """It has a request, or is gone."""
         self.idle.pop(connection, None)
         self._kept.pop(connection, None)
 
-    def _let_go(self, connections: dict[HttpProtocol, None]) -> None:
+    def _let_go(self, connections: dict[Idle, None]) -> None:
         for oldest in islice(connections, _LOOK_AT):
             # Else it is still taking an answer, or its next request is there: closed now, that would be lost.
             if oldest.transport.get_write_buffer_size() == 0 and not unread(oldest.transport):
@@ -150,15 +151,15 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Common:
-    """What all connections of a server have in common: how much they may, and for how long.
+class ServerLimits:
+    """What the connections of a server share: how much they may together, and for how long.
 
     `max_head` is in bytes, of a request's line and headers. `heads` is the time that each head has once the connection
     is there, or the head has begun (between two requests uvicorn's `timeout_keep_alive` counts), `messages` the time
     for a WebSocket's message once it has begun, and `bodies` the room for what has come and is not handled yet.
     """
 
-    room: Room
+    connections: ConnectionLimit
     bodies: Bodies
     max_head: int
     heads: Deadline
@@ -177,7 +178,7 @@ def unread(transport: asyncio.Transport) -> int:
     return waiting
 
 
-def part(scope: HTTPScope | WebSocketScope) -> None:
-    """Let the scope know its connection no more: in a circle they would be left to the garbage collector."""
+def unlink_scope(scope: HTTPScope | WebSocketScope) -> None:
+    """Break the reference cycle scope -> connection -> scope, so that reference counting frees both."""
     if scope["extensions"] is not None:
         scope["extensions"].pop(EXTENSION, None)

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from feed.fastapi.http.problems import Problem
-from feed.fastapi.logging.requests import unreadable
-from feed.fastapi.outlet import EXTENSION
-from feed_server.server.protocol.common import LINGER, Common, Streaming, part, unread
+from feed.fastapi.http.problems import LINGER_SECONDS, Problem
+from feed.fastapi.logging.requests import log_unreadable
+from feed.fastapi.outlet import EXTENSION, Steppable
+from feed_server.server.protocol.common import ServerLimits, Streaming, unlink_scope, unread
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
-
-    from feed_server.server.protocol.websocket import WebSocketProtocol
 
 MAX_HEADERS = 256
 """Headers of a request; each costs some hundred bytes of memory, however small it is."""
@@ -50,11 +48,11 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     """
 
     __slots__ = (
-        "_common",
         "_early",
         "_head",
         "_held",
         "_idle_bytes",
+        "_limits",
         "_piped",
         "_refused",
         "_reread",
@@ -62,9 +60,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         "_steps",
     )
 
-    def __init__(self, *arguments: Any, common: Common, **options: Any) -> None:
+    def __init__(self, *arguments: Any, limits: ServerLimits, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._common = common
+        self._limits = limits
         self._running: RequestResponseCycle | None = None
         self._head = False  # whether one has begun and not ended
         self._steps = 0  # how often the parser got on: a head, a body's bytes, an end
@@ -77,24 +75,24 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        common = self._common
-        common.collector.connected(len(self.connections))
-        common.heads.begin(self)
-        common.room.enter(self, len(self.connections))
+        limits = self._limits
+        limits.collector.connected(len(self.connections))
+        limits.heads.begin(self)
+        limits.connections.enter(self, len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        common = self._common
-        common.collector.disconnected(len(self.connections))
-        common.heads.end(self)
-        common.room.leave(self)
-        common.bodies.release(self._held)
+        limits = self._limits
+        limits.collector.disconnected(len(self.connections))
+        limits.heads.end(self)
+        limits.connections.leave(self)
+        limits.bodies.release(self._held)
         self._held = 0
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         for cycle in (self._running, self.cycle, *waiting):
             if cycle is not None:
-                part(cycle.scope)
+                unlink_scope(cycle.scope)
                 _give_up(cycle)
         self._running = None
 
@@ -105,7 +103,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if self._head:
             self._refuse(408, "the head of the request did not come in time")
         elif unread(self.transport):
-            self._common.heads.begin(self)  # it comes just now
+            self._limits.heads.begin(self)  # it comes just now
         else:
             self.transport.close()
 
@@ -116,7 +114,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def last_answer(self) -> None:
         """The server is being stopped: what is being answered is told so, for a proxy that would use the connection
-        again. What is read from now on finds `Room.closing`."""
+        again. What is read from now on finds `ConnectionLimit.closing`."""
         for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None:
                 cycle.keep_alive = False
@@ -139,15 +137,15 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         super().on_message_complete()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            self._common.room.leave(self)
+            self._limits.connections.leave(self)
         elif cycle is not None and cycle.more_body and not self.transport.is_closing():
             cycle.more_body = False  # it was answered before its body had come
-            self._common.heads.end(self)
-            self._common.room.leave(self)
+            self._limits.heads.end(self)
+            self._limits.connections.leave(self)
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
-            self._common.room.keep(self)
+            self._limits.connections.keep(self)
 
     def on_response_complete(self) -> None:
         is_last = not self.pipeline and not self.transport.is_closing()
@@ -157,10 +155,10 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             return
         if self._head or self.cycle.more_body:  # what has begun has to end in time
             self._unset_keepalive_if_required()
-            self._common.heads.begin(self)
-            self._common.room.idle[self] = None
+            self._limits.heads.begin(self)
+            self._limits.connections.idle[self] = None
         else:
-            self._common.room.keep(self)
+            self._limits.connections.keep(self)
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
@@ -171,16 +169,16 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             self.transport.abort()
             return
         self.transport.pause_reading()
-        self._common.turns.later(self._upgrade)
+        self._limits.turns.later(self._upgrade)
 
     def _upgrade(self) -> None:
         if self.transport.is_closing():
             return  # the client has left meanwhile
-        self._common.room.leave(self)
+        self._limits.connections.leave(self)
         super().handle_websocket_upgrade()  # reading goes on once the handshake is answered
         if self._early:
-            cast("WebSocketProtocol", self.transport.get_protocol()).data_received(self._early)
-        part(self.scope)
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(self._early)
+        unlink_scope(self.scope)
         self.parser = None  # type: ignore[assignment]  # it would keep this protocol, as this one keeps it
 
     def data_received(self, data: bytes) -> None:
@@ -188,7 +186,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-            self._common.heads.begin(self)
+            self._limits.heads.begin(self)
         steps = self._steps
         self._read(data)
         passed = self._steps - steps
@@ -197,9 +195,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         else:
             # Where a head begins there may be the end of a body before it: then only what follows is counted.
             self._idle_bytes = len(data) if passed == 1 and self._head else 0
-        if self._idle_bytes > self._common.max_head and not self._refused and not self.transport.is_closing():
+        if self._idle_bytes > self._limits.max_head and not self._refused and not self.transport.is_closing():
             self._unacceptable(
-                _head_too_large(self._common.max_head)
+                _head_too_large(self._limits.max_head)
                 if self._head
                 else _Unacceptable(400, "too many bytes between a body's own, or before a request")
             )
@@ -209,10 +207,10 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     def _hold(self, size: int) -> None:
         """Count this much among the bodies, or refuse it."""
         if size <= self._held:
-            self._common.bodies.release(self._held - size)
+            self._limits.bodies.release(self._held - size)
         elif self._refused or self.transport.is_closing():
             return
-        elif not self._common.bodies.take(size - self._held, piece=True):
+        elif not self._limits.bodies.take(size - self._held, piece=True):
             self._unacceptable(_Unacceptable(503, "this server is reading as many bytes at once as it may"))
             return
         self._held = size
@@ -267,10 +265,10 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             return
         if len(self.pipeline) >= _PIPELINED:
             raise _Unacceptable(400, "too many requests wait for the one before them")
-        self._common.heads.end(self)
+        self._limits.heads.end(self)
         super().on_headers_complete()
         self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
-        if self._common.room.closing and self.cycle is not None:  # none before a WebSocket
+        if self._limits.connections.closing and self.cycle is not None:  # none before a WebSocket
             self.cycle.keep_alive = False
         if self.scope["method"] == "POST" and not self.parser.should_upgrade():
             self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
@@ -290,8 +288,8 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
                 hosts += 1
             elif name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
                 raise _Unacceptable(400, "Transfer-Encoding may be chunked, and in HTTP/1.1 only")
-        if size > self._common.max_head:
-            raise _head_too_large(self._common.max_head)
+        if size > self._limits.max_head:
+            raise _head_too_large(self._limits.max_head)
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             raise _Unacceptable(400, "a request has one Host header")
 
@@ -338,11 +336,11 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         self._refused = True
-        unreadable(self.client, status, detail)
+        log_unreadable(self.client, status, detail)
         self.transport.write(_refusal(status, detail))
         # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
         self.transport.write_eof()
-        self.loop.call_later(LINGER, self.transport.close)
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
 
 def _head_too_large(most: int) -> _Unacceptable:
@@ -381,7 +379,7 @@ def _give_up(cycle: RequestResponseCycle) -> None:
         cycle.message_event.set()
 
 
-class _Unchunked:
+class _Unchunked(Steppable):
     """Answers an HTTP/1.0 client, which knows no chunks (RFC 9112, 7.1): where the length is not known, the body ends
     with the connection. nginx is one towards what it passes to, unless it is told otherwise."""
 

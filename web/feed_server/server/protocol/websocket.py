@@ -8,8 +8,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Opcode
 from websockets.server import ServerProtocol
 
+from feed.fastapi.http.problems import LINGER_SECONDS
 from feed.fastapi.outlet import EXTENSION
-from feed_server.server.protocol.common import LINGER, Common, Streaming, part
+from feed_server.server.protocol.common import ServerLimits, Streaming, unlink_scope
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -50,13 +51,13 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
     client that breaks the rules.
     """
 
-    __slots__ = ("_begun", "_common", "_handled", "_held", "_in_turn", "_last", "_unread")
+    __slots__ = ("_begun", "_handled", "_held", "_in_turn", "_last", "_limits", "_unread")
 
-    def __init__(self, *arguments: Any, common: Common, **options: Any) -> None:
+    def __init__(self, *arguments: Any, limits: ServerLimits, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.conn.parser.close()  # it would keep what it belongs to
         self.conn = _Conversation(max_size=self.config.ws_max_size, logger=self.logger)
-        self._common = common
+        self._limits = limits
         self._last = b""  # of what came after the rules were broken
         self._unread = bytearray()  # not even looked at yet
         self._in_turn = False  # whether a slice is to be read in its turn
@@ -71,11 +72,11 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         self.conn.parser.close()
         self.conn.parser_exc = None
         self._unread.clear()
-        self._common.messages.end(self)
-        self._common.bodies.release(self._held)
+        self._limits.messages.end(self)
+        self._limits.bodies.release(self._held)
         self._held = 0
         if self.handshake_initiated and hasattr(self, "scope"):
-            part(self.scope)
+            unlink_scope(self.scope)
 
     def late(self) -> None:
         """A message was begun, and did not end in time."""
@@ -131,7 +132,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             self.transport.pause_reading()
         if free and not self._in_turn:
             self._in_turn = True
-            self._common.turns.later(self._read_slice)
+            self._limits.turns.later(self._read_slice)
 
     def _read_slice(self) -> None:
         self._in_turn = False
@@ -166,15 +167,15 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         if begun is not self._begun:
             self._begun = begun
             if begun:
-                self._common.messages.begin(self)
+                self._limits.messages.begin(self)
             else:
-                self._common.messages.end(self)
+                self._limits.messages.end(self)
         held = partial + self._handled
         if self._broken:
             held = min(held, self._held)  # closing it for want of room must not ask for room again
         if held <= self._held:
-            self._common.bodies.release(self._held - held)
-        elif not self._common.bodies.take(held - self._held, piece=begun):
+            self._limits.bodies.release(self._held - held)
+        elif not self._limits.bodies.take(held - self._held, piece=begun):
             self._fail(1013, "this server is reading as many bytes at once as it may")
             return
         self._held = held
@@ -198,7 +199,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         data, self.frames = self.frames[0], []
         if self._begun:  # what there may be of the next one has a time of its own
             self._begun = False
-            self._common.messages.end(self)
+            self._limits.messages.end(self)
         if self.close_sent:
             return
         if self.curr_msg_data_type == "bytes":
@@ -242,7 +243,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         # Closed with bytes unread, the kernel would reset the connection, and the close frame might never arrive.
-        self.close_timer = self.loop.call_later(LINGER, self.transport.close)
+        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
