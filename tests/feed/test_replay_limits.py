@@ -215,7 +215,7 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert sum(isinstance(outcome, BaseException) for outcome in outcomes) == 10
         assert running.history._looking_back == 0
-        assert running.replays._value == feed.options.max_replays
+        assert running.shared.replays._value == feed.options.max_replays
         assert len((await feed.history(select(["t/1"]))).events) == 1
 
 
