@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from feed.fastapi.auth.grants import Grants
+    from feed.fastapi.routes.admin import admin_router
     from feed.fastapi.routes.draining import drained_by_signals
     from feed.fastapi.routes.router import feed_router
     from feed.fastapi.topics import Topic
 
-__all__ = ["Grants", "Topic", "drained_by_signals", "feed_router"]
+__all__ = ["Grants", "Topic", "admin_router", "drained_by_signals", "feed_router"]
 
 _MODULES = {
     "Grants": "feed.fastapi.auth.grants",
     "Topic": "feed.fastapi.topics",
+    "admin_router": "feed.fastapi.routes.admin",
     "drained_by_signals": "feed.fastapi.routes.draining",
     "feed_router": "feed.fastapi.routes.router",
 }

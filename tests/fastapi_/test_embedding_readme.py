@@ -80,6 +80,31 @@ def test_the_readmes_thread_publishes_once_however_often_it_is_asked(typed: tupl
     assert first == again
 
 
+def test_the_readmes_dashboard_is_for_whom_the_login_lets_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "shop"}
+    [block] = blocks("The dashboard, and what operators want")
+    exec(compile(block, "shop.py", "exec", dont_inherit=True), names)
+    with AppServer(names["app"], names["feed"]) as server:
+        paths = ("/", "/assets/feed.js", "/readyz", "/events/a", "/metrics")
+        statuses = {
+            cookie: [
+                httpx.get(
+                    f"{server.url}/live{path}", headers={"Accept": "application/json", "Cookie": cookie}
+                ).status_code
+                for path in paths
+            ]
+            for cookie in ("", "user=ann", "user=boss")
+        }
+    assert statuses == {
+        "": [200, 200, 200, 401, 401],
+        "user=ann": [200, 200, 200, 200, 403],
+        "user=boss": [200, 200, 200, 200, 200],
+    }
+
+
 def test_the_readmes_tests_run_and_pass(tmp_path: Path) -> None:
     conftest, test = blocks("In your tests")
     (tmp_path / "shop.py").write_text(example("Inside your FastAPI application"))

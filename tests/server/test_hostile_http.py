@@ -448,7 +448,7 @@ def test_w10_a_traceback_that_quotes_a_client_forges_no_record() -> None:
 FAILING = """
 import asyncio, sys
 from feed_server.logging.stderr import logging_to_stderr
-from feed.fastapi.routes.router import FeedEndpoints
+from feed.fastapi.routes.endpoints import FeedEndpoints
 from feed.fastapi.routes.gate import Gate
 
 class Broken:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from configparser import ConfigParser
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 from uv import find_uv_bin
@@ -188,6 +190,74 @@ def test_the_base_is_a_feed_in_two_dependencies_and_its_command_says_what_is_mis
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "pip install 'feed[server]'" in refused.stderr
+
+
+# What an extra brings is what its part of the library needs, and nothing of the others'.
+ALONE = {
+    "client": ("import feed.client", {"httpx", "websockets"}, {"fastapi", "pydantic", "redis", "uvicorn", "typer"}),
+    "redis": ("import feed.log.redis.log", {"redis", "hiredis"}, {"fastapi", "httpx", "uvicorn", "typer"}),
+    "metrics": ("import feed.fastapi.metrics", {"prometheus_client"}, {"fastapi", "httpx", "uvicorn", "typer"}),
+    "fastapi": (
+        "from feed.fastapi import Grants, Topic, admin_router, feed_router\n"
+        "import feed\n"
+        "feed_router(feed.Feed('memory:'), dashboard=True); admin_router(feed.Feed('memory:'), metrics=False)",
+        {"fastapi", "sse_starlette"},
+        {"uvicorn", "typer", "redis", "jwt", "prometheus_client", "psutil"},
+    ),
+}
+
+
+@pytest.mark.parametrize("extra", ALONE)
+def test_an_extra_brings_what_its_part_needs(install: Callable[..., Path], extra: str, tmp_path: Path) -> None:
+    commands = install(next(iter(PYTHONS)), "*.whl", extra=f"[{extra}]")
+    use, there, absent = ALONE[extra]
+    look = (
+        f"import importlib.util as i, json; print(json.dumps([n for n in {sorted(there | absent)} if i.find_spec(n)]))"
+    )
+    command = [commands / "python", "-c", f"{use}\n{look}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == there
+
+
+APPLICATION = """
+from fastapi import FastAPI
+
+import web
+from feed import Feed
+from feed.fastapi import admin_router, feed_router
+
+assert web.OURS
+feed = Feed("memory:")
+app = FastAPI()
+app.include_router(feed_router(feed, dashboard=True), prefix="/live")
+app.include_router(admin_router(feed), prefix="/live")
+"""
+
+
+def test_an_application_with_a_package_web_of_its_own_and_the_lowest_fastapi(dist: Path, tmp_path: Path) -> None:
+    [wheel] = dist.glob("*.whl")
+    python = tmp_path / "venv/bin/python"
+    uv("venv", "--quiet", "--python", PYTHONS[next(iter(PYTHONS))], tmp_path / "venv", folder=tmp_path)
+    lowest = ("pip", "install", "--quiet", "--python", python, "--resolution", "lowest-direct")
+    uv(*lowest, f"{wheel}[fastapi,metrics]", "uvicorn>=0.34", folder=tmp_path)
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/__init__.py").write_text("OURS = True\n")
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [python, "-m", "uvicorn", "shop:app", "--fd", str(listener.fileno())]
+        environment = {**os.environ, "PYTHONPATH": "."}
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, pass_fds=[listener.fileno()])
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/live"
+        try:
+            with subscribed(f"{url}/events/orders/*") as stream:
+                assert httpx.post(f"{url}/events/orders/1", content=b"Hello").status_code == 201
+                assert stream.frame().data == "Hello"
+            for path in ("/", "/assets/feed.js", "/metrics", "/subscriptions", "/readyz"):
+                assert httpx.get(f"{url}{path}").status_code == 200, path
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
 
 
 # What is locked.

@@ -18,7 +18,8 @@ const part = (selector) => /** @type {HTMLElement} */ (document.querySelector(se
 const root = part("#page");
 const base = new URL(".", document.baseURI); // the application may stand behind a path prefix
 const painter = new Painter(paint);
-const dashboard = new Dashboard({ base, view: readView(location.search), painter });
+const ownLogin = document.documentElement.dataset.login === "own";
+const dashboard = new Dashboard({ base, view: readView(location.search), painter, ownLogin });
 
 /** @type {List} */
 let list;

@@ -7,31 +7,31 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from importlib import resources
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from feed import Feed, FeedUnavailable, Forbidden, LogRefused
-from feed.fastapi.auth.access import Access, Authorize, allow_everything
+from feed import Feed, Forbidden, LogRefused
+from feed.fastapi.auth.access import Access, allow_everything
 from feed.fastapi.auth.origins import Headers, Hosts, Origins
 from feed.fastapi.auth.rate_limit import Rate
 from feed.fastapi.describe import openapi
 from feed.fastapi.http.bodies import Bodies
-from feed.fastapi.http.json_response import JsonResponse
-from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, answer_http_exception, deny, problem_of
+from feed.fastapi.http.problems import SAFE, answer_http_exception, deny, problem_of
 from feed.fastapi.logging.requests import Exchange, answered, begin
-from feed.fastapi.metrics.prometheus import Metrics, metrics_of
+from feed.fastapi.metrics.prometheus import metrics_of
+from feed.fastapi.pages import pages_router
 from feed.fastapi.routes.draining import open_with_application
+from feed.fastapi.routes.endpoints import FeedEndpoints
 from feed.fastapi.routes.gate import Gate
-from feed.fastapi.routes.router import FeedEndpoints, gated_router
+from feed.fastapi.routes.health import health_router
+from feed.fastapi.routes.metrics import metrics_router
+from feed.fastapi.routes.router import gated_router
 from feed.fastapi.routes.session import session_router
 from feed.fastapi.routes.subscriptions import subscriptions_router
 from feed.log import is_shared
@@ -39,47 +39,6 @@ from feed_server.settings import Settings, only_one_process
 
 if TYPE_CHECKING:
     from feed_server.auth.tokens import Tokens
-
-_DASHBOARD = Path(str(resources.files("feed_dashboard")))
-_READY_SECONDS = 2.0  # that the log has for its answer
-
-_POLICY = (
-    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_PAGE = {"Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8"}
-
-# Not left to the machine's own list, which may be odd: no browser runs a script that is sent as plain text.
-_MEDIA_TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-
-_PACKAGE = frozenset({".py", ".pyc", ".typed"})  # what makes a package of the folder
-
-
-class _Assets(StaticFiles):
-    """Files beside the pages. A browser asks each time whether they have changed, so that an upgrade is seen.
-
-    They have a policy too: a shared worker obeys that of its script, and not the page's.
-    """
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        if scope["method"] not in {"GET", "HEAD"}:
-            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
-        if Path(path).suffix in _PACKAGE:
-            raise HTTPException(404)
-        return await super().get_response(path, scope)
-
-    def file_response(self, full_path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Response:
-        response = super().file_response(full_path, *arguments, **options)
-        media_type = _MEDIA_TYPES.get(Path(full_path).suffix)
-        if media_type is not None and "content-type" in response.headers:  # not in a 304
-            response.headers["Content-Type"] = media_type
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["Content-Security-Policy"] = _POLICY
-        return response
 
 
 class _App(FastAPI):
@@ -224,8 +183,9 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
     app.include_router(gated_router(gate, key=settings.has_key))
     app.include_router(session_router(authorize))
     app.include_router(subscriptions_router(feed, authorize))
-    app.include_router(_around(feed, metrics, allow_everything if settings.metrics_public else authorize))
-    app.mount("/assets", _Assets(directory=_DASHBOARD), name="assets")
+    app.include_router(health_router(feed))
+    app.include_router(metrics_router(metrics, allow_everything if settings.metrics_public else authorize))
+    app.include_router(pages_router(dashboard=True, docs=True))
     return app
 
 
@@ -241,48 +201,3 @@ def _processes() -> int:
     """How many processes uvicorn and gunicorn are, unless told otherwise."""
     value = os.environ.get("WEB_CONCURRENCY", "").strip()
     return int(value) if value.isdecimal() else 1
-
-
-def _around(feed: Feed, metrics: Metrics, authorize_metrics: Authorize) -> APIRouter:
-    router = APIRouter(route_class=FeedRoute)
-
-    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def dashboard() -> Response:
-        # What lit-html makes templates of, and the address of the worker that holds the connection for all tabs.
-        policy = f"{_POLICY}; require-trusted-types-for 'script'; trusted-types lit-html feed"
-        return FileResponse(_DASHBOARD / "index.html", headers={**_PAGE, "Content-Security-Policy": policy})
-
-    @router.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
-    async def docs() -> Response:
-        # Swagger UI cleans with the first and writes markup without a policy: the second, docs.js's own, looks at it.
-        policy = f"{_POLICY}; require-trusted-types-for 'script'; trusted-types dompurify default"
-        return FileResponse(_DASHBOARD / "docs.html", headers={**_PAGE, "Content-Security-Policy": policy})
-
-    @router.head("/healthz", include_in_schema=False)
-    @router.get("/healthz", tags=["health"], openapi_extra=openapi.HEALTH)
-    async def healthz() -> Response:
-        """Whether the process lives."""
-        return JsonResponse({"status": "alive"})
-
-    @router.head("/readyz", include_in_schema=False)
-    @router.get("/readyz", tags=["health"], openapi_extra=openapi.READINESS)
-    async def readyz() -> Response:
-        """The log takes events, and streams are taken on."""
-        if feed.draining:
-            return Problem(503, "this server is being stopped", {"Retry-After": "1"})
-        try:
-            async with asyncio.timeout(_READY_SECONDS):
-                await feed.check()
-        except TimeoutError:
-            return problem_of(FeedUnavailable("the log does not answer"))
-        return JsonResponse({"status": "ready"})
-
-    @router.head("/metrics", include_in_schema=False)
-    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse, openapi_extra=openapi.METRICS)
-    async def prometheus(request: Request) -> Response:
-        """Figures for Prometheus, each with the `node` that it is of."""
-        (await authorize_metrics(request)).check_admin()
-        page, media_type = await metrics.page(request.headers.get("accept", ""))
-        return Response(page, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
-
-    return router

@@ -163,7 +163,9 @@ class FeedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
-            return await problems_answered(handle, request)
+            response = await problems_answered(handle, request)
+            response.raw_headers += [header for header in SAFE if header not in response.raw_headers]
+            return response
 
         return answer
 

@@ -9,34 +9,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from feed import Feed, HistoryPage, Subscription
-from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.problems import SAFE
-from feed.fastapi.http.request import Query, last_event_id
-from feed.fastapi.routes.gate import peer
+from feed.fastapi.http.request import query_of
+from feed.fastapi.routes.subscribe import SubscribeRequest
 from feed.feed import MAX_LAST
-from feed.pattern import Selection
-from feed.peer import Peer
 
 _MAX_WAIT = 60  # seconds
 
 
-async def history_page(feed: Feed, request: Request, selection: Selection, query: Query, grants: Grants) -> Response:
-    """`GET /events…` with `Accept: application/json`. Nobody waits longer than `grants` last."""
-    last = query.number("last", least=1, most=MAX_LAST)
-    limit = query.number("limit", least=1, most=MAX_LAST) or last or 100
-    wait = min(query.seconds("wait", most=_MAX_WAIT), grants.expires - time.time())
+async def history_page(feed: Feed, request: Request, wanted: SubscribeRequest) -> Response:
+    """Answer `GET /events…` with `Accept: application/json`. Nobody waits longer than the grants last."""
+    if wanted.refused is not None:
+        raise wanted.refused
+    query = query_of(request)
+    limit = query.number("limit", least=1, most=MAX_LAST) or wanted.last or 100
+    wait = min(query.seconds("wait", most=_MAX_WAIT), wanted.grants.expires - time.time())
     before = query.one("before")
     page = await feed.history(
-        selection,
+        wanted.selection,
         limit=limit,
-        after=last_event_id(request, query),
+        after=wanted.after,
         before=before,
-        last=last,
+        last=wanted.last,
         since=query.time("since"),
     )
     if not page.events and page.gap is None and wait > 0 and before is None:
-        await _something(feed, request, selection, page.next, wait, peer(request, "poll", grants))
-        page = await feed.history(selection, limit=limit, after=page.next)
+        await _something(feed, request, wanted, page.next, wait)
+        page = await feed.history(wanted.selection, limit=limit, after=page.next)
     document = _document(page)
     feed.figures.delivered["history"].add(len(page.events), len(document))
     response = Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
@@ -44,11 +43,11 @@ async def history_page(feed: Feed, request: Request, selection: Selection, query
     return response
 
 
-async def _something(feed: Feed, request: Request, selection: Selection, after: str, wait: float, reader: Peer) -> None:
+async def _something(feed: Feed, request: Request, wanted: SubscribeRequest, after: str, wait: float) -> None:
     """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds, and at
     once if the client leaves. Raises `FeedUnavailable` where there is no room to wait: an empty page at once would make
     the client ask again and again."""
-    subscription = await feed.attach(selection, after=after, last=None, peer=reader)
+    subscription = await feed.attach(wanted.selection, after=after, last=None, peer=wanted.peer)
     tasks = [asyncio.create_task(_next(subscription)), asyncio.create_task(_disconnected(request))]
     try:
         await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)

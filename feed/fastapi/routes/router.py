@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from functools import partial
-from inspect import Parameter, Signature
-from types import GenericAlias
-from typing import Annotated, Any, TypeVar, Union, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Body, Depends, Request, WebSocket
-from fastapi.sse import EventSourceResponse
+from fastapi import APIRouter, Depends, Request, WebSocket
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Lifespan, Receive, Scope, Send
+from starlette.types import Lifespan
 
-from feed import Feed, FeedUnavailable, Invalid
+from feed import Feed
 from feed.fastapi.auth.access import allow_everything
 from feed.fastapi.auth.dependency import Dependency, dependency
-from feed.fastapi.auth.grants import NOTHING
-from feed.fastapi.auth.origins import Headers, Origins
-from feed.fastapi.describe import asyncapi, openapi
-from feed.fastapi.http.json_response import JsonResponse
-from feed.fastapi.http.parameters import Use
-from feed.fastapi.http.problems import SAFE, FeedRoute, Problem, problems_answered
-from feed.fastapi.http.request import accepted, forget_query, last_event_id, path_parameter, place_of, query_of
-from feed.fastapi.logging.requests import answered
+from feed.fastapi.auth.origins import Origins
+from feed.fastapi.describe import openapi
+from feed.fastapi.describe.topics import describe_streams, document_topics
+from feed.fastapi.http.problems import FeedRoute, Problem
+from feed.fastapi.pages import pages_router
 from feed.fastapi.routes.draining import open_with_application
-from feed.fastapi.routes.gate import Gate, peer
-from feed.fastapi.routes.history import history_page
-from feed.fastapi.routes.publish import JSON, publish_batch, publish_to_topic
-from feed.fastapi.routes.refusals import reads_counted
-from feed.fastapi.routes.sse import NDJSON, SSE, StreamResponse
+from feed.fastapi.routes.endpoints import read_events
+from feed.fastapi.routes.gate import Gate
+from feed.fastapi.routes.publish import publish_batch, publish_to_topic
 from feed.fastapi.routes.websocket import serve_websocket
 from feed.fastapi.topics import Topic, Topics
-from feed.feed import MAX_LAST
-
-logger = logging.getLogger(__name__)
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[[Request], Awaitable[Response]])
 
@@ -66,6 +52,8 @@ def feed_router(
     max_body: int = 16 << 20,
     farewell: float = 5.0,
     parameters: Iterable[str] = (),
+    assets: bool = False,
+    dashboard: bool = False,
 ) -> APIRouter:
     """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
@@ -83,12 +71,15 @@ def feed_router(
     `topics` say what the data of which events is; the first in the list that covers an event's topic and type counts.
     With `strict_topics` nothing else may be published.
 
-    Pages of an origin other than the application's
-    own may not publish nor open a WebSocket, unless it is one of `origins`; what else they may, CORS, is the
-    application's business. `max_body` bounds a request's body, in bytes. `farewell` is how long an SSE stream may take
-    to say `feed.closing` when the server around it stops, in seconds.
+    Pages of an origin other than the application's own may not publish nor open a WebSocket, unless it is one of
+    `origins`; what else they may, CORS, is the application's business. `max_body` bounds a request's body, in bytes.
+    `farewell` is how long an SSE stream may take to say `feed.closing` when the server around it stops, in seconds.
 
     A query parameter that looks like one of the feed's, and is none, is `422`: `parameters` are the application's own.
+
+    With `assets`, `feed.js` and what it loads are served below `/assets`. With `dashboard` these are, and the dashboard
+    at `/`, below the prefix: the page itself is for everybody, what it shows is for whom `authorize` lets see it, by
+    what a browser sends along (a cookie, not a header). It asks for `metrics` beside it: see `admin_router`.
     """
     provide = None if authorize is None else dependency(authorize)
     gate = Gate(
@@ -106,7 +97,10 @@ def feed_router(
         async with open_with_application(feed):
             yield
 
-    return gated_router(gate, lifespan=lifespan, provide=provide)
+    router = gated_router(gate, lifespan=lifespan, provide=provide)
+    if assets or dashboard:
+        router.include_router(pages_router(dashboard=dashboard, own_login=True))
+    return router
 
 
 def gated_router(
@@ -158,13 +152,13 @@ def gated_router(
     @route("/events/{topic:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
     async def subscribe_to_pattern(request: Request) -> Response:
         """Subscribe, or page through the past with `Accept: application/json`."""
-        return await _subscribe(gate, request)
+        return await read_events(gate, request)
 
     @route("/events", "HEAD", None)
     @route("/events", "GET", openapi.SUBSCRIBE)
     async def subscribe(request: Request) -> Response:
         """The same with the patterns in the query."""
-        return await _subscribe(gate, request)
+        return await read_events(gate, request)
 
     @route("/ws/{pattern:feed_whole}", "GET", None)
     @route("/ws", "GET", None)
@@ -181,165 +175,7 @@ def gated_router(
     async def websocket(websocket: WebSocket) -> None:
         await serve_websocket(gate, websocket)
 
-    _describe_streams(router, gate.topics, key=key)
-    _document_topics(documented, gate.topics)
+    describe_streams(router, gate.topics, key=key)
+    document_topics(documented, gate.topics)
     router.include_router(documented)
     return router
-
-
-def _describe_streams(router: APIRouter, topics: Topics, *, key: bool) -> None:
-    """The AsyncAPI document."""
-    descriptions: dict[str, Any] = {}
-
-    @router.get("/asyncapi.json", include_in_schema=False)
-    async def describe_streams(request: Request) -> Response:
-        """It is there where the application shows its OpenAPI document."""
-        app = request.app
-        if getattr(app, "openapi_url", None) is None:
-            raise HTTPException(404)
-        if not descriptions:
-            title, version = app.title, app.version
-            descriptions.update(asyncapi.describe(topics, title=title, version=version, key=key))
-        document = asyncapi.document(place_of(request, "/asyncapi.json"), descriptions)
-        response = JsonResponse(document, headers={"Cache-Control": "no-store"})
-        response.raw_headers += SAFE
-        return response
-
-
-def _document_topics(router: APIRouter, topics: Topics) -> None:
-    """Typed topics, with their models."""
-    by_address: dict[str, list[Topic[Any]]] = {}
-    for topic in topics.topics:
-        by_address.setdefault(topic.address, []).append(topic)
-    for address, kinds in by_address.items():
-        model: Any = Union.__getitem__(tuple(kind.model for kind in kinds))
-        names = kinds[0].parameters
-        types = {kind.type for kind in kinds}
-        refusals: dict[int | str, dict[str, Any]] = {422: {}}
-        router.add_api_route(
-            f"/events/{address}",
-            _documented(names, body=model),
-            methods=["POST"],
-            status_code=201,
-            response_class=Response,
-            response_model=None,
-            responses=refusals,
-            summary=f"Publish to {address}",
-            openapi_extra=openapi.publish_typed(kinds[0].type if len(types) == 1 else None),
-        )
-        router.add_api_route(
-            f"/events/{address}",
-            _documented(names, gives=GenericAlias(AsyncIterable, (model,))),
-            methods=["GET"],
-            response_class=EventSourceResponse,
-            responses=refusals,
-            summary=f"Subscribe to {address}",
-            openapi_extra=openapi.SUBSCRIBE_TYPED,
-        )
-
-
-def _documented(names: Iterable[str], *, body: Any = None, gives: Any = None) -> Callable[..., Any]:
-    """What FastAPI takes for a route's function, with these parameters in the path, this body, and this stream."""
-
-    async def publish(**_: object) -> None:
-        raise AssertionError("another route answers")
-
-    async def subscribe(**_: object) -> AsyncIterator[None]:
-        yield
-
-    parameters = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=str) for name in names]
-    if body is not None:
-        own = "data" if "data" not in names else max(names, key=len) + "_data"
-        parameters.append(Parameter(own, Parameter.KEYWORD_ONLY, annotation=Annotated[body, Body()]))
-    function: Any = publish if gives is None else subscribe
-    function.__signature__ = Signature(parameters, return_annotation=Signature.empty if gives is None else gives)
-    return cast("Callable[..., Any]", function)
-
-
-class FeedEndpoints:
-    """The same routes as plain ASGI, for our own application.
-
-    FastAPI's way to a route costs more than publishing does, and its middleware would wrap the server's `send`, which
-    the pump needs as it is.
-    """
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> bool:
-        """Answer the request, with these headers too, if it is for one of the routes; else say so by `False`, with
-        nothing done."""
-        kind = scope["type"]
-        path: str = scope["path"]
-        root = scope.get("root_path", "").rstrip("/")
-        if root and path.startswith(f"{root}/"):
-            path = path[len(root) :]
-        base, slash, rest = path[1:].partition("/")
-        name = rest if slash else None
-        if base == "events" and kind == "http":
-            method = scope["method"]
-            if method == "POST":
-                scope["path_params"] = {} if name is None else {"topic": name}
-                publish = publish_batch if name is None else publish_to_topic
-                await self._respond(publish, scope, receive, send, headers)
-                return True
-            if method in ("GET", "HEAD"):
-                scope["path_params"] = {} if name is None else {"topic": name}
-                await self._respond(_subscribe, scope, receive, send, headers)
-                return True
-        elif base == "ws" and kind == "websocket":
-            scope["path_params"] = {} if name is None else {"pattern": name}
-            await serve_websocket(self._gate, WebSocket(scope, receive, send), send)
-            return True
-        return False
-
-    async def _respond(
-        self,
-        handle: Callable[[Gate, Request], Awaitable[Response]],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        headers: Headers,
-    ) -> None:
-        try:
-            response = await problems_answered(partial(handle, self._gate), Request(scope, receive))
-        except Exception:
-            logger.exception("%s %r failed", scope["method"], scope["path"])
-            response = Problem(500, "an error of this server, which its log explains")
-        response.raw_headers += headers
-        if not isinstance(response, StreamResponse):
-            answered(scope, response)
-        await response(scope, receive, send)
-
-
-@reads_counted
-async def _subscribe(gate: Gate, request: Request) -> Response:
-    query = query_of(request)
-    pattern = path_parameter(request, "topic", "pattern")
-    patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
-    if not patterns:
-        raise Invalid("pattern", "is missing: name a topic, or ** for everything, in the path or with ?topic=")
-    kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
-    selection = gate.feed.select(patterns, query.all("type"))
-    grants, refused = NOTHING, None
-    try:
-        grants = await gate.subscriber(request, selection.patterns)
-    except FeedUnavailable as error:
-        if kind == JSON:
-            raise
-        refused = error
-    query.check(Use.PAGE if kind == JSON else Use.STREAM, gate.parameters)
-    if kind == JSON:
-        return await history_page(gate.feed, request, selection, query, grants)
-    forget_query(request)
-    return StreamResponse(
-        gate.feed,
-        selection,
-        after=last_event_id(request, query),
-        last=query.number("last", least=1, most=MAX_LAST),
-        peer=peer(request, "ndjson" if kind == NDJSON else "sse", grants),
-        media_type=kind,
-        farewell=gate.farewell,
-        refused=refused,
-        envelope=query.one("envelope") not in (None, "", "0", "false"),
-    )

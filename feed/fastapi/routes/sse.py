@@ -6,22 +6,22 @@ import random
 from collections.abc import Callable
 from importlib.metadata import version
 from operator import attrgetter
-from typing import cast
+from typing import Literal, cast
 
 import anyio
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from feed import Draining, Feed, FeedUnavailable, Subscription
+from feed import Draining, FeedUnavailable, Subscription
 from feed.batch import Item
 from feed.control import Reason, closing
 from feed.fastapi.http.problems import SAFE, problem_of
 from feed.fastapi.logging.requests import answered, stream_ended, streaming, without_stream
 from feed.fastapi.outlet import HTTP, FramedOutlet, SteppedOutlet, outlet_for
+from feed.fastapi.routes.gate import Gate
 from feed.fastapi.routes.refusals import read_refused
-from feed.pattern import Selection
-from feed.peer import Peer
+from feed.fastapi.routes.subscribe import SubscribeRequest
 
 # Heartbeats are ours. Before 3.5 sse-starlette takes 0 for an interval, and pings without a pause.
 _NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 5) else 365 * 86_400
@@ -29,9 +29,11 @@ _NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
 
+Format = Literal["sse", "envelope", "line"]
+
 
 _HEADERS = {
-    media_type: [
+    format: [
         (b"content-type", media_type.encode()),
         # What compresses answers holds a stream back for ever, unless it may not transform them (RFC 9111, 5.2.2.6).
         (b"cache-control", b"no-store, no-transform"),
@@ -39,7 +41,7 @@ _HEADERS = {
         (b"x-accel-buffering", b"no"),
         *SAFE,
     ]
-    for media_type in (SSE, NDJSON)
+    for format, media_type in (("sse", SSE), ("envelope", SSE), ("line", NDJSON))
 }
 
 
@@ -54,54 +56,35 @@ class StreamResponse(Response):
     that says so and ends.
     """
 
-    def __init__(
-        self,
-        feed: Feed,
-        selection: Selection,
-        *,
-        after: str | None,
-        last: int | None,
-        peer: Peer,
-        media_type: str,
-        envelope: bool,
-        farewell: float,
-        refused: FeedUnavailable | None = None,
-    ) -> None:
-        """`refused` is why there is to be no stream, where that is known already."""
+    def __init__(self, gate: Gate, wanted: SubscribeRequest, format: Format) -> None:
         self.status_code = 200
-        self.raw_headers = list(_HEADERS[media_type])  # its own: middleware may append to it
+        self.raw_headers = list(_HEADERS[format])  # its own: middleware may append to it
         self.background = None
-        self._feed = feed
-        self._selection = selection
-        self._after = after
-        self._last = last
-        self._peer = peer
-        self._format = "line" if media_type == NDJSON else "envelope" if envelope else "sse"
-        self._farewell = farewell
-        self._refused = refused
+        self._gate = gate
+        self._wanted = wanted
+        self._format = format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        feed = self._gate.feed
         if scope["method"] == "HEAD":
             without_stream(scope)
             await self._carry(_Chunks(None, self._format), scope, receive, send)
             return
         try:
-            if self._refused is not None:
-                raise self._refused
-            subscription = await self._feed.attach(self._selection, after=self._after, last=self._last, peer=self._peer)
+            subscription = await self._wanted.attach(self._gate)
         except FeedUnavailable as error:
-            read_refused(self._feed.figures, error)
+            read_refused(feed.figures, error)
             if self._format == "line":
                 problem = problem_of(error)
                 # What was added for the page that asks.
-                problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[NDJSON]]
+                problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[self._format]]
                 answered(scope, problem)
                 await problem(scope, receive, send)
                 return
             if isinstance(error, Draining):  # somebody came back too early: not later than the others, nor with them
                 refusal = closing("shutdown", int(error.retry_after * random.uniform(0.1, 1) * 1000))
             else:
-                refusal = closing("busy", self._feed.options.limits.jittered_retry())
+                refusal = closing("busy", feed.options.limits.jittered_retry())
             without_stream(scope, "shutdown" if isinstance(error, Draining) else "busy")
             await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
@@ -113,7 +96,7 @@ class StreamResponse(Response):
             else:
                 await self._flow(subscription, outlet, receive, send)
         finally:
-            self._feed.detach(subscription)
+            feed.detach(subscription)
             stream_ended(subscription)
 
     async def _flow(
@@ -135,7 +118,7 @@ class StreamResponse(Response):
             ping=_NO_PING,
             sep="\n",
             shutdown_event=cast("anyio.Event", chunks),
-            shutdown_grace_period=self._farewell,
+            shutdown_grace_period=self._gate.farewell,
         )
         response.raw_headers = self.raw_headers
         await response(scope, receive, send)
@@ -148,7 +131,7 @@ def _last(_: Reason | None) -> Message:
 class _Chunks:
     """All that waits for a reader, as one chunk. A class, as an async generator could not be left at any point."""
 
-    def __init__(self, subscription: Subscription | None, format: str, only: Item | None = None) -> None:
+    def __init__(self, subscription: Subscription | None, format: Format, only: Item | None = None) -> None:
         self._subscription = subscription
         self._wire: Callable[[Item], bytes] = attrgetter(format)
         self._only = only  # to be said before the end, where there is no subscription

@@ -18,14 +18,13 @@ from feed.control import Reason
 from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
 from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.json_body import UNREADABLE, Kind
-from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import deny, problem_of, status_of
-from feed.fastapi.http.request import last_event_id, path_parameter, query_of
 from feed.fastapi.logging.requests import stream_ended, streaming
 from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Wires, outlet_for
-from feed.fastapi.routes.gate import Gate, peer, principal
+from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publish_refused, read_refused
-from feed.feed import MAX_LAST, idempotency_key
+from feed.fastapi.routes.subscribe import subscribe_request
+from feed.feed import idempotency_key
 from feed.json_rules import BOM
 from feed.subscription import Subscription
 from feed.wire import json_text
@@ -63,18 +62,8 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
     """One connection, from before it opens to its end. `send` is the server's own, where nothing wraps it."""
     feed = gate.feed
     try:
-        query = query_of(websocket)
-        pattern = path_parameter(websocket, "pattern")
-        patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
-        selection = feed.select(patterns, query.all("type"))
-        grants = await gate.subscriber(websocket, selection.patterns)
-        query.check(Use.STREAM, gate.parameters)
-        subscription = await feed.attach(
-            selection,
-            after=last_event_id(websocket, query),
-            last=query.number("last", least=1, most=MAX_LAST),
-            peer=peer(websocket, "websocket", grants),
-        )
+        wanted = await subscribe_request(gate, websocket, "websocket")
+        subscription = await wanted.attach(gate)
     except FeedError as error:
         read_refused(feed.figures, error)
         await deny(websocket, problem_of(error))
@@ -88,7 +77,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
         await websocket.accept(BATCH_PROTOCOL if batch else None)
         stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
         try:
-            code = await _receive(gate, grants, websocket, subscription, pattern)
+            code = await _receive(gate, wanted.grants, websocket, subscription, wanted.pattern)
         finally:
             stop()
         if code is not None and not subscription.closed:

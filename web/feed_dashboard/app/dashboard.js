@@ -47,6 +47,8 @@ export class Dashboard {
   publisher;
   publishing = false;
   session;
+  /** Whether the application around the feed knows who looks: then nobody is asked for a token. */
+  ownLogin;
   theme = chosenTheme();
   /** @type {Pane} */
   pane = "events"; // the one that is seen where there is room for one
@@ -65,9 +67,10 @@ export class Dashboard {
   #arrived = 0; // events in this second
   #rate = 0;
 
-  /** @param {{base: URL, view: View, painter: Painter}} parts */
-  constructor({ base, view, painter }) {
+  /** @param {{base: URL, view: View, painter: Painter, ownLogin?: boolean}} parts */
+  constructor({ base, view, painter, ownLogin = false }) {
     this.base = base;
+    this.ownLogin = ownLogin;
     this.view = view;
     this.regexHeld = view.regex && view.filter !== "";
     this.#painter = painter;
@@ -100,7 +103,7 @@ export class Dashboard {
   }
 
   get word() {
-    return described(this.state, 0).word;
+    return described(this.state, 0, this.ownLogin).word;
   }
 
   get lastEventId() {
@@ -128,6 +131,7 @@ export class Dashboard {
 
   /** Whether a command to copy has to have a token. */
   get withToken() {
+    if (this.ownLogin) return false;
     return this.session.used || ["unauthenticated", "expired", "forbidden"].includes(this.#refusal);
   }
 
@@ -163,7 +167,7 @@ export class Dashboard {
   }
 
   #stateChanged() {
-    if (["unauthenticated", "expired"].includes(this.#refusal)) this.session.open = true;
+    if (!this.ownLogin && ["unauthenticated", "expired"].includes(this.#refusal)) this.session.open = true;
     if (this.state.name === "live") this.session.open = false;
     this.#painter.now();
   }

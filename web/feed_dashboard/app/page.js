@@ -30,7 +30,7 @@ const PANES = [
 export function page(it, now) {
   return html`
     <a class="skip" href="#list">Skip to the events</a>
-    ${header(it, described(it.state, now))} ${banners(it)}
+    ${header(it, described(it.state, now, it.ownLogin))} ${banners(it)}
     <nav class="panes" aria-label="Panes">
       ${PANES.map(
         ([name, label]) => html`<button type="button" aria-pressed=${it.pane === name} data-testid=${`pane-${name}`}
@@ -143,13 +143,15 @@ function header(it, state) {
               @click=${(/** @type {OnButton} */ event) => it.copyId(event.currentTarget)}>${id}</button>`
           : html`<span class="hint" data-testid="last-id">none yet</span>`}
       </p>
-      <button type="button" class="quiet" data-testid="token" aria-expanded=${it.session.open} @click=${() => it.toggleSession()}>
-        Token
-      </button>
+      ${it.ownLogin
+        ? nothing
+        : html`<button type="button" class="quiet" data-testid="token" aria-expanded=${it.session.open} @click=${() => it.toggleSession()}>
+            Token
+          </button>`}
       <button type="button" class="quiet" data-testid="theme" title="Light, dark, or as the device prefers" @click=${() => it.nextTheme()}>
         <span class="offscreen">Colours: </span>${THEMES[it.theme]}
       </button>
-      <a href="docs">API</a>
+      ${it.ownLogin ? nothing : html`<a href="docs">API</a>`}
       <button type="button" class="quiet" data-testid="help" aria-label="Help" @click=${() => it.help()}>?</button>
     </div>
   </header>`;

@@ -26,16 +26,21 @@ const WORDS = {
   invalid: "Refused",
 };
 
+/** Where the application around the feed has a login of its own. */
+const OWN_LOGIN_WORDS = { unauthenticated: "Sign in first", expired: "Sign in again" };
+
 /** @type {Partial<Record<State["name"], "good" | "wait">>} */
 const KINDS = { live: "good", connecting: "wait", replaying: "wait", waiting: "wait" };
 
 /**
  * @param {State} state `feed.state` @param {number} now milliseconds since 1970
+ * @param {boolean} ownLogin whether it is the application around the feed that knows who looks
  * @returns {Described}
  */
-export function described(state, now) {
+export function described(state, now, ownLogin = false) {
+  const words = ownLogin ? { ...WORDS, ...OWN_LOGIN_WORDS } : WORDS;
   return {
-    word: WORDS[state.name === "refused" ? state.reason : state.name],
+    word: words[state.name === "refused" ? state.reason : state.name],
     kind: KINDS[state.name] ?? "bad",
     note: noteOf(state, now),
     canRetry: ["waiting", "offline", "refused"].includes(state.name),

@@ -1,0 +1,62 @@
+"""What those who run a feed want of it, for anybody's application: `app.include_router(admin_router(feed))`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import APIRouter
+
+from feed import Feed
+from feed.fastapi.auth.access import allow_everything
+from feed.fastapi.auth.dependency import Dependency, dependency
+from feed.fastapi.routes.health import health_router
+from feed.fastapi.routes.subscriptions import subscriptions_router
+
+
+def admin_router(feed: Feed, *, authorize: Callable[..., object] | None = None, metrics: bool = True) -> APIRouter:
+    """Serve `/subscriptions`, `/metrics`, `/healthz` and `/readyz`.
+
+    `authorize` is any FastAPI dependency that gives the `Grants` of a request, as for `feed_router`: subscriptions and
+    metrics are for those with `admin=True`, the others for everybody. Unless given, everything is allowed: then put the
+    router behind a login of yours, `include_router(admin_router(feed), prefix="/admin",
+    dependencies=[Depends(login)])`.
+
+    `/metrics` says the figures of this process as those of the node `FeedOptions.node`, or of this host. They have a
+    registry of their own, and so leave yours alone. Where PROMETHEUS_MULTIPROC_DIR is set, whichever process answers,
+    answers for all. `metrics=False` leaves them out, and with them the need for prometheus-client.
+
+    Raises `ImportError` where prometheus-client is needed and missing.
+    """
+    allowed = allow_everything if authorize is None else Dependency(dependency(authorize))
+    if not metrics:
+        router = APIRouter()
+    else:
+        try:
+            from feed.fastapi.metrics.prometheus import metrics_of  # an extra of its own
+            from feed.fastapi.routes.metrics import metrics_router
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "prometheus_client":
+                raise
+            message = (
+                "admin_router: /metrics needs prometheus-client: pip install 'feed[metrics]', or say metrics=False"
+            )
+            raise ImportError(message) from None
+        figures = metrics_of(feed, feed.options.node or socket.gethostname())
+
+        @contextlib.asynccontextmanager
+        async def lifespan(_: object) -> AsyncIterator[None]:
+            keeping = asyncio.create_task(figures.keep(), name="feed-metrics")
+            try:
+                yield
+            finally:
+                keeping.cancel()
+                figures.share()
+
+        router = APIRouter(lifespan=lifespan)
+        router.include_router(metrics_router(figures, allowed))
+    router.include_router(subscriptions_router(feed, allowed))
+    router.include_router(health_router(feed))
+    return router

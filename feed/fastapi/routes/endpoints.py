@@ -1,0 +1,98 @@
+"""The routes as plain ASGI, and what answers a GET of events, whichever way it is read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from fastapi import Request, WebSocket
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from feed.fastapi.auth.origins import Headers
+from feed.fastapi.http.problems import Problem, problems_answered
+from feed.fastapi.http.request import accepted, forget_query, query_of
+from feed.fastapi.logging.requests import answered
+from feed.fastapi.routes.gate import Gate
+from feed.fastapi.routes.history import history_page
+from feed.fastapi.routes.publish import JSON, publish_batch, publish_to_topic
+from feed.fastapi.routes.refusals import reads_counted
+from feed.fastapi.routes.sse import NDJSON, SSE, Format, StreamResponse
+from feed.fastapi.routes.subscribe import subscribe_request
+from feed.fastapi.routes.websocket import serve_websocket
+
+logger = logging.getLogger(__name__)
+
+
+@reads_counted
+async def read_events(gate: Gate, request: Request) -> Response:
+    """Answer a GET of events: with a page where JSON is asked for, with a stream of lines or else of SSE."""
+    kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
+    if kind == JSON:
+        return await history_page(gate.feed, request, await subscribe_request(gate, request, "poll"))
+    if kind == NDJSON:
+        wanted = await subscribe_request(gate, request, "ndjson")
+        format: Format = "line"
+    else:
+        wanted = await subscribe_request(gate, request, "sse")
+        plain = query_of(request).one("envelope") in (None, "", "0", "false")
+        format = "sse" if plain else "envelope"
+    forget_query(request)
+    return StreamResponse(gate, wanted, format)
+
+
+class FeedEndpoints:
+    """The same routes as plain ASGI, for our own application.
+
+    FastAPI's way to a route costs more than publishing does, and its middleware would wrap the server's `send`, which
+    the pump needs as it is.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> bool:
+        """Answer the request, with these headers too, if it is for one of the routes; else say so by `False`, with
+        nothing done."""
+        kind = scope["type"]
+        path: str = scope["path"]
+        root = scope.get("root_path", "").rstrip("/")
+        if root and path.startswith(f"{root}/"):
+            path = path[len(root) :]
+        base, slash, rest = path[1:].partition("/")
+        name = rest if slash else None
+        if base == "events" and kind == "http":
+            method = scope["method"]
+            if method == "POST":
+                scope["path_params"] = {} if name is None else {"topic": name}
+                publish = publish_batch if name is None else publish_to_topic
+                await self._respond(publish, scope, receive, send, headers)
+                return True
+            if method in ("GET", "HEAD"):
+                scope["path_params"] = {} if name is None else {"topic": name}
+                await self._respond(read_events, scope, receive, send, headers)
+                return True
+        elif base == "ws" and kind == "websocket":
+            scope["path_params"] = {} if name is None else {"pattern": name}
+            await serve_websocket(self._gate, WebSocket(scope, receive, send), send)
+            return True
+        return False
+
+    async def _respond(
+        self,
+        handle: Callable[[Gate, Request], Awaitable[Response]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+    ) -> None:
+        try:
+            response = await problems_answered(partial(handle, self._gate), Request(scope, receive))
+        except Exception:
+            logger.exception("%s %r failed", scope["method"], scope["path"])
+            response = Problem(500, "an error of this server, which its log explains")
+        response.raw_headers += headers
+        if not isinstance(response, StreamResponse):
+            answered(scope, response)
+        await response(scope, receive, send)

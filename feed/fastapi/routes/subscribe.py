@@ -1,0 +1,69 @@
+"""What a reader asks for, read and judged once for every way to read: SSE, NDJSON, a page, a WebSocket."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+from feed import FeedUnavailable, Invalid, Subscription
+from feed.fastapi.auth.grants import NOTHING, Grants
+from feed.fastapi.http.parameters import Use
+from feed.fastapi.http.request import last_event_id, path_parameter, query_of
+from feed.fastapi.routes.gate import Gate, peer
+from feed.feed import MAX_LAST
+from feed.pattern import Selection
+from feed.peer import Peer
+
+Transport = Literal["sse", "ndjson", "poll", "websocket"]
+
+
+class SubscribeRequest(msgspec.Struct, frozen=True):
+    """A reader's request that is well formed, and allowed.
+
+    `pattern` is the one of the path, None where all are in the query. `refused` says why there can be no stream now,
+    though the request is right: a reader over SSE is told so by a stream that ends.
+    """
+
+    pattern: str | None
+    selection: Selection
+    grants: Grants
+    peer: Peer
+    after: str | None
+    last: int | None
+    refused: FeedUnavailable | None
+
+    async def attach(self, gate: Gate) -> Subscription:
+        """Begin the subscription. Raises `FeedUnavailable` where there can be none now, and what `Feed.attach` does."""
+        if self.refused is not None:
+            raise self.refused
+        return await gate.feed.attach(self.selection, after=self.after, last=self.last, peer=self.peer)
+
+
+async def subscribe_request(gate: Gate, connection: HTTPConnection, transport: Transport) -> SubscribeRequest:
+    """Read what a request or a WebSocket's handshake asks for, and ask the gate whether it may.
+
+    Raises `Malformed`, `Invalid`, `Unauthenticated` and `Forbidden`, and what `authorize` raises.
+    """
+    query = query_of(connection)
+    pattern = path_parameter(connection, "pattern" if transport == "websocket" else "topic", "pattern")
+    patterns = [*([] if pattern is None else [pattern]), *query.all("topic")]
+    if not patterns:
+        raise Invalid("pattern", "is missing: name a topic, or ** for everything, in the path or with ?topic=")
+    selection = gate.feed.select(patterns, query.all("type"))
+    grants, refused = NOTHING, None
+    try:
+        grants = await gate.subscriber(connection, selection.patterns)
+    except FeedUnavailable as error:
+        refused = error
+    query.check(Use.PAGE if transport == "poll" else Use.STREAM, gate.parameters)
+    return SubscribeRequest(
+        pattern,
+        selection,
+        grants,
+        peer(connection, transport, grants),
+        last_event_id(connection, query),
+        query.number("last", least=1, most=MAX_LAST),
+        refused,
+    )
