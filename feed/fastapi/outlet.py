@@ -56,7 +56,7 @@ class Connection(Protocol):
 
 
 class Steppable:
-    """The base of what is not uvicorn's, and binds a `send` that may be stepped: our own server has some."""
+    """The base of a class that is not uvicorn's, and whose bound `send` may be stepped."""
 
     __slots__ = ()
 

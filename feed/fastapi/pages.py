@@ -33,6 +33,7 @@ _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".ts": "text/plain; charset=utf-8",  # the types of feed.js, to be read: elsewhere it is a video
 }
 _PACKAGE = frozenset({".py", ".pyc", ".typed"})  # what makes a package of the folder
 

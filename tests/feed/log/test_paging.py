@@ -82,9 +82,9 @@ async def test_nobody_who_reads_a_log_that_does_not_go_on_spins(monkeypatch: pyt
 
     monkeypatch.setattr("feed.running.open_log", opened)
     async with Feed("memory:") as feed:
+        await feed.publish_batch([text_draft("a", "x")] * 10)
         running = feed.running
         assert running is not None
-        await feed.publish_batch([text_draft("a", "x")] * 10)
         while running.broadcaster.window.position < 10:
             await asyncio.sleep(0)
         running.broadcaster.window.skip_to(10)  # so that the log is read
