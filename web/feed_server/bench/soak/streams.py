@@ -19,7 +19,7 @@ _SMALL_BUFFER = 4096  # as SO_RCVBUF
 _LARGE_BUFFER = 1 << 20
 _SLOW_SECONDS = 0.2  # between two reads of a slow reader
 _NO_LINGER = struct.pack("ii", 1, 0)
-_MAX_LENGTH = 1 << 20  # of what is not there in full; more is no stream of a feed
+_MAX_LENGTH = 1 << 24  # of what is not there in full: a chunk may hold all that waits for a reader
 _FRAME = re.compile(
     rb"(?::\n|retry: (\d+)\n)*(?:id: ([0-9A-Za-z-]+)\n)?(?:event: ([^\n]+)\n)?data: ([^\n]*(?:\ndata: [^\n]*)*)"
 )
