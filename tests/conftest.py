@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -94,7 +95,7 @@ def server() -> Iterator[RunningServer]:
         yield shared
 
 
-@pytest.fixture(params=BOTH.values(), ids=BOTH.keys())
+@pytest.fixture(params=list(BOTH.values()), ids=list(BOTH))
 def client_to(request: pytest.FixtureRequest) -> AnyClient:
     """What makes a client: a test that takes it holds for both of them."""
     made: AnyClient = request.param
@@ -131,8 +132,8 @@ def start_nodes() -> Iterator[StartNodes]:
     """Starts a node for each URL of the log, at the same time."""
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
 
-        def start(*urls: str, **given: object) -> Nodes:
-            chosen = {"heartbeat": HEARTBEAT, "retain_events": 10_000_000, **given}
+        def start(*urls: str, **given: Any) -> Nodes:
+            chosen: dict[str, Any] = {"heartbeat": HEARTBEAT, "retain_events": 10_000_000, **given}
             nodes = [RunningServer("--log", url, **chosen) for url in urls]
             for node in nodes:
                 stack.callback(node.close)

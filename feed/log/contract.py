@@ -11,7 +11,7 @@ In words:
   `<epoch>-<seq>`, so that ids of a deleted, replaced or restored log are recognised, even where numbers recur.
 - A *position* is the seq of the newest event somebody has seen: 0 before the first one.
 
-`tests/feed/log/test_logs.py` holds every log to this.
+`tests/feed/log/test_contract.py` holds every log to this.
 """
 
 from __future__ import annotations

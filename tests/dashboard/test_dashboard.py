@@ -12,14 +12,13 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import Serve
-from tests.support.browser import Watched
+from tests.support.browser import MARKUP, Watched
 from tests.support.dashboard import Dashboard
 from tests.support.running import RunningServer
 
 pytestmark = pytest.mark.browser
 
 KEPT = 5_000
-MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&lt;b&gt;"
 
 
 @pytest.fixture

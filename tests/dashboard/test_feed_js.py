@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.conftest import Serve
-from tests.dashboard.test_page import AWKWARD
-from tests.feed.test_wire import parse_event_stream
+from tests.support.awkward_texts import AWKWARD
 from tests.support.browser import Watched
+from tests.support.event_stream import parse_event_stream
 from tests.support.paths import README
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.running import RunningServer, running
@@ -600,7 +600,7 @@ def test_a_proxy_that_answers_for_a_page_of_the_past_does_not_end_it(server: Run
     tab.connect(topics=["past"], after="earliest")
     while answers:
         left = len(answers)
-        eventually(lambda left=left: tab.states and len(answers) < left)  # type: ignore[misc]
+        eventually(lambda: tab.states and len(answers) < left)
         tab.page.evaluate("feed.renew()")
     tab.live().wait_for("1")
     assert "refused" not in tab.states

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.conftest import Serve
-from tests.dashboard.test_two_origins import Pages, pages
+from tests.support.other_origins import Pages, pages
 from tests.support.proxy import proxy_to
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
@@ -117,7 +118,7 @@ def test_ten_tabs_have_one_connection_and_none_is_left_after_them(
 def test_tabs_that_ask_for_something_else_have_a_connection_of_their_own(
     server: RunningServer, open_tab: OpenTab, way: str
 ) -> None:
-    asked: list[dict[str, object]] = [
+    asked: list[dict[str, Any]] = [
         {"topics": ["a", "b"], "types": ["x", "y"]},
         {"topics": ["b", "a"], "types": ["y", "x"]},
         {"topics": ["a"], "types": ["x", "y"]},
@@ -164,7 +165,7 @@ def test_tabs_that_join_while_events_flow_get_each_once_and_in_order(
     tabs[0].wait_for(*expected)
     tabs[2].wait_for(*expected[5:])
     for tab in (tabs[1], tabs[3]):
-        eventually(lambda tab=tab: tab.page.evaluate("got.at(-1)?.text") == expected[-1])  # type: ignore[misc]
+        eventually(lambda: tab.page.evaluate("got.at(-1)?.text") == expected[-1])
         got = tab.texts
         assert got == expected[-len(got) :]
     assert len(tabs[1].texts) >= 1_700
@@ -431,7 +432,7 @@ def test_a_page_of_another_origin_imports_it_and_its_tabs_share_a_connection(
         assert subscriptions(server) == 1
         server.publish("across", transport)
         for tab in tabs:
-            eventually(lambda tab=tab, text=transport: tab.texts[-1:] == [text])  # type: ignore[misc]
+            eventually(lambda: tab.texts[-1:] == [transport])
             tab.page.close()
         eventually(lambda: subscriptions(server) == 0)
 

@@ -6,13 +6,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import Serve
-from tests.support.browser import Watched
+from tests.support.browser import MARKUP, Watched
 from tests.support.dashboard import Dashboard
 from tests.support.running import RunningServer
 
 pytestmark = pytest.mark.browser
-
-MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
 
 @pytest.fixture

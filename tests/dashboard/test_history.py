@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from tests.conftest import Serve
-from tests.fastapi_.test_history import publish_many
 from tests.support.running import RunningServer
 
 pytestmark = pytest.mark.browser
@@ -128,7 +127,7 @@ def ids_of(document: Any) -> list[str]:
 
 
 def test_going_back_page_by_page_meets_every_event_once_down_to_the_first(server: RunningServer, page: Page) -> None:
-    ids = publish_many(server, "back", 25)
+    ids = server.publish_numbers("back", 25)
     ask(page, "back")
     found = read(page, "newest", 7)
     got = ids_of(found)
@@ -152,7 +151,7 @@ def test_of_one_event_there_is_nothing_older(server: RunningServer, page: Page) 
 
 
 def test_going_on_page_by_page_meets_every_event_once_up_to_the_last(server: RunningServer, page: Page) -> None:
-    ids = publish_many(server, "on", 25)
+    ids = server.publish_numbers("on", 25)
     ask(page, "on")
     got: list[str] = []
     after = "earliest"
@@ -163,7 +162,7 @@ def test_going_on_page_by_page_meets_every_event_once_up_to_the_last(server: Run
 
 
 def test_a_page_at_an_id_begins_with_that_event(server: RunningServer, page: Page) -> None:
-    ids = publish_many(server, "at", 10)
+    ids = server.publish_numbers("at", 10)
     ask(page, "at")
     assert ids_of(read(page, "at", ids[4], 3)) == ids[4:7]
     first = server.history()["events"][0]["id"]
@@ -172,10 +171,10 @@ def test_a_page_at_an_id_begins_with_that_event(server: RunningServer, page: Pag
 
 
 def test_a_page_since_a_time_begins_there(server: RunningServer, page: Page) -> None:
-    publish_many(server, "since", 3)
+    server.publish_numbers("since", 3)
     edge = datetime.now(UTC) + timedelta(milliseconds=5)
     page.wait_for_function("(edge) => Date.now() > edge", arg=edge.timestamp() * 1000 + 5)
-    later = publish_many(server, "since", 3)
+    later = server.publish_numbers("since", 3)
     ask(page, "since")
     assert ids_of(read(page, "since", edge.timestamp() * 1000, 10)) == later
 
@@ -221,7 +220,7 @@ def test_text_stays_as_it_was_published(server: RunningServer, page: Page, text:
 
 @pytest.mark.parametrize("method", ["older", "newer", "at"])
 def test_an_id_that_the_log_does_not_know_is_a_gap(server: RunningServer, page: Page, method: str) -> None:
-    ids = publish_many(server, f"gap-{method}", 3)
+    ids = server.publish_numbers(f"gap-{method}", 3)
     ask(page, f"gap-{method}")
     found = read(page, method, "nonsense-7", 10)
     assert found["gap"]["reason"] == "unknown"
@@ -231,7 +230,7 @@ def test_an_id_that_the_log_does_not_know_is_a_gap(server: RunningServer, page: 
 
 def test_events_that_are_gone_are_a_gap(serve: Serve, page: Page) -> None:
     server = serve("--log", "memory:", retain_events=5)
-    ids = publish_many(server, "a", 20)
+    ids = server.publish_numbers("a", 20)
     page.goto(f"{server.url}/healthz")
     found = read(page, "newer", ids[3], 10)
     assert found["gap"] == {"requested": ids[3], "resumedFrom": ids[14], "reason": "expired"}
@@ -463,8 +462,8 @@ def test_of_an_empty_feed_nothing_is_replayed(page: Page) -> None:
 
 
 def test_a_replay_of_a_real_feed_ends_at_what_was_newest_when_it_began(server: RunningServer, page: Page) -> None:
-    ids = publish_many(server, "real", 1_700)
-    publish_many(server, "unreal", 10)
+    ids = server.publish_numbers("real", 1_700)
+    server.publish_numbers("unreal", 10)
     begun = """async (ends) => {
         const { History } = await import('/assets/app/history.js');
         const { replay } = await import('/assets/app/replay.js');
@@ -479,7 +478,7 @@ def test_a_replay_of_a_real_feed_ends_at_what_was_newest_when_it_began(server: R
         await window.first;
     }"""
     page.evaluate(begun, {})
-    publish_many(server, "real", 200)
+    server.publish_numbers("real", 200)
     go_on_to_the_end = (
         "async () => { const on = setInterval(() => ride.resume()); await ride.done; clearInterval(on); return ids; }"
     )

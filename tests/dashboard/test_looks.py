@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -20,7 +21,7 @@ from tests.support.tokens import SECRET
 
 pytestmark = pytest.mark.browser
 
-SCHEMES = ["light", "dark"]
+SCHEMES: list[Literal["light", "dark"]] = ["light", "dark"]
 SIZES = [(1440, 900), (375, 812)]
 
 
@@ -36,9 +37,9 @@ def look(page: Page) -> Callable[[str], None]:
     in the light: what is seen in one size only has the other scheme's colours in another picture."""
     ARTIFACTS.mkdir(exist_ok=True)
 
-    def show(width: int, height: int, scheme: str) -> None:
+    def show(width: int, height: int, scheme: Literal["light", "dark"]) -> None:
         page.set_viewport_size({"width": width, "height": height})
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def take(name: str) -> None:

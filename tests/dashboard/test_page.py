@@ -11,36 +11,11 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import Serve
 from tests.support import browser as chromium_support
+from tests.support.awkward_texts import AWKWARD
 from tests.support.browser import Watched, chromium
 from tests.support.paths import DASHBOARD
 
 pytestmark = pytest.mark.browser
-
-POLICY = (
-    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types lit-html feed"
-)
-MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&lt;b&gt;"
-
-AWKWARD = [
-    "a\rb",
-    "a\nb",
-    "a\r\nb",
-    "\r\n\r\n",
-    "\n",
-    " leading space",
-    "  two",
-    ": leading colon",
-    "data: id: event:",
-    "line\u2028separator\u2029and\u0085next",
-    "nul\0inside",
-    "\0",
-    "\ufeffbom",
-    "",
-    "ends with\r",
-    "\U0001f600 and \u202e",
-]
 
 expect.set_options(timeout=15_000)
 

@@ -214,7 +214,9 @@ def test_points_are_in_order_once_and_bounded(tab: Page) -> None:
         ("{", {}),
     ],
 )
-def test_the_numbers_of_json_are_found_and_read_by_their_names(tab: Page, text: str, found: dict[str, float]) -> None:
+def test_the_numbers_of_json_are_found_and_read_by_their_names(
+    tab: Page, text: str, found: dict[str, float] | None
+) -> None:
     code = """
         return it.fieldsOf(it.parsed(given)).map((name) => [name, Number(it.numeralAt(given, name))]);"""
     if found is None:
@@ -501,7 +503,7 @@ def test_the_server_is_asked_three_times_for_its_clock_and_then_every_5_s(
     held: list[Route] = []
     page.route("**/metrics", lambda route: held.append(route))
     show(page, server)
-    seconds = []
+    seconds: list[float] = []
     for second in range(15):
         if asked_until_now(page, held) > len(seconds):
             seconds.append(second)

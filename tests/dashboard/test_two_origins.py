@@ -8,8 +8,6 @@ answered, which goes through a proxy that keeps it: a page sees of all refusals 
 from __future__ import annotations
 
 import contextlib
-import http.server
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from feed.fastapi.auth.grants import Grants
 from feed_server.auth.tokens import issue
 from tests.support.browser import chromium, watch
 from tests.support.exchanges import Exchange, Exchanges, exchanges_with
+from tests.support.other_origins import Pages, pages
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually
 
@@ -28,8 +27,6 @@ pytestmark = pytest.mark.browser
 
 SECRET = "a secret of the tests that is long enough"
 REBOUND = "evil.example"
-
-FRAMED = '<iframe sandbox="allow-scripts allow-forms" srcdoc="<p>framed"></iframe>'
 
 SCRIPT = """
 function asked(url, options) {
@@ -66,43 +63,6 @@ function posted(url, enctype) {
 }
 Object.assign(window, {asked, streamed, socketed, posted});
 """
-
-
-class Pages:
-    """A web server with a page for each of several other origins. It has nothing to do with the feed."""
-
-    def __init__(self) -> None:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = FRAMED if self.path == "/framed" else "<p>a page"
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html")
-                self.end_headers()
-                self.wfile.write(f"<!doctype html><meta charset=utf-8><title>page</title>{body}".encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        self.port = self._server.server_port
-        self.same_site = f"http://127.0.0.1:{self.port}"
-        self.other_site = f"http://localhost:{self.port}"
-        self.framed = f"{self.same_site}/framed"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-
-def pages() -> Iterator[Pages]:
-    serving = Pages()
-    try:
-        yield serving
-    finally:
-        serving.close()
 
 
 foreign = pytest.fixture(scope="module", name="foreign")(pages)
@@ -283,7 +243,7 @@ def test_w5_a_foreign_page_cannot_publish(attack: Attack) -> None:
     for attempt, script in PUBLISHES.items():
         asked = len(attack.feed.all)
         outcome = attack.page.evaluate(script, attack.feed.url)
-        refused = eventually(lambda asked=asked: [each for each in attack.feed.all[asked:] if each.status])
+        refused = eventually(lambda: [each for each in attack.feed.all[asked:] if each.status])
         assert outcome in {"refused", "opaque", "posted", True}, attempt
         assert [(each.method, each.status) for each in refused] == [
             ("OPTIONS" if attempt == "json with a preflight" else "POST", 403)
@@ -303,7 +263,7 @@ def test_w5_a_foreign_page_cannot_change_anything(attack: Attack) -> None:
     for attempt, script in CHANGES.items():
         asked = len(attack.feed.all)
         outcome = attack.page.evaluate(script, attack.feed.url)
-        refused = eventually(lambda asked=asked: [each for each in attack.feed.all[asked:] if each.status])
+        refused = eventually(lambda: [each for each in attack.feed.all[asked:] if each.status])
         assert outcome in {"refused", "opaque", "posted"}, attempt
         assert {each.status for each in refused} == {403}, attempt
         assert cookies(attack.context) == before[1], attempt

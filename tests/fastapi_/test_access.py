@@ -127,7 +127,7 @@ def test_every_route_answers_each_token_as_it_should(guarded: RunningServer, rou
         assert ("invalid_token" in answer.headers["www-authenticate"]) == (kind in ("wrong key", "expired"))
     if answer.status_code >= 400 and method != "HEAD":
         assert answer.headers["content-type"] == "application/problem+json"
-        assert TOKENS[kind] is None or TOKENS[kind] not in answer.text
+        assert not (used := TOKENS[kind]) or used not in answer.text
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -237,7 +237,7 @@ def test_a_reader_without_a_token_is_asked_for_one_when_it_publishes(guarded: Ru
 
 def test_keys_of_two_subjects_do_not_meet_and_those_of_one_do(guarded: RunningServer) -> None:
     def publish(subject: str | None, data: str) -> httpx.Response:
-        claims = {} if subject is None else {"sub": subject}
+        claims: dict[str, Any] = {} if subject is None else {"sub": subject}
         headers = {**bearer(token(["**"], **claims)), "Idempotency-Key": "once"}
         return guarded.http.post(f"{guarded.url}/events/keys", content=data, headers=headers)
 
@@ -336,7 +336,7 @@ def test_nobody_else_is_believed_about_proxies(serve: Serve) -> None:
         answer = server.http.post(f"{server.url}/session", headers={**forged, **bearer(token())})
         assert "secure" not in cookie_of(answer)
         reader = {"Authorization": f"Bearer {token(subscribe=['a'])}", **forged}
-        with subscribed(f"{server.url}/events/a", **reader):
+        with subscribed(f"{server.url}/events/a", reader):
             found = server.http.get(f"{server.url}/subscriptions", headers=bearer(token(admin=True))).json()
         assert found["subscriptions"][0]["address"] == "127.0.0.1"
 
@@ -347,7 +347,7 @@ def test_the_address_is_what_the_nearest_known_proxy_says(serve: Serve) -> None:
         "Authorization": f"Bearer {token(subscribe=['a'])}",
         "X-Forwarded-For": "203.0.113.7, 198.51.100.9, 10.1.2.3",
     }
-    with subscribed(f"{server.url}/events/a", **reader):
+    with subscribed(f"{server.url}/events/a", reader):
         found = server.http.get(f"{server.url}/subscriptions", headers=bearer(token(admin=True))).json()
     assert found["subscriptions"][0]["address"] == "198.51.100.9"
 

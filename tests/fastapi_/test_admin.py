@@ -53,14 +53,14 @@ def test_figures_and_subscriptions_are_for_those_who_run_the_feed(server: AppSer
 
 
 def test_the_figures_are_those_of_this_feed_under_its_nodes_name(server: AppServer) -> None:
-    with subscribed(f"{server.url}/shop/live/events/a", **CLERK):
+    with subscribed(f"{server.url}/shop/live/events/a", CLERK):
         lines = get(server, "metrics", **BOSS).text.splitlines()
     assert 'feed_subscribers{node="shop-1"} 1.0' in lines
     assert not [line for line in lines if "feed_dropped_log_lines" in line], "its log is the application's"
 
 
 def test_a_subscription_is_listed_and_ended(server: AppServer) -> None:
-    with subscribed(f"{server.url}/shop/live/events/kicked", **CLERK) as stream:
+    with subscribed(f"{server.url}/shop/live/events/kicked", CLERK) as stream:
         [found] = get(server, "subscriptions", **BOSS).json()["subscriptions"]
         assert (found["patterns"], found["node"]) == (["kicked"], "shop-1")
         ended = httpx.delete(f"{server.url}/shop/live/subscriptions/{found['id']}", headers=BOSS)

@@ -31,7 +31,7 @@ def structured(**changes: Any) -> Draft:
     return read("structured", json.dumps(given).encode(), [])[0].draft(None, None, 1_000)
 
 
-def binary(body: bytes = b"x", **headers: str | None) -> Draft:
+def binary(body: bytes = b"x", /, **headers: str | None) -> Draft:
     named = {f"ce-{name}": value for name, value in {**EVENT, **headers}.items()}
     named["content-type"] = named.pop("ce-content_type", None)
     lines = [(name.encode(), value.encode("latin-1")) for name, value in named.items() if value is not None]

@@ -132,7 +132,7 @@ ANN = {"Cookie": "user=ann"}
 def test_a_stream_passes_all_middleware_at_once_and_bears_what_it_adds(server: AppServer, client: httpx.Client) -> None:
     url = f"{server.url}/of/shop/live/events/shop/ann/*"
     origin = {"Origin": "https://app.example.org"}
-    with subscribed(url, **ANN, **origin, Accept_Encoding="gzip") as stream:
+    with subscribed(url, ANN | origin, Accept_Encoding="gzip") as stream:
         answer = client.post("/of/shop/live/events/shop/ann/a", json={"n": 1}, headers={**ANN, **origin})
         assert answer.status_code == 201
         assert stream.frame().json == {"n": 1}
@@ -247,7 +247,7 @@ def test_dependencies_of_include_router_hold_too(client: httpx.Client) -> None:
 
 def test_what_authorization_holds_is_given_back_before_a_stream_begins(server: AppServer) -> None:
     before = Session.opened
-    with subscribed(f"{server.url}/of/shop/live/events/shop/x", **ANN):
+    with subscribed(f"{server.url}/of/shop/live/events/shop/x", ANN):
         assert Session.opened == before + 1
         assert Session.closed == Session.opened
     url = f"ws://127.0.0.1:{server.port}/of/shop/live/ws/shop/x"
@@ -488,7 +488,7 @@ def test_a_host_that_stops_need_not_wait_for_long_polls(tmp_path: Path) -> None:
 
     def has(waiting: int) -> bool:
         with suppress(httpx.TransportError):
-            return httpx.get(f"{url}/waiting").json() == waiting
+            return bool(httpx.get(f"{url}/waiting").json() == waiting)
         return False
 
     with subprocess.Popen(command, cwd=tmp_path) as host, ThreadPoolExecutor(1) as thread:

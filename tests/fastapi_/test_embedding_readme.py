@@ -16,22 +16,8 @@ import pytest
 from feed import Event, draft
 from feed.testing import AppServer, Server
 from feed.testing import fixtures as fixtures_module
-from tests.feed.test_library import example
-from tests.support.paths import README
+from tests.support.readme_blocks import blocks, section
 from tests.support.running import RunningServer
-
-
-def section(title: str) -> str:
-    """A section of the README, with those below it."""
-    marks = re.search(rf"^(#+) {re.escape(title)}\n", README.read_text(), re.MULTILINE)
-    assert marks, f"the README has no section {title!r}"
-    return re.split(rf"^#{{1,{len(marks[1])}}} ", README.read_text()[marks.end() :], flags=re.MULTILINE)[0]
-
-
-def blocks(title: str, language: str = "python") -> list[str]:
-    """The examples of one section."""
-    own = re.split(r"^#+ ", section(title), flags=re.MULTILINE)[0]
-    return re.findall(rf"```{language}\n(.*?)```", own, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +93,7 @@ def test_the_readmes_dashboard_is_for_whom_the_login_lets_see_it(
 
 def test_the_readmes_tests_run_and_pass(tmp_path: Path) -> None:
     conftest, test = blocks("In your tests")
-    (tmp_path / "shop.py").write_text(example("Inside your FastAPI application"))
+    (tmp_path / "shop.py").write_text(blocks("Inside your FastAPI application")[0])
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_shop.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import json
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -25,19 +24,12 @@ def page(server: RunningServer, path: str, **parameters: Any) -> Any:
     return answer.json()
 
 
-def publish_many(server: RunningServer, topic: str, count: int) -> list[str]:
-    body = json.dumps([{"topic": topic, "data": number} for number in range(count)])
-    answer = server.http.post(f"{server.url}/events", content=body, headers={"Content-Type": "application/json"})
-    ids: list[str] = answer.json()["ids"]
-    return ids
-
-
 def ids_of(document: Any) -> list[str]:
     return [event["id"] for event in document["events"]]
 
 
 def test_a_page_holds_the_oldest_hundred_and_says_where_to_go_on(server: RunningServer) -> None:
-    ids = publish_many(server, "pages", 250)
+    ids = server.publish_numbers("pages", 250)
     first = page(server, "pages")
     assert ids_of(first) == ids[:100]
     assert first["next"] == ids[99]
@@ -49,8 +41,8 @@ def test_a_page_holds_the_oldest_hundred_and_says_where_to_go_on(server: Running
 
 
 def test_next_moves_over_what_was_not_wanted_also_on_an_empty_page(server: RunningServer) -> None:
-    ids = publish_many(server, "wanted", 2)
-    publish_many(server, "not-wanted", 10)
+    ids = server.publish_numbers("wanted", 2)
+    server.publish_numbers("not-wanted", 10)
     empty = page(server, "wanted", last_event_id=ids[1])
     assert empty["events"] == []
     newest = server.publish("not-wanted")
@@ -58,7 +50,7 @@ def test_next_moves_over_what_was_not_wanted_also_on_an_empty_page(server: Runni
 
 
 def test_before_pages_backwards_to_the_very_first(server: RunningServer) -> None:
-    ids = publish_many(server, "back/1", 25)
+    ids = server.publish_numbers("back/1", 25)
     before = ids[20]
     got: list[str] = []
     while (document := page(server, "back/*", before=before, limit=7))["events"]:
@@ -69,16 +61,16 @@ def test_before_pages_backwards_to_the_very_first(server: RunningServer) -> None
 
 
 def test_last_gives_the_newest(server: RunningServer) -> None:
-    ids = publish_many(server, "newest", 300)
+    ids = server.publish_numbers("newest", 300)
     assert ids_of(page(server, "newest", last=150)) == ids[-150:]
     assert ids_of(page(server, "newest", last=150, limit=10)) == ids[150:160]
 
 
 def test_since_begins_at_a_time_in_any_offset(server: RunningServer) -> None:
-    publish_many(server, "since", 3)
+    server.publish_numbers("since", 3)
     edge = datetime.now(UTC) + timedelta(milliseconds=2)
     eventually(lambda: datetime.now(UTC) > edge + timedelta(milliseconds=2))
-    after = publish_many(server, "since", 3)
+    after = server.publish_numbers("since", 3)
     for moment in (edge, edge.astimezone(timezone(timedelta(hours=5, minutes=30)))):
         assert ids_of(page(server, "since", since=moment.isoformat())) == after
     assert ids_of(page(server, "since", since=edge.isoformat().replace("+00:00", "Z"))) == after
@@ -95,7 +87,7 @@ def test_types_and_several_patterns_select(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("id", ["nonsense", "x-1", "y" * 5_000])
 def test_an_id_that_is_not_valid_is_a_gap_in_the_page(server: RunningServer, id: str) -> None:
-    ids = publish_many(server, f"gap-page-{len(id)}", 3)
+    ids = server.publish_numbers(f"gap-page-{len(id)}", 3)
     document = page(server, f"gap-page-{len(id)}", last_event_id=id)
     assert document["gap"]["reason"] == "unknown"
     assert id.startswith(document["gap"]["requested"])
@@ -104,7 +96,7 @@ def test_an_id_that_is_not_valid_is_a_gap_in_the_page(server: RunningServer, id:
 
 def test_an_expired_id_is_a_gap_in_the_page(serve: Serve) -> None:
     server = serve("--log", "memory:", retain_events=5)
-    ids = publish_many(server, "a", 20)
+    ids = server.publish_numbers("a", 20)
     document = page(server, "a", last_event_id=ids[3])
     assert document["gap"] == {"requested": ids[3], "resumed_from": ids[14], "reason": "expired"}
     assert ids_of(document) == ids[15:]

@@ -13,6 +13,7 @@ import pytest
 from websockets.sync.client import connect
 
 from feed import Feed, FeedOptions, Limits, Retention
+from feed.batch import Chunk
 from feed.fastapi.metrics.table import LoopDelay
 from feed.histogram import Histogram
 from feed.peer import Peer
@@ -280,7 +281,7 @@ def test_a_reader_that_makes_the_others_wait_shows_in_both() -> None:
         async with Feed("memory:") as feed:
             subscriptions = [await feed.attach(feed.select(["a"]), after=None, last=None) for _ in range(3)]
             for subscription in subscriptions:
-                subscription.flow_into(Slow(), lambda items: (b"", 0))  # type: ignore[arg-type,return-value]
+                subscription.flow_into(Slow(), lambda items: Chunk(b"", 0))
             await feed.publish("a", "x")
             async with asyncio.timeout(10):
                 while not sum(feed.counters.fan_outs.counts):
@@ -345,7 +346,7 @@ def test_nothing_that_a_client_makes_up_is_a_name(server: RunningServer, since: 
     assert len(before) > 100
     for number, word in enumerate(HOSTILE):
         quoted = httpx.URL("http://x", params={"x": word}).query.decode().removeprefix("x=")
-        headers = {"Last-Event-ID": word.encode(), "User-Agent": word.encode(), "Accept": f"application/{number}"}
+        headers = {b"Last-Event-ID": word.encode(), b"User-Agent": word.encode(), b"Accept": b"application/%d" % number}
         server.http.post(f"{server.url}/events/{quoted}?type={quoted}", content=word.encode(), headers=headers)
         server.http.post(f"{server.url}/events/ok{number}", content=b"x", headers={"Idempotency-Key": f"{number}"})
         server.http.request("DELETE", f"{server.url}/subscriptions/{quoted}", headers=headers)
@@ -353,7 +354,7 @@ def test_nothing_that_a_client_makes_up_is_a_name(server: RunningServer, since: 
         server.http.get(f"{server.url}/metrics?{quoted}={quoted}")
         with (
             contextlib.suppress(EOFError),
-            subscribed(f"{server.url}/events/{quoted}", opened=False, **headers) as told,
+            subscribed(f"{server.url}/events/{quoted}", headers, opened=False) as told,
         ):
             told.line()
         with connect(f"{server.url.replace('http', 'ws')}/ws?topic=b&x={quoted}", subprotocols=None) as socket:
@@ -416,7 +417,7 @@ def test_a_stream_whose_writing_breaks_ends_with_an_error() -> None:
         async with Feed("memory:") as feed:
             subscription = await feed.attach(feed.select(["a"]), after=None, last=None)
             with contextlib.suppress(ValueError):
-                subscription.flow_into(Broken(), lambda items: (b"", 0))  # type: ignore[arg-type,return-value]
+                subscription.flow_into(Broken(), lambda items: Chunk(b"", 0))
             subscription.break_off()
             feed.detach(subscription)
             feed.detach(subscription)

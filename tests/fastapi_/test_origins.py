@@ -10,6 +10,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from feed import Forbidden
 from feed.fastapi.auth.origins import Hosts, Origins, parse_host, parse_origin
@@ -329,7 +330,7 @@ def test_w5_a_foreign_page_cannot_publish_and_nothing_is_stored(server: RunningS
 
 @pytest.mark.parametrize("origin", FOREIGN)
 def test_w5_a_foreign_page_cannot_open_a_websocket(server: RunningServer, origin: str) -> None:
-    with pytest.raises(InvalidStatus) as refused, connect(f"ws{server.url[4:]}/ws/a", origin=origin):  # type: ignore[arg-type]
+    with pytest.raises(InvalidStatus) as refused, connect(f"ws{server.url[4:]}/ws/a", origin=Origin(origin)):
         pass
     assert refused.value.response.status_code == 403
 
@@ -338,7 +339,7 @@ def test_its_own_page_may_do_all_of_it(server: RunningServer) -> None:
     own = {"Origin": server.url}
     assert server.http.post(f"{server.url}/events/own", content="x", headers=own).status_code == 201
     assert server.http.delete(f"{server.url}/session", headers=own).status_code == 204
-    with connect(f"ws{server.url[4:]}/ws/own", origin=server.url):  # type: ignore[arg-type]
+    with connect(f"ws{server.url[4:]}/ws/own", origin=Origin(server.url)):
         pass
 
 
@@ -356,7 +357,7 @@ def test_a_listed_page_may_do_all_of_it_and_read_the_answers(listing: RunningSer
         assert_cors(stream.response)
     for path in ("/events/a?limit=1", "/events/a//b", "/healthz", "/nothing"):
         assert_cors(listing.http.get(f"{listing.url}{path}", headers={"Origin": APP, "Accept": "application/json"}))
-    with connect(f"ws{listing.url[4:]}/ws/a", origin=APP):  # type: ignore[arg-type]
+    with connect(f"ws{listing.url[4:]}/ws/a", origin=Origin(APP)):
         pass
 
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.fastapi_.test_embedding_readme import blocks
+from tests.support.readme_blocks import blocks
 from tests.support.redis_server import free_port
 from tests.support.running import START_SECONDS
 from tests.support.streams import eventually, subscribed

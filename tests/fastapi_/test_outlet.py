@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from feed import Feed
 from feed.batch import Encoder
@@ -106,7 +107,7 @@ async def test_a_send_that_suspends_goes_on_in_a_task_and_wakes_its_stream_when_
     outlet = SteppedOutlet(sender.send, told, last)
     sender.room.clear()
     outlet.write(MESSAGES)
-    assert told.blocked
+    assert (told.blocked, told.unblocked) == (True, 0)
     await asyncio.sleep(0)
     assert sender.sent == []
     sender.room.set()
@@ -151,13 +152,15 @@ def test_a_send_that_anything_wraps_is_never_stepped() -> None:
     assert outlet_for({"type": "http", "http_version": "1.1"}, wrapped, Told(), last) is None
 
 
+BATCHES = Subprotocol("feed.batch")
+
 SERVERS = {
     "uvicorn with uvloop": ["--loop", "uvloop", "--http", "httptools"],
     "uvicorn with asyncio": ["--loop", "asyncio", "--http", "h11"],
 }
 
 
-@pytest.fixture(scope="module", params=SERVERS.values(), ids=SERVERS)
+@pytest.fixture(scope="module", params=list(SERVERS.values()), ids=list(SERVERS))
 def elsewhere(request: pytest.FixtureRequest) -> Iterator[str]:
     """Our application on a uvicorn that is not ours, where `send` is stepped."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -273,7 +276,7 @@ def test_a_stream_that_is_left_is_let_go(elsewhere: str) -> None:
 def test_the_batch_protocol_brings_several_events_in_one_message(serve: Any) -> None:
     server = serve("--log", "memory:")
     url = server.url.replace("http", "ws")
-    with connect(f"{url}/ws/a", subprotocols=["feed.batch"]) as batches, connect(f"{url}/ws/a") as single:  # type: ignore[list-item]
+    with connect(f"{url}/ws/a", subprotocols=[BATCHES]) as batches, connect(f"{url}/ws/a") as single:
         assert batches.subprotocol == "feed.batch"
         assert single.subprotocol is None
         assert json.loads(batches.recv(10))["type"] == json.loads(single.recv(10))["type"] == "feed.open"
@@ -290,12 +293,12 @@ def test_events_are_joined_up_to_what_any_client_takes_and_a_larger_one_goes_alo
     server = serve("--log", "memory:")
     url = f"{server.url.replace('http', 'ws')}/ws/large"
     sizes = [200_000] * 20 + [10] * 50 + [262_144, 10]
-    with connect(url, subprotocols=["feed.batch"]) as live:  # type: ignore[list-item]  it takes a megabyte
+    with connect(url, subprotocols=[BATCHES]) as live:  # it takes a megabyte
         live.recv(10)
         events = [{"topic": "large", "data": "x" * size} for size in sizes]
         ids = server.http.post(f"{server.url}/events", json=events).json()["ids"]
         assert read_batches(live, ids[-1]) == ids
-    with connect(f"{url}?last=100", subprotocols=["feed.batch"]) as again:  # type: ignore[list-item]
+    with connect(f"{url}?last=100", subprotocols=[BATCHES]) as again:
         assert read_batches(again, ids[-1]) == ids
 
 
@@ -304,8 +307,8 @@ def read_batches(client: ClientConnection, last: str) -> list[str]:
     ids: list[str] = []
     messages = 0
     while last not in ids:
-        message = client.recv(10)
-        found = [json.loads(line) for line in message.split("\n")]  # type: ignore[arg-type]
+        message = client.recv(10, decode=True)
+        found = [json.loads(line) for line in message.split("\n")]
         assert len(message) <= MOST_JOINED or len(found) == 1
         events = [each["id"] for each in found if not each["type"].startswith("feed.")]
         ids += events
@@ -324,7 +327,8 @@ def test_what_is_joined_is_as_much_as_fits_and_nothing_is_left_out(encoder: Enco
         ([10, MOST_JOINED + 1, 10, 0, 10], [1, 1, 2]),
         ([0], []),
     ):
-        written, size = encoder([Line(each) for each in sizes])  # type: ignore[list-item]
+        lines: Any = [Line(each) for each in sizes]
+        written, size = encoder(lines)
         found = texts_of(written)
         assert [len(text.split("\n")) for text in found] == expected
         assert [len(line) for text in found for line in text.split("\n")] == [each for each in sizes if each]
@@ -497,7 +501,8 @@ def test_the_longest_idle_connection_makes_room_but_none_that_still_takes_its_an
     assert not oldest.aborted
     limit.enter(another := Idle(0), 4)  # type: ignore[arg-type]
     assert [one.aborted for one in (taking, oldest, newest)] == [False, True, False]
-    assert list(limit.idle) == [taking, newest, another]
+    kept: list[object] = list(limit.idle)
+    assert kept == [taking, newest, another]
 
 
 def test_one_whose_next_request_has_come_makes_no_room() -> None:

@@ -227,7 +227,7 @@ def test_of_a_log_that_is_not_open_nothing_is_said(serve: Serve, start_redis: St
         assert NAMES - names(scrape(server)) == of_log
     redis.start()
     for server in servers:
-        eventually(lambda server=server: names(scrape(server)) == NAMES, 20)
+        eventually(lambda: names(scrape(server)) == NAMES, 20)
 
 
 def test_a_node_knows_what_others_have_brought_to_the_log(
@@ -283,7 +283,7 @@ def test_whichever_worker_answers_it_is_of_all_of_them(several: RunningServer) -
             for _ in range(count):
                 assert http.post(f"{several.url}/events/a", content="x").status_code == 201
         for http in clients.values():
-            eventually(lambda http=http: told(scrape(several, http)))
+            eventually(lambda: told(scrape(several, http)))
 
 
 def told(found: Scraped) -> bool:

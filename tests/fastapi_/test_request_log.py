@@ -222,24 +222,24 @@ def test_so_are_a_websocket_and_lines(server: RunningServer, lines: Lines) -> No
             pass
     (line,) = lines.take()
     stream(line, transport="websocket", patterns=["a", "b"], ended="client", events=1, principal="ann")
-    with subscribed(f"{server.url}/events/a", Accept="application/x-ndjson", **OWN):
+    with subscribed(f"{server.url}/events/a", OWN, Accept="application/x-ndjson"):
         pass
     (line,) = lines.take()
     stream(line, transport="ndjson", patterns=["a"], ended="client", events=0)
 
 
 def test_it_says_why_a_stream_ended(server: RunningServer, lines: Lines) -> None:
-    with subscribed(f"{server.url}/events/a", opened=False, **OWN) as kicked:
+    with subscribed(f"{server.url}/events/a", OWN, opened=False) as kicked:
         id = kicked.frame().json["subscription"]
         server.http.delete(f"{server.url}/subscriptions/{id}", headers=OWN)
         kicked.rest()
     assert {line.get("ended") for line in lines.take(2)} == {None, "kicked"}
     brief = bearer(token([], ["**"], seconds=1.5))
-    with subscribed(f"{server.url}/events/a", **brief) as expiring:
+    with subscribed(f"{server.url}/events/a", brief) as expiring:
         expiring.rest()
     (line,) = lines.take()
     stream(line, ended="token-expired", patterns=["a"])
-    with subscribed(f"{server.url}/events/slow", **OWN):
+    with subscribed(f"{server.url}/events/slow", OWN):
         while all(line.get("ended") is None for line in lines.all):
             server.http.post(f"{server.url}/events/slow", content="x" * 250_000, headers=OWN)
     (line,) = (line for line in lines.all if line.get("event") == "stream")
@@ -250,8 +250,8 @@ def test_it_says_why_a_stream_ended(server: RunningServer, lines: Lines) -> None
 def test_a_stream_that_there_is_no_room_for_is_a_line_of_its_request(server: RunningServer, lines: Lines) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(8):
-            stack.enter_context(subscribed(f"{server.url}/events/a", **OWN))
-        with subscribed(f"{server.url}/events/b", opened=False, **OWN) as refused:
+            stack.enter_context(subscribed(f"{server.url}/events/a", OWN))
+        with subscribed(f"{server.url}/events/b", OWN, opened=False) as refused:
             refused.rest()
         (sse,) = lines.take()  # which may be later than the answer to another request
         server.http.get(f"{server.url}/events/b", headers={"Accept": "application/x-ndjson", **OWN})
@@ -263,7 +263,7 @@ def test_a_stream_that_there_is_no_room_for_is_a_line_of_its_request(server: Run
 
 def test_of_many_and_long_patterns_some_are_shown(server: RunningServer, lines: Lines) -> None:
     query = "&".join(f"topic={number:02}{'x' * 250}" for number in range(40))
-    with subscribed(f"{server.url}/events?{query}", **OWN):
+    with subscribed(f"{server.url}/events?{query}", OWN):
         pass
     (line,) = lines.take()
     assert [len(pattern) for pattern in line["patterns"]] == [128] * 10
@@ -287,8 +287,13 @@ def test_the_streams_of_a_server_that_stops_have_their_lines() -> None:
 def test_no_token_is_in_any_line_wherever_it_was(server: RunningServer, lines: Lines) -> None:
     bad = EVERYTHING[:-4] + "AAAA"
     for used in (EVERYTHING, bad):
-        for place in ({"headers": bearer(used)}, {"params": {"token": used}}, {"cookies": {"feed_token": used}}):
-            with httpx.Client(verify=False, base_url=server.url, **place) as http:  # type: ignore[arg-type]
+        places: list[dict[str, Any]] = [
+            {"headers": bearer(used)},
+            {"params": {"token": used}},
+            {"cookies": {"feed_token": used}},
+        ]
+        for place in places:
+            with httpx.Client(verify=False, base_url=server.url, **place) as http:
                 http.post("/events/a", content="x")
                 http.post("/events/a//b", content="x")
                 http.post("/session")
@@ -310,7 +315,7 @@ def test_a_token_that_was_written_into_the_path_is_in_no_line(server: RunningSer
     server.http.get(f"{server.url}{path}")
     server.http.post(f"{server.url}/events/a;token={EVERYTHING}", content="x")
     assert [line["path"] for line in lines.take(2)] == ["/events/orders/42&token=***", "/events/a;token=***"]
-    with subscribed(f"{server.url}/events/a&token=eyJ.not.one", **OWN):
+    with subscribed(f"{server.url}/events/a&token=eyJ.not.one", OWN):
         pass
     assert [line["patterns"] for line in lines.take()] == [["a&token=***"]]
 

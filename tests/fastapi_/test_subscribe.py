@@ -18,27 +18,11 @@ import pytest
 from httpx_sse import connect_sse
 
 from tests.conftest import Serve
+from tests.support.awkward_texts import AWKWARD
 from tests.support.running import RunningServer
 from tests.support.streams import Frame, Stream, eventually, subscribed
 
 NDJSON = "application/x-ndjson"
-AWKWARD = [
-    "a\rb\nc\r\nd",
-    "\n",
-    "ends with a line\n",
-    " leading space",
-    "  two",
-    ":leading colon",
-    "id: 7",
-    "data: x",
-    "\u2028 and \u2029 and \x85",
-    "nul \0 inside",
-    "\ufeffbom",
-    "",
-    "é日本😀",
-    "\t\x0b\x0c\x1c",
-    "x" * 100_000,
-]
 
 
 def lf(text: str) -> str:
@@ -212,7 +196,7 @@ def test_what_is_published_by_somebody_else_comes_in_the_same_order_to_all(serve
 def test_p5_an_id_that_is_not_valid_is_a_gap_and_never_an_error(server: RunningServer, id: str) -> None:
     published = server.publish("gap/unknown", "x")
     id = id.format(epoch=published.partition("-")[0])
-    with subscribed(f"{server.url}/events/gap/unknown", opened=False, Last_Event_ID=id.encode()) as stream:  # type: ignore[arg-type]
+    with subscribed(f"{server.url}/events/gap/unknown", {b"Last-Event-ID": id.encode()}, opened=False) as stream:
         assert stream.response.status_code == 200
         opening, gap = stream.frames(2)
         assert (opening.event, gap.event) == ("feed.open", "feed.gap")
@@ -518,7 +502,7 @@ def test_patterns_with_wildcards_have_a_thousand_segments_in_sum(server: Running
     deep = "/".join(["*"] * 100)
 
     def status(count: int) -> int:
-        topics = [("topic", f"{deep[:-1]}{number}") for number in range(count)]
+        topics = {"topic": [f"{deep[:-1]}{number}" for number in range(count)]}
         return server.http.get(
             f"{server.url}/events", params=topics, headers={"Accept": "application/json"}
         ).status_code

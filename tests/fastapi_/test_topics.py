@@ -66,7 +66,7 @@ def feed() -> Feed:
 @pytest.fixture(scope="module")
 def server(feed: Feed) -> Iterator[AppServer]:
     app = FastAPI()
-    topics = [orders, lines, created, emptied, names, broken]
+    topics: list[Topic[Any]] = [orders, lines, created, emptied, names, broken]
     app.include_router(feed_router(feed, topics=topics), prefix="/live")
     app.include_router(feed_router(feed, topics=[orders, emptied], strict_topics=True), prefix="/strict")
     only_news = feed_router(feed, topics=[orders], authorize=lambda: Grants(publish=["news"]))

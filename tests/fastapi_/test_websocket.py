@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Serve
-from tests.fastapi_.test_subscribe import AWKWARD
+from tests.support.awkward_texts import AWKWARD
 from tests.support.running import RunningServer
 from tests.support.streams import eventually, subscribed
 

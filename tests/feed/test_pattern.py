@@ -7,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.pattern import EVERYTHING, Selection, TopicIndex, covers, literal_prefix, matches
-
-SEGMENT = st.sampled_from(["a", "b", "c"])
-TOPICS = st.lists(SEGMENT, min_size=1, max_size=4).map("/".join)
-PATTERNS = st.builds(
-    lambda segments, last: "/".join([*segments, *last]),
-    st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3),
-    st.sampled_from([[], ["**"]]),
-) | st.just("**")
+from tests.support.topic_strategies import PATTERNS, TOPICS
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from feed import Feed, FeedOptions, FeedUnavailable, Limits, select
 from feed.peer import Peer, address_key
 from feed.subscription import Subscription
-from tests.support.crowd import LEAST_BUFFER, Crowd, Form, Item, until
+from feed_server.bench.soak.streams import Form, Item
+from tests.support.crowd import LEAST_BUFFER, Crowd, until
 from tests.support.inside import Inside, serving
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +67,7 @@ async def test_a_stream_ends_when_its_right_to_read_does(inside: Inside, form: F
         await until(lambda: reader.parser.finished)
         assert 0 <= time.time() - expires < LATE
         assert [item.type for item in items] == ["feed.open", "message", "feed.closing"]
-        assert "token-expired" in items[-1].data
+        assert items[-1].json["reason"] == "token-expired"
         assert not kept.parser.finished
         assert inside.feed.statistics().subscribers == 1
 
@@ -122,7 +123,7 @@ async def test_a_reader_that_is_behind_and_waits_for_the_log_ends_on_time(monkey
         assert subscription._reading is None
 
 
-@pytest.mark.parametrize("form", [Form.SSE, Form.WEBSOCKET])
+@pytest.mark.parametrize("form", [Form.SSE, Form.WS])
 async def test_a_stream_that_is_behind_ends_on_time(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(window_events=1, heartbeat=60) as inside, Crowd(inside.port) as crowd:
         first = await inside.feed.publish("a", "x")
@@ -140,7 +141,7 @@ async def test_a_stream_that_is_behind_ends_on_time(form: Form, monkeypatch: pyt
         assert [item.type for item in items] == ["feed.open", "feed.closing"]
 
 
-@pytest.mark.parametrize("form", [Form.SSE, Form.WEBSOCKET])
+@pytest.mark.parametrize("form", [Form.SSE, Form.WS])
 async def test_a_stream_that_is_blocked_gets_nothing_that_was_committed_later(form: Form) -> None:
     async with serving(queue_events=4) as inside, Crowd(inside.port) as crowd:
         items: list[Item] = []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from feed import Event, Feed, FeedOptions, Limits, Overloaded, select
 from feed.batch import Chunk, Item
 from feed.control import Control, Heartbeat, Reason
+from feed.log.contract import Page
 from feed.pump import _TURN_WRITES, Pump
 
 pytestmark = pytest.mark.anyio
@@ -241,9 +243,9 @@ async def test_a_reader_that_waits_for_the_disk_is_given_signs_of_life(monkeypat
         assert running is not None
         read, held = running.log.read, asyncio.Event()
 
-        async def slow(*arguments: object) -> object:
+        async def slow(*arguments: Any) -> Page:
             await held.wait()
-            return await read(*arguments)  # type: ignore[arg-type]
+            return await read(*arguments)
 
         monkeypatch.setattr(running.log, "read", slow)
         faucet = Faucet()

@@ -155,7 +155,7 @@ def test_the_documentation_says_where_a_token_may_stand_where_one_is_needed(
     assert "security" not in str(document)
     guarded = serve("--log", "memory:", jwt_secret="x" * 32, public="news/**")
     document = guarded.http.get(f"{guarded.url}/openapi.json").json()
-    schemes = [{name: []} for name in document["components"]["securitySchemes"]]
+    schemes: list[dict[str, list[str]]] = [{name: []} for name in document["components"]["securitySchemes"]]
     assert schemes == [{"bearer": []}, {"query": []}, {"cookie": []}]
     assert document["paths"]["/events"]["post"]["security"] == schemes
     assert document["paths"]["/events"]["get"]["security"] == [{}, *schemes]

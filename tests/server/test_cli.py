@@ -241,7 +241,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: list[str], 
     ],
 )
 def test_a_wrong_setting_in_the_environment_is_one_line_and_exit_code_2(setting: str, value: str, said: str) -> None:
-    result = feed("serve", **{setting: value})  # type: ignore[arg-type]
+    given: dict[str, Any] = {setting: value}
+    result = feed("serve", **given)
     assert one_line(result).startswith(said)
     assert result.returncode == 2
 
@@ -377,7 +378,7 @@ def test_what_a_proxy_answers_while_the_feed_is_away_is_told_and_waited_for(ingr
         f"feed: {ingress}: {NO_ROUTE}; trying again until it does": start("demo", "--every", "0.1", "--url", ingress),
     }
     for said, command in commands.items():
-        command.until(lambda command=command: command.errors)  # type: ignore[misc]
+        command.until(lambda: command.errors)
         assert command.errors == [said]
         assert command.process.poll() is None
 

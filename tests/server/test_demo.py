@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from feed_server.cli import demo
 from feed_server.cli.demo import Counters
-from feed_server.cli.main import demo
 
 
 def test_every_reading_is_an_object_of_numbers() -> None:

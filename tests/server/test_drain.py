@@ -18,8 +18,9 @@ import pytest
 
 from feed import Draining
 from feed.fastapi.http.problems import problem_of
+from feed_server.bench.soak.streams import Form, Item, Stream
 from tests.conftest import Serve
-from tests.support.crowd import Crowd, Form, Http, Item, Reader, many_descriptors, until
+from tests.support.crowd import Crowd, Http, many_descriptors, until
 from tests.support.judge import Got, judge
 from tests.support.proxies import nginx_in_front
 from tests.support.redis_server import RedisServer
@@ -53,13 +54,13 @@ class Story:
         self.ids: list[str] = []
         self.position = ""
         self.closing: dict[str, Any] = {}
-        self.reader: Reader | None = None
+        self.reader: Stream | None = None
 
     def __call__(self, item: Item) -> None:
         assert not self.closing, "nothing comes after feed.closing"
         self.position = item.id or self.position
         if item.type == "feed.closing":
-            self.closing = json.loads(item.data)
+            self.closing = item.json
         elif item.is_event:
             assert item.id is not None
             self.ids.append(item.id)
@@ -117,7 +118,7 @@ async def test_p11_streams_end_spread_over_the_drain_and_nothing_acknowledged_is
 ) -> None:
     server = serve("--log", f"sqlite:{tmp_path}/feed.db", drain=10)
     async with Crowd(server.port) as crowd:
-        stories = await crowded(crowd, STREAMS, [Form.SSE, Form.SSE, Form.SSE, Form.WEBSOCKET, Form.NDJSON])
+        stories = await crowded(crowd, STREAMS, [Form.SSE, Form.SSE, Form.SSE, Form.WS, Form.NDJSON])
         publishing = Publishing(crowd.http(), 0.1)
         task = crowd.task(publishing.run())
         await until(lambda: len(publishing.ids) > 3)
@@ -136,8 +137,8 @@ async def test_p11_streams_end_spread_over_the_drain_and_nothing_acknowledged_is
         for story in stories:
             assert story.ids == log[: len(story.ids)]
         for story in stories[:: STREAMS // 100]:
-            await crowd.reader(Form.SSE, "/all/**", story_again := Story(), last_id=story.position)
-            await until(lambda again=story_again, story=story: story.ids + again.ids == log)  # type: ignore[misc]
+            await crowd.reader(Form.SSE, "/all/**", again := Story(), last_id=story.position)
+            await until(lambda: story.ids + again.ids == log)
 
 
 @pytest.mark.soak
@@ -232,13 +233,13 @@ def test_a_rolling_restart_behind_nginx_loses_nothing_and_keeps_nobody_away_for_
                     node.signal(signal.SIGTERM)
                     assert node.wait() == 0
                     node.start()
-                    eventually(lambda node=node: node.http.get(f"{node.url}/readyz").status_code == 200)  # type: ignore[misc]
-                    eventually(lambda before=before: sum(r.connections for r in readers) > before)  # type: ignore[misc]
+                    eventually(lambda: node.http.get(f"{node.url}/readyz").status_code == 200)
+                    eventually(lambda: sum(r.connections for r in readers) > before)
                     eventually(lambda: all(len(reader.away) == reader.connections - 1 for reader in readers))
                     wait_for_more(publishers, 100)
             last = nodes[0].publish("p/last", "last")
             for reader in readers:
-                eventually(lambda reader=reader: reader.has(last), drain + 5)  # type: ignore[misc]
+                eventually(lambda: reader.has(last), drain + 5)
     stored = stored_in(nodes[0])
     ids = list(stored)
     assert data_of(stored, *publishers, *readers) == stored
@@ -257,7 +258,8 @@ def test_a_rolling_restart_behind_nginx_loses_nothing_and_keeps_nobody_away_for_
 
 def stored_in(node: RunningServer) -> dict[str, str]:
     """The data of all events, by id, in their order."""
-    events, after = {}, "earliest"
+    events: dict[str, str] = {}
+    after = "earliest"
     while (page := node.history(last_event_id=after))["events"]:
         events |= {event["id"]: event["data"] for event in page["events"]}
         after = page["next"]

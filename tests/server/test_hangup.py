@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from tests.support.redis_server import RedisServer

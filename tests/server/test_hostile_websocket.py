@@ -204,8 +204,10 @@ def settled(server: RunningServer) -> None:
     def position() -> str:
         return str(server.history("**", last=1)["next"])
 
-    while (before := position()) != (time.sleep(0.1), position())[1]:
-        assert before
+    before = None
+    while (now := position()) != before:
+        before = now
+        time.sleep(0.1)
 
 
 # Floods. Each is some megabytes: what was kept of them would be seen.

@@ -23,9 +23,10 @@ from feed_server.auth.jwks import MOST_KEYS, MOST_TRIED, Pace, RemoteKeys, _keys
 from feed_server.auth.keys import secret_keys
 from feed_server.auth.tokens import Tokens
 from tests.conftest import Serve
-from tests.feed.client.test_calls import accepting
-from tests.server.test_keys import BAD, EC, ED, RSA, SECRET, public
-from tests.server.test_tokens import ALLOWED, JSON, LATER, OTHERS, ed25519_token, sealed
+from tests.support.handmade_tokens import ALLOWED, JSON, LATER, ed25519_token, sealed
+from tests.support.keys import BAD, EC, ED, OTHER_ED, OTHERS, RSA, public
+from tests.support.scripted import accepting
+from tests.support.tokens import SECRET
 
 pytestmark = pytest.mark.anyio
 
@@ -193,7 +194,7 @@ async def test_an_ed25519_key_may_be_called_by_either_name_and_so_may_its_tokens
     async with verifying(server) as tokens:
         for token in (ed25519_token(ED, "k"), signed(ED, "EdDSA", "k")):
             assert (await tokens.grants(token)).publish == ("a/**",)
-        assert "of no key" in await refused(tokens, ed25519_token(OTHERS["EdDSA"], "k"))
+        assert "of no key" in await refused(tokens, ed25519_token(OTHER_ED, "k"))
 
 
 async def test_no_other_key_is_taken_for_one_by_its_name(server: KeyServer) -> None:
@@ -201,7 +202,8 @@ async def test_no_other_key_is_taken_for_one_by_its_name(server: KeyServer) -> N
     server.keys(jwk(ed448_key, alg="Ed25519"), jwk(EC, alg="Ed25519"), jwk(RSA, kid="k"))
     async with verifying(server) as tokens:
         assert "of no key" in await refused(tokens, ed25519_token(ED))
-        assert [key.algorithm for key in tokens._remote._keys] == ["RS256"]  # type: ignore[union-attr]
+        assert tokens._remote is not None
+        assert [key.algorithm for key in tokens._remote._keys] == ["RS256"]
 
 
 async def test_nothing_is_fetched_before_a_token_needs_it(server: KeyServer) -> None:

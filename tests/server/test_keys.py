@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-import warnings
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PublicFormat
 from pydantic import SecretStr, ValidationError
 
 from feed_server.auth.keys import KeyUse, load_private_key, signing_algorithm
 from feed_server.setting_errors import problems
 from feed_server.settings import Settings, is_secret
 from feed_server.verifier import keys_of
+from tests.support.keys import BAD, EC, ED, GOOD, RSA, certificate, private, public
 from tests.support.running import FEED
-
-SECRET = "the longest secret that nobody has guessed so far"
-
-RSA = rsa.generate_private_key(65537, 2048)
-EC = ec.generate_private_key(ec.SECP256R1())
-ED = ed25519.Ed25519PrivateKey.generate()
-GOOD = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # cryptography has its doubts too
-    BAD = {
-        "an RSA key of 1024 bits": rsa.generate_private_key(65537, 1024),
-        "another curve": ec.generate_private_key(ec.SECP384R1()),
-        "a curve that PyJWT would take with ES256K": ec.generate_private_key(ec.SECP256K1()),
-        "Ed448": ed448.Ed448PrivateKey.generate(),
-    }
-
-
-def public(key: PrivateKeyTypes) -> str:
-    """The PEM of its public half."""
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def private(key: PrivateKeyTypes, encryption: KeySerializationEncryption | None = None) -> str:
-    """The PEM of the key itself."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()).decode()
-
-
-def certificate(key: CertificateIssuerPrivateKeyTypes) -> str:
-    """One that the key has signed for itself."""
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "feed")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))  # type: ignore[arg-type]
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+from tests.support.tokens import SECRET
 
 
 @pytest.fixture(autouse=True)
@@ -69,16 +25,16 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"FEED_{name.upper()}", raising=False)
 
 
-def refusal(**values: object) -> str:
+def refusal(**values: Any) -> str:
     """Why these settings are refused, in one line."""
     with pytest.raises(ValidationError) as raised:
-        Settings(**values)  # type: ignore[arg-type]
+        Settings(**values)
     return "; ".join(problems(raised.value))
 
 
-def algorithms(**values: object) -> list[str]:
+def algorithms(**values: Any) -> list[str]:
     """What tokens may be signed with."""
-    return [key.algorithm for key in keys_of(Settings(**values))]  # type: ignore[arg-type]
+    return [key.algorithm for key in keys_of(Settings(**values))]
 
 
 def test_without_a_key_there_is_none() -> None:
@@ -89,7 +45,8 @@ def test_without_a_key_there_is_none() -> None:
 @pytest.mark.parametrize("name", ["jwt_secret", "publisher_jwt_secret", "subscriber_jwt_secret"])
 def test_a_secret_is_for_hmac_and_nothing_else(name: str) -> None:
     assert algorithms(**{name: SECRET}) == ["HS256", "HS384", "HS512"]
-    assert Settings(**{name: SECRET}).has_key  # type: ignore[arg-type]
+    given: dict[str, Any] = {name: SECRET}
+    assert Settings(**given).has_key
 
 
 @pytest.mark.parametrize("algorithm", GOOD)
@@ -222,9 +179,11 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_no_secret_that_is_refused_is_shown() -> None:
-    for values in ({"jwt_secret": "quite secret"}, {"jwt_public_key": private(EC)}, {"jwt_public_key": "quite secret"}):
+    given = [("jwt_secret", "quite secret"), ("jwt_public_key", private(EC)), ("jwt_public_key", "quite secret")]
+    for name, value in given:
+        values: dict[str, Any] = {name: value}
         with pytest.raises(ValidationError) as raised:
-            Settings(**values)  # type: ignore[arg-type]
+            Settings(**values)
         shown = str(raised.value) + repr(raised.value) + "; ".join(problems(raised.value))
         assert "quite secret" not in shown
         assert private(EC)[40:60] not in shown

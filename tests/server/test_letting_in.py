@@ -16,10 +16,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import Serve
-from tests.feed.test_library import example
 from tests.support import forking
 from tests.support.browser import chromium, origin, watch
-from tests.support.paths import README
+from tests.support.readme_blocks import blocks, section
 from tests.support.redis_server import free_port
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
@@ -42,7 +41,7 @@ def feed(serve: Serve, shop_port: int) -> RunningServer:
 @pytest.fixture
 def shop(feed: RunningServer, shop_port: int, tmp_path: Path) -> Iterator[str]:
     """Step 3: the README's application, but for the ports."""
-    source = example("Letting people in")
+    source = blocks("Letting people in")[0]
     assert FEED_URL in source
     (tmp_path / "shop.py").write_text(source.replace(FEED_URL, f"http://localhost:{feed.port}"))
     environment = {**os.environ, "FEED_JWT_SECRET": SECRET}
@@ -97,17 +96,16 @@ def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_wit
 
 
 def test_every_variable_and_option_of_the_section_is_there() -> None:
-    section = README.read_text().partition("## Letting people in\n")[2].partition("\n## ")[0]
+    text = section("Letting people in")
     help = feed_command("serve", "--help", COLUMNS="200")
-    for name in set(re.findall(r"FEED_[A-Z_]+[A-Z]", section)) - {"FEED_TOKEN", "FEED_SUBSCRIBER_JWT"}:
+    for name in set(re.findall(r"FEED_[A-Z_]+[A-Z]", text)) - {"FEED_TOKEN", "FEED_SUBSCRIBER_JWT"}:
         assert name in help, name
-    for option in set(re.findall(r"feed token .*?(--\w+)", section)):
+    for option in set(re.findall(r"feed token .*?(--\w+)", text)):
         assert option in feed_command("token", "--help")
 
 
 def test_an_application_decides_for_itself_who_may_do_what(tmp_path: Path) -> None:
-    section = README.read_text().partition("## Inside your FastAPI application\n")[2]
-    host, authorize = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:2]
+    host, authorize = blocks("Inside your FastAPI application")[:2]
     source = host.replace("app = FastAPI(", f"{authorize}\n\napp = FastAPI(").replace(
         "feed_router(feed)", "feed_router(feed, authorize=authorize)"
     )
@@ -137,8 +135,7 @@ def test_an_application_decides_for_itself_who_may_do_what(tmp_path: Path) -> No
 
 
 def test_a_token_as_the_readme_writes_one_is_what_the_server_reads(feed: RunningServer) -> None:
-    section = README.read_text().partition("### Tokens\n")[2]
-    found = re.search(r"\| `feed` \| `(\{.*?\})`", section)
+    found = re.search(r"\| `feed` \| `(\{.*?\})`", section("Tokens"))
     assert found
     claim = json.loads(found[1])
     headers = bearer(token(claim["publish"], claim["subscribe"], admin=claim["admin"]))

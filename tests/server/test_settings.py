@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from feed_server.setting_errors import problems
 from feed_server.settings import Settings, option_and_variable, variable
 from feed_server.units import duration_text, parse_duration, parse_size, size_text
-from tests.support.paths import README
+from tests.support.readme_blocks import section
 
 KEYS = [name for name in Settings.model_fields if name.endswith(("jwt_secret", "jwt_public_key", "jwks_url"))]
 
@@ -101,8 +103,9 @@ def test_a_key_that_is_set_and_empty_is_refused(name: str, value: str, monkeypat
     ],
 )
 def test_what_is_wrong_with_a_setting_is_said_in_words_of_our_own(name: str, value: object, words: str) -> None:
+    given: dict[str, Any] = {name: value}
     with pytest.raises(ValidationError) as raised:
-        Settings(**{name: value})  # type: ignore[arg-type]
+        Settings(**given)
     assert list(problems(raised.value)) == [f"{option_and_variable(name)}: {words}"]
 
 
@@ -136,5 +139,4 @@ def test_every_setting_is_described() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_readme_has_every_setting(name: str) -> None:
-    readme = README.read_text()
-    assert f"`{variable(name)}`" in readme.partition("## Settings\n")[2].partition("\n## ")[0]
+    assert f"`{variable(name)}`" in section("Settings")

@@ -13,6 +13,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -23,11 +24,10 @@ from feed_server.cli.main import run
 from feed_server.cli.token import _length
 from feed_server.settings import Settings
 from feed_server.verifier import verifier_of
-from tests.server.test_keys import EC, ED, RSA, SECRET, private, public
-from tests.server.test_tokens import ALLOWED, LATER, NOW, saying, sealed
+from tests.support.handmade_tokens import ALLOWED, LATER, NOW, saying, sealed
+from tests.support.keys import EC, ED, GOOD, private, public
 from tests.support.running import FEED
-
-KEYS = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
+from tests.support.tokens import SECRET
 
 
 @dataclass
@@ -64,9 +64,9 @@ def made(*arguments: str, **settings: str) -> str:
     return done.stdout.strip()
 
 
-def granted(token: str, **settings: object) -> Grants:
+def granted(token: str, **settings: Any) -> Grants:
     """What a server with these settings would make of it."""
-    tokens = verifier_of(Settings(**settings))  # type: ignore[arg-type]
+    tokens = verifier_of(Settings(**settings))
     assert tokens is not None
     return asyncio.run(tokens.grants(token))
 
@@ -107,11 +107,11 @@ def test_unless_it_says_more_a_token_is_for_an_hour_and_for_nobody_in_particular
     assert 3500 < found.expires - time.time() < 3602
 
 
-@pytest.mark.parametrize("algorithm", KEYS)
+@pytest.mark.parametrize("algorithm", GOOD)
 def test_a_private_key_signs_instead_of_a_secret(algorithm: str, tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
-    file.write_text(private(KEYS[algorithm]))
-    pem = public(KEYS[algorithm])
+    file.write_text(private(GOOD[algorithm]))
+    pem = public(GOOD[algorithm])
     token = made("--publish", "a", "--private-key", str(file), jwt_secret="", jwt_public_key=pem)
     assert jwt.get_unverified_header(token)["alg"] == algorithm
     assert granted(token, jwt_public_key=pem).publish == ("a",)

@@ -6,7 +6,6 @@ PyJWT refuses to make many of these, so they are put together by hand.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import hashlib
 import hmac
@@ -19,14 +18,12 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from feed import Unauthenticated
 from feed.fastapi.auth.grants import Grants
-from feed_server.auth.keys import PrivateKey
 from feed_server.auth.tokens import (
     LAST_TIME,
     LEEWAY,
@@ -40,48 +37,16 @@ from feed_server.auth.tokens import (
 from feed_server.settings import Settings
 from feed_server.verifier import verifier_of
 from tests.conftest import Serve
-from tests.server.test_keys import EC, ED, RSA, SECRET, private, public
+from tests.support.handmade_tokens import ALLOWED, HASHES, JSON, LATER, NOW, b64, ed25519_token, saying, sealed
+from tests.support.keys import EC, ED, GOOD, OTHER_RSA, OTHERS, RSA, private, public
 from tests.support.running import RunningServer, running
+from tests.support.tokens import SECRET
 
-NOW = int(time.time())
-LATER = NOW + 3600
-ALLOWED = {"publish": ["a/**"], "subscribe": ["b/*"], "admin": True}
-KEYS: dict[str, PrivateKey] = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
-OTHERS: dict[str, PrivateKey] = {
-    "RS256": rsa.generate_private_key(65537, 2048),
-    "ES256": ec.generate_private_key(ec.SECP256R1()),
-    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
-}
-JWK_OF_OTHER = jwt.algorithms.RSAAlgorithm.to_jwk(OTHERS["RS256"].public_key(), as_dict=True)
-HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
+JWK_OF_OTHER = jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_RSA.public_key(), as_dict=True)
 
 
-def b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def sealed(header: object, claims: object, key: str | bytes = SECRET, hash: str = "HS256") -> str:
-    """A token with whatever header and claims, with an HMAC. `bytes` are taken as they are."""
-    parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, claims)]
-    text = ".".join(map(b64, parts))
-    secret = key if isinstance(key, bytes) else key.encode()
-    return f"{text}.{b64(hmac.new(secret, text.encode(), HASHES[hash]).digest())}"
-
-
-def ed25519_token(key: ed25519.Ed25519PrivateKey, kid: str | None = None) -> str:
-    """A token whose header has the algorithm by its newer name (RFC 9864), of which PyJWT knows nothing."""
-    header = {"alg": "Ed25519", **({} if kid is None else {"kid": kid})}
-    text = ".".join(b64(json.dumps(part).encode()) for part in (header, {"exp": LATER, "feed": ALLOWED}))
-    return f"{text}.{b64(key.sign(text.encode()))}"
-
-
-def saying(**claims: object) -> str:
-    """A token whose signature is good, with these claims beside a good `exp`."""
-    return sealed({"alg": "HS256"}, {"exp": LATER, **claims})
-
-
-def tokens(**settings: object) -> Tokens:
-    found = verifier_of(Settings(**{"jwt_secret": SecretStr(SECRET), **settings}))  # type: ignore[arg-type]
+def tokens(**settings: Any) -> Tokens:
+    found = verifier_of(Settings(**{"jwt_secret": SecretStr(SECRET), **settings}))
     assert found is not None
     return found
 
@@ -125,10 +90,10 @@ def test_a_secret_of_32_bytes_does_for_every_hash_and_nothing_warns_of_it(algori
     assert warned == []
 
 
-@pytest.mark.parametrize("algorithm", KEYS)
+@pytest.mark.parametrize("algorithm", GOOD)
 def test_a_public_key_verifies_what_its_private_key_has_signed(algorithm: str) -> None:
-    verifier = tokens(jwt_public_key=public(KEYS[algorithm]))
-    for key in (KEYS[algorithm], private(KEYS[algorithm])):
+    verifier = tokens(jwt_public_key=public(GOOD[algorithm]))
+    for key in (GOOD[algorithm], private(GOOD[algorithm])):
         token = jwt.encode({"exp": LATER, "feed": ALLOWED}, key, algorithm)
         assert grants(token, verifier).publish == ("a/**",)
 
@@ -141,9 +106,9 @@ def test_an_ed25519_key_s_algorithm_has_two_names() -> None:
     assert "of no key that is known here" in refusal(token, tokens(jwt_public_key=public(OTHERS["EdDSA"])))
 
 
-@pytest.mark.parametrize("algorithm", KEYS)
+@pytest.mark.parametrize("algorithm", GOOD)
 def test_another_key_of_the_same_kind_verifies_nothing(algorithm: str) -> None:
-    token = jwt.encode({"exp": LATER}, KEYS[algorithm], algorithm)
+    token = jwt.encode({"exp": LATER}, GOOD[algorithm], algorithm)
     assert "of no key that is known here" in refusal(token, tokens(jwt_public_key=public(OTHERS[algorithm])))
 
 
@@ -281,11 +246,11 @@ def test_a_token_that_names_no_algorithm_is_refused(header: object) -> None:
     assert "its algorithm is not allowed here" in refusal(sealed(header, {"exp": LATER}))
 
 
-@pytest.mark.parametrize("algorithm", KEYS)
+@pytest.mark.parametrize("algorithm", GOOD)
 @pytest.mark.parametrize("hash", HASHES)
 def test_a_public_key_is_not_taken_for_a_secret(algorithm: str, hash: str) -> None:
-    verifier = tokens(jwt_secret=None, jwt_public_key=public(KEYS[algorithm]))
-    pem = public(KEYS[algorithm])
+    verifier = tokens(jwt_secret=None, jwt_public_key=public(GOOD[algorithm]))
+    pem = public(GOOD[algorithm])
     for secret in (pem, pem.strip(), pem.replace("\n", "\r\n"), ""):
         for name in (hash, algorithm):
             refusal(sealed({"alg": name}, {"exp": LATER, "feed": ALLOWED}, secret, hash), verifier)
@@ -376,7 +341,7 @@ def test_a_token_that_was_changed_is_refused_wherever_it_was() -> None:
 
 @pytest.mark.parametrize("size", [0, 63, 65, 96])
 def test_a_signature_of_a_wrong_length_is_refused(size: int) -> None:
-    for algorithm, key in KEYS.items():
+    for algorithm, key in GOOD.items():
         token = jwt.encode({"exp": LATER}, key, algorithm).rpartition(".")[0]
         refusal(f"{token}.{b64(bytes(size))}", tokens(jwt_public_key=public(key)))
 
@@ -466,11 +431,6 @@ def test_no_reason_repeats_anything_of_the_token() -> None:
         assert marked not in refusal(token, tokens(jwt_audience="feed", jwt_issuer="us"))
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=8,
-)
 CLAIMS = st.dictionaries(st.sampled_from(["exp", "nbf", "iat", "aud", "iss", "sub", "jti", "feed", "x"]), JSON)
 HEADERS = st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk", "jku", "x5u", "zip"]), JSON)
 STRICT = tokens(jwt_audience="feed", jwt_issuer="us", jwt_public_key=public(EC))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -24,12 +24,12 @@ from feed_server.server.listening import ServeError, listen, url_of
 from feed_server.server.worker import Worker
 from tests.conftest import Serve, StartRedis
 from tests.support.forking import run
-from tests.support.judge import judge
+from tests.support.judge import Got, judge
 from tests.support.redis_server import RedisServer
 from tests.support.running import RunningServer, running
 from tests.support.scraping import client_of_each, scrape, workers
 from tests.support.streams import Stream, eventually, subscribed
-from tests.system.test_faults import Follower, Publisher, threads_stopped
+from tests.support.traffic import Follower, Publisher, threads_stopped
 
 SECONDS = 30.0
 
@@ -254,7 +254,7 @@ def test_a_signal_drains_all_and_ends_with_0(pair: RunningServer, number: int, t
 
 
 @contextlib.contextmanager
-def publishing(url: str) -> Iterator[object]:
+def publishing(url: str) -> Iterator[Callable[[], int]]:
     """A publish whose body has begun; what is given sends the rest, and gives the status of the answer."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -355,9 +355,9 @@ def test_a_worker_that_is_ended_is_replaced_and_its_readers_miss_nothing(pair: R
             victims = old[:1]
             for pid in victims:
                 os.kill(pid, number)
-            eventually(lambda victims=victims: gone(victims) and len(workers(pair)) == 2)
+            eventually(lambda: gone(victims) and len(workers(pair)) == 2)
             count = len(publishers[0].acknowledged)
-            eventually(lambda count=count: len(publishers[0].acknowledged) > count + 20)
+            eventually(lambda: len(publishers[0].acknowledged) > count + 20)
         for publisher in publishers:
             publisher.stopping.set()
             publisher.join()
@@ -370,7 +370,8 @@ def test_a_worker_that_is_ended_is_replaced_and_its_readers_miss_nothing(pair: R
     for follower in followers:
         indeterminate = {id for id, data in follower.got.items() if data in unanswered}
         assert follower.gaps == []
-        verdict = judge(acknowledged, follower.account, indeterminate)
+        got = [entry for entry in follower.account if isinstance(entry, Got)]
+        verdict = judge(acknowledged, got, indeterminate)
         assert verdict.good, verdict
 
 

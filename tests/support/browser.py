@@ -19,6 +19,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Dialog, Error, Page, sy
 # Chromium without the frame of a desktop around its pages, which takes a third of the processor's time.
 CHROMIUM = Path("/usr/bin/chromium-headless-shell")
 
+MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&lt;b&gt;"
+"""What a page would run that took text for markup."""
+
 _ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",

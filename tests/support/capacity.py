@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from feed_server.bench.cores import share_cores
 from feed_server.bench.framing import FEED_SSE, FEED_WS, Form

@@ -1,7 +1,7 @@
 """Correctness under load: readers of every form that come, leave, stall and come back, and publishers of every kind.
 
-At the end the log is read as history, and each reader's ids are compared with it. What is right is judged here by
-rules of this module's own: how a pattern matches, and what a reader should have got.
+The readers are those of `feed bench --soak`, and so is what they ask for. What they should have got is judged here: at
+the end the log is read as history, and each reader's account is compared with it by `tests.support.judge`.
 """
 
 from __future__ import annotations
@@ -10,126 +10,125 @@ import asyncio
 import contextlib
 import itertools
 import random
-import re
-from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, NamedTuple
 
 import orjson
 
-from tests.support.crowd import Crowd, Form, Http, Item, Reader, masked, until
+from feed_server.bench.payload import MIN_SIZE, make_data, make_token
+from feed_server.bench.soak.ledger import TOPICS, TYPES, Findings, Wish
+from feed_server.bench.soak.readers import Guest, House
+from feed_server.bench.soak.streams import Form, Item, masked
+from tests.support.crowd import Crowd, Http
 from tests.support.judge import Got, judge
 
-TOPICS = [f"churn/{name}/{number}" for name in "abcde" for number in range(8)]
-TYPES = ["message", "created", "gone"]
-END = "end"
-AWAY = [Reader.reset, Reader.leave, Reader.half_close]
+RETAINED = 10_000_000  # more than is ever published: no gap is due
+_STAY_SECONDS = 1.0
+_SLOW = 0.3
+_KEPT, _ABANDONED = 0, 1  # who published it, in an event's token
 
 
-@lru_cache
-def _expression(pattern: str) -> re.Pattern[str]:
-    segments = {"*": "[^/]+", "**": ".+"}
-    return re.compile("/".join(segments.get(segment) or re.escape(segment) for segment in pattern.split("/")))
+class Event(NamedTuple):
+    """What was published, or is stored. `serial` is there once."""
+
+    topic: str
+    type: str
+    serial: int
 
 
-class Wish(NamedTuple):
-    """What a reader asks for. Everybody wants to know of the end."""
+class Draft(NamedTuple):
+    """An event, and the data it is published with."""
 
-    patterns: tuple[str, ...]
-    types: tuple[str, ...]
-
-    @classmethod
-    def random(cls, chance: random.Random) -> Wish:
-        """Of every kind, and mostly narrow."""
-        number = chance.randrange(8)
-        patterns = chance.choice(
-            [
-                tuple(chance.sample(TOPICS, 5)),
-                (f"churn/{chance.choice('abcde')}/*",),
-                (f"churn/*/{number}", f"churn/a/{number}"),
-                (f"*/{chance.choice('abcde')}/*", chance.choice(TOPICS)),
-                (chance.choice(["churn/**", "**"]),),
-            ]
-        )
-        types = () if chance.random() < 0.6 else (*chance.sample(TYPES, 2), END)
-        return cls((*patterns, END), types)
+    event: Event
+    data: str
 
     @property
-    def path(self) -> str:
-        """As a query."""
-        return "?" + "&".join([f"topic={topic}" for topic in self.patterns] + [f"type={type}" for type in self.types])
-
-    def wants(self, topic: str, type: str) -> bool:
-        """Whether an event is asked for."""
-        if self.types and type not in self.types:
-            return False
-        return any(_expression(pattern).fullmatch(topic) for pattern in self.patterns)
+    def line(self) -> dict[str, object]:
+        """As an envelope."""
+        return {"topic": self.event.topic, "type": self.event.type, "data": self.data}
 
 
-class Guest:
-    """A reader that comes and goes, always in another form and with the last id it was told."""
+class Diary:
+    """What one reader is told, for the judge. It compares nothing while it is written."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self.wish = Wish.random(chance)
-        self.got = array("Q")
+    checked = 0
+    is_checked = False
+
+    def __init__(self, diaries: Diaries, wish: Wish, name: str) -> None:
+        self.wish = wish
+        self.name = name
         self.start: int | None = None
-        self.last_id: str | None = None
-        self.visits = 0
-        self.faults: list[Item] = []
-        self._chance = chance
+        self.frontier: int | None = None
+        self.got: list[Got] = []
+        self._diaries = diaries
 
     @property
-    def last(self) -> int:
-        """The place of the last event it got."""
-        return self.got[-1] if self.got else 0
+    def reached(self) -> bool:
+        """Whether it was told of everything there is for it."""
+        wanted = self._diaries.wanted(self.wish)
+        return self.frontier is not None and self.frontier >= (wanted[-1][0] if wanted else 0)
 
-    def take(self, item: Item) -> None:
-        """Note it."""
-        if item.is_event:
-            self.got.append(place(str(item.id)))
-        elif item.type == "feed.open":
-            self.start = place(str(item.id)) if self.start is None else self.start
-        elif item.type not in ("feed.position", "feed.live"):
-            self.faults.append(item)  # nothing here is ever expired, nor a stream ended
-        self.last_id = item.id or self.last_id
+    def opened(self, position: int) -> None:
+        """What comes after this is to come to this reader."""
+        self.start = self.frontier = position
 
-    async def visit(self, crowd: Crowd) -> Reader:
-        """Open a stream, some through a small buffer."""
-        chance = self._chance
-        buffer = 8192 if chance.random() < 0.3 else None
-        reader = await crowd.reader(chance.choice(list(Form)), self.wish.path, self.take, self.last_id, buffer)
-        assert reader.status in (101, 200), reader.parser.refusal
-        self.visits += 1
-        return reader
+    def event(self, seq: int, serial: int) -> None:
+        """An event."""
+        self.got.append(Got(_named(seq, serial)))
+        self.moved(seq)
 
-    async def come_and_go(self, crowd: Crowd, stopping: asyncio.Event) -> Reader:
-        """Until it is time to stay. Gives the stream that stays open."""
-        chance = self._chance
-        while not stopping.is_set():
-            reader = await self.visit(crowd)
-            for _ in range(chance.randrange(3)):
-                await pause(stopping, chance.uniform(0, 1.5))
-                reader.stall()
-                await pause(stopping, chance.uniform(0, 2))
-                reader.go_on()
-            await pause(stopping, chance.expovariate(1))
-            chance.choice(AWAY)(reader)
-            async with asyncio.timeout(20):
-                await reader.gone.wait()
-            crowd.forget(reader)
-            await pause(stopping, chance.choice([0, 0, chance.uniform(0, 2)]))
-        return await self.visit(crowd)
+    def moved(self, position: int) -> None:
+        """Told that there is nothing more for it up to there."""
+        self.frontier = max(self.frontier or 0, position)
 
-    def check(self, events: list[tuple[int, str, str]]) -> None:
-        """Compare what it got with what it should have."""
-        assert not self.faults, self.faults[:3]
-        assert self.start is not None
-        wanted = [seq for seq, topic, type in events if seq > self.start and self.wish.wants(topic, type)]
-        if wanted != list(self.got):  # to say which it is; and what is equal is good
-            verdict = judge([(seq, str(seq)) for seq in wanted], [Got(str(seq)) for seq in self.got])
-            raise AssertionError(f"{self.wish} from {self.start}: {verdict}")
+    def gap(self, position: int) -> None:
+        """Told that something may be missing, which is a finding of the guest's own."""
+
+    def check(self) -> None:
+        """See `Diaries.judge`."""
+
+    def end(self) -> None:
+        """No more comes to it: what it has not got is lost."""
+        self.frontier = RETAINED
+
+    def judge(self) -> None:
+        """Compare what it was told with what is stored."""
+        start, frontier = self.start or 0, self.frontier or 0
+        due = [each for each in self._diaries.wanted(self.wish) if start < each[0] <= frontier]
+        verdict = judge(due, self.got)
+        assert verdict.good, f"{self.name}, {self.wish} from {start} to {frontier}: {verdict}"
+
+
+class Diaries:
+    """Those of all readers. `stored` is what the log holds, by place, as soon as that is known."""
+
+    settled = 0
+
+    def __init__(self) -> None:
+        self.stored: dict[int, Event] = {}
+        self.all: list[Diary] = []
+        self._wanted: dict[Wish, list[tuple[int, str]]] = {}
+
+    def follower(self, wish: Wish, name: str) -> Diary:
+        """One more reader's."""
+        self.all.append(Diary(self, wish, name))
+        return self.all[-1]
+
+    def wanted(self, wish: Wish) -> list[tuple[int, str]]:
+        """What is stored and asked for, by place."""
+        if wish not in self._wanted:
+            self._wanted[wish] = [
+                (seq, _named(seq, event.serial))
+                for seq, event in self.stored.items()
+                if wish.wants(event.topic, event.type)
+            ]
+        return self._wanted[wish]
+
+
+def _named(seq: int, serial: int) -> str:
+    """An event's name for the judge: one with another's data is not the same."""
+    return f"{seq} ({serial})"
 
 
 def place(id: str) -> int:
@@ -137,64 +136,57 @@ def place(id: str) -> int:
     return int(id.rpartition("-")[2])
 
 
-async def pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Wait, but not beyond the end."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-
-
 class Publishers:
-    """One of each kind. `acknowledged` has what each id was given for: topic and type."""
+    """One of each kind. `acknowledged` has what each place was given to."""
 
-    def __init__(self, crowd: Crowd, chance: random.Random, stopping: asyncio.Event, numbers: itertools.count[int]):
-        self.acknowledged: dict[int, tuple[str, str]] = {}
+    def __init__(self, crowd: Crowd, house: House, begin: int) -> None:
+        self.acknowledged: dict[int, Event] = {}
         self.repeats = 0
         self.abandoned = 0
         self._crowd = crowd
-        self._chance = chance
-        self._stopping = stopping
-        self._numbers = numbers
+        self._house = house
+        self._chance = random.Random(house.chance.random())
+        self._numbers = itertools.count(1)
+        self._keys = (f"{begin}-{number}" for number in itertools.count(1))
 
-    def kinds(self) -> list[Callable[[], object]]:
+    def kinds(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What is to run."""
         return [self.text, self.json, self.array, self.lines, self.websocket, self.twice, self.abandoning]
 
     async def _turns(self, seconds: float = 0.03) -> AsyncIterator[Http]:
         http = self._crowd.http()
-        while not self._stopping.is_set():
+        while not self._house.stopping.is_set():
             yield http
-            await pause(self._stopping, self._chance.uniform(0, 2 * seconds))
+            await self._house.pause(self._chance.uniform(0, 2 * seconds))
 
-    def _draft(self, mark: str = "m") -> tuple[str, str, str]:
-        """A topic, a type, and data that is there once."""
-        chance = self._chance
-        size = 20_000 if chance.random() < 0.05 else chance.randrange(150)
-        data = f"{mark} {next(self._numbers)} {'x' * size}"
-        return chance.choice(TOPICS), chance.choice(TYPES), data
+    def _draft(self, publisher: int = _KEPT, mark: int = 0) -> Draft:
+        """An event whose data is there once."""
+        chance, serial = self._chance, next(self._numbers)
+        size = 20_000 if chance.random() < 0.05 else MIN_SIZE + chance.randrange(150)
+        data = make_data(make_token(publisher, serial, mark), size).decode()
+        return Draft(Event(chance.choice(TOPICS), chance.choice(TYPES), serial), data)
 
-    def _many(self) -> list[tuple[str, str, str]]:
+    def _many(self) -> list[Draft]:
         return [self._draft() for _ in range(self._chance.randrange(1, 20))]
 
-    def _note(self, ids: list[str], drafts: list[tuple[str, str, str]]) -> None:
-        for id, (topic, type, _) in zip(ids, drafts, strict=True):
+    def _note(self, ids: list[str], drafts: list[Draft]) -> None:
+        for id, draft in zip(ids, drafts, strict=True):
             assert place(id) not in self.acknowledged
-            self.acknowledged[place(id)] = (topic, type)
+            self.acknowledged[place(id)] = draft.event
 
     async def text(self) -> None:
         """Single events, as text."""
         async for http in self._turns():
-            topic, type, data = draft = self._draft()
-            answer = await http.publish(f"{topic}?type={type}", data)
+            draft = self._draft()
+            answer = await http.publish(f"{draft.event.topic}?type={draft.event.type}", draft.data)
             assert answer.status == 201, answer
             self._note(answer.ids, [draft])
 
     async def json(self) -> None:
         """Single events, as JSON in an envelope."""
         async for http in self._turns():
-            topic, type, data = draft = self._draft()
-            body = orjson.dumps({"topic": topic, "type": type, "data": data})
-            answer = await http.request("POST", "/events", body, Content_Type="application/json")
+            draft = self._draft()
+            answer = await http.request("POST", "/events", orjson.dumps(draft.line), Content_Type="application/json")
             assert answer.status == 201, answer
             self._note(answer.ids, [draft])
 
@@ -202,7 +194,7 @@ class Publishers:
         """Batches as arrays."""
         async for http in self._turns(0.1):
             drafts = self._many()
-            body = orjson.dumps([{"topic": topic, "type": type, "data": data} for topic, type, data in drafts])
+            body = orjson.dumps([draft.line for draft in drafts])
             answer = await http.request("POST", "/events", body, Content_Type="application/json")
             assert answer.status == 201, answer
             self._note(answer.ids, drafts)
@@ -211,7 +203,7 @@ class Publishers:
         """Batches as lines."""
         async for http in self._turns(0.1):
             drafts = self._many()
-            answer = await http.publish_lines([{"topic": t, "type": type, "data": data} for t, type, data in drafts])
+            answer = await http.publish_lines([draft.line for draft in drafts])
             assert answer.status == 201, answer
             self._note(answer.ids, drafts)
 
@@ -223,15 +215,15 @@ class Publishers:
             if item.type in ("feed.ack", "feed.error"):
                 answers.put_nowait(item)
 
-        reader = await self._crowd.reader(Form.WEBSOCKET, "/churn/websocket", take)
+        reader = await self._crowd.reader(Form.WS, "/churn/websocket", take)
         async for _ in self._turns():
-            topic, type, data = draft = self._draft()
-            message: dict[str, str] = {"topic": topic, "type": type, "data": data}
+            draft = self._draft()
+            message = draft.line
             times = self._chance.choice([1, 1, 2])
             if times > 1:
-                message["key"] = f"w{next(self._numbers)}"
+                message["key"] = next(self._keys)
             reader.send(masked(1, orjson.dumps(message)) * times)
-            acks = [orjson.loads((await answers.get()).data) for _ in range(times)]
+            acks = [(await answers.get()).json for _ in range(times)]
             assert len({ack["id"] for ack in acks}) == 1, acks
             self.repeats += times - 1
             self._note([acks[0]["id"]], [draft])
@@ -241,8 +233,8 @@ class Publishers:
         other = self._crowd.http()
         async for http in self._turns(0.1):
             drafts = self._many()
-            lines: list[dict[str, object]] = [{"topic": t, "type": type, "data": data} for t, type, data in drafts]
-            key = f"h{next(self._numbers)}"
+            lines = [draft.line for draft in drafts]
+            key = next(self._keys)
             both = [http.publish_lines(lines, Idempotency_Key=key), other.publish_lines(lines, Idempotency_Key=key)]
             if self._chance.random() < 0.5:
                 first, second = await asyncio.gather(*both)
@@ -256,16 +248,13 @@ class Publishers:
     async def abandoning(self) -> None:
         """Leaves before the answer: it may be published or not, but in no case twice or in part."""
         async for http in self._turns(0.2):
-            mark = f"abandoned-{next(self._numbers)}"
-            drafts = [self._draft(mark) for _ in range(3)]
-            asking = asyncio.ensure_future(
-                http.publish_lines([{"topic": topic, "type": type, "data": data} for topic, type, data in drafts])
-            )
+            self.abandoned += 1
+            lines = [self._draft(_ABANDONED, mark=self.abandoned).line for _ in range(3)]
+            asking = asyncio.ensure_future(http.publish_lines(lines))
             await asyncio.sleep(self._chance.choice([0, 0, 0.001, 0.003]))
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             http.close()
-            self.abandoned += 1
 
 
 class Report(NamedTuple):
@@ -281,46 +270,83 @@ class Report(NamedTuple):
 async def churn(port: int, guests: int, seconds: float, seed: int) -> Report:
     """Let them all come and go for so long; then all stay, and each must have got just what it should. At the end all
     are gone."""
-    chance = random.Random(seed)
-    stopping = asyncio.Event()
-    everybody = [Guest(random.Random(chance.random())) for _ in range(guests)]
+    diaries, findings = Diaries(), Findings()
     async with Crowd(port) as crowd:
         http = crowd.http()
         (begin,) = (await http.publish("begin", "the beginning")).ids
-        publishers = Publishers(crowd, chance, stopping, itertools.count(place(begin) * 1_000))
-        visits = [crowd.task(guest.come_and_go(crowd, stopping)) for guest in everybody]
-        working = [crowd.task(work()) for work in publishers.kinds()]  # type: ignore[arg-type]
-        ended = asyncio.ensure_future(asyncio.sleep(seconds))
-        await asyncio.wait([ended, *visits, *working], return_when=asyncio.FIRST_COMPLETED)  # one that fails ends it
-        ended.cancel()
-        stopping.set()
-        async with asyncio.timeout(40):
-            await asyncio.gather(*working)
-            await asyncio.gather(*visits)
-        (end,) = (await http.publish(f"{END}?type={END}", "the end")).ids
-        last = place(end)
-        await until(lambda: all(guest.last == last for guest in everybody), 60, "the last event, at every reader")
-        stored = await http.history("**", begin)
-    check_history(stored[:-1], publishers.acknowledged, place(begin))
-    events = [(place(event["id"]), event["topic"], event["type"]) for event in stored]
-    for guest in everybody:
-        guest.check(events)
+        house = House(
+            host="127.0.0.1",
+            port=port,
+            forms=list(Form),
+            retained=RETAINED,
+            expires_after=_STAY_SECONDS,
+            epoch=begin.rpartition("-")[0],
+            ledger=diaries,
+            findings=findings,
+            chance=random.Random(seed),
+            stay=_STAY_SECONDS,
+            slow=_SLOW,
+        )
+        publishers = Publishers(crowd, house, place(begin))
+        with _everybody(house, guests) as everybody:
+            visits = [crowd.task(guest.come_and_go()) for guest in everybody]
+            working = [crowd.task(work()) for work in publishers.kinds()]
+            ended = asyncio.ensure_future(asyncio.sleep(seconds))
+            # One that fails ends it.
+            await asyncio.wait([ended, *visits, *working], return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            house.stopping.set()
+            async with asyncio.timeout(40):
+                await asyncio.gather(*working)
+                await asyncio.gather(*visits)
+            # Readers may begin with what was there before.
+            stored = [event for event in await http.history("**") if event["topic"] in TOPICS]
+            diaries.stored = {place(event["id"]): _event(event) for event in stored}
+            await asyncio.gather(*(guest.stay() for guest in everybody))
+            await asyncio.gather(*(guest.go() for guest in everybody))
+    assert findings.counts == {}, findings.examples
+    fresh = [event for event in stored if place(event["id"]) > place(begin)]
+    check_history(fresh, publishers.acknowledged, place(begin))
+    for diary in diaries.all:
+        diary.judge()
+    assert sum(len(diary.got) for diary in diaries.all) == house.tally["deliveries"]
     return Report(
         events=len(publishers.acknowledged),
-        deliveries=sum(len(guest.got) for guest in everybody),
-        visits=sum(guest.visits for guest in everybody),
+        deliveries=house.tally["deliveries"],
+        visits=house.tally["connections"],
         repeats=publishers.repeats,
         abandoned=publishers.abandoned,
     )
 
 
-def check_history(stored: list[dict[str, str]], acknowledged: dict[int, tuple[str, str]], begin: int) -> None:
+@contextlib.contextmanager
+def _everybody(house: House, count: int) -> Iterator[list[Guest]]:
+    """The readers. Whatever happens, at the end of the block they are gone."""
+    everybody = [Guest(house, number) for number in range(count)]
+    try:
+        yield everybody
+    finally:
+        for guest in everybody:
+            if guest.stream is not None:
+                guest.stream.reset()
+
+
+def _event(stored: dict[str, str]) -> Event:
+    return Event(stored["topic"], stored["type"], int(_token(stored)[4:12]))
+
+
+def _token(stored: dict[str, str]) -> str:
+    token: str = orjson.loads(stored["data"])["n"]
+    return token
+
+
+def check_history(stored: list[dict[str, str]], acknowledged: dict[int, Event], begin: int) -> None:
     """All that was acknowledged is there, each once, and beside it only what was abandoned, whole."""
-    places = [place(event["id"]) for event in stored]
-    assert places == list(range(begin + 1, begin + 1 + len(stored))), "in order, without a hole"
-    there = {place(event["id"]): (event["topic"], event["type"]) for event in stored}
+    there = {place(event["id"]): _event(event) for event in stored}
+    assert list(there) == list(range(begin + 1, begin + 1 + len(stored))), "in order, without a hole"
     assert {seq: there.get(seq) for seq in acknowledged} == acknowledged
-    assert len({event["data"].split()[1] for event in stored}) == len(stored), "each once"
-    extra = Counter(event["data"].split()[0] for event in stored if place(event["id"]) not in acknowledged)
-    assert all(mark.startswith("abandoned-") for mark in extra), extra
-    assert set(extra.values()) <= {3}, "a batch is there whole, or not at all"
+    assert len({event.serial for event in there.values()}) == len(stored), "each once"
+    extra = [_token(event) for event in stored if place(event["id"]) not in acknowledged]
+    assert all(int(token[:3]) == _ABANDONED for token in extra), extra
+    batches = Counter(token[13:] for token in extra)
+    assert set(batches.values()) <= {3}, "a batch is there whole, or not at all"

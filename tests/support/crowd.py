@@ -1,7 +1,8 @@
 """Many readers and publishers in one event loop, as raw connections: cheap enough to be no bottleneck, and rude enough
 to leave, stall and take a kilobyte a second.
 
-What comes is parsed here, by this module's own few lines, and not by the server's.
+The streams are those of `feed bench --soak`, which parses what comes by a few lines of its own,
+and not by the server's.
 """
 
 from __future__ import annotations
@@ -11,266 +12,20 @@ import contextlib
 import resource
 import socket
 import statistics
-import struct
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from enum import StrEnum
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 import orjson
 import psutil
 
+from feed_server.bench.soak.streams import Form, Item, Parser, Stream, request
 from tests.support.running import RunningServer
 
 WAIT_SECONDS = 20.0
 LEAST_BUFFER = 1  # as SO_RCVBUF: the system makes the least it has of it, 2,304 bytes on Linux
-_NO_LINGER = struct.pack("ii", 1, 0)
-
-
-class Form(StrEnum):
-    """What a stream looks like on the wire."""
-
-    SSE = "sse"
-    ENVELOPE = "envelope"
-    NDJSON = "ndjson"
-    WEBSOCKET = "websocket"
-    BATCH = "feed.batch"
-
-
-class Item(NamedTuple):
-    """What a stream says: an event, or a control event (`feed.…`)."""
-
-    type: str
-    id: str | None
-    data: str
-
-    @property
-    def is_event(self) -> bool:
-        """Whether somebody published it."""
-        return not self.type.startswith("feed.")
-
-
-def subscribe_request(form: Form, wanted: str, last_id: str | None = None) -> bytes:
-    """The request for a stream. `wanted` is `/pattern` or `?topic=…`."""
-    lines = ["Host: localhost"]
-    if form in (Form.WEBSOCKET, Form.BATCH):
-        path = f"/ws{wanted}"
-        lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
-        lines.append("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
-        if form is Form.BATCH:
-            lines.append("Sec-WebSocket-Protocol: feed.batch")
-    else:
-        path = f"/events{wanted}"
-        if form is Form.ENVELOPE:
-            path += ("&" if "?" in path else "?") + "envelope=1"
-        lines.append("Accept: application/x-ndjson" if form is Form.NDJSON else "Accept: text/event-stream")
-    if last_id is not None:
-        lines.append(f"Last-Event-ID: {last_id}")
-    return "\r\n".join([f"GET {path} HTTP/1.1", *lines, "\r\n"]).encode()
-
-
-def masked(opcode: int, payload: bytes) -> bytes:
-    """A client's WebSocket frame. Its mask is zero, which a server cannot tell from any other."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    return bytes([0x80 | opcode]) + length + bytes(4) + payload
-
-
-class Parser:
-    """Makes items of bytes as they come, in slices of any size.
-
-    `status` is 0 until the head is there. `finished` says that the stream came to its own end: the last chunk, or a
-    close frame.
-    """
-
-    def __init__(self, form: Form, reply: Callable[[bytes], None]) -> None:
-        self.status = 0
-        self.head = ""
-        self.refusal = b""  # the body of an answer that is no stream
-        self.finished = False
-        self.retry: str | None = None
-        self._form = form
-        self._reply = reply
-        self._raw = b""
-        self._text = b""
-
-    def feed(self, data: bytes) -> list[Item]:
-        """What is complete with these bytes."""
-        self._raw += data
-        if not self.status:
-            head, end, rest = self._raw.partition(b"\r\n\r\n")
-            if not end:
-                return []
-            self.head, self._raw = head.decode().lower(), rest
-            self.status = int(head[9:12])
-        if self.status not in (101, 200):
-            self.refusal, self._raw = self.refusal + self._raw, b""
-            return []
-        if self.status == 101:
-            return self._messages()
-        self._text += self._unchunked()
-        return self._lines() if self._form is Form.NDJSON else self._frames()
-
-    def _unchunked(self) -> bytes:
-        raw, place, chunks = self._raw, 0, []
-        while (line_end := raw.find(b"\r\n", place)) >= 0:
-            size = int(raw[place:line_end], 16)
-            end = line_end + 2 + size
-            if len(raw) < end + 2:
-                break
-            if size == 0:
-                self.finished = True
-            chunks.append(raw[line_end + 2 : end])
-            place = end + 2
-        self._raw = raw[place:]
-        return b"".join(chunks)
-
-    def _frames(self) -> list[Item]:
-        *frames, self._text = self._text.split(b"\n\n")
-        return [self._item(frame.decode()) for frame in frames]
-
-    def _item(self, frame: str) -> Item:
-        id, type, data = None, "message", []
-        for line in frame.split("\n"):
-            if line.startswith("data: "):
-                data.append(line[6:])
-            elif line.startswith("id: "):
-                id = line[4:]
-            elif line.startswith("event: "):
-                type = line[7:]
-            elif line.startswith("retry: "):
-                self.retry = line[7:]
-            else:
-                assert line.startswith(":"), f"no line of a frame: {line!r}"
-        text = "\n".join(data)
-        if self._form is Form.ENVELOPE and type == "message":
-            return _object_item(text.encode())
-        return Item(type, id, text)
-
-    def _lines(self) -> list[Item]:
-        *lines, self._text = self._text.split(b"\n")
-        return [_object_item(line) for line in lines]
-
-    def _messages(self) -> list[Item]:
-        raw, place = self._raw, 0
-        items: list[Item] = []
-        while len(raw) >= place + 2:
-            size, start = raw[place + 1], place + 2
-            if size >= 126:
-                wide = 2 if size == 126 else 8
-                if len(raw) < start + wide:
-                    break
-                size, start = int.from_bytes(raw[start : start + wide], "big"), start + wide
-            if len(raw) < start + size:
-                break
-            opcode, payload, place = raw[place] & 15, raw[start : start + size], start + size
-            if opcode == 1:
-                items += [_object_item(line) for line in payload.split(b"\n")]
-            elif opcode == 8:
-                self.finished = True
-            elif opcode == 9:
-                self._reply(masked(10, payload))
-        self._raw = raw[place:]
-        return items
-
-
-def _object_item(text: bytes) -> Item:
-    value = orjson.loads(text)
-    data = value["data"]
-    return Item(value["type"], value.get("id"), data if isinstance(data, str) else orjson.dumps(data).decode())
-
-
-class Reader(asyncio.Protocol):
-    """One stream, over one connection. `take` gets each item as it comes.
-
-    `gone` is done when the connection is.
-    """
-
-    def __init__(self, form: Form, wanted: str, take: Callable[[Item], None], last_id: str | None = None) -> None:
-        self.opened = asyncio.Event()  # with its first item, or a refusal
-        self.gone = asyncio.Event()
-        self.parser = Parser(form, self.send)
-        self._request = subscribe_request(form, wanted, last_id)
-        self._take = take
-        self._transport: asyncio.Transport | None = None
-        self._half_closed = False
-
-    async def open(self, port: int, buffer: int | None = None) -> Self:
-        """Connect, and wait until the stream is open, or refused. `buffer` is its SO_RCVBUF."""
-        connection = socket.socket()
-        try:
-            connection.setblocking(False)
-            if buffer is not None:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(connection, ("127.0.0.1", port))
-            await loop.create_connection(lambda: self, sock=connection)
-        except BaseException:
-            connection.close()
-            raise
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self.opened.wait()
-        except BaseException:
-            self.reset()
-            raise
-        return self
-
-    @property
-    def status(self) -> int:
-        """That of the answer."""
-        return self.parser.status
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's
-        self._transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        for item in self.parser.feed(data):
-            self._take(item)
-            self.opened.set()
-        if self.status not in (0, 101, 200):
-            self.opened.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.opened.set()
-        self.gone.set()
-
-    def send(self, data: bytes) -> None:
-        """Send bytes as they are. Who has said that nothing more comes sends nothing, pongs included."""
-        if self._transport is not None and not self._transport.is_closing() and not self._half_closed:
-            self._transport.write(data)
-
-    def stall(self) -> None:
-        """Read nothing more."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def go_on(self) -> None:
-        """Read again."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def leave(self) -> None:
-        """Close it as a program does."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def half_close(self) -> None:
-        """Say that nothing more comes from here, and read on."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._half_closed = True
-            self._transport.write_eof()
-
-    def reset(self) -> None:
-        """Go without a goodbye."""
-        if self._transport is not None:
-            if not self._transport.is_closing():
-                connection = self._transport.get_extra_info("socket")
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            self._transport.abort()
 
 
 class SlowReader:
@@ -281,7 +36,7 @@ class SlowReader:
         self.items: list[Item] = []
         self.ended = False
         self._parser = Parser(form, lambda _: None)
-        self._request = subscribe_request(form, wanted, last_id)
+        self._request = request(form, wanted, last_id)
         self._connection = socket.socket()
         self._connection.setblocking(False)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LEAST_BUFFER)
@@ -389,7 +144,7 @@ class Crowd:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._readers: set[Reader] = set()
+        self._readers: set[Stream] = set()
         self._https: list[Http] = []
         self._tasks: list[asyncio.Task[object]] = []
 
@@ -408,6 +163,8 @@ class Crowd:
             reader.reset()
         for reader in self._readers:
             await reader.gone.wait()
+        if error is None:
+            assert [reader.garbled for reader in self._readers if reader.garbled] == []
 
     async def reader(
         self,
@@ -416,16 +173,12 @@ class Crowd:
         take: Callable[[Item], None],
         last_id: str | None = None,
         buffer: int | None = None,
-    ) -> Reader:
-        """Open a stream."""
-        reader = Reader(form, wanted, take, last_id)
-        await reader.open(self._port, buffer)
+    ) -> Stream:
+        """Open a stream. `wanted` is `/pattern` or `?topic=…`."""
+        reader = Stream(form, request(form, wanted, last_id), take)
+        await reader.open("127.0.0.1", self._port, buffer)
         self._readers.add(reader)
         return reader
-
-    def forget(self, reader: Reader) -> None:
-        """It is gone already."""
-        self._readers.discard(reader)
 
     def http(self) -> Http:
         """A connection for requests."""

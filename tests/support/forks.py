@@ -30,7 +30,7 @@ def plain(transport: Any, url: str) -> None:
         stop = threading.Event()
         busy = threading.Thread(target=_keep_busy, args=(client, stop))
         busy.start()
-        children = [_forked(lambda number=number: _work(client, items, number)) for number in range(1, CHILDREN + 1)]
+        children = [_forked(lambda: _work(client, items, number)) for number in range(1, CHILDREN + 1)]
         _report(*_work(client, items, 0))
         stop.set()
         busy.join()
@@ -79,7 +79,7 @@ def with_asyncio(transport: Any, url: str) -> None:
 
     with asyncio.Runner() as runner:
         runner.run(begin())
-        children = [_forked(lambda n=number: asyncio.run(work(n))) for number in range(1, CHILDREN + 1)]
+        children = [_forked(lambda: asyncio.run(work(number))) for number in range(1, CHILDREN + 1)]
         _report(*runner.run(work(0)))
     _wait(children)
 

@@ -79,7 +79,7 @@ class Traffic:
             publisher.join(25)
         last = self.publish(self.nodes[0], "last")
         for reader in self.readers:
-            eventually(lambda reader=reader: reader.has(last), 20)  # type: ignore[misc]
+            eventually(lambda: reader.has(last), 20)
         self.note()
 
     def stored(self) -> dict[str, str]:

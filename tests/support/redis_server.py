@@ -86,12 +86,12 @@ class RedisServer:
     def command(self, *arguments: str | bytes | int) -> Any:
         """One command."""
         with self.client() as client:
-            return client.execute_command(*arguments)  # type: ignore[no-untyped-call]
+            return client.execute_command(*arguments)
 
     def clients(self) -> set[str]:
         """What the connections of nodes to it are for."""
         with self.client() as client:
-            names = [str(each["name"]) for each in client.client_list()]  # type: ignore[no-untyped-call,union-attr]
+            names = [str(each["name"]) for each in client.client_list()]
         return {name.split("-")[1] for name in names if name.startswith("feed-")}
 
     def follow(self, primary: RedisServer) -> None:
@@ -153,7 +153,7 @@ class Stream:
     def save(self) -> dict[str, bytes]:
         """All keys, as they are."""
         with self._server.client() as client:
-            return {key: client.dump(key) for key in self._keys if client.exists(key)}  # type: ignore[misc]
+            return {key: client.dump(key) for key in self._keys if client.exists(key)}
 
     def restore(self, saved: dict[str, bytes], *, another_server: bool = True) -> None:
         """Put them back, as a restart from an older file would."""
@@ -177,7 +177,7 @@ class Stream:
     def epochs(self) -> list[str]:
         """What is recorded."""
         with self._server.client() as client:
-            return [entry.decode() for entry in client.lrange(self._keys[1], 0, -1)]  # type: ignore[union-attr]
+            return [entry.decode() for entry in client.lrange(self._keys[1], 0, -1)]
 
 
 def redis_program() -> str:

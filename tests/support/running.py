@@ -54,6 +54,14 @@ class RunningServer(FeedProcess):
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
+    def publish_numbers(self, topic: str, count: int) -> list[str]:
+        """Publish the numbers below `count` in one batch, and give the ids."""
+        answer = self.http.post(
+            f"{self.url}/events", json=[{"topic": topic, "data": number} for number in range(count)]
+        )
+        ids: list[str] = answer.json()["ids"]
+        return ids
+
     def history(self, pattern: str = "**", **parameters: object) -> Any:
         """A page of history."""
         answer = self.http.get(
@@ -66,7 +74,7 @@ class RunningServer(FeedProcess):
 
 
 @contextlib.contextmanager
-def running(*args: str, **settings: object) -> Iterator[RunningServer]:
+def running(*args: str, **settings: Any) -> Iterator[RunningServer]:
     """A server for as long as the block lasts."""
     server = RunningServer(*args, **settings)
     try:

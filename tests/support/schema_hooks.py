@@ -1,4 +1,4 @@
-"""What schemathesis, in a process of its own, has to know beyond `/openapi.json`: `tests.fastapi_.test_schema` names
+"""What schemathesis, in a process of its own, has to know beyond `/openapi.json`: `tests.fastapi_.test_openapi` names
 this module in SCHEMATHESIS_HOOKS.
 
 - Streams have no end, so a subscription is asked for as history (`Accept: application/json`), and no page waits longer

@@ -1,11 +1,14 @@
-"""Streams as a client sees them: frames out of the raw bytes, with a limit on how long anything is waited for."""
+"""Streams as a client sees them: frames out of the raw bytes, with a limit on how long anything is waited for.
+
+They are parsed here once more, and not by `feed.client`, which is compared with them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,12 +92,18 @@ class Stream:
 
 
 @contextlib.contextmanager
-def subscribed(url: str, *, opened: bool = True, **headers: str) -> Iterator[Stream]:
-    """A stream at `url`, for as long as the block lasts. Unless `opened` is false, `feed.open` is taken off first."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+def subscribed(
+    url: str, headers: Mapping[str, str] | Mapping[bytes, bytes] | None = None, *, opened: bool = True, **named: str
+) -> Iterator[Stream]:
+    """A stream at `url`, for as long as the block lasts. Unless `opened` is false, `feed.open` is taken off first.
+
+    Headers may be given by name too: `Last_Event_ID="…"`.
+    """
+    asked = httpx.Headers(headers)
+    asked.update({name.replace("_", "-"): value for name, value in named.items()})
     timeout = httpx.Timeout(WAIT_SECONDS)
     # Loading certificates takes longer than all else here; none of these servers is asked for who it is.
-    with httpx.stream("GET", url, headers=named, timeout=timeout, verify=False) as response:
+    with httpx.stream("GET", url, headers=asked, timeout=timeout, verify=False) as response:
         stream = Stream(response)
         if opened:
             assert response.status_code == 200, response.read()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import orjson
 
-from tests.support.crowd import Form, subscribe_request
+from feed_server.bench.soak.streams import Form, request
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually
 
@@ -35,8 +35,8 @@ def set_loopback(*, up: bool) -> None:
 
 
 REQUESTS = {
-    **{form.value: subscribe_request(form, "/vanish") for form in Form},
-    "lagging": subscribe_request(Form.SSE, "/lagging"),
+    **{form.value: request(form, "/vanish") for form in Form},
+    "lagging": request(Form.SSE, "/lagging"),
 }
 IDLE = {"idle": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"}
 UNFINISHED = {
@@ -60,14 +60,14 @@ def vanish(limit: float, requests: dict[str, bytes], settings: dict[str, str]) -
         server = stack.enter_context(running("--log", "memory:", **settings))
         own = peers(server)
         places: dict[str, str] = {}
-        for name, request in requests.items():
+        for name, asked in requests.items():
             before = peers(server)
             peer = socket.create_connection(("127.0.0.1", server.port), timeout=10)
             stack.callback(peer.close)
-            peer.sendall(request)
+            peer.sendall(asked)
             if name not in UNFINISHED:
                 assert peer.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 101"), name
-            (places[name],) = eventually(lambda before=before: peers(server) - before)  # type: ignore[misc]
+            (places[name],) = eventually(lambda: peers(server) - before)
         # At once: on a slow machine the reader that takes nothing would be cut off while they come one by one.
         batch = [{"topic": "lagging", "data": "x" * 100_000}] * 100
         assert server.http.post(f"{server.url}/events", json=batch).status_code == 201

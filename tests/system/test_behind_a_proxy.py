@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 from playwright.sync_api import Browser
 from websockets.sync.client import ClientConnection, connect

@@ -61,7 +61,7 @@ def test_p1_kill_9_while_publishing_loses_doubles_and_reorders_nothing(durable: 
             publisher.join(15)
         last = durable.publish("p/last", "last")
         for follower in followers:
-            eventually(lambda follower=follower: follower.has(last), 30)  # type: ignore[misc]
+            eventually(lambda: follower.has(last), 30)
     assert durable.stop() == 0
     assert integrity(tmp_path / "feed.db") == "ok"
     acknowledged = {id for publisher in publishers for id in publisher.acknowledged} | {last}

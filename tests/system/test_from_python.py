@@ -15,25 +15,17 @@ import pytest
 
 from feed import client
 from feed.client import AsyncClient, AsyncSubscription, Client, Subscription
-from tests.support.paths import README
+from tests.support.readme_blocks import blocks, section
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
 
 URL = "http://127.0.0.1:8000"  # as the README has it
 
 
-def section() -> str:
-    return README.read_text().partition("## From Python\n")[2].partition("\n## ")[0]
-
-
-def examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", section(), re.DOTALL)
-
-
 @contextmanager
 def running_example(number: int, server: RunningServer, folder: Path) -> Iterator[list[str]]:
     """An example, which has no end, for as long as the block lasts; what it has printed."""
-    source = examples()[number]
+    source = blocks("From Python")[number]
     assert URL in source
     script = folder / "example.py"
     script.write_text(source.replace(URL, server.url))
@@ -81,7 +73,7 @@ def test_whatever_the_readme_names_of_the_client_is_there() -> None:
         for name in inspect.signature(made).parameters
     }
     public = {*client.__all__, *dir(AsyncSubscription), *dir(Subscription), *parameters, *dir(AsyncClient)}
-    for name in re.findall(r"`(\w+)(?:=\w*|\(…\)|\(\)|\([\w=]+\))?`", section().partition("### Other")[0]):
+    for name in re.findall(r"`(\w+)(?:=\w*|\(…\)|\(\)|\([\w=]+\))?`", section("From Python").partition("### Other")[0]):
         if not name.isdigit() and name not in {"async", "await", "str", "bytes", "retry", "next", "gap", "OSError"}:
             assert name in public, name
 

@@ -96,9 +96,13 @@ keys = utf8.map(json.dumps) | st.sampled_from(['"a"', '"data"', '"\\ud800"', "a"
 
 
 values: st.SearchStrategy[str] = st.deferred(lambda: scalars | scalars | lists | objects)
-lists = st.builds(lambda items, space: f"[{f',{space}'.join(items)}]", st.lists(values, max_size=3), spaces)
+lists: st.SearchStrategy[str] = st.builds(
+    lambda items, space: f"[{f',{space}'.join(items)}]", st.lists(values, max_size=3), spaces
+)
 members_of = st.builds("{}{}:{}{}".format, keys, spaces, spaces, values)
-objects = st.builds(lambda items, space: f"{{{f'{space},'.join(items)}}}", st.lists(members_of, max_size=3), spaces)
+objects: st.SearchStrategy[str] = st.builds(
+    lambda items, space: f"{{{f'{space},'.join(items)}}}", st.lists(members_of, max_size=3), spaces
+)
 json_texts = st.builds("{}{}{}".format, spaces, values, spaces)
 json_bodies = json_texts.map(str.encode) | st.binary(max_size=20)
 
@@ -741,7 +745,7 @@ def test_a_live_stream_hears_nothing_but_what_its_grant_matches(peopled: Running
         pattern = data.draw(patterns.filter(lambda wanted: any(covers(grant, wanted) for grant in grants)))
         headers = {"Authorization": f"Bearer {token(subscribe=grants)}", "Accept": "application/x-ndjson"}
         end = pattern.replace("**", "b").replace("*", "b")
-        with subscribed(f"{peopled.url}/events/{pattern}", **headers) as stream:
+        with subscribed(f"{peopled.url}/events/{pattern}", headers) as stream:
             for topic in published:
                 peopled.publish(topic, "live", Authorization=admin)
             peopled.publish(end, "end", Authorization=admin)

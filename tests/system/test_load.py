@@ -29,21 +29,10 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from feed_server.bench.soak.streams import Form, Item, Stream, request
 from tests.conftest import Serve
 from tests.support.churn import churn, place
-from tests.support.crowd import (
-    LEAST_BUFFER,
-    WAIT_SECONDS,
-    Crowd,
-    Form,
-    Item,
-    Probe,
-    Reader,
-    Watched,
-    many_descriptors,
-    subscribe_request,
-    until,
-)
+from tests.support.crowd import LEAST_BUFFER, WAIT_SECONDS, Crowd, Probe, Watched, many_descriptors, until
 from tests.support.judge import Got, judge
 from tests.support.running import FEED, RunningServer
 
@@ -144,13 +133,13 @@ async def test_l1_a_reader_at_a_kilobyte_a_second_delays_nobody_and_gets_everyth
 # L2: readers that never read.
 
 
-def never_reading(port: int, request: bytes) -> socket.socket:
+def never_reading(port: int, asked: bytes) -> socket.socket:
     """A connection that asks, and takes nothing of the answer."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LEAST_BUFFER)
     connection.settimeout(WAIT_SECONDS)
     connection.connect(("127.0.0.1", port))
-    connection.sendall(request)
+    connection.sendall(asked)
     return connection
 
 
@@ -167,7 +156,7 @@ async def refused(crowd: Crowd) -> bool:
 
 async def test_l2_readers_that_never_read_are_gone_in_time_and_all_they_held_is_free_again(serve: Serve) -> None:
     stall = 2.0
-    forms = [Form.SSE, Form.NDJSON, Form.WEBSOCKET, Form.BATCH] * 5
+    forms = [Form.SSE, Form.NDJSON, Form.WS, Form.WS_BATCH] * 5
     server = serve("--log", "memory:", stall=stall, retain_bytes="24M", max_subscribers=len(forms) + 2)
     watched = Watched(server)
     async with Crowd(server.port) as crowd:
@@ -183,9 +172,7 @@ async def test_l2_readers_that_never_read_are_gone_in_time_and_all_they_held_is_
         descriptors, memory = await settled(watched), watched.memory
 
         with ExitStack() as stack:
-            stuck = [
-                stack.enter_context(never_reading(server.port, subscribe_request(form, "/l2/*"))) for form in forms
-            ]
+            stuck = [stack.enter_context(never_reading(server.port, request(form, "/l2/*"))) for form in forms]
             stuck += [stack.enter_context(never_reading(server.port, HISTORY)) for _ in range(3)]
             await until(lambda: watched.descriptors == descriptors + len(stuck))
             while not await refused(crowd):
@@ -257,7 +244,7 @@ class Returning:
         self.position: str | None = None
         self.ids: list[str | None] = []
         self.replayed: int | None = None
-        self.reader: Reader | None = None
+        self.reader: Stream | None = None
 
     def take(self, item: Item) -> None:
         """Note it."""
@@ -266,7 +253,7 @@ class Returning:
         elif item.type == "feed.open":
             self.position = self.position or item.id
         elif item.type == "feed.live":
-            self.replayed = orjson.loads(item.data)["replayed"]
+            self.replayed = item.json["replayed"]
 
     async def come(self, crowd: Crowd, last_id: str | None = None) -> None:
         """Open a stream of its own."""
@@ -341,14 +328,14 @@ async def nobody_more(crowd: Crowd) -> None:
     for form in (Form.SSE, Form.ENVELOPE):
         said: list[Item] = []
         reader = await crowd.reader(form, "/storm/*", said.append)
-        await until(lambda reader=reader: reader.parser.finished)  # type: ignore[misc]
+        await until(lambda: reader.parser.finished)
         assert reader.status == 200
         (closing,) = said
         assert closing.type == "feed.closing"
-        data = orjson.loads(closing.data)
+        data = closing.json
         assert data["reason"] == "busy"
-        assert reader.parser.retry == str(data["retry"])
-    for form in (Form.NDJSON, Form.WEBSOCKET, Form.BATCH):
+        assert reader.parser.retry == data["retry"]
+    for form in (Form.NDJSON, Form.WS, Form.WS_BATCH):
         reader = await crowd.reader(form, "/storm/*", lambda item: pytest.fail(f"said {item}"))
         assert reader.status == 503
         assert re.search(r"\r\nretry-after: [1-9]", reader.parser.head)
@@ -407,7 +394,7 @@ async def test_l5_a_flood_of_publishes_is_bounded_and_nothing_acknowledged_is_lo
     async with Crowd(server.port) as crowd:
         got: list[Item] = []
         await crowd.reader(Form.NDJSON, "/flood/*", got.append)
-        slow = [crowd.slow_reader(form, "/flood/*") for form in (Form.SSE, Form.BATCH)]
+        slow = [crowd.slow_reader(form, "/flood/*") for form in (Form.SSE, Form.WS_BATCH)]
         await until(lambda: all(reader.items for reader in slow))
         flood, peak, memory = Flood(crowd), Peak(watched), watched.memory
         crowd.task(peak.watch())
@@ -464,6 +451,11 @@ async def is_idle(watched: Watched) -> bool:
     return watched.cpu - before < 0.15
 
 
+def noting(ids: list[str | None]) -> Callable[[Item], None]:
+    """What takes items, and notes their ids."""
+    return lambda item: ids.append(item.id)
+
+
 def left_open(stack: ExitStack, port: int, count: int, sent: bytes) -> None:
     """Connections that nobody uses any more."""
     for _ in range(count):
@@ -488,7 +480,7 @@ async def test_l7_connections_that_are_left_open_leave_room_for_those_that_are_u
         http = crowd.http()
         got: dict[Form, list[str | None]] = {form: [] for form in Form}
         for form in Form:
-            await crowd.reader(form, "/a", lambda item, form=form: got[form].append(item.id))  # type: ignore[misc]
+            await crowd.reader(form, "/a", noting(got[form]))
         ids = (await http.publish("a")).ids
         http.close()
         await until(lambda: all(said[-1] == ids[-1] for said in got.values()))

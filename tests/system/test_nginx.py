@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from tests.conftest import Serve
@@ -69,7 +69,7 @@ def test_readers_are_spread_and_those_of_a_node_that_dies_come_back_on_the_other
             wait_for_more(publishers, 50)
         last = nodes[0].publish("p/last", "last")
         for reader in readers:
-            eventually(lambda reader=reader: reader.has(last))  # type: ignore[misc]
+            eventually(lambda: reader.has(last))
         assert streams(nodes[0]) >= READERS
     events = nodes[0].history()["events"]
     ids = [event["id"] for event in events]

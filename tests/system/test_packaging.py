@@ -152,7 +152,7 @@ def test_the_wheel_runs_away_from_the_sources(
     commands = install(python, "*.whl")
     server = serve_with(commands, "--log", "sqlite:feed.db")
     with subscribed(f"{server.url}/events/orders/*") as stream:
-        run = [commands / "feed", "publish", "orders/1", "Hello", "--url", server.url]
+        run = [str(commands / "feed"), "publish", "orders/1", "Hello", "--url", server.url]
         id = subprocess.run(run, capture_output=True, text=True, check=True, timeout=SECONDS).stdout.strip()
         frame = stream.frame()
         assert (frame.id, frame.data) == (id, "Hello")
@@ -184,7 +184,7 @@ def test_the_base_is_a_feed_in_two_dependencies_and_its_command_says_what_is_mis
         "        print(await log.publish('orders/1', {'total': 3}))\n"
         "asyncio.run(main())\n"
     )
-    command = [commands / "python", "-c", program]
+    command = [str(commands / "python"), "-c", program]
     published = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=SECONDS)
     assert published.stdout.endswith("-1\n")
     refused = subprocess.run([commands / "feed", "serve"], capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -215,7 +215,7 @@ def test_an_extra_brings_what_its_part_needs(install: Callable[..., Path], extra
     look = (
         f"import importlib.util as i, json; print(json.dumps([n for n in {sorted(there | absent)} if i.find_spec(n)]))"
     )
-    command = [commands / "python", "-c", f"{use}\n{look}"]
+    command = [str(commands / "python"), "-c", f"{use}\n{look}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == there
@@ -246,7 +246,7 @@ def test_an_application_with_a_package_web_of_its_own_and_the_lowest_fastapi(dis
     (tmp_path / "web/__init__.py").write_text("OURS = True\n")
     (tmp_path / "shop.py").write_text(APPLICATION)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [python, "-m", "uvicorn", "shop:app", "--fd", str(listener.fileno())]
+        command = [str(python), "-m", "uvicorn", "shop:app", "--fd", str(listener.fileno())]
         environment = {**os.environ, "PYTHONPATH": "."}
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, pass_fds=[listener.fileno()])
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/live"
@@ -329,7 +329,7 @@ def test_every_setting_that_these_files_name_is_one() -> None:
 def test_a_container_without_a_key_refuses_to_start_and_says_why(tmp_path: Path) -> None:
     settings = dict(re.findall(r"(FEED_[A-Z]+)=(\S+)", _dockerfile()))
     settings["FEED_LOG"] = "memory:"
-    command = [Path(sys.executable).parent / "feed", "serve"]
+    command = [str(Path(sys.executable).parent / "feed"), "serve"]
     result = subprocess.run(
         command, env={**os.environ, **settings}, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20
     )

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from feed.fastapi.metrics.table import FIGURES
-from tests.support.paths import README, ROOT
+from tests.support.paths import ROOT
+from tests.support.readme_blocks import section
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually, subscribed
 from tests.support.tokens import SECRET, bearer, token
@@ -102,15 +103,8 @@ def test_no_two_panels_of_the_dashboard_overlap() -> None:
         taken |= own
 
 
-def section() -> str:
-    """What the README says of it."""
-    found = README.read_text(encoding="utf-8").partition("## Watching it\n")[2].partition("\n## ")[0]
-    assert found
-    return found
-
-
 def test_the_readme_says_of_each_figure_what_it_is() -> None:
-    rows = [row.split("|") for row in section().splitlines() if row.startswith("| `feed_")]
+    rows = [row.split("|") for row in section("Watching it").splitlines() if row.startswith("| `feed_")]
     named = [name for row in rows for name in re.findall(r"`(feed_\w+)`", row[1])]
     totals = {"counter": "_total"}
     assert sorted(named) == sorted(f"{figure.name}{totals.get(getattr(figure, 'kind', ''), '')}" for figure in FIGURES)
@@ -118,7 +112,7 @@ def test_the_readme_says_of_each_figure_what_it_is() -> None:
 
 
 def test_the_readme_names_each_value_of_a_label(server: RunningServer) -> None:
-    rows = "\n".join(row for row in section().splitlines() if row.startswith("| `feed_"))
+    rows = "\n".join(row for row in section("Watching it").splitlines() if row.startswith("| `feed_"))
     for family in text_string_to_metric_families(server.http.get(f"{server.url}/metrics").text):
         for sample in family.samples:
             for label, value in sample.labels.items():
@@ -126,18 +120,18 @@ def test_the_readme_names_each_value_of_a_label(server: RunningServer) -> None:
 
 
 def test_the_readmes_rules_ask_for_what_there_is(labels: dict[str, set[str]]) -> None:
-    rules = re.findall(r"^ +expr: (.*)$", section(), re.MULTILINE)
-    assert len(rules) == section().count("- alert:") > 0
+    rules = re.findall(r"^ +expr: (.*)$", section("Watching it"), re.MULTILINE)
+    assert len(rules) == section("Watching it").count("- alert:") > 0
     for rule in rules:
         check(rule, labels)
 
 
 def test_the_readmes_lines_are_what_the_server_logs() -> None:
     """Their names, in their order; the values are of a day like any other."""
-    in_readme = re.findall(r"^[\d-]+ [\d:.+]+ INFO (.*)$", section(), re.MULTILINE)
+    in_readme = re.findall(r"^[\d-]+ [\d:.+]+ INFO (.*)$", section("Watching it"), re.MULTILINE)
     with running("--log", "memory:", log_level="info", log_format="text", jwt_secret=SECRET) as server:
         own = bearer(token(["**"], ["**"], sub="shop"))
-        with subscribed(f"{server.url}/events/orders/*", **own) as stream:
+        with subscribed(f"{server.url}/events/orders/*", own) as stream:
             server.http.post(f"{server.url}/events/orders/42", content=b"hi", headers=own)
             stream.frame()
         logged = eventually(lambda: re.findall(r"INFO (.*)$", server.remarks, re.MULTILINE)[1:] and server.remarks)

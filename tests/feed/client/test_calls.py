@@ -224,8 +224,9 @@ async def test_what_is_waited_for_is_told_and_at_last_raised(client_to: AnyClien
     moved = answer("301 Moved", "", "Location: https://name:secret@other.example/events?token=secret")
     async with playing(moved) as script, client_to(script.url) as client:
         [waiting] = await collect(client, 1)
+    assert isinstance(waiting, Reconnecting)
     assert waiting == Reconnecting(
-        waiting.wait,  # type: ignore[union-attr]
+        waiting.wait,
         "301: Moved, to https://other.example/events; redirects are not followed",
     )
 
@@ -336,7 +337,7 @@ def events(server: RunningServer, pattern: str) -> Any:
 async def collect(client: Any, count: int, **parameters: str) -> list[Item]:
     """The first `count` items of a subscription."""
     found: list[Item] = []
-    async with asyncio.timeout(SECONDS), contextlib.aclosing(client.subscribe("a", **parameters)) as items:  # type: ignore[arg-type]
+    async with asyncio.timeout(SECONDS), contextlib.aclosing(client.subscribe("a", **parameters)) as items:
         async for item in items:
             found.append(item)
             if len(found) == count:

@@ -17,8 +17,9 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
 
 from feed import Invalid, TooLarge
 from feed.client import (
@@ -77,6 +78,13 @@ def is_message(item: Item) -> bool:
     return isinstance(item, Message)
 
 
+async def first_message(items: AsyncIterator[Item]) -> Message:
+    """What comes before it is passed over."""
+    message = (await upto(items, is_message))[-1]
+    assert isinstance(message, Message)
+    return message
+
+
 def is_reconnecting(item: Item) -> bool:
     return isinstance(item, Reconnecting)
 
@@ -126,7 +134,7 @@ async def test_over_a_restart_and_a_crash_each_event_comes_once(
     readers = FourReaders()
     async with contextlib.AsyncExitStack() as stack:
         await readers.start(stack, server.url, "a/*", server)
-        published = []
+        published: list[str] = []
         for end in (server.stop, server.kill, None):
             published += [await asyncio.to_thread(server.publish, "a/b", f"{number}\n") for number in range(20)]
             if end is not None:
@@ -141,7 +149,7 @@ async def test_over_connections_that_break_in_the_middle_of_events_each_comes_on
 ) -> None:
     monkeypatch.setattr("feed.client.reading.COME_BACK", 0.05)
     monkeypatch.setattr("feed.client.waits.Waits.next", lambda _: 0.05)
-    readers, published = FourReaders(), []
+    readers, published = FourReaders(), list[str]()
     async with contextlib.AsyncExitStack() as stack:
         proxy = stack.enter_context(proxy_to(server.port))
         await readers.start(stack, f"http://127.0.0.1:{proxy.port}", topic, server)
@@ -161,7 +169,8 @@ async def test_a_gap_is_told_as_one(client_to: AnyClient, server: RunningServer,
         found = await upto(items, is_message)
     [gap] = [item for item in found if isinstance(item, Gap)]
     assert (gap.requested, gap.reason) == ("no-1", "unknown")
-    assert found[-1].id == id  # type: ignore[union-attr]
+    [message] = [item for item in found if isinstance(item, Message)]
+    assert message.id == id
 
 
 async def test_a_position_is_where_another_subscription_goes_on(
@@ -174,10 +183,10 @@ async def test_a_position_is_where_another_subscription_goes_on(
             before_any = items.position
         ids = [await asyncio.to_thread(server.publish, topic) for _ in range(2)]
         async with client.subscribe(topic, after=before_any, transport=transport) as items:
-            assert (await upto(items, is_message))[-1].id == ids[0]  # type: ignore[union-attr]
+            assert (await first_message(items)).id == ids[0]
             assert items.position == ids[0]
         async with client.subscribe(topic, after=ids[0], transport=transport) as items:
-            assert (await upto(items, is_message))[-1].id == ids[1]  # type: ignore[union-attr]
+            assert (await first_message(items)).id == ids[1]
 
 
 async def test_what_was_read_ahead_and_not_handed_out_comes_again(
@@ -189,7 +198,7 @@ async def test_what_was_read_ahead_and_not_handed_out_comes_again(
     async with client_to(server.url) as client:
         for _ in ids:
             async with client.subscribe(topic, after=position) as items:
-                found.append((await upto(items, is_message))[-1].id)  # type: ignore[union-attr]
+                found.append((await first_message(items)).id)
                 position = items.position
     assert found == ids
 
@@ -398,7 +407,7 @@ def guarded() -> Iterator[RunningServer]:
 
 
 async def test_a_reader_outlives_its_tokens(client_to: AnyClient, guarded: RunningServer, transport: str) -> None:
-    given = []
+    given: list[str] = []
 
     def fresh() -> str:
         given.append(token([], ["a"], exp=time.time() + (1.2 if not given else 600)))
@@ -407,7 +416,9 @@ async def test_a_reader_outlives_its_tokens(client_to: AnyClient, guarded: Runni
     async with client_to(guarded.url, fresh) as client, client.subscribe("a", transport=transport) as items:
         found = await upto(items, lambda item: len(given) == 2 and isinstance(item, Notice))
     assert [type(item) for item in found] == [Notice, Notice, Reconnecting, Notice]
-    assert found[1].data["reason"] == "token-expired"  # type: ignore[union-attr]
+    closing = found[1]
+    assert isinstance(closing, Notice)
+    assert closing.data["reason"] == "token-expired"
 
 
 async def test_a_coroutine_function_may_give_the_token(guarded: RunningServer) -> None:

@@ -134,7 +134,7 @@ def test_an_end_can_be_waited_for_and_read(pair: tuple[ssl.SSLSocket, TLSSocket]
             server.unwrap()
     else:
         server.shutdown(socket.SHUT_WR)
-    received = []
+    received: list[bytes] = []
     with selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ)
         while not received or received[-1]:

@@ -59,13 +59,13 @@ def test_r1_a_redis_that_is_killed_and_comes_back_whole_costs_nobody_an_event(
             flow.more(chance.randrange(1, 60))
             redis.kill()
             for node in nodes:
-                eventually(lambda node=node: ready(node) == 503)  # type: ignore[misc]
+                eventually(lambda: ready(node) == 503)
             if turn == 0:
                 assert_heartbeats(flow.readers)
                 assert_unavailable(eventually(lambda: (a := post(nodes[1], "refused")).status_code == 503 and a))
             redis.start()
             for node in nodes:
-                eventually(lambda node=node: ready(node) == 200)  # type: ignore[misc]
+                eventually(lambda: ready(node) == 200)
             flow.wait_for_epoch(turn + 2)
             flow.more()
         flow.finish()
@@ -97,7 +97,7 @@ def test_r1_nodes_that_start_before_redis_begin_by_themselves_when_it_is_there(
         assert node.http.get(f"{node.url}/events/p/*", headers={"Accept": "application/json"}).status_code == 503
     redis.start()
     for node in nodes:
-        eventually(lambda node=node: ready(node) == 200)  # type: ignore[misc]
+        eventually(lambda: ready(node) == 200)
     with traffic(redis, nodes) as flow:
         flow.more()
         flow.finish()
@@ -201,13 +201,13 @@ def test_r4_a_node_that_was_cut_off_from_redis_gives_its_readers_what_they_misse
                 end = time.monotonic() + AWAY_SECONDS
                 eventually(lambda: ready(nodes[1]) == 503)
                 missed = flow.publish(nodes[0], "missed")
-                eventually(lambda missed=missed: all(reader.has(missed) for reader in here))  # type: ignore[misc]
+                eventually(lambda: all(reader.has(missed) for reader in here))
                 assert_unavailable(eventually(lambda: (a := post(nodes[1], "refused")).status_code == 503 and a))
                 time.sleep(max(0, end - time.monotonic()))
                 assert_heartbeats(there)
                 assert not any(reader.has(missed) for reader in there)
                 proxy.heal()
-                eventually(lambda missed=missed: all(reader.has(missed) for reader in there))  # type: ignore[misc]
+                eventually(lambda: all(reader.has(missed) for reader in there))
                 eventually(lambda: ready(nodes[1]) == 200)
                 flow.more()
             flow.finish()
@@ -244,7 +244,7 @@ def test_a_failover_is_a_new_epoch_and_a_gap_only_if_it_lost_the_tail(
             proxy.target = replica.port
             proxy.reset()
             for node in nodes:
-                eventually(lambda node=node: post(node).status_code == 503)  # type: ignore[misc]
+                eventually(lambda: post(node).status_code == 503)
             replica.command("REPLICAOF", "NO", "ONE")
             flow.redis = replica
             if tail == "lost":
@@ -297,14 +297,14 @@ def test_a_primary_that_became_a_replica_is_left_though_its_connections_still_wo
             change(old, new)
             if is_late:
                 for node in nodes:
-                    assert_unavailable(eventually(lambda node=node: (a := post(node)).status_code == 503 and a))  # type: ignore[misc]
+                    assert_unavailable(eventually(lambda: (a := post(node)).status_code == 503 and a))
                 proxy.target = new.port
             began = time.monotonic()
             for node in nodes:
-                eventually(lambda node=node: published(flow, node))  # type: ignore[misc]
+                eventually(lambda: published(flow, node))
             print(f"\n{time.monotonic() - began:.2f} s until both nodes took events again")
             for node in nodes:
-                eventually(lambda node=node: ready(node) == 200)  # type: ignore[misc]
+                eventually(lambda: ready(node) == 200)
             flow.redis = new
             flow.wait_for_epoch(2)
             flow.more()
@@ -316,7 +316,7 @@ def test_a_primary_that_became_a_replica_is_left_though_its_connections_still_wo
             assert all(reader.connections == 1 for reader in flow.readers)
             for node in nodes:
                 assert node.history(last_event_id=kept)["events"]
-                eventually(lambda node=node: hears_all(node))  # type: ignore[misc]
+                eventually(lambda: hears_all(node))
                 assert "Traceback" not in node.output
             assert old.clients() <= {"ask", "read"}, "those are left when they are used next"
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from statistics import linear_regression
 from typing import Any, Protocol, TypeVar
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from feed_server.bench.checker import judge
 from feed_server.bench.children import Usage

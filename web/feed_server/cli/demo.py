@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import msgspec
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 Reading = dict[str, float]
 

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 from feed_server.bench.checker import judge
 
@@ -29,6 +30,11 @@ class Wish(NamedTuple):
 
     patterns: tuple[str, ...]
     types: tuple[str, ...] = ()
+
+    def query(self, **parameters: str) -> str:
+        """As what a reader asks for, with more parameters."""
+        pairs = [("topic", pattern) for pattern in self.patterns] + [("type", type) for type in self.types]
+        return f"?{urlencode([*pairs, *parameters.items()])}"
 
     def wants(self, topic: str, type: str) -> bool:
         """Whether an event is asked for, by rules of this module's own: those of the server are what is tested."""
@@ -132,6 +138,10 @@ class Ledger:
             for lane in self._lanes.values():
                 lane.forget(self.forgotten)
 
+    def follower(self, wish: Wish, name: str) -> Follower:
+        """Make the account of one reader."""
+        return Follower(self, wish, self._findings, name)
+
     def close(self) -> None:
         """All answers are there: what is still missing was committed, and its publisher never told."""
         while self._early:
@@ -188,6 +198,11 @@ class Follower:
     def frontier(self) -> int | None:
         """Up to where it was told everything; None before it was told anything."""
         return self._stretches[-1].end if self._stretches else None
+
+    @property
+    def reached(self) -> bool:
+        """Whether it was told of everything there is for it."""
+        return self.frontier is not None and self.frontier >= self._ledger.last(self.wish)
 
     @property
     def is_checked(self) -> bool:

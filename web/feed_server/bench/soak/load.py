@@ -92,14 +92,15 @@ class _Load:
                 random.Random(job.seed),
             )
             self._guests = [Guest(house, number) for number in range(1, job.readers + 1)]
-            ticking = asyncio.create_task(self._tick(house))
+            ticking = asyncio.create_task(self._tick(house, ledger))
             try:
-                await self._play(house, Publishers(house, http, job.publishers, job.rate, job.size))
+                publishers = Publishers(house, ledger, http, job.publishers, job.rate, job.size)
+                await self._play(house, ledger, publishers)
             finally:
                 ticking.cancel()
-        self._control.send(Done(self._seen(house)))
+        self._control.send(Done(self._seen(house, ledger)))
 
-    async def _play(self, house: House, publishers: Publishers) -> None:
+    async def _play(self, house: House, ledger: Ledger, publishers: Publishers) -> None:
         async with asyncio.TaskGroup() as coming:
             for number, guest in enumerate(self._guests):
                 coming.create_task(_late(guest, number / len(self._guests) * _ARRIVE_SECONDS, house))
@@ -108,7 +109,7 @@ class _Load:
                     working.create_task(publishers.publish(number))
                 for _ in range(_PAGERS):
                     working.create_task(publishers.look_back())
-        house.ledger.close()
+        ledger.close()
         async with asyncio.TaskGroup() as staying:
             for guest in self._guests:
                 staying.create_task(guest.stay())
@@ -116,7 +117,7 @@ class _Load:
             for guest in self._guests:
                 going.create_task(guest.go())
 
-    async def _tick(self, house: House) -> None:
+    async def _tick(self, house: House, ledger: Ledger) -> None:
         while True:
             if self._control.poll():  # a loop that watches it would make it one that does not block
                 try:
@@ -126,13 +127,13 @@ class _Load:
                 house.stopping.set()
             for guest in self._guests:
                 guest.check()
-            self._control.send(self._seen(house))
+            self._control.send(self._seen(house, ledger))
             await asyncio.sleep(_TICK)
 
-    def _seen(self, house: House) -> Seen:
+    def _seen(self, house: House, ledger: Ledger) -> Seen:
         streams = sum(guest.stream is not None and guest.stream.is_open for guest in self._guests)
         findings = house.findings
-        return Seen(house.ledger.events, streams, dict(house.tally), dict(findings.counts), list(findings.examples))
+        return Seen(ledger.events, streams, dict(house.tally), dict(findings.counts), list(findings.examples))
 
 
 async def _late(guest: Guest, seconds: float, house: House) -> None:

@@ -13,7 +13,7 @@ import orjson
 
 from feed.media_types import JSON, NDJSON
 from feed_server.bench.payload import make_data, make_token
-from feed_server.bench.soak.ledger import TOPICS, TYPES, WISHES, Committed
+from feed_server.bench.soak.ledger import TOPICS, TYPES, WISHES, Committed, Ledger, Wish
 from feed_server.bench.soak.readers import House
 from feed_server.bench.soak.streams import Form, Item, Stream, masked, request
 from feed_server.bench.worker import now
@@ -43,8 +43,11 @@ _WRONG: Sequence[tuple[str, bytes, dict[str, str]]] = (
 class Publishers:
     """All publishers, over one pool of connections and a WebSocket. `rate` is events per second of all together."""
 
-    def __init__(self, house: House, http: httpx.AsyncClient, count: int, rate: float, size: int) -> None:
+    def __init__(
+        self, house: House, ledger: Ledger, http: httpx.AsyncClient, count: int, rate: float, size: int
+    ) -> None:
         self._house = house
+        self._ledger = ledger
         self._http = http
         self._count = count
         self._rate = rate
@@ -110,7 +113,7 @@ class Publishers:
 
     def _commit(self, ids: Sequence[str], events: Sequence[Committed]) -> None:
         self._house.tally["publishes"] += 1
-        self._house.ledger.commit([self._house.place(id) for id in ids], events)
+        self._ledger.commit([self._house.place(id) for id in ids], events)
 
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> list[str] | None:
         """The ids; None if it was refused, which it should not be."""
@@ -150,22 +153,19 @@ class Publishers:
         if answer is None:
             self._house.findings.note("refused", "a publish over a WebSocket was not answered")
         elif answer.type == "feed.ack":
-            self._commit([answer.data["id"]], [event])
+            self._commit([answer.json["id"]], [event])
         else:
             self._house.findings.note("refused", f"a publish over a WebSocket: {answer.data}")
 
     async def look_back(self) -> None:
         """Pages of history: each has to hold what the ledger does, once that is settled."""
         house, chance = self._house, random.Random(self._house.chance.random())
-        ledger = house.ledger
         while not house.stopping.is_set():
             await house.pause(chance.uniform(0, 2 * _PAGE_SECONDS))
             wish = chance.choice(WISHES)
-            after = max(0, ledger.settled - chance.randrange(house.retained))
-            wait = "&wait=1" if chance.random() < 0.1 else ""
-            topics = "&".join(f"topic={pattern}" for pattern in wish.patterns)
-            types = "".join(f"&type={type}" for type in wish.types)
-            path = f"/events?{topics}{types}&limit=200&last_event_id={house.epoch}-{after}{wait}"
+            after = max(0, self._ledger.settled - chance.randrange(house.retained))
+            wait = {"wait": "1"} if chance.random() < 0.1 else {}
+            path = f"/events{wish.query(limit='200', last_event_id=f'{house.epoch}-{after}', **wait)}"
             try:
                 answer = await self._http.get(path, headers={"Accept": JSON})
             except httpx.HTTPError as error:
@@ -176,22 +176,22 @@ class Publishers:
                 continue
             await self._check_page(orjson.loads(answer.content), wish, after)
 
-    async def _check_page(self, page: dict[str, Any], wish: Any, after: int) -> None:
-        house = self._house
+    async def _check_page(self, page: dict[str, Any], wish: Wish, after: int) -> None:
+        house, ledger = self._house, self._ledger
         house.tally["pages"] += 1
         if "gap" in page:
             after = house.place(page["gap"]["resumed_from"])
         end = house.place(page["next"])
         for _ in range(100):
-            if house.ledger.settled >= end:
+            if ledger.settled >= end:
                 break
             await asyncio.sleep(0.05)
         else:
             return  # what is missing is found when the ledger is closed
-        if after < house.ledger.forgotten:
+        if after < ledger.forgotten:
             return
         got = [house.place(event["id"]) for event in page["events"]]
-        if got != list(house.ledger.wanted(wish, after, end)[0]):
+        if got != list(ledger.wanted(wish, after, end)[0]):
             house.findings.note("history", f"the page of {wish} from {after} to {end} is another one: {got[:5]}")
 
 
@@ -200,7 +200,7 @@ class _Socket:
 
     def __init__(self, house: House) -> None:
         self._answers: asyncio.Queue[Item] = asyncio.Queue()
-        head = request(Form.WS, WISHES[-1], None, house.port)
+        head = request(Form.WS, WISHES[-1].query(), host=f"localhost:{house.port}")
         self.stream = Stream(Form.WS, head, self._take)
 
     def _take(self, item: Item) -> None:

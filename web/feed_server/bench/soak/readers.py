@@ -8,20 +8,67 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from feed_server.bench.payload import TOKEN_BYTES
-from feed_server.bench.soak.ledger import WISHES, Findings, Follower, Ledger
+from feed_server.bench.soak.ledger import WISHES, Findings, Wish
 from feed_server.bench.soak.streams import Form, Item, Stream, request
 
-_STAY_SECONDS = 8.0  # on average
 _STEADY = 0.1  # of the readers come once and stay
 _RETURNS = 0.8  # of those who leave come back with their last id; the others are as good as new
 _AWAY_SECONDS = 3.0  # at the most, but for those who are
 _LONG_AWAY = 0.03  # away until what they missed has expired
-_SLOW = 0.05  # of the visits
 _END_SECONDS = 60.0
 _TRY_AGAIN = 0.5
 _GONE_SECONDS = 20.0
+
+
+class Account(Protocol):
+    """What one reader is told, however often it comes back. The bench's is `ledger.Follower`; tests have another."""
+
+    checked: int
+    """Events that were compared with what was published."""
+
+    @property
+    def frontier(self) -> int | None:
+        """Up to where it was told everything; None before it was told anything."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether it was told of everything there is for it."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether all that it got has been compared."""
+
+    def opened(self, position: int) -> None:
+        """Note the first `feed.open`: what comes after it is to come to this reader."""
+
+    def event(self, seq: int, serial: int) -> None:
+        """Note an event."""
+
+    def moved(self, position: int) -> None:
+        """Note that there is nothing for it up to there."""
+
+    def gap(self, position: int) -> None:
+        """Note that something may be missing up to there."""
+
+    def check(self) -> None:
+        """Compare what can be compared so far."""
+
+    def end(self) -> None:
+        """Take what it has not got for lost: no more comes to it, and no more was published."""
+
+
+class Books(Protocol):
+    """Where the accounts are kept. The bench's is `ledger.Ledger`."""
+
+    @property
+    def settled(self) -> int:
+        """Up to where every event is known."""
+
+    def follower(self, wish: Wish, name: str) -> Account:
+        """Open the account of one reader."""
 
 
 @dataclass
@@ -36,9 +83,13 @@ class House:
     expires_after: float
     """Seconds after which it has let go of them."""
     epoch: str
-    ledger: Ledger
+    ledger: Books
     findings: Findings
     chance: random.Random
+    stay: float = 8.0
+    """Seconds that a visit lasts, on average."""
+    slow: float = 0.05
+    """The part of the visits whose reader is slow."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tally: Counter[str] = field(default_factory=Counter)
 
@@ -65,20 +116,14 @@ class Guest:
         self._chance = random.Random(house.chance.random())
         self._number = number
         self._steady = self._chance.random() < _STEADY
-        self._retired: list[Follower] = []
+        self._retired: list[Account] = []
         self._come()
 
     def _come(self) -> None:
         """As somebody who was never here before. What the one before got is still to be checked."""
-        house, wish = self._house, self._chance.choice(WISHES)
-        self._follower = Follower(house.ledger, wish, house.findings, f"reader {self._number}")
+        self._wish = self._chance.choice(WISHES)
+        self._follower = self._house.ledger.follower(self._wish, f"reader {self._number}")
         self._last_id: str | None = None
-
-    @property
-    def reached(self) -> bool:
-        """Whether it was told of everything there is for it."""
-        frontier = self._follower.frontier
-        return frontier is not None and frontier >= self._house.ledger.last(self._follower.wish)
 
     def check(self) -> None:
         """Compare what it got with what is settled."""
@@ -93,7 +138,7 @@ class Guest:
         seq = None if item.id is None else house.place(item.id)
         if item.is_event:
             house.tally["deliveries"] += 1
-            follower.event(house.place(str(item.id)), _serial(item.data))
+            follower.event(house.place(str(item.id)), _serial(item.json))
         elif item.type == "feed.open" and seq is not None:
             if follower.frontier is None:
                 follower.opened(seq)
@@ -106,17 +151,17 @@ class Guest:
         self._last_id = item.id or self._last_id
 
     def _gap(self, item: Item) -> None:
-        house, follower = self._house, self._follower
+        house, follower, said = self._house, self._follower, item.json
         house.tally["gaps"] += 1
         missed = house.ledger.settled - (follower.frontier or 0)
-        if item.data["reason"] != "expired" or missed < house.retained // 2:
-            house.findings.note("gaps not due", f"reader {self._number}, {missed} events behind: {item.data}")
-        follower.gap(house.place(item.data["resumed_from"]))
+        if said["reason"] != "expired" or missed < house.retained // 2:
+            house.findings.note("gaps not due", f"reader {self._number}, {missed} events behind: {said}")
+        follower.gap(house.place(said["resumed_from"]))
 
     async def visit(self) -> Stream | None:
         """Open a stream; None if that was refused."""
         house, chance = self._house, self._chance
-        slow = not house.stopping.is_set() and chance.random() < _SLOW
+        slow = not house.stopping.is_set() and chance.random() < house.slow
         form = chance.choice(house.forms)
         after, parameters = self._last_id, {}
         if after is not None:
@@ -127,7 +172,7 @@ class Guest:
             parameters["last"] = str(chance.randrange(1, 50))
         house.tally["connections"] += 1
         house.tally["slow"] += slow
-        head = request(form, self._follower.wish, after, house.port, **parameters)
+        head = request(form, self._wish.query(**parameters), after, f"localhost:{house.port}")
         stream = self.stream = Stream(form, head, self._take, slow=slow)
         try:
             await stream.open(house.host, house.port)
@@ -136,7 +181,7 @@ class Guest:
             return None
         if not stream.is_open:
             said = stream.parser.refusal.decode(errors="replace")
-            house.findings.note("refused", f"a reader ({form}): {stream.parser.status} {said or stream.garbled}")
+            house.findings.note("refused", f"a reader ({form}): {stream.status} {said or stream.garbled}")
             return None
         return stream
 
@@ -172,7 +217,7 @@ class Guest:
             stream.stall()
             await self._pause(stream, chance.uniform(0, 3))
             stream.go_on()
-        await self._pause(stream, chance.expovariate(1 / _STAY_SECONDS))
+        await self._pause(stream, chance.expovariate(1 / house.stay))
         if stream.gone.is_set():
             house.findings.note("ended", f"reader {self._number}: {stream.garbled or 'the server closed its stream'}")
 
@@ -205,7 +250,7 @@ class Guest:
                     await asyncio.sleep(_TRY_AGAIN)
                 continue
             self.stream.hurry()
-            if self.reached:
+            if self._follower.reached:
                 break
             await asyncio.sleep(0.05)
         self._follower.end()

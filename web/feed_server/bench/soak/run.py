@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import orjson
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from feed.log.redis.address import without_password
 from feed_server.bench.children import Child, a_folder, child

@@ -9,12 +9,10 @@ import struct
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlencode
 
 import orjson
 
 from feed_server.bench.framing import Garbled
-from feed_server.bench.soak.ledger import Wish
 
 OPEN_SECONDS = 20.0
 _SMALL_BUFFER = 4096  # as SO_RCVBUF
@@ -22,7 +20,9 @@ _LARGE_BUFFER = 1 << 20
 _SLOW_SECONDS = 0.2  # between two reads of a slow reader
 _NO_LINGER = struct.pack("ii", 1, 0)
 _MAX_LENGTH = 1 << 20  # of what is not there in full; more is no stream of a feed
-_FRAME = re.compile(rb"(?::\n|retry: \d+\n)*(?:id: ([0-9A-Za-z-]+)\n)?(?:event: ([^\n]+)\n)?data: ([^\n]*)")
+_FRAME = re.compile(
+    rb"(?::\n|retry: (\d+)\n)*(?:id: ([0-9A-Za-z-]+)\n)?(?:event: ([^\n]+)\n)?data: ([^\n]*(?:\ndata: [^\n]*)*)"
+)
 
 
 class Form(StrEnum):
@@ -41,7 +41,10 @@ class Form(StrEnum):
 
 
 class Item(NamedTuple):
-    """What a stream says: an event, or a control event (`feed.…`)."""
+    """What a stream says: an event, or a control event (`feed.…`).
+
+    `data` is text where it came as text, as all of it does over SSE, and a value where it came as JSON within JSON.
+    """
 
     type: str
     id: str | None
@@ -52,12 +55,15 @@ class Item(NamedTuple):
         """Whether somebody published it."""
         return not self.type.startswith("feed.")
 
+    @property
+    def json(self) -> Any:
+        """The data as a value. Raises `Garbled`."""
+        return _loads(self.data) if isinstance(self.data, str) else self.data
 
-def request(form: Form, wish: Wish, last_id: str | None, port: int, **parameters: str) -> bytes:
-    """The request for a stream."""
-    lines = [f"Host: localhost:{port}"]
-    query = [("topic", pattern) for pattern in wish.patterns] + [("type", type) for type in wish.types]
-    query += list(parameters.items())
+
+def request(form: Form, wanted: str, last_id: str | None = None, host: str = "localhost") -> bytes:
+    """Make the request for a stream. `wanted` is `/pattern` or `?topic=…`."""
+    lines = [f"Host: {host}"]
     if form.is_websocket:
         lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
         lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
@@ -66,11 +72,11 @@ def request(form: Form, wish: Wish, last_id: str | None, port: int, **parameters
     else:
         lines += ["Accept: application/x-ndjson" if form is Form.NDJSON else "Accept: text/event-stream"]
         if form is Form.ENVELOPE:
-            query.append(("envelope", "1"))
+            wanted += ("&" if "?" in wanted else "?") + "envelope=1"
     if last_id is not None:
         lines.append(f"Last-Event-ID: {last_id}")
     path = "/ws" if form.is_websocket else "/events"
-    return "\r\n".join([f"GET {path}?{urlencode(query)} HTTP/1.1", *lines, "\r\n"]).encode()
+    return "\r\n".join([f"GET {path}{wanted} HTTP/1.1", *lines, "\r\n"]).encode()
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
@@ -91,6 +97,10 @@ class Parser:
 
     def __init__(self, form: Form, reply: Callable[[bytes], None]) -> None:
         self.status = 0
+        self.head = ""
+        """The head of the answer, in lower case."""
+        self.retry: int | None = None
+        """Milliseconds after which the reader is to come back, where SSE has said so."""
         self.refusal = b""
         """The body of an answer that is no stream, as far as it is there."""
         self.finished = False
@@ -106,7 +116,7 @@ class Parser:
             head, end, rest = self._raw.partition(b"\r\n\r\n")
             if not end:
                 return []
-            self.status, self._raw = int(head[9:12]), rest
+            self.status, self.head, self._raw = int(head[9:12]), head.decode("latin-1").lower(), rest
         if self.status not in {101, 200}:
             self.refusal, self._raw = (self.refusal + self._raw)[:500], b""
             return []
@@ -135,10 +145,13 @@ class Parser:
         found = _FRAME.fullmatch(piece)
         if found is None:
             raise Garbled(f"no frame of SSE: {piece[:80]!r}")
-        id, type, data = found.groups()
+        retry, id, type, data = found.groups()
+        if retry is not None:
+            self.retry = int(retry)
+        data = data.replace(b"\ndata: ", b"\n")
         if self._form is Form.ENVELOPE and type is None:
             return _object(data)
-        return Item("message" if type is None else type.decode(), None if id is None else id.decode(), _loads(data))
+        return Item("message" if type is None else type.decode(), None if id is None else id.decode(), data.decode())
 
     def _messages(self) -> list[Item]:
         raw, place = self._raw, 0
@@ -163,7 +176,7 @@ class Parser:
         return items
 
 
-def _loads(text: bytes) -> Any:
+def _loads(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -196,14 +209,15 @@ class Stream(asyncio.Protocol):
         self._said_all = False
         self._transport: asyncio.Transport | None = None
 
-    async def open(self, host: str, port: int) -> None:
-        """Connect, and wait until the stream is open or refused. Raises `OSError`, which a timeout is too."""
+    async def open(self, host: str, port: int, buffer: int | None = None) -> None:
+        """Connect, and wait until the stream is open or refused. `buffer` is its SO_RCVBUF. Raises `OSError`, which a
+        timeout is too."""
         loop = asyncio.get_running_loop()
         connection = socket.socket()
         try:
             connection.setblocking(False)
-            if self._slow:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
+            if buffer is not None or self._slow:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer or _SMALL_BUFFER)
             async with asyncio.timeout(OPEN_SECONDS):
                 await loop.sock_connect(connection, (host, port))
                 await loop.create_connection(lambda: self, sock=connection)
@@ -214,9 +228,14 @@ class Stream(asyncio.Protocol):
             raise
 
     @property
+    def status(self) -> int:
+        """That of the answer; 0 until it is there."""
+        return self.parser.status
+
+    @property
     def is_open(self) -> bool:
         """Whether it is served."""
-        return self.parser.status in {101, 200} and not self.gone.is_set()
+        return self.status in {101, 200} and not self.gone.is_set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -235,7 +254,7 @@ class Stream(asyncio.Protocol):
             self.garbled = f"{type(error).__name__}: {error}"
             self.reset()
             return
-        if items or self.parser.status not in {0, 101, 200}:
+        if items or self.status not in {0, 101, 200}:
             self.opened.set()
         if self._slow and self._transport is not None:
             self._transport.pause_reading()

@@ -20,9 +20,9 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 import feed.log.redis.follower
 from feed import EARLIEST, FeedOptions, FeedUnavailable, Gap, Limits, Retention
 from feed.batch import Item
-from tests.feed.test_seam import TOPICS, Reader, Seam
 from tests.support.judge import Announced, Entry, judge
 from tests.support.redis_server import RedisServer, Stream, running_redis
+from tests.support.seam import TOPICS, Reader, Seam
 
 KEEP_ALL = 1_000
 SOME = st.lists(st.sampled_from(TOPICS), min_size=1, max_size=6)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
@@ -26,8 +26,8 @@ def wrapped(app: ASGIApp) -> ASGIApp:
     """The application behind a middleware, which hides the server's own `send`."""
 
     async def around(scope: Scope, receive: Receive, send: Send) -> None:
-        async def passed_on(message: object) -> None:
-            await send(message)  # type: ignore[arg-type]
+        async def passed_on(message: Message) -> None:
+            await send(message)
 
         await app(scope, receive, passed_on)
 

@@ -290,7 +290,12 @@ def test_a_line_has_a_bound() -> None:
 
 def test_lines_of_many_threads_are_all_there(pipe: tuple[int, int], queued: QueuedOutput) -> None:
     reader = Reader(pipe[0])
-    threads = [threading.Thread(target=lambda: [queued.put(b"line\n") for _ in range(500)]) for _ in range(8)]
+
+    def write() -> None:
+        for _ in range(500):
+            queued.put(b"line\n")
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 import feed.running
 from feed import EARLIEST, Event, Feed, FeedOptions, Gap, Limits, Retention, Subscription, select
@@ -340,7 +338,7 @@ class Seam(RuleBasedStateMachine):
     async def caught_up(self) -> None:
         """Every reader reads until there is nothing left for it."""
         async with asyncio.timeout(20):
-            while self.feed.running.broadcaster.window.position < self.log.position:  # type: ignore[union-attr]
+            while self.feed.statistics().lag:
                 await asyncio.sleep(0)
             for reader in self.readers:
                 while not await self.read_to_the_end(reader):
@@ -373,18 +371,3 @@ class Seam(RuleBasedStateMachine):
                 async with asyncio.timeout(0.005):
                     self.note(reader, await subscription.take())
         return reader.subscription is not None
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1200)
-def test_p7_nothing_is_lost_doubled_or_reordered_at_the_seam() -> None:
-    examples = 3_000 if os.environ.get("FEED_SOAK") else 150
-    run_state_machine_as_test(
-        Seam,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -34,30 +34,22 @@ from feed import (
 )
 from feed import wire as wire_module
 from feed.event import text_draft
-from tests.support.paths import README
+from tests.support.readme_blocks import blocks
 from tests.support.redis_server import RedisServer
 from tests.support.running import START_SECONDS
 from tests.support.streams import subscribed
 
 
-def example(title: str) -> str:
-    """The first Python block below a heading of the README."""
-    section = README.read_text().partition(f"## {title}\n")[2]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert found, f"the README has no example below {title!r}"
-    return found[1]
-
-
 def test_the_readmes_library_example_does_what_it_says(tmp_path: Path) -> None:
     script = tmp_path / "example.py"
-    script.write_text(example("As a library"))
+    script.write_text(blocks("As a library")[0])
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\w+-1 orders/1 created \{'total': 3\}\n", done.stdout)
 
 
 def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_own_routes(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(example("Inside your FastAPI application"))
+    (tmp_path / "shop.py").write_text(blocks("Inside your FastAPI application")[0])
     command = [sys.executable, "-m", "uvicorn", "shop:app", "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
         try:
@@ -82,8 +74,8 @@ def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_
             server.wait(20)
 
 
-def run(scenario: object) -> None:
-    asyncio.run(scenario)  # type: ignore[arg-type]
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
 
 
 def test_a_feed_opens_at_its_first_use_and_only_once() -> None:
@@ -125,7 +117,7 @@ def test_iterating_gives_events_and_gaps_and_ends_with_the_feed() -> None:
 def test_a_timeout_around_the_next_event_loses_nothing() -> None:
     async def scenario() -> None:
         async with Feed("memory:") as feed, feed.subscribe("a", after=EARLIEST) as events:
-            got = []
+            got: list[Event | Gap] = []
             for number in range(20):
                 await feed.publish("a", number)
                 while len(got) <= number:
@@ -134,7 +126,7 @@ def test_a_timeout_around_the_next_event_loses_nothing() -> None:
                             got.append(await anext(events))
                     except TimeoutError:
                         await asyncio.sleep(0)
-            assert [event.data for event in got] == [str(number) for number in range(20)]
+            assert [isinstance(event, Event) and event.data for event in got] == [str(number) for number in range(20)]
 
     run(scenario())
 
@@ -191,13 +183,16 @@ def test_an_event_is_encoded_once_per_format_however_many_subscribers_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = {"sse": 0, "message": 0}
-    for name in calls:
 
-        def counted(*arguments: object, name: str = name, encode: object = getattr(wire_module, name), **named: object):  # type: ignore[no-untyped-def]
+    def counting(name: str, encode: Callable[..., bytes]) -> Callable[..., bytes]:
+        def counted(*arguments: Any, **named: Any) -> bytes:
             calls[name] += 1
-            return encode(*arguments, **named)  # type: ignore[operator]
+            return encode(*arguments, **named)
 
-        monkeypatch.setattr(wire_module, name, counted)
+        return counted
+
+    for name in calls:
+        monkeypatch.setattr(wire_module, name, counting(name, getattr(wire_module, name)))
 
     async def scenario() -> None:
         async with Feed("memory:") as feed:
@@ -435,7 +430,7 @@ def test_a_reader_waits_for_a_log_that_cannot_be_read_for_a_while(
                     first = asyncio.ensure_future(anext(events))
                     while len(tried) < 2:
                         await asyncio.sleep(0.01)
-                assert (await first).id.endswith("-1")
+                assert str((await first).id).endswith("-1")
 
     run(scenario())
 
