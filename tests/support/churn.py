@@ -23,7 +23,7 @@ from feed_server.bench.soak.streams import Form, Item, masked
 from tests.support.crowd import Crowd, Http
 from tests.support.judge import Got, judge
 
-RETAINED = 10_000_000  # more than is ever published: no gap is due
+_RETAINED = 10_000_000  # more than is ever published: no gap is due
 _STAY_SECONDS = 1.0
 _SLOW = 0.3
 _KEPT, _ABANDONED = 0, 1  # who published it, in an event's token
@@ -86,11 +86,11 @@ class Diary:
         """Told that something may be missing, which is a finding of the guest's own."""
 
     def check(self) -> None:
-        """See `Diaries.judge`."""
+        """Nothing yet: see `judge`."""
 
     def end(self) -> None:
         """No more comes to it: what it has not got is lost."""
-        self.frontier = RETAINED
+        self.frontier = _RETAINED
 
     def judge(self) -> None:
         """Compare what it was told with what is stored."""
@@ -278,7 +278,7 @@ async def churn(port: int, guests: int, seconds: float, seed: int) -> Report:
             host="127.0.0.1",
             port=port,
             forms=list(Form),
-            retained=RETAINED,
+            retained=_RETAINED,
             expires_after=_STAY_SECONDS,
             epoch=begin.rpartition("-")[0],
             ledger=diaries,

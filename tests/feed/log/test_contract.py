@@ -232,6 +232,8 @@ async def test_it_says_that_nothing_is_retained_when_all_is_too_old(opened: Open
 
 async def test_it_says_when_its_oldest_event_was_committed(opened: OpenLog) -> None:
     log = await opened(events=2)
+    at_first = log.oldest_time
+    assert at_first is None
     times: list[int] = []
     for _ in range(3):
         await log.append(drafts("a"))

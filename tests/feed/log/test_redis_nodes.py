@@ -21,6 +21,7 @@ from feed import Retention
 from feed.event import text_draft
 from feed.log.redis.log import RedisLog
 from tests.conftest import StartRedis
+from tests.support.judge import Got
 from tests.support.nodes import (
     Nodes,
     StartNodes,
@@ -100,7 +101,7 @@ def test_r6_publishers_on_two_nodes_make_one_order_for_all_readers_on_both(
         flow.finish()
         flow.check()
         order = list(flow.stored())
-        assert all(list(reader.got) == order for reader in flow.readers)
+        assert all(reader.account == [Got(id) for id in order] for reader in flow.readers)
         assert_stayed(flow, 0)
 
 
