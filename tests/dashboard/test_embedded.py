@@ -59,6 +59,7 @@ def test_whoever_is_not_signed_in_is_asked_for_no_token_and_goes_on_after_it(
     expect(page.get_by_test_id("state")).to_have_text(state)
     expect(page.get_by_test_id("token-box")).to_have_count(0)
     page.context.add_cookies([{"name": "user", "value": "ann", "url": server.url}])
-    page.get_by_test_id("retry").click()
+    if way == "feed":  # else it goes on by itself
+        page.get_by_test_id("retry").click()
     expect(page.get_by_test_id("state")).to_have_text("Live")
     assert watched.faults == []

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from feed import Feed, FeedOptions, FeedUnavailable
-from feed.log.redis.nodes import Peers
+from feed.log.redis.nodes import Nodes
 from feed.survey import Subscribers
 from tests.conftest import Serve
 from tests.support.redis_server import RedisServer
@@ -34,22 +34,22 @@ async def nodes(shared_redis: RedisServer) -> AsyncIterator[list[Feed]]:
 
 
 async def known_to_each_other(feed: Feed, count: int) -> None:
-    peers = peers_of(feed)
+    nodes = nodes_of(feed)
     async with asyncio.timeout(10):
-        while len(await peers._speaker.ask("PUBSUB", "NUMSUB", peers._questions)) < 2:
+        while len(await nodes._speaker.ask("PUBSUB", "NUMSUB", nodes._questions)) < 2:
             await asyncio.sleep(0.01)
-        while (await peers._speaker.ask("PUBSUB", "NUMSUB", peers._questions))[1] < count:
+        while (await nodes._speaker.ask("PUBSUB", "NUMSUB", nodes._questions))[1] < count:
             await asyncio.sleep(0.01)
-        while await peers._speaker.ask("ZCARD", peers._nodes) < count:
+        while await nodes._speaker.ask("ZCARD", nodes._nodes) < count:
             await asyncio.sleep(0.01)
 
 
-def peers_of(feed: Feed) -> Peers:
+def nodes_of(feed: Feed) -> Nodes:
     running = feed.running
     assert running is not None
-    peers = running.log._peers  # type: ignore[attr-defined]
-    assert isinstance(peers, Peers)
-    return peers
+    nodes = running.log._nodes  # type: ignore[attr-defined]
+    assert isinstance(nodes, Nodes)
+    return nodes
 
 
 async def test_one_process_knows_its_own() -> None:
@@ -98,7 +98,7 @@ async def test_one_can_be_ended_from_any_node_and_is_told(nodes: list[Feed]) -> 
 
 
 async def test_a_node_that_does_not_answer_is_named(nodes: list[Feed]) -> None:
-    peers_of(nodes[1]).answer = None
+    nodes_of(nodes[1]).answer = None
     found = await nodes[0].subscribers_everywhere()
     assert list(found.silent) == ["node-1"]
     with pytest.raises(FeedUnavailable, match="node-1"):
@@ -120,7 +120,7 @@ class EarlierSubscriber(msgspec.Struct):
 
 async def test_nodes_of_different_versions_understand_each_other(nodes: list[Feed]) -> None:
     earlier = EarlierSubscriber("0" * 16, "node-1", ["a"], [], 1, "x-1", 0, False)
-    peers_of(nodes[1]).answer = lambda _: msgspec.msgpack.encode([earlier])
+    nodes_of(nodes[1]).answer = lambda _: msgspec.msgpack.encode([earlier])
     async with nodes[2].subscribe("a") as events:
         found = (await nodes[0].subscribers_everywhere()).subscribers
     assert [(each.id, each.transport, each.address, each.bytes_sent) for each in found if each.id == "0" * 16] == [
@@ -137,11 +137,11 @@ async def test_a_node_that_has_left_is_not_waited_for(nodes: list[Feed]) -> None
 
 
 async def test_questions_under_way_are_bounded(nodes: list[Feed]) -> None:
-    peers_of(nodes[1]).answer = None
+    nodes_of(nodes[1]).answer = None
     asked = [asyncio.create_task(nodes[0].subscribers_everywhere()) for _ in range(100)]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert sum(isinstance(outcome, FeedUnavailable) for outcome in outcomes) == 36
-    assert not peers_of(nodes[0])._asked
+    assert not nodes_of(nodes[0])._asked
 
 
 async def test_a_node_answers_again_after_its_connection_broke(nodes: list[Feed], shared_redis: RedisServer) -> None:

@@ -234,7 +234,7 @@ from feed import Feed
 from feed.fastapi import feed_router
 
 def test_the_server(feed_server):
-    assert feed.fastapi.routes.publish("a", "x").endswith("-1")
+    assert feed_server.publish("a", "x").endswith("-1")
 
 def test_the_application(serve_app):
     feed = Feed("memory:")

@@ -15,7 +15,7 @@ from feed.log.idempotency import IdempotencyKey
 from feed.log.redis.address import parse_address
 from feed.log.redis.follower import Follower
 from feed.log.redis.link import Ask, Link, Renewal, Work
-from feed.log.redis.nodes import Peers
+from feed.log.redis.nodes import Nodes
 from feed.log.redis.reader import Reader
 from feed.log.redis.state import State
 from feed.log.redis.writer import Writer
@@ -34,7 +34,7 @@ class RedisLog:
     def __init__(self, url: str, retention: Retention, node: str) -> None:
         self._address = parse_address(url)
         self._node = node
-        self._peers: Peers | None = None
+        self._nodes: Nodes | None = None
         self._state = State(retention)
         self._renewal = Renewal()
         self._asker = self._link("ask")
@@ -171,21 +171,21 @@ class RedisLog:
 
     async def ask_others(self, question: bytes) -> Answers:
         """See `Log`."""
-        return await self._peers.ask(question) if self._peers is not None else Answers()
+        return await self._nodes.ask(question) if self._nodes is not None else Answers()
 
     def answer_others(self, answer: Callable[[bytes], bytes]) -> None:
         """See `Log`."""
-        if self._peers is None:
-            self._peers = Peers(self._address, self._node, self._link("speak"), self._link("listen"))
-        self._peers.answer = answer
+        if self._nodes is None:
+            self._nodes = Nodes(self._address, self._node, self._link("speak"), self._link("listen"))
+        self._nodes.answer = answer
 
     async def close(self) -> None:
         """See `Log`."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        if self._peers is not None:
-            await self._peers.close()
+        if self._nodes is not None:
+            await self._nodes.close()
         await self._writer.close()
         await self._reader.close()
         await self._asker.close()

@@ -57,7 +57,7 @@ class _Asked:
             self.complete.set()
 
 
-class Peers:
+class Nodes:
     """A node's place among the others. `answer` is what it says to their questions."""
 
     def __init__(self, address: Address, node: str, speaker: Link, listener: Link) -> None:
@@ -71,8 +71,8 @@ class Peers:
         self._asked: dict[str, _Asked] = {}
         self._hearing = asyncio.Event()
         self._tasks = [
-            asyncio.create_task(self._listen(), name="feed-peers-listen"),
-            asyncio.create_task(self._live(), name="feed-peers-live"),
+            asyncio.create_task(self._listen(), name="feed-nodes-listen"),
+            asyncio.create_task(self._live(), name="feed-nodes-live"),
         ]
 
     async def ask(self, question: bytes) -> Answers:

@@ -404,8 +404,8 @@ async def test_a_node_says_that_it_lives_and_listens_whatever_goes_wrong(
     async with asyncio.timeout(10):
         while (await log.ask_others(b"a")).given != [b"A"]:
             await asyncio.sleep(0.01)
-    assert log._peers is not None
-    for channel in ("questions", f"replies:{log._peers._name}"):
+    assert log._nodes is not None
+    for channel in ("questions", f"replies:{log._nodes._name}"):
         server.command("PUBLISH", parse_address(stream.url).key(channel), "nonsense")
     assert (await log.ask_others(b"a")).given == [b"A"]
     assert (await other.ask_others(b"a")).given == [b"A"]
