@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -314,29 +315,30 @@ def test_a_large_body_behind_a_request_that_is_still_answered_is_not_kept(server
 
 
 def test_garbage_in_numbers_disturbs_nobody(server: RunningServer) -> None:
-    stop = threading.Event()
+    stop, pieces = threading.Event(), itertools.count()
 
     def attack() -> None:
         while not stop.is_set():
             with raw(server) as client:
                 client.send(os.urandom(2_000))
+                client.rest()
+                next(pieces)
 
     attackers = [threading.Thread(target=attack) for _ in range(4)]
     with subscribed(f"{server.url}/events/other") as other:
         for attacker in attackers:
             attacker.start()
         try:
-            delays = []
+            before, passed = next(pieces), []  # pieces that went before an event, whatever the machine does meanwhile
             for _ in range(50):
-                began = time.monotonic()
                 id = server.publish("other")
                 assert other.frame().id == id
-                delays.append(time.monotonic() - began)
+                passed.append(-before + (before := next(pieces)))
         finally:
             stop.set()
             for attacker in attackers:
                 attacker.join()
-    assert sorted(delays)[25] < 0.25
+    assert sorted(passed)[25] < 50
     assert server.remarks == ""
 
 
@@ -475,7 +477,7 @@ with logging_to_stderr("text", "warning"):
 def test_w10_an_error_of_the_servers_own_is_one_record_and_tells_the_client_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=True)
     lines = done.stderr.splitlines()
-    assert re.match(r"\S+ \S+ ERROR feed.fastapi.routes.router: POST '/events/a", lines[0])
+    assert re.match(r"\S+ \S+ ERROR feed.fastapi.routes.endpoints: POST '/events/a", lines[0])
     assert [line for line in lines if not line.startswith("  ")] == lines[:1]
     assert "\x1b" not in done.stderr
 

@@ -27,6 +27,7 @@ from feed.event import check_pattern, check_topic, check_type
 from tests.support.nonsense import is_valid
 
 _MOMENT = 0.01  # seconds
+_NUMBERS = frozenset({"last", "limit", "wait"})  # a type or a topic may be 0, and is text
 _keys = itertools.count()
 
 
@@ -50,7 +51,7 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         if isinstance(wait, int | float) and not isinstance(wait, bool) and 0 < wait <= 60:
             case.query["wait"] = _MOMENT
     for name, value in (case.query or {}).items():
-        if isinstance(value, str) and value.isdecimal() and str(int(value)) == value:
+        if name in _NUMBERS and isinstance(value, str) and value.isdecimal() and str(int(value)) == value:
             case.query[name] = int(value)  # it goes over the wire as before
     if case.meta is not None and case.meta.generation.mode.is_positive:
         _mend(case)
