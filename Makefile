@@ -12,7 +12,7 @@ FAST := --numprocesses 4 --dist worksteal -m "not browser and not alone"
 # The tests start many Pythons, and without compiled files each would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install serve test soak newest lowest lock style types coverage clean
+.PHONY: help install serve test soak newest lowest lock style types floor coverage clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this.
@@ -74,6 +74,16 @@ style: $(VENV)/tools  ## Check style.
 types: $(VENV)/tools  ## Check types: of the Python, and of the pages' JavaScript.
 	$(BIN)/mypy
 	$(BIN)/python -m tests.dashboard.types
+
+floor: $(VENV)/tools  ## Fail where the tests of the feed's core reach less of it than they do today.
+	@tests/system-packages $(SYSTEM)
+	rm -f .coverage*
+	$(BIN)/coverage run -m pytest --quiet --numprocesses 4 --dist worksteal $(CORE)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --include 'feed/*.py,feed/log/*.py,feed/log/sqlite/*.py' --omit feed/__main__.py \
+	  --fail-under 95
+# Those that find their faults in this process: what starts servers, Redis for one, would take as long as all tests do.
+CORE = tests/feed --ignore tests/feed/client --ignore tests/feed/test_testing.py --ignore-glob '*redis*'
 
 coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers of their own too.
 	rm -f .coverage*
