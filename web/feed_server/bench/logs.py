@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import redis
 
 from feed.errors import LogRefused
-from feed.log.redis.address import SCHEMES, Address, parse_address, without_password
+from feed.log import is_shared
+from feed.log.redis.address import Address, parse_address, without_password
 from feed_server.bench.children import START_SECONDS, Child, child, free_port
 from feed_server.bench.worker import BenchError
 
@@ -33,11 +34,6 @@ class Log:
 
     url: str
     redis: Child | None = None
-
-
-def is_shared(url: str) -> bool:
-    """Whether several nodes can use such a log at once."""
-    return url.partition(":")[0] in SCHEMES
 
 
 def check_log(url: str) -> None:

@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from feed.log import is_shared
 from feed.log.redis.address import without_password
 from feed.media_types import JSON
 from feed_server.bench.children import START_SECONDS, Child, Usage, a_folder, child, free_port
 from feed_server.bench.cores import Cores
 from feed_server.bench.framing import FEED_SSE, FEED_WS, FEED_WS_BATCH, PLAIN_SSE, PLAIN_WS, Form
-from feed_server.bench.logs import OWN_REDIS, check_log, fresh_log, is_shared
+from feed_server.bench.logs import OWN_REDIS, check_log, fresh_log
 from feed_server.bench.payload import TOPIC
 from feed_server.bench.worker import BenchError
 
