@@ -320,7 +320,7 @@ async def test_a_token_that_is_not_enough_is_final(client_to: AnyClient, status:
 async def test_a_token_does_not_follow_a_redirect(client_to: AnyClient) -> None:
     async with playing(CREATED) as other:
         moved = answer("307 Temporary Redirect", "", f"Location: {other.url}/events")
-        async with playing(moved) as script, client_to(script.url, "token", patience=0.1) as client:
+        async with playing(moved) as script, client_to(script.url, "token", patience=2) as client:
             with pytest.raises(GaveUp, match="307"):
                 await client.publish("a", "x")
     assert other.heads == []
