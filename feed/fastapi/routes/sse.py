@@ -87,6 +87,7 @@ class StreamResponse(Response):
             record_no_stream(scope, "shutdown" if isinstance(error, Draining) else "busy")
             await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
+        del self._wanted  # a stream may live for days and has no more use for it
         record_stream(scope)
         try:
             outlet = outlet_for(scope, send, subscription, _last)
