@@ -19,13 +19,13 @@ _MAX_REQUESTED = 128  # bytes of a client's id that are repeated back to it
 
 
 class Control(msgspec.Struct, frozen=True, dict=True):
-    """One control event. `data` is JSON; `retry` is in milliseconds and a field of SSE only.
+    """One control event. `text` is JSON; `retry` is in milliseconds and a field of SSE only.
 
     It has the attributes and the wire formats of an `Event`, so that a stream treats both alike.
     """
 
     type: str
-    data: str
+    text: str
     id: str | None = None
     retry: int | None = None
 
@@ -37,7 +37,7 @@ class Control(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def sse(self) -> bytes:
         """The SSE frame."""
-        return wire.sse(self.id, self.type, self.data, retry=self.retry)
+        return wire.sse(self.id, self.type, self.text, retry=self.retry)
 
     @property
     def envelope(self) -> bytes:
@@ -47,7 +47,7 @@ class Control(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def message(self) -> bytes:
         """The JSON object."""
-        return wire.control(self.type, self.data, self.id)
+        return wire.control(self.type, self.text, self.id)
 
     @cached_property
     def line(self) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,6 +20,7 @@ import orjson
 from feed import wire
 from feed.errors import Invalid, Malformed, TooLarge
 from feed.json_rules import TOO_DEEP, dump_json, is_too_deep, json_fault
+from feed.wire import moment
 
 MAX_TOPIC = 256  # bytes of UTF-8
 MAX_TYPE = 128  # bytes of UTF-8
@@ -33,19 +35,21 @@ _FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})  # control, format,
 class Event(msgspec.Struct, frozen=True, dict=True):
     """One event of the log. Immutable.
 
-    `seq` is its place in the log (1, 2, 3 …), `epoch` the name the log bore when it was committed, `time` the moment
-    of the commit in milliseconds since 1970. `data` is text; where `is_json`, it is a JSON value as it was published.
+    `data` is the value that was published: of JSON, where `is_json`, else a text. `text` is the same as a text: the
+    JSON as it was published, byte for byte, or the text. `time` is the moment of the commit, `time_ms` the same in
+    milliseconds since 1970. `id` is the epoch, the name that the log had at the commit, and `seq`, the event's place
+    in the log (1, 2, 3 …).
 
-    Each wire format is made at the first use and kept, so that it is made once, however many subscribers there are.
+    Each wire format is made at its first use and kept, so that it is made once for all subscribers.
     """
 
     epoch: str
     seq: int
     topic: str
     type: str
-    data: str
+    text: str
     is_json: bool
-    time: int
+    time_ms: int
 
     @cached_property
     def id(self) -> str:
@@ -55,12 +59,12 @@ class Event(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def sse(self) -> bytes:
         """The SSE frame."""
-        return wire.sse(self.id, self.type, self.data)
+        return wire.sse(self.id, self.type, self.text)
 
     @cached_property
     def message(self) -> bytes:
         """The JSON object, as a WebSocket's message."""
-        return wire.message(self.id, self.topic, self.type, self.data, is_json=self.is_json, time=self.time)
+        return wire.message(self.id, self.topic, self.type, self.text, is_json=self.is_json, time_ms=self.time_ms)
 
     @cached_property
     def line(self) -> bytes:
@@ -77,13 +81,19 @@ class Event(msgspec.Struct, frozen=True, dict=True):
         self.__dict__.clear()
 
     @property
+    def data(self) -> Any:
+        """The data as a Python value, parsed at each use: JSON's value, or the text itself."""
+        return json.loads(self.text) if self.is_json else self.text
+
+    @property
+    def time(self) -> datetime:
+        """The moment of the commit, in UTC."""
+        return moment(self.time_ms)
+
+    @property
     def size(self) -> int:
         """What it counts for in queues, windows and retention: roughly its bytes in memory and on disk."""
-        return event_size(self.topic, self.type, self.data)
-
-    def json(self) -> Any:
-        """The data as a Python value: parsed where it was published as JSON, else the text itself."""
-        return json.loads(self.data) if self.is_json else self.data
+        return event_size(self.topic, self.type, self.text)
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -91,7 +101,7 @@ class Draft(msgspec.Struct, frozen=True):
 
     topic: str
     type: str
-    data: str
+    text: str
     is_json: bool
     data_bytes: int
 

@@ -353,7 +353,7 @@ class Feed:
         return appended
 
     async def _wait_for_readers(self, running: Running, drafts: Sequence[Draft]) -> None:
-        size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
+        size = sum(event_size(draft.topic, draft.type, draft.text) for draft in drafts)
         if self._held_bytes and self._held_bytes + size > _MAX_HELD_BYTES:
             raise Overloaded("more is being published than can be passed on to the subscribers")
         self._held_bytes += size

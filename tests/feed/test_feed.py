@@ -106,7 +106,7 @@ def test_iterating_gives_events_and_gaps_and_ends_with_the_feed() -> None:
                         feed.drain()
             assert isinstance(got[0], Gap)
             assert (got[0].requested, got[0].reason, got[0].type) == (first, "expired", "feed.gap")
-            assert [event.json() for event in got[1:] if isinstance(event, Event)] == [{"n": 3}, {"n": 4}]
+            assert [event.data for event in got[1:] if isinstance(event, Event)] == [{"n": 3}, {"n": 4}]
             with pytest.raises(Draining):
                 async with feed.subscribe("a"):
                     pass
@@ -126,7 +126,7 @@ def test_a_timeout_around_the_next_event_loses_nothing() -> None:
                             got.append(await anext(events))
                     except TimeoutError:
                         await asyncio.sleep(0)
-            assert [isinstance(event, Event) and event.data for event in got] == [str(number) for number in range(20)]
+            assert [isinstance(event, Event) and event.text for event in got] == [str(number) for number in range(20)]
 
     run(scenario())
 
@@ -159,10 +159,10 @@ def test_a_slow_reader_costs_a_bounded_queue_and_gets_everything_late() -> None:
             largest = 0
             for number in range(500):
                 await feed.publish("a", str(number))
-                assert (await anext(fast)).data == str(number)
+                assert (await anext(fast)).text == str(number)
                 largest = max(largest, slow.queue.qsize())
             assert largest <= 11
-            assert [(await anext(slow)).data for _ in range(500)] == [str(number) for number in range(500)]
+            assert [(await anext(slow)).text for _ in range(500)] == [str(number) for number in range(500)]
 
     run(scenario())
 
@@ -174,7 +174,7 @@ def test_a_queue_is_bounded_in_bytes_but_an_empty_one_takes_any_event() -> None:
             for size in (5_000, 600, 600, 5_000):
                 await feed.publish("a", "x" * size)
             async with asyncio.timeout(5):
-                assert [len((await anext(events)).data) for _ in range(4)] == [5_000, 600, 600, 5_000]
+                assert [len((await anext(events)).text) for _ in range(4)] == [5_000, 600, 600, 5_000]
 
     run(scenario())
 
@@ -224,7 +224,7 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
     async def scenario() -> None:
         async with Feed("memory:") as feed, feed.subscribe("a") as events:
             await feed.publish("a", "0")
-            assert (await anext(events)).data == "0"
+            assert (await anext(events)).text == "0"
             running = feed.running
             assert running is not None
             push, broken = running.broadcaster.push, 0
@@ -241,7 +241,7 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
             await feed.publish("a", "1")
             await feed.publish("a", "2")
             async with asyncio.timeout(10):
-                assert [(await anext(events)).data for _ in range(2)] == ["1", "2"]
+                assert [(await anext(events)).text for _ in range(2)] == ["1", "2"]
 
     run(scenario())
 
@@ -265,7 +265,7 @@ def test_a_relay_that_retention_has_overtaken_tells_of_the_gap_and_goes_on() -> 
             assert seqs == sorted(set(seqs))
             await feed.publish("a", "and on")
             async with asyncio.timeout(20):
-                assert (await anext(events)).data == "and on"
+                assert (await anext(events)).text == "and on"
 
     run(scenario())
 
@@ -391,7 +391,7 @@ def test_a_feed_can_be_opened_again() -> None:
         for _ in range(2):
             async with feed, feed.subscribe("a") as events:
                 await feed.publish("a", "x")
-                assert (await anext(events)).data == "x"
+                assert (await anext(events)).text == "x"
         with pytest.raises(FeedUnavailable, match="closed"):
             await feed.publish("a", "x")
 
@@ -498,7 +498,7 @@ def test_p10_a_reader_that_waits_for_a_slow_disk_gets_signs_of_life_and_then_eve
                     assert [item.sse for item in await events.take()] == [b":\n"]
                 assert reads == 1
                 disk.set()
-                assert [(await anext(events)).data for _ in range(1_200)] == [str(n) for n in range(1_200)]
+                assert [(await anext(events)).text for _ in range(1_200)] == [str(n) for n in range(1_200)]
 
     run(scenario())
 
@@ -511,13 +511,13 @@ def log_of(kind: str, folder: Path) -> str:
 
 
 async def texts(feed: Feed) -> list[str]:
-    return [event.data for event in (await feed.history(select(["a"]))).events]
+    return [event.text for event in (await feed.history(select(["a"]))).events]
 
 
 async def seen_live(feed: Feed, text: str) -> None:
     async with asyncio.timeout(10), feed.subscribe("a") as events:
         await feed.publish("a", text)
-        assert (await anext(events)).data == text
+        assert (await anext(events)).text == text
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])

@@ -143,7 +143,7 @@ class Faucet:
 
     def got(self) -> list[str]:
         """The data of the events so far."""
-        return [item.data for chunk in self.chunks for item in chunk if isinstance(item, Event)]
+        return [item.text for chunk in self.chunks for item in chunk if isinstance(item, Event)]
 
     def controls(self) -> list[str]:
         """The types of the control events so far."""

@@ -70,6 +70,6 @@ async def _disconnected(request: Request) -> None:
 
 
 def _document(page: HistoryPage) -> bytes:
-    gap = b"" if page.gap is None else b',"gap":%b' % page.gap.data.encode()
+    gap = b"" if page.gap is None else b',"gap":%b' % page.gap.text.encode()
     events = b",".join([event.message for event in page.events])
     return b'{"events":[%b],"next":"%b"%b}\n' % (events, page.next.encode(), gap)

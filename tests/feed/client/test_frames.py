@@ -109,7 +109,7 @@ def test_an_event_at_the_limit_is_one_event() -> None:
 
 
 def test_both_forms_of_an_event_are_the_same_message() -> None:
-    line = message("e-1", "a/é", "t", '{"n": 1.10}', is_json=True, time=0)
+    line = message("e-1", "a/é", "t", '{"n": 1.10}', is_json=True, time_ms=0)
     expected = Message("e-1", "a/é", "t", "1970-01-01T00:00:00.000Z", '{"n": 1.10}', line.decode())
     assert of_object(line.decode()) == expected
     [frame] = frames(b"id: e-1\ndata: " + line + b"\n\n")
@@ -140,7 +140,7 @@ def test_what_no_feed_sends_is_not_believed(text: str | bytes) -> None:
 
 
 def test_a_page_is_messages_and_where_to_go_on() -> None:
-    line = message("e-1", "a", "t", "1", is_json=True, time=0)
+    line = message("e-1", "a", "t", "1", is_json=True, time_ms=0)
     gap = {"requested": "x", "resumed_from": "e-0", "reason": "unknown"}
     body = b'{"events":[%b],"next":"e-1","gap":%b}' % (line, json.dumps(gap).encode())
     found = of_page(body)
