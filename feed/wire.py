@@ -18,6 +18,8 @@ from feed.json_rules import ends_lines, spare_readers
 
 _LINE_END = re.compile("\r\n|\n|\r")  # the three that end a line in SSE; str.splitlines() knows many more
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 HEARTBEAT = b":\n"
 """A comment, and no blank line after it: some client libraries make an event of every blank line."""
@@ -28,8 +30,21 @@ def moment(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
+def milliseconds_of(moment: datetime) -> int:
+    """Return an aware time in milliseconds since 1970."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def parse_rfc3339(text: str) -> int | None:
+    """Return a time as in RFC 3339 in milliseconds since 1970, None for a text that is not one."""
+    try:
+        return milliseconds_of(datetime.fromisoformat(text.upper())) if _RFC_3339.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
 def rfc3339(milliseconds: int) -> str:
-    """Milliseconds since 1970 as RFC 3339, in UTC, to the millisecond: `2026-11-21T03:05:00.123Z`."""
+    """Return milliseconds since 1970 as RFC 3339, in UTC, to the millisecond: `2026-11-21T03:05:00.123Z`."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{_rfc3339_second(seconds)}.{rest:03d}Z"
 

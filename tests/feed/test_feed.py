@@ -30,6 +30,7 @@ from feed import (
     LogRefused,
     Retention,
     TooLarge,
+    draft,
     select,
 )
 from feed import wire as wire_module
@@ -46,6 +47,84 @@ def test_the_readmes_library_example_does_what_it_says(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\w+-1 orders/1 created \{'total': 3\}\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("bogus:", "use memory:, sqlite:PATH or redis:"),
+        ("memory", "did you mean memory:"),
+        ("redis://localhost:port", "use redis://HOST:PORT/DB"),
+        ("redis://localhost/0?stream=a b", "the stream's name"),
+    ],
+)
+def test_a_url_that_names_no_log_is_refused_at_once(url: str, words: str) -> None:
+    with pytest.raises(LogRefused, match=words):
+        Feed(url)
+
+
+def test_making_a_feed_imports_no_redis() -> None:
+    program = "import sys; from feed import Feed; Feed('redis://localhost'); print('redis' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("patterns", [("a", "b/*"), (["a", "b/*"],), (iter(["a", "b/*"]),)])
+@pytest.mark.anyio
+async def test_patterns_come_one_by_one_or_as_a_list(patterns: Any) -> None:
+    async with Feed("memory:") as feed, feed.subscribe(*patterns) as events:
+        ids = [await feed.publish(topic, "x") for topic in ("a", "c", "b/1")]
+        assert [(await anext(events)).id for _ in range(2)] == [ids[0], ids[2]]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "asked", "words"),
+    [
+        ((), {}, "pattern: is missing: name a topic"),
+        (([],), {}, "pattern: is missing: name a topic"),
+        (("a/**/b",), {}, "only the last one"),
+        (("a",), {"types": ["a/b"]}, "type: may not contain '/'"),
+        (("a",), {"last": 1_001}, "last: has to be a whole number from 1 to 1,000"),
+    ],
+)
+def test_a_mistake_in_a_subscription_raises_at_the_call(patterns: Any, asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        Feed("memory:").subscribe(*patterns, **asked)
+
+
+def test_what_is_not_a_text_is_not_a_pattern() -> None:
+    with pytest.raises(TypeError, match="has to be a str, not int"):
+        Feed("memory:").subscribe(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_one_text_is_one_type() -> None:
+    async with Feed("memory:") as feed, feed.subscribe("a", types="created") as events:
+        await feed.publish("a", "x", type="deleted")
+        id = await feed.publish("a", "x", type="created")
+        assert (await anext(events)).id == id
+
+
+@pytest.mark.anyio
+async def test_a_subscription_is_for_one_block() -> None:
+    async with Feed("memory:") as feed:
+        subscribing = feed.subscribe("a")
+        async with subscribing:
+            assert feed.statistics().subscribers == 1
+        assert feed.statistics().subscribers == 0
+        with pytest.raises(RuntimeError, match="call subscribe for each block"):
+            await subscribing.__aenter__()
+
+
+@pytest.mark.anyio
+async def test_a_batch_is_any_iterable_of_drafts() -> None:
+    async with Feed("memory:") as feed:
+        ids = await feed.publish_batch(draft("a", number) for number in range(3))
+        assert [(event.id, event.data) for event in (await feed.page("a")).events] == [*zip(ids, range(3), strict=True)]
+        with pytest.raises(TypeError, match="a batch is made of drafts"):
+            await feed.publish_batch([("a", "x")])  # type: ignore[list-item]
+        with pytest.raises(Invalid, match="batch: has no event in it"):
+            await feed.publish_batch([])
 
 
 def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_own_routes(tmp_path: Path) -> None:
@@ -288,8 +367,8 @@ def test_a_hundred_patterns_over_a_full_log_never_hold_the_loop_up(log: str, tmp
 
             watcher = asyncio.create_task(watch())
             selection = select([f"*/*/nothing/{number}" for number in range(100)])
-            assert not (await feed.history(selection, last=1)).events
-            assert not (await feed.history(selection)).events
+            assert not (await feed.page(selection.patterns, last=1)).events
+            assert not (await feed.page(selection.patterns)).events
             async with feed.subscribe(*selection.patterns, last=1):
                 pass
             watching = False
@@ -318,7 +397,7 @@ def test_closing_ends_readers_in_the_middle_of_a_read_and_cancels_nobody(tmp_pat
         async def look_back() -> str:
             try:
                 while True:
-                    await feed.history(select(["a"]), last=1_000)
+                    await feed.page("a", last=1_000)
             except FeedUnavailable:
                 return "unavailable"
 
@@ -341,7 +420,7 @@ def test_a_close_that_is_cancelled_goes_on_and_the_log_is_free_after_it(tmp_path
         closing.cancel()
         await feed.close()
         async with Feed(url) as again:
-            assert len((await again.history(select(["a"]))).events) == 1
+            assert len((await again.page("a")).events) == 1
 
     run(scenario())
 
@@ -463,7 +542,7 @@ def test_a_page_of_history_has_no_hole_that_it_does_not_announce(monkeypatch: py
                 return page
 
             monkeypatch.setattr(running.log, "read", read_and_lose)
-            page = await feed.history(select(["a"]), after="unknown-1", limit=1_000)
+            page = await feed.page("a", after="unknown-1", limit=1_000)
             assert page.gap is not None
             following = [event.seq for event in page.events]
             start = int(page.gap.resumed_from.partition("-")[2])
@@ -511,7 +590,7 @@ def log_of(kind: str, folder: Path) -> str:
 
 
 async def texts(feed: Feed) -> list[str]:
-    return [event.text for event in (await feed.history(select(["a"]))).events]
+    return [event.text for event in (await feed.page("a")).events]
 
 
 async def seen_live(feed: Feed, text: str) -> None:
@@ -576,7 +655,7 @@ def test_two_loops_at_once_are_refused_with_what_to_do_and_the_first_goes_on() -
         async with feed:
             works: list[Callable[[], Any]] = [
                 lambda: feed.publish("a", "x"),
-                lambda: feed.history(select(["a"])),
+                lambda: feed.page("a"),
                 lambda: feed.attach(select(["a"]), after=None, last=None),
                 feed.__aenter__,
                 feed.close,
@@ -635,7 +714,7 @@ def child(said):
     said.send(None)
 
 async def texts():
-    return [event.data for event in (await feed.history(select(["a"]))).events]
+    return [event.text for event in (await feed.page("a")).events]
 
 here(feed.publish("a", "before"))
 ours, theirs = multiprocessing.Pipe()

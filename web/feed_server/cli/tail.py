@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from feed.client import AsyncClient, AsyncSubscription, Gap, Item, Message, Notice, Reconnecting, Transport
+from feed.client import AsyncClient, AsyncSubscription, Event, Gap, Item, Notice, Reconnecting, Transport
+from feed.wire import rfc3339
 from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
 from feed_server.cli.terminal import WrongUse, escaped, escaped_json, say
 
@@ -42,23 +43,23 @@ def tail(
     run_to_end(_tail(client, items, _json_line if json else _line))
 
 
-async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[Message], str]) -> None:
+async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[Event], str]) -> None:
     end_with_reader()
     report = _Report(client.url)
     async with client, items:
         async for item in items:
-            if isinstance(item, Message):
+            if isinstance(item, Event):
                 print(form(item), flush=True)
             else:
                 report(item)
 
 
-def _line(message: Message) -> str:
-    return escaped(f"{message.time} {message.topic} {message.type} {message.text}")
+def _line(event: Event) -> str:
+    return escaped(f"{rfc3339(event.time_ms)} {event.topic} {event.type} {event.text}")
 
 
-def _json_line(message: Message) -> str:
-    return escaped_json(message.line)
+def _json_line(event: Event) -> str:
+    return escaped_json(event.message.decode())
 
 
 class _Report:
