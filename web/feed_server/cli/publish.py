@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from typing import Annotated, Any
 
+import orjson
 import typer
 from typer.core import TyperCommand
 
@@ -30,20 +31,20 @@ _OPTION = re.compile(r"--([A-Za-z][\w-]*(=.*)?)?", re.DOTALL)
 
 
 class PublishCommand(TyperCommand):
-    """Takes data that begins with a dash, such as -5, for what it is: where DATA is to come, and what comes cannot be
-    one of the options, of which each has two dashes and a name."""
+    """Takes an argument that begins with a dash, such as -5, for DATA where DATA is expected and the argument cannot be
+    an option: -h, or two dashes and a name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See typer."""
+        """Parse the arguments as typer does, with DATA behind `--` where that is needed."""
         with_value: set[str] = set()
-        flags: set[str] = set()
+        flags = set(ctx.help_option_names)
         for parameter in self.get_params(ctx):
             (flags if getattr(parameter, "is_flag", False) else with_value).update(parameter.opts)
         return super().parse_args(ctx, dashed_data_last(args, with_value, flags))
 
 
 def dashed_data_last(arguments: list[str], with_value: Collection[str], flags: Collection[str]) -> list[str]:
-    """The same command line, but with DATA that begins with a dash at its end, behind --."""
+    """Move DATA that begins with a dash to the end of the command line, behind `--`."""
     rest = iter(range(len(arguments)))
     words = 0
     for number in rest:
@@ -58,7 +59,7 @@ def dashed_data_last(arguments: list[str], with_value: Collection[str], flags: C
         elif words == 1 and _OPTION.fullmatch(argument) is None:
             return [*arguments[:number], *arguments[number + 1 :], "--", argument]
         else:
-            break  # whatever is wrong with it, the parser says it
+            break  # the parser says what is wrong with it
     return arguments
 
 
@@ -84,13 +85,17 @@ def publish(
 ) -> None:
     """Publish an event, or one for each line of input.
 
-    The one event's id is printed. Lines go out in batches, each as soon as the one before is committed, and are there
-    once even if a batch had to be repeated.
+    DATA is published as text, with --json as JSON. The id of a single event is printed. Lines are published in batches,
+    each as soon as the one before is committed, and each line once even if a batch had to be sent again.
+
+    Example: feed publish orders/42 '{"state": "paid"}' --json
     """
     waiting = Waiting(checked_url(url), f"trying again, for {patience:g} s in all", patience=_UNSAID)
     client = AsyncClient(url, token, patience=patience, on_wait=waiting)
     if data != "-":
         run_to_end(_publish_one(client, topic, data.encode() if json else data, type, key))
+        if not json and _looks_like_json(data):
+            say("feed publish: this looks like JSON and was published as text: publish JSON with --json")
     elif key is not None:
         raise WrongUse("--key is for one event: give DATA")
     elif sys.stdin is None:
@@ -125,6 +130,18 @@ async def _publish_lines(client: AsyncClient, waiting: Waiting, topic: str, type
 
 def _events(count: int) -> str:
     return f"{count:,} event{'' if count == 1 else 's'}"
+
+
+def _looks_like_json(text: str | bytes) -> bool:
+    """Whether a text is a JSON object or array: somebody may have forgotten `--json`. Numbers and words are JSON too,
+    but are as good as text."""
+    if text.lstrip()[:1] not in ("{", "[", b"{", b"["):
+        return False
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 _Batch = list[tuple[int, Outgoing]]
@@ -195,10 +212,14 @@ async def _batches(source: _StandardInput, topic: str, type: str, json: bool) ->
     sent line by line."""
     batch: _Batch = []
     size = number = 0
+    hinted = json
     failure: Malformed | None = None
     async for line in _lines(source):
         if line is not None:
             number += 1
+            if not hinted and _looks_like_json(line):
+                hinted = True
+                say(f"feed publish: line {number:,} looks like JSON and is published as text: publish JSON with --json")
             try:
                 batch += _event(number, line, topic, type, json)
             except Malformed as error:

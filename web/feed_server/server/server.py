@@ -210,7 +210,7 @@ def greeting(url: str, settings: Settings) -> str:
     lines = [
         f"feed is listening, events are kept in {without_password(settings.log)}",
         f"  dashboard   {url}/",
-        f"  access      {_access(settings)}",
+        f"  access      {access(settings)}",
         *([f"  token       {_token(settings)}"] if settings.has_key else []),
         f"  subscribe   curl -N {bearing}{url}/events/hello",
         f"  publish     curl {bearing}-d 'Hello' {url}/events/hello",
@@ -218,7 +218,8 @@ def greeting(url: str, settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def _access(settings: Settings) -> str:
+def access(settings: Settings) -> str:
+    """Return who may do what, in a few words."""
     if settings.has_key:
         public = f"; everybody subscribes to {', '.join(settings.public)}" if settings.public else ""
         return f"tokens ({', '.join(map(variable, settings.keys))}){public}"
