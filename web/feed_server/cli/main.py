@@ -47,15 +47,15 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """What the console script `feed` runs."""
-    # Closed by whoever started us: then nobody wants to read it, and that is no error.
+    """Run the command line of this process, as the console script `feed` does."""
+    # Whoever started us may have closed them. That is not an error: nobody wants to read what we print.
     sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line, and give the exit code."""
+    """Run one command line, and return the exit code."""
     try:
         _check_encoding(arguments)
         return app(arguments, prog_name="feed", standalone_mode=False) or 0
@@ -71,12 +71,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _message(error: TyperException) -> str:
-    """What typer says, but where it would send somebody the wrong way, or speak of its own insides."""
-    # A secret's option is not there. What typer finds alike is --insecure.
+    """Return typer's message, or our own where typer's would mislead or speak of its internals."""
+    # Secrets have no option. The option that typer would suggest is --insecure.
     for name in filter(is_secret, Settings.model_fields):
         if getattr(error, "option_name", None) == option(name):
             return f"{option(name)}: secrets are read from the environment only: {variable(name)}"
-    # A flag has no value on the command line: this one is from the environment.
+    # A flag has no value on the command line: this value is from the environment.
     parameter = getattr(error, "param", None)
     if isinstance(error, typer.BadParameter) and parameter is not None and getattr(parameter, "is_bool_flag", False):
         return f"{option_and_variable(str(parameter.name))}: {NO_FLAG}"
@@ -134,11 +134,11 @@ def serve(*, check: bool, **values: str | bool | None) -> None:
     if check:
         _check(settings)
         return
-    # Until the server listens and takes signals itself, there is nothing to drain: just go, and well.
+    # Until the server listens and handles signals itself, there is nothing to drain: exit at once, with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    os.environ.pop(METRICS_FOLDER, None)  # somebody else's
-    # Imported here, as they take a third of a second, and the other commands do not need them.
+    os.environ.pop(METRICS_FOLDER, None)  # one from outside belongs to another process
+    # Imported here: these modules take a third of a second, and the other commands do not need them.
     if settings.workers > 1:
         with tempfile.TemporaryDirectory(prefix="feed-metrics-", ignore_cleanup_errors=True) as folder:
             os.environ[METRICS_FOLDER] = folder
@@ -228,9 +228,11 @@ def demo(
     token: Token = None,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.05, help="The time between two readings.")] = 1.0,
 ) -> None:
-    """Publish readings of this machine.
+    """Publish readings of this machine, as something to look at.
 
-    To the topics system/cpu, system/memory, system/network and system/disk, for the dashboard to show.
+    They go to the topics system/cpu, system/memory, system/network and system/disk, and the dashboard shows them.
+
+    Example: feed demo --every 5
     """
     run_to_end(_demo(AsyncClient(url, token, patience=max(every, 2.0)), every))
 
@@ -253,7 +255,7 @@ async def _demo(client: AsyncClient, every: float) -> NoReturn:
 
 
 async def _published(client: AsyncClient, readings: list[Outgoing]) -> str:
-    """What is to be said of it where it did not work, and may the next time."""
+    """Publish the readings. Return what to say where that failed and is tried again, "" where it worked."""
     try:
         await client.publish_batch(readings)
     except GaveUp as error:

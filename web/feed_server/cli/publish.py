@@ -1,4 +1,4 @@
-"""`feed publish`: one event, or one for each line of input."""
+"""`feed publish`: publish one event, or one for each line of input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BATCH_BYTES = 1 << 20
 _MAX_LINE = 16 << 20  # bytes; more than any server takes by default
 _CHUNK = 64 << 10  # bytes of standard input that are read at a time
 _READ_AHEAD = 16  # chunks
-_UNSAID = 1.0  # seconds for which nobody need know that a server is away
+_UNSAID = 1.0  # seconds for which a server may be away before the user is told
 _OPTION = re.compile(r"--([A-Za-z][\w-]*(=.*)?)?", re.DOTALL)
 
 
@@ -69,18 +69,19 @@ def publish(
         str,
         typer.Argument(
             metavar="DATA|-",
-            help="The event's data; - is standard input, an event a line. What looks like an option goes behind --.",
+            help="The event's data; - reads standard input, an event a line. Data that looks like an option goes "
+            "behind --.",
         ),
     ] = "-",
     url: Url = DEFAULT_URL,
     token: Token = None,
-    type: Annotated[str, typer.Option(metavar="NAME", help="The events' type.")] = "message",
+    type: Annotated[str, typer.Option(metavar="NAME", help="The type of the events.")] = "message",
     json: Annotated[bool, typer.Option("--json", help="DATA, or each line, is JSON. Empty lines are skipped.")] = False,
     key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Idempotency-Key: a repeat within 24 h publishes nothing more.")
     ] = None,
     patience: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="For how long to try again before giving up.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How long to try again before giving up.")
     ] = PATIENCE,
 ) -> None:
     """Publish an event, or one for each line of input.
@@ -97,7 +98,7 @@ def publish(
         if not json and _looks_like_json(data):
             say("feed publish: this looks like JSON and was published as text: publish JSON with --json")
     elif key is not None:
-        raise WrongUse("--key is for one event: give DATA")
+        raise WrongUse("--key is for a single event: give DATA")
     elif sys.stdin is None:
         raise WrongUse("standard input is closed")
     else:
@@ -111,7 +112,7 @@ async def _publish_one(client: AsyncClient, topic: str, data: str | bytes, type:
 
 async def _publish_lines(client: AsyncClient, waiting: Waiting, topic: str, type: str, json: bool) -> None:
     if sys.stdin.isatty():
-        say("an event a line; Ctrl-D ends")
+        say("reading events from the terminal, one a line; Ctrl-D ends")
     published = 0
     try:
         with _progress() as show:
@@ -156,13 +157,13 @@ async def _publish_batch(client: AsyncClient, batch: _Batch) -> int:
 
 
 class _StandardInput:
-    """Standard input, read by a thread, as it may be a file, a pipe or a terminal. The thread reads a little ahead."""
+    """Standard input, read a little ahead by a thread: it may be a file, a pipe or a terminal."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
         self._room = threading.Semaphore(_READ_AHEAD)
-        # A daemon, as nothing can wake it from its read when the command ends before its input does.
+        # A daemon: nothing can wake the thread from its read when the command ends before its input.
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -170,7 +171,7 @@ class _StandardInput:
         while chunk and not isinstance(chunk, OSError):
             self._room.acquire()
             try:
-                # Not sys.stdin's buffer: ending while a thread is in it is a fatal error of Python.
+                # Not through sys.stdin's buffer: Python aborts if it ends while a thread holds the buffer's lock.
                 chunk = os.read(sys.stdin.fileno(), _CHUNK)
             except OSError as error:
                 chunk = error
@@ -178,7 +179,7 @@ class _StandardInput:
                 self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
 
     async def read(self) -> bytes:
-        """The next bytes; none at the end."""
+        """Return the next bytes; none at the end. Raises `FeedError` where the input cannot be read."""
         chunk = await self._chunks.get()
         self._room.release()
         if isinstance(chunk, OSError):
@@ -187,12 +188,12 @@ class _StandardInput:
 
     @property
     def pauses(self) -> bool:
-        """Whether there is nothing more to be had at once."""
+        """Whether no more input is there now."""
         return self._chunks.empty()
 
 
 async def _lines(source: _StandardInput) -> AsyncIterator[bytes | None]:
-    """The lines, without their ends, and None whenever the input pauses."""
+    """Yield the lines without their ends, and None whenever the input pauses."""
     rest = b""
     while chunk := await source.read():
         *whole, rest = (rest + chunk).split(b"\n")
@@ -207,9 +208,11 @@ async def _lines(source: _StandardInput) -> AsyncIterator[bytes | None]:
 
 
 async def _batches(source: _StandardInput, topic: str, type: str, json: bool) -> AsyncGenerator[_Batch, None]:
-    """What to publish together: what has come when the input pauses, and no more than fits. There is no clock in it:
-    while one batch is on its way the next gathers, so that a slow input is not kept waiting and a fast one is not
-    sent line by line."""
+    """Yield what to publish together: the lines that have come when the input pauses, or as many as a batch may hold.
+
+    No clock is needed: while one batch is on its way the next one gathers, so that a slow input does not wait and a
+    fast one is not sent line by line.
+    """
     batch: _Batch = []
     size = number = 0
     hinted = json
@@ -223,7 +226,7 @@ async def _batches(source: _StandardInput, topic: str, type: str, json: bool) ->
             try:
                 batch += _event(number, line, topic, type, json)
             except Malformed as error:
-                failure = error  # after what stands before it
+                failure = error  # raised after the lines before it are published
             size += len(line)
         if batch and (line is None or failure or len(batch) >= _BATCH_EVENTS or size >= _BATCH_BYTES):
             yield batch
@@ -249,7 +252,7 @@ def _event(number: int, line: bytes, topic: str, type: str, json: bool) -> _Batc
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int], None]]:
-    """Shows how many events are published, and how many a second, while the block lasts; on a terminal only."""
+    """Show how many events are published, and how many a second, while the block lasts. Only on a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

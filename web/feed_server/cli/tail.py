@@ -1,4 +1,4 @@
-"""`feed tail`: what is published, a line each."""
+"""`feed tail`: print events as they are published, a line each."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def tail(
         int | None, typer.Option(metavar="N", min=1, max=1000, help="Begin with the newest N events.")
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="ID", help="Begin after this event; earliest: with the oldest there is.")
+        str | None, typer.Option(metavar="ID", help="Begin after this event; earliest: with the oldest.")
     ] = None,
     type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this type; may be repeated.")] = None,
-    transport: Annotated[Transport, typer.Option(help="How to listen.")] = "sse",
+    transport: Annotated[Transport, typer.Option(help="How to read.")] = "sse",
     until_live: Annotated[
         bool,
         typer.Option(
@@ -82,8 +82,7 @@ def _json_line(message: Message) -> str:
 
 
 class _Report:
-    """What a reader should know of the stream itself, on standard error: a line for each thing that happens, not for
-    each try."""
+    """Reports on standard error what happens to the stream itself: a line for each event, not for each try."""
 
     def __init__(self, url: str) -> None:
         self._url = url

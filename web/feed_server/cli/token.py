@@ -61,11 +61,13 @@ def token(
         typer.Option(metavar="TOKEN|-", help="Explain this token, or the one on standard input; 0 if it is valid."),
     ] = None,
 ) -> None:
-    """Make a token that says what its bearer may do, or explain one.
+    """Make a token, or explain one.
 
-    Only the token is printed: TOKEN=$(feed token --publish 'orders/**' --expires 1h). It is signed with FEED_JWT_SECRET
-    and bears FEED_JWT_AUDIENCE and FEED_JWT_ISSUER where they are set, so that a server with the same environment takes
-    it. Nobody can take a token back before it expires: keep them short.
+    A token says what its bearer may do. It is signed with FEED_JWT_SECRET and names FEED_JWT_AUDIENCE and
+    FEED_JWT_ISSUER where they are set: a server with the same environment accepts it. Nothing but the token is printed.
+    A token cannot be revoked before it expires: make it short-lived.
+
+    Example: TOKEN=$(feed token --publish 'orders/**' --expires 1h)
     """
     try:
         settings = Settings()
