@@ -152,7 +152,7 @@ def test_a_terminal_is_told_that_there_are_no_streams() -> None:
         ((403, {"status": 403, "detail": "the token has no admin"}), "feed: refused with 403: the token has no admin"),
         ((404, b"<h1>nothing"), "404 Not Found: this is not a feed's answer: a proxy's, or the URL is wrong"),
         ((200, b"<h1>Log in"), "200 OK: this is not a feed's answer: a proxy's, or the URL is wrong"),
-        ((200, {"other": 1}), "what it answers is not a list of subscriptions"),
+        ((200, {"other": 1}), "the answer is not a list of subscriptions"),
     ],
 )
 def test_what_is_no_list_is_one_line_and_exit_code_1(answer: tuple[int, Any], said: str) -> None:
@@ -229,7 +229,7 @@ def test_nodes_that_did_not_answer_are_a_failure() -> None:
     [
         ([], "feed kick: which streams: give their ids, or --subject"),
         (["a", "--subject", "b"], "feed kick: give the ids of streams, or --subject"),
-        (["--subject", ""], "feed kick: --subject: is empty"),
+        (["--subject", ""], "feed kick: --subject: must not be empty"),
         ([".."], "feed kick: '..' is not the id of a stream: see feed subscriptions"),
     ],
 )

@@ -77,7 +77,7 @@ async def _pages(client: AdminClient) -> AsyncGenerator[dict[str, Any], None]:
     while True:
         page = await client.get("/subscriptions", limit=_PAGE, **({"after": after} if after else {}))
         if not isinstance(page.get("subscriptions"), list):
-            raise FeedError(f"{client.url}: what it answers is not a list of subscriptions")
+            raise FeedError(f"{client.url}: the answer is not a list of subscriptions")
         yield page
         after = page.get("next") or ""
         if not after:
@@ -125,7 +125,7 @@ def kick(
         if ids:
             raise WrongUse("give the ids of streams, or --subject")
         if not subject:
-            raise WrongUse("--subject: is empty")
+            raise WrongUse("--subject: must not be empty")
         run_to_end(_kick_subject(AdminClient(url, token), subject))
         return
     if not ids:
@@ -161,7 +161,7 @@ async def _kick_subject(client: AdminClient, subject: str) -> None:
         answer = await client.delete("/subscriptions", subject=subject)
     ended, silent = answer.get("ended"), answer.get("silent_nodes", [])
     if not isinstance(ended, int):
-        raise FeedError(f"{client.url}: what it answers is not a feed's")
+        raise FeedError(f"{client.url}: the answer is not a feed's")
     say(f"ended {_streams(ended)}")
     if silent:
         raise FeedError(f"{_named(silent)} did not answer in time: streams there may still be open: try again")
