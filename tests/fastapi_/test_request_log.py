@@ -158,7 +158,7 @@ def test_what_never_was_a_request_is_a_line(server: RunningServer, lines: Lines)
         "method": None,
         "path": None,
         "status": 400,
-        "refused": "this is no HTTP request",
+        "refused": "this is not an HTTP request",
         "client": "127.0.0.1",
     }
 
