@@ -385,6 +385,6 @@ def test_a_level_or_format_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"log_level": "loud", "log_format": "xml"})
     assert list(problems(raised.value)) == [
-        "--log-format (FEED_LOG_FORMAT): is one of auto, text or json",
-        "--log-level (FEED_LOG_LEVEL): is one of debug, info, warning or error",
+        "--log-format (FEED_LOG_FORMAT): must be one of auto, text or json",
+        "--log-level (FEED_LOG_LEVEL): must be one of debug, info, warning or error",
     ]
