@@ -72,7 +72,7 @@ def test_data_is_json_where_its_content_type_says_so_and_else_text(
         ({"type": "gone"}, "type: is missing: a CloudEvent has "),
         ({"id": ""}, "id: may not be empty"),
         ({"source": ""}, "source: may not be empty"),
-        ({"id": 5}, "id: is text, and not a number"),
+        ({"id": 5}, "id: has to be text, not a number"),
         ({"subject": "gone"}, "subject: is missing"),
         ({"subject": None}, "subject: is missing"),
         ({"subject": ""}, "topic: may not be empty"),
