@@ -37,7 +37,7 @@ Entry = Batch | Control | Heartbeat
 """An entry of a queue."""
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
-_READ_AGAIN = (0.5, 1.5)  # seconds until a log that could not be read is tried again; random, so that readers spread out
+_READ_AGAIN = (0.5, 1.5)  # seconds until a log that cannot be read is tried again; random, so that readers spread out
 _WAKE = Heartbeat("")  # wakes a reader that waits for its queue, so that it checks its state; never handed out
 
 
