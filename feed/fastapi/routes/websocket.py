@@ -151,7 +151,7 @@ async def _receive(
 
 
 async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, topic: str | None) -> str:
-    """Publish one message, and return the answer for its sender. Raises `TooLarge` and all but `FeedError`."""
+    """Publish one message, and return the answer for its sender. Raises `TooLarge`, and what is not a `FeedError`."""
     ref = b""
     try:
         grants.check_not_expired()  # the stream ends when they expire, but perhaps a moment later
