@@ -74,7 +74,7 @@ class Overloaded(FeedUnavailable):
 
 
 class Draining(FeedUnavailable):
-    """This server takes no new streams. After `retry_after` seconds its readers will be back elsewhere."""
+    """The server takes no new streams. After `retry_after` seconds its readers will be back elsewhere."""
 
 
 class Indeterminate(FeedError):
