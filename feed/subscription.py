@@ -496,7 +496,7 @@ class Subscription:
 
     @property
     def _is_poll(self) -> bool:
-        """Whether this reader is a long poll. It only waits for the first event; what counts is the page that answers
+        """Whether this reader is a long poll: it only waits for the first event; what counts is the page that answers
         it."""
         return self.peer.transport == "poll"
 

@@ -58,13 +58,13 @@ class MemoryLog:
     @property
     def retained(self) -> Retained:
         """See `Log`."""
-        self.oldest  # noqa: B018  what is too old goes
+        self.oldest  # noqa: B018  drops what is too old
         return Retained(len(self._window), self._window.bytes)
 
     @property
     def oldest_time(self) -> int | None:
         """See `Log`."""
-        self.oldest  # noqa: B018  what is too old goes
+        self.oldest  # noqa: B018  drops what is too old
         event = self._window.oldest()
         return None if event is None else event.time
 
@@ -111,7 +111,7 @@ class MemoryLog:
         """See `Log`."""
         start = max(after, self.oldest - 1)
         page = self._window.page(start, selection, limit)
-        await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
+        await asyncio.sleep(0)  # many pages in a row must not hold up other tasks
         if page is None or until <= start:
             return Page([], start, start)
         events = [_bare(event) for event in page.events if event.seq <= until]
@@ -129,7 +129,7 @@ class MemoryLog:
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""
-        self.oldest  # noqa: B018  what is too old goes
+        self.oldest  # noqa: B018  drops what is too old
         return self._window.before_time(time)
 
     def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:

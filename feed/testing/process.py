@@ -50,7 +50,7 @@ class FeedProcess:
         command: Sequence[str | Path] = COMMAND,
         folder: Path | None = None,
     ) -> None:
-        """`command` is the program and `folder` its working directory, if not this Python's feed and the current
+        """`command` is the program, and `folder` its working directory: by default this Python's feed, in the current
         directory."""
         self._args = args
         self._command = command

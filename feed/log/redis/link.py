@@ -129,7 +129,7 @@ class Link:
         self._backoff = Backoff()
         self._not_before = 0.0
         self._connects = 0
-        self._moved_to: dict[str, str | int] = {}  # by a Redis Cluster
+        self._moved_to: dict[str, str | int] = {}  # the address that a Redis Cluster gave
         self._closed = False
 
     @property
