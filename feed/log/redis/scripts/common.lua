@@ -222,7 +222,7 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers, f
     call('XTRIM', events, 'MINID', '0-' .. text(keep))
     oldest, start = note_oldest(last, size, time)
   elseif oldest == first then
-    note_oldest(last, size, time) -- the log was empty, and the times noted for its oldest event are of when it became empty
+    note_oldest(last, size, time) -- the log was empty: its times were those of when it became so
   end
   local gone = call('ZRANGEBYSCORE', expiries, '-inf', time, 'LIMIT', 0, 100)
   local beyond = call('ZCARD', expiries) - #gone - max_answers
