@@ -36,7 +36,7 @@ class CommitBacklog:
         self._bytes = 0
 
     def add(self, drafts: Sequence[Draft], key: IdempotencyKey | None) -> Append:
-        """Add a batch. Raises `Overloaded` beyond the bound."""
+        """Let a batch wait. Raises `Overloaded` beyond the bound."""
         size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
         if self._events and (self._events + len(drafts) > MAX_EVENTS or self._bytes + size > MAX_BYTES):
             raise Overloaded("more is being published than the log can take in: publish again later")
