@@ -201,7 +201,7 @@ def test_an_application_without_a_feed_is_cut_instead_of_drained() -> None:
         server.restart()
         assert httpx.get(server.url, verify=False).text == "hello"
         for switch in (server.kick, server.gap):
-            with pytest.raises(RuntimeError, match="which feed"):
+            with pytest.raises(RuntimeError, match="need the application's feed"):
                 switch()
 
 
