@@ -106,7 +106,7 @@ class FeedServer(Server):
     def _start(self) -> int:
         port = self._process.start().port
         for line in self.output.splitlines():
-            if " is no setting" in line:  # a test that went on would be of something else
+            if " is not a setting" in line:  # a test that went on would be of something else
                 raise RuntimeError(line)
         return port
 

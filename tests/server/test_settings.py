@@ -96,9 +96,9 @@ def test_a_key_that_is_set_and_empty_is_refused(name: str, value: str, monkeypat
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("host", 5, "is not what this setting takes"),
-        ("hosts", 5, "is not what this setting takes"),
-        ("port", "x", "is a whole number, such as 10"),
+        ("host", 5, "has a value that this setting does not take"),
+        ("hosts", 5, "has a value that this setting does not take"),
+        ("port", "x", "must be a whole number, such as 10"),
         ("max_data", "x", "a size is a number of bytes, or one with K, M or G: 65536, 64K, 16M"),
     ],
 )
