@@ -24,7 +24,8 @@ class FeedServer(Server):
             id = server.publish("orders/1", {"total": 3}, type="created")
             server.restart()
 
-    Settings are those of the README without `FEED_`, in lower case: `FeedServer(heartbeat="1s", jwt_secret="…")`.
+    Settings are those of docs/reference/settings.md without `FEED_`, in lower case:
+    `FeedServer(heartbeat="1s", jwt_secret="…")`.
     Unless `log` says otherwise it is SQLite, in a directory that goes with the server.
     """
 

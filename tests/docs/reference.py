@@ -159,7 +159,7 @@ def error_tree(present: str) -> str:
     """Write the tree of errors, as `feed.errors` begins with it."""
     lines = (feed.errors.__doc__ or "").splitlines()
     tree = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
-    return "```\n" + "\n".join(tree) + "\n```\n"
+    return "```text\n" + "\n".join(tree) + "\n```\n"
 
 
 def statuses(present: str) -> str:

@@ -148,7 +148,7 @@ class _Environment(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. The descriptions are what `feed serve --help` and the README say."""
+    """Everything that can be set. `feed serve --help` and docs/reference/settings.md show the descriptions."""
 
     # Inputs are hidden as a secret that is refused would else stand in the traceback of whoever makes the application.
     model_config = SettingsConfigDict(env_prefix="FEED_", extra="ignore", hide_input_in_errors=True)
