@@ -186,7 +186,7 @@ def _command(name: str, command: Any) -> str:
     own = [each for each in command.params if name != "serve" or each.name not in Settings.model_fields]
     takes = [each for each in own if each.param_type_name == "argument"]
     usage = " ".join([f"feed {name}", *(map(_argument, takes)), "[OPTIONS]"])
-    paragraphs = [plain(" ".join(each.split())) for each in (command.help or "").split("\n\n")]
+    paragraphs = [_paragraph(" ".join(each.split())) for each in (command.help or "").split("\n\n")]
     text = f"### `{usage}`\n\n" + "\n\n".join(paragraphs) + "\n"
     if name == "serve":
         text += "\nEach [setting](settings.md) is an option: "
@@ -194,6 +194,11 @@ def _command(name: str, command: Any) -> str:
         text += ", ".join(f"`{variable(each)}`" for each in filter(is_secret, Settings.model_fields)) + ".\n"
     rows = [(f"`{_named(each)}`", plain(each.help or ""), _default(each)) for each in own if each.name != "help"]
     return text + ("\n" + table("", ["", "meaning", "default"], rows) if rows else "")
+
+
+def _paragraph(text: str) -> str:
+    example = text.removeprefix("Example: ")
+    return plain(text) if example == text else f"```sh\n{example}\n```"
 
 
 def _argument(parameter: Any) -> str:
