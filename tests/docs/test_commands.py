@@ -17,7 +17,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 GROUP: Any = typer.main.get_command(app)
 
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_SPAN = re.compile(r"(?<!`)`(feed [^`\n]+)`(?!`)")
+_SPAN = re.compile(rf"(?<!`)`(feed (?:{'|'.join(GROUP.commands)})\b[^`\n]*)`(?!`)")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 _COMMAND = re.compile(r"(?:^|[(|;&]|[A-Z]=\S+) *feed ([a-z]+)([^\n|)&;]*)", re.MULTILINE)
 _OPTION = re.compile(r"(?<=\s)--[a-z][a-z-]*")
