@@ -24,7 +24,7 @@ class FeedServer(Server):
             id = server.publish("orders/1", {"total": 3}, type="created")
             server.restart()
 
-    Settings are those of the documentation without `FEED_`, in lower case:
+    Settings are those of docs/reference/settings.md without `FEED_`, in lower case:
     `FeedServer(heartbeat="1s", jwt_secret="…")`. Unless `log` is given the log is SQLite, in a directory that is
     deleted with the server.
     """
