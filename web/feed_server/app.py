@@ -128,8 +128,16 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     return application(settings, feed or Feed(settings.log, settings.options), processes=_processes())
 
 
-def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None, processes: int = 1) -> FastAPI:
-    """The same for `feed serve`, which knows how many `processes` it is, and counts more than bodies in `bodies`."""
+def application(
+    settings: Settings,
+    feed: Feed,
+    *,
+    bodies: Bodies | None = None,
+    processes: int = 1,
+    server_drains: bool = False,
+) -> FastAPI:
+    """The same for `feed serve`, which knows how many `processes` it is, counts more than bodies in `bodies`, and
+    drains the feed itself (`server_drains`)."""
     metrics = metrics_of(feed, settings.node_name, dropped_lines=dropped_lines)
     tokens = _tokens(settings)
     bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
@@ -139,7 +147,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
         if processes > 1 and not is_shared(feed.log):
             # Here, and not earlier: uvicorn would start workers again and again that fail while they are loaded.
             raise LogRefused(f"WEB_CONCURRENCY is {processes}, and {only_one_process(feed.log)}, or one process")
-        async with open_with_application(feed):
+        async with open_with_application(feed, server_drains=server_drains):
             sharing = asyncio.create_task(metrics.keep(), name="feed-metrics")
             try:
                 yield

@@ -22,20 +22,22 @@ _LOOK_SECONDS = 0.5
 
 
 @contextlib.asynccontextmanager
-async def open_with_application(feed: Feed) -> AsyncIterator[None]:
-    """Holds the feed open for as long as the block lasts, and lets it drain when the server does. Our own server sees
-    to that itself."""
+async def open_with_application(feed: Feed, *, server_drains: bool = False) -> AsyncIterator[None]:
+    """Hold the feed open for as long as the block lasts, and drain it when the server is told to stop.
+
+    `server_drains`: the server around the application drains the feed itself, as ours does once it has told every
+    connection that its next answer is the last. Drained before that, a stream would end on a connection that stays.
+    """
     async with contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(feed)
         except LogRefused as error:
             # Servers show the whole way to an error of the start, and an operator is to see what to do.
             raise LogRefused(str(error)) from None
-        watching = asyncio.create_task(_watch(feed), name="feed-drain")
-        try:
-            yield
-        finally:
-            watching.cancel()
+        if not server_drains:
+            watching = asyncio.create_task(_watch(feed), name="feed-drain")
+            stack.callback(watching.cancel)
+        yield
 
 
 async def _watch(feed: Feed) -> None:
