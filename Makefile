@@ -93,4 +93,5 @@ coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers o
 
 clean:  ## Remove what make has made.
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov \
-	  build dist test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules
+	  build dist test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules \
+	  tests/docs/packages/node_modules
