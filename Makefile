@@ -108,4 +108,5 @@ docs: $(VENV)/docs  ## Build the site of these pages, in site/. A dead link fail
 
 clean:  ## Remove what make has made.
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov \
-	  build dist site test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules
+	  build dist site test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules \
+	  tests/docs/packages/node_modules

@@ -136,8 +136,8 @@ def application(
     processes: int = 1,
     server_drains: bool = False,
 ) -> FastAPI:
-    """Make the application for `feed serve`, which knows the number of `processes`, counts its connections' unread bytes
-    in `bodies` too, and drains the feed itself (`server_drains`)."""
+    """Make the application for `feed serve`, which knows the number of `processes`, counts the unread bytes of its
+    connections in `bodies` too, and drains the feed itself (`server_drains`)."""
     metrics = metrics_of(feed, settings.node_name, dropped_lines=dropped_lines)
     tokens = _tokens(settings)
     bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
