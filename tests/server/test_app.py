@@ -174,7 +174,7 @@ def test_an_error_of_ours_tells_no_secrets(serve: Serve) -> None:
 def test_an_error_says_what_would_be_right(server: RunningServer) -> None:
     for method, path, detail in (
         ("GET", "/nowhere", "there is nothing at this path: see /docs"),
-        ("PUT", "/events", "this path takes: GET, HEAD, POST"),
+        ("PUT", "/events", "this path accepts only GET, HEAD, POST"),
         (
             "GET",
             "/events?pattern=a",

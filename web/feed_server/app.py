@@ -128,9 +128,16 @@ def create_app(settings: Settings | None = None, feed: Feed | None = None) -> Fa
     return application(settings, feed or Feed(settings.log, settings.options), processes=_processes())
 
 
-def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None, processes: int = 1) -> FastAPI:
-    """Make the application for `feed serve`, which knows the number of `processes`, and whose connections count their
-    unread bytes in `bodies` too."""
+def application(
+    settings: Settings,
+    feed: Feed,
+    *,
+    bodies: Bodies | None = None,
+    processes: int = 1,
+    server_drains: bool = False,
+) -> FastAPI:
+    """Make the application for `feed serve`, which knows the number of `processes`, counts the unread bytes of its
+    connections in `bodies` too, and drains the feed itself (`server_drains`)."""
     metrics = metrics_of(feed, settings.node_name, dropped_lines=dropped_lines)
     tokens = _tokens(settings)
     bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
@@ -140,7 +147,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
         if processes > 1 and not is_shared(feed.log):
             # Not earlier: uvicorn would start workers that fail while they are loaded again and again.
             raise LogRefused(f"WEB_CONCURRENCY is {processes}, and {only_one_process(feed.log)}, or one process")
-        async with open_with_application(feed):
+        async with open_with_application(feed, server_drains=server_drains):
             sharing = asyncio.create_task(metrics.keep(), name="feed-metrics")
             try:
                 yield

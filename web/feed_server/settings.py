@@ -148,7 +148,7 @@ class _Environment(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """All settings. `feed serve --help` and the documentation show their descriptions."""
+    """All settings. `feed serve --help` and docs/reference/settings.md show their descriptions."""
 
     # Inputs are hidden: else a refused secret would stand in the traceback of an application that makes `Settings`.
     model_config = SettingsConfigDict(env_prefix="FEED_", extra="ignore", hide_input_in_errors=True)

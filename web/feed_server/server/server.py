@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         limits = ServerLimits(self._connections, bodies, settings.max_head, *self._deadlines)
         super().__init__(
             uvicorn.Config(
-                application(settings, self._feed, bodies=bodies),
+                application(settings, self._feed, bodies=bodies, server_drains=True),
                 loop="uvloop",
                 http=cast("type[asyncio.Protocol]", partial(HttpProtocol, limits=limits)),
                 ws=cast("type[asyncio.Protocol]", partial(WebSocketProtocol, limits=limits)),
