@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -92,20 +92,6 @@ def test_every_page_is_reached_by_links() -> None:
         waiting += found - reached
         reached |= found
     assert PAGES.keys() - reached == set()
-
-
-def test_the_site_has_every_page_once() -> None:
-    shown = list(_leaves(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
-    assert sorted(shown) == sorted(PAGES)
-
-
-def _leaves(tree: Any) -> Iterator[str]:
-    """Go through the navigation: lists of pages, each a path, or a title and what is below it."""
-    if isinstance(tree, str):
-        yield tree
-    else:
-        for each in tree.values() if isinstance(tree, dict) else tree:
-            yield from _leaves(each)
 
 
 def test_the_pages_at_the_top_are_those_that_are_expected_there() -> None:
