@@ -23,18 +23,20 @@ $(VENV)/python:
 	  || { echo 'feed needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	  || tests/system-packages python3-venv
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # pip cannot hash a folder: first what is locked, the build's own needs too, then the package without looking further.
 $(VENV)/feed: $(VENV)/python pyproject.toml requirements/server.txt
-	$(PIP) --require-hashes -r requirements/server.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	@echo 'Installing feed into $(VENV) (a minute or two the first time) …'
+	@$(PIP) --require-hashes -r requirements/server.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/tools: $(VENV)/python pyproject.toml requirements/test.txt
-	$(PIP) --require-hashes -r requirements/test.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	@echo 'Installing feed and its tools into $(VENV) (a minute or two the first time) …'
+	@$(PIP) --require-hashes -r requirements/test.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/feed
 
 $(VENV)/docs: $(VENV)/python requirements/docs.txt
@@ -106,4 +108,5 @@ docs: $(VENV)/docs  ## Build the site of these pages, in site/. A dead link fail
 
 clean:  ## Remove what make has made.
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov \
-	  build dist site test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules
+	  build dist site test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules \
+	  tests/docs/packages/node_modules
