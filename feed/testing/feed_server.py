@@ -1,4 +1,4 @@
-"""The feed's own server, in a process of its own."""
+"""The feed's own server, in its own process."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from feed.testing.server import Server, delete_log
 
 
 class FeedServer(Server):
-    """`feed serve` on a log of its own, for as long as the block lasts.
+    """`feed serve` on its own log, for as long as the block lasts.
 
         with FeedServer() as server:
             id = server.publish("orders/1", {"total": 3}, type="created")
             server.restart()
 
-    Settings are those of the README without `FEED_`, in lower case: `FeedServer(heartbeat="1s", jwt_secret="…")`.
-    Unless `log` says otherwise it is SQLite, in a directory that goes with the server.
+    Settings are those of docs/reference/settings.md without `FEED_`, in lower case:
+    `FeedServer(heartbeat="1s", jwt_secret="…")`. Unless `log` is given the log is SQLite, in a directory that is
+    deleted with the server.
     """
 
     def __init__(self, log: str | None = None, **settings: object) -> None:
         super().__init__()
         self._secret = settings.get("jwt_secret")
         self._given = log
-        # A drain is for thousands of readers; those of a test are gone at once, and told to come back soon.
+        # A drain is for thousands of readers; those of a test leave at once, and are told to come back soon.
         self._settings = {"drain": "100ms", "retry": "100ms", **settings}
         self._stack = ExitStack()
 
@@ -49,27 +50,28 @@ class FeedServer(Server):
 
     @property
     def output(self) -> str:
-        """What it has printed since it was started."""
+        """What the server has printed since it was started."""
         return self._process.output
 
     def token(
         self, *, publish: Sequence[str] = (), subscribe: Sequence[str] = (), admin: bool = False, seconds: float = 600
     ) -> str:
-        """A token that allows this and ends in `seconds`; a stream with it then ends, too. Needs `jwt_secret`."""
+        """Return a token with these rights that expires in `seconds`; a stream opened with it then ends, too. Needs
+        `jwt_secret`."""
         if self._secret is None:
-            raise RuntimeError("there are no tokens without a key: FeedServer(jwt_secret='…')")
+            raise RuntimeError("tokens need a key: use FeedServer(jwt_secret='…')")
         grants = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
         return jwt.encode({"exp": time.time() + seconds, "feed": grants}, str(self._secret), algorithm="HS256")
 
     def publish(self, topic: str, data: object, *, type: str | None = None) -> str:
-        """Publish, past whatever is done to the network, and give the id. A `str` is text, anything else JSON."""
+        """Publish, whatever is done to the network, and return the id. A `str` is text, anything else JSON."""
         parameters = {} if type is None else {"type": type}
         body: dict[str, Any] = {"content": data} if isinstance(data, str) else {"json": data}
         answer = self._ask("POST", f"/events/{topic}", params=parameters, **body)
         return str(answer.json()["id"])
 
     def history(self, *patterns: str) -> list[dict[str, Any]]:
-        """What has been published to these topics, all of them unless said, oldest first: 1,000 events at most."""
+        """Return what was published to these topics (all, if none is given), oldest first: 1,000 events at most."""
         query = {"topic": patterns or ("**",), "limit": 1000}
         answer = self._ask("GET", "/events", params=query, headers={"Accept": JSON})
         events: list[dict[str, Any]] = answer.json()["events"]
@@ -104,7 +106,7 @@ class FeedServer(Server):
     def _start(self) -> int:
         port = self._process.start().port
         for line in self.output.splitlines():
-            if " is no setting" in line:  # a test that went on would be of something else
+            if " is not a setting" in line:  # a test that went on would be of something else
                 raise RuntimeError(line)
         return port
 

@@ -71,14 +71,14 @@ def test_a_websocket_passes_it_over_too(server: RunningServer) -> None:
         (Use.STREAM, "last_evnt_idd=x", "last_event_id"),
         (Use.STREAM, "aftr=x", "after"),
         (Use.STREAM, "evnelope=1", "envelope"),
-        (Use.STREAM, "limti=5", "limit, which is no parameter of a stream of events"),
+        (Use.STREAM, "limti=5", "limit, which is not a parameter of a stream of events"),
         (Use.PAGE, "limits=5", "limit"),
         (Use.PAGE, "Since=2026-11-21T03:05:00Z", "since"),
         (Use.PAGE, "bfore=x", "before"),
         (Use.ONE, "typ=x", "type"),
         (Use.ONE, "tpye=x", "type"),
         (Use.ONE, "Type=x", "type"),
-        (Use.BATCH, "types=x", "type, which is no parameter of POST /events"),
+        (Use.BATCH, "types=x", "type, which is not a parameter of POST /events"),
         (Use.SESSION, "tokn=x", "token"),
         (Use.SUBSCRIPTIONS, "Limit=1", "limit"),
         (Use.KICK, "Token=x", "token"),
@@ -88,17 +88,17 @@ def test_a_slip_is_422_and_says_what_was_meant(server: RunningServer, use: Use, 
     answer = asked(server, use, query)
     name = query.partition("=")[0]
     assert answer.status_code == 422
-    assert answer.json()["detail"] == f"'{name}': is no parameter: did you mean {meant}?"
+    assert answer.json()["detail"] == f"'{name}': is not a parameter: did you mean {meant}?"
 
 
 @pytest.mark.parametrize(
     ("use", "query", "detail"),
     [
-        (Use.STREAM, "limit=5", "limit: is no parameter of a stream of events: did you mean a page of history"),
+        (Use.STREAM, "limit=5", "limit: is not a parameter of a stream of events: did you mean a page of history"),
         (Use.STREAM, "wait=5", "wait: "),
         (Use.STREAM, "since=x", "since: "),
         (Use.STREAM, "before=x", "before: "),
-        (Use.ONE, "last=3", "last: is no parameter of POST /events/TOPIC: did you mean a stream of events?"),
+        (Use.ONE, "last=3", "last: is not a parameter of POST /events/TOPIC: did you mean a stream of events?"),
         (Use.ONE, "topic=a", "topic: "),
         (Use.BATCH, "type=x", "type: "),
         (Use.BATCH, "topic=x", "topic: "),
