@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +39,11 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
         yield Served(server, names["feed"], names)
 
 
-def logged_in(server: AppServer, name: str = "ann", password: str = "apple") -> httpx.Client:
-    client = httpx.Client(base_url=server.url, timeout=30)
-    assert client.post("/login", json={"name": name, "password": password}).json() == {"name": name}
-    return client
+@contextmanager
+def logged_in(server: AppServer, name: str = "ann", password: str = "apple") -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        assert client.post("/login", json={"name": name, "password": password}).json() == {"name": name}
+        yield client
 
 
 def test_a_logout_ends_the_streams_of_the_user_and_of_nobody_else(served: Served) -> None:
