@@ -153,6 +153,6 @@ def test_in_ones_own_application_everybody_sees_their_own_orders(
         [asked], [refused] = shown(7, "sh"), shown(7)
         [answer] = run(asked.replace("http://localhost:3000", url).replace("curl ", f"{curl_program} -sS "))
         assert answer.startswith("HTTP/1.1 401 Unauthorized")
-        assert answer.replace("\r\n", "\n").endswith(f"\n\n{refused.rstrip()}")
+        assert answer.rstrip().replace("\r\n", "\n").endswith(f"\n\n{refused.rstrip()}")
         [command] = shown(6, "sh")
         assert command.split() == ["uvicorn", "shop:app", "--port", "3000"]
