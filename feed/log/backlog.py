@@ -37,7 +37,7 @@ class CommitBacklog:
 
     def add(self, drafts: Sequence[Draft], key: IdempotencyKey | None) -> Append:
         """Let a batch wait. Raises `Overloaded` beyond the bound."""
-        size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
+        size = sum(event_size(draft.topic, draft.type, draft.text) for draft in drafts)
         if self._events and (self._events + len(drafts) > MAX_EVENTS or self._bytes + size > MAX_BYTES):
             raise Overloaded("more is being published than the log can take in: publish again later")
         self._events += len(drafts)

@@ -34,7 +34,7 @@ def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str
         raise Invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     digest = hashlib.sha256(form.encode())
     for draft in drafts:
-        for part in (draft.topic, draft.type, "json" if draft.is_json else "text", draft.data):
+        for part in (draft.topic, draft.type, "json" if draft.is_json else "text", draft.text):
             encoded = part.encode()
             digest.update(b"%d:" % len(encoded))
             digest.update(encoded)

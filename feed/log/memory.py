@@ -51,7 +51,7 @@ class MemoryLog:
     def oldest(self) -> int:
         """See `Log`."""
         expired = now() - int(self._retention.age * 1000)
-        while (event := self._window.oldest()) is not None and event.time < expired:
+        while (event := self._window.oldest()) is not None and event.time_ms < expired:
             self._window.drop_before(event.seq + 1)
         return self._window.first
 
@@ -66,7 +66,7 @@ class MemoryLog:
         """See `Log`."""
         self.oldest  # noqa: B018  drops what is too old
         event = self._window.oldest()
-        return None if event is None else event.time
+        return None if event is None else event.time_ms
 
     @property
     def file_bytes(self) -> FileBytes:
@@ -85,7 +85,7 @@ class MemoryLog:
             return answer
         appended = Appended(self._epochs.current, self.position + 1, len(drafts))
         events = [
-            Event(appended.epoch, seq, draft.topic, draft.type, draft.data, draft.is_json, time)
+            Event(appended.epoch, seq, draft.topic, draft.type, draft.text, draft.is_json, time)
             for seq, draft in enumerate(drafts, appended.first)
         ]
         self._window.extend(events)

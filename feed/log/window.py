@@ -89,7 +89,7 @@ class Window:
         low, high = self.first - 1, self.position  # the answer is in low..high
         while low < high:
             middle = (low + high) // 2
-            if self._events[self._left + middle + 1 - self.first].time < time:
+            if self._events[self._left + middle + 1 - self.first].time_ms < time:
                 low = middle + 1
             else:
                 high = middle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ from typing import Any
 import httpx
 import jwt
 
-from feed.media_types import JSON
+from feed.client import Client
+from feed.event import DEFAULT_TYPE, Event
 from feed.testing.process import FeedProcess
 from feed.testing.server import Server, delete_log
+
+_PATIENCE = 30.0  # seconds
 
 
 class FeedServer(Server):
@@ -63,19 +66,16 @@ class FeedServer(Server):
         grants = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
         return jwt.encode({"exp": time.time() + seconds, "feed": grants}, str(self._secret), algorithm="HS256")
 
-    def publish(self, topic: str, data: object, *, type: str | None = None) -> str:
-        """Publish, whatever is done to the network, and return the id. A `str` is text, anything else JSON."""
-        parameters = {} if type is None else {"type": type}
-        body: dict[str, Any] = {"content": data} if isinstance(data, str) else {"json": data}
-        answer = self._ask("POST", f"/events/{topic}", params=parameters, **body)
-        return str(answer.json()["id"])
+    def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE) -> str:
+        """Publish one event, past whatever is done to the network, and return its id. The data is as for
+        `Client.publish`."""
+        with self._client() as client:
+            return client.publish(topic, data, type=type)
 
-    def history(self, *patterns: str) -> list[dict[str, Any]]:
-        """Return what was published to these topics (all, if none is given), oldest first: 1,000 events at most."""
-        query = {"topic": patterns or ("**",), "limit": 1000}
-        answer = self._ask("GET", "/events", params=query, headers={"Accept": JSON})
-        events: list[dict[str, Any]] = answer.json()["events"]
-        return events
+    def history(self, *patterns: str | Iterable[str]) -> list[Event]:
+        """Return what has been published to these topics, or to all topics, the oldest first: 1,000 events at most."""
+        with self._client() as client:
+            return client.page(*(patterns or ("**",)), limit=1000).events
 
     def kick(self) -> int:
         """See `Server`."""
@@ -91,13 +91,17 @@ class FeedServer(Server):
             yield from (each["id"] for each in page["subscriptions"])
             after = page["next"]
 
-    def _ask(
-        self, method: str, path: str, *, ended: int = 0, headers: dict[str, str] | None = None, **request: Any
-    ) -> httpx.Response:
-        headers = dict(headers or {})
-        if self._secret is not None:
-            everything = self.token(publish=["**"], subscribe=["**"], admin=True)
-            headers["Authorization"] = f"Bearer {everything}"
+    def _client(self) -> Client:
+        return Client(self._process.url, self._everything(), patience=_PATIENCE, trust_env=False)
+
+    def _everything(self) -> str | None:
+        if self._secret is None:
+            return None
+        return self.token(publish=["**"], subscribe=["**"], admin=True)
+
+    def _ask(self, method: str, path: str, *, ended: int = 0, **request: Any) -> httpx.Response:
+        token = self._everything()
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         answer = self._http.request(method, f"{self._process.url}{path}", headers=headers, **request)
         if answer.is_error and answer.status_code != ended:
             raise RuntimeError(f"the server answered {answer.status_code}: {answer.text}")

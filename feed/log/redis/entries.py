@@ -23,8 +23,8 @@ def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]
                         draft.topic,
                         draft.type,
                         "1" if draft.is_json else "0",
-                        draft.data,
-                        event_size(draft.topic, draft.type, draft.data),
+                        draft.text,
+                        event_size(draft.topic, draft.type, draft.text),
                     )
                     for draft in drafts
                 ],

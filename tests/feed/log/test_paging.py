@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from feed import Event, Feed, Gap, Retention, select
+from feed import Event, Feed, Gap, Retention
 from feed.event import text_draft
 from feed.log.contract import Page
 from feed.log.memory import MemoryLog
@@ -89,14 +89,14 @@ async def test_nobody_who_reads_a_log_that_does_not_go_on_spins(monkeypatch: pyt
             await asyncio.sleep(0)
         running.broadcaster.window.skip_to(10)  # so that the log is read
         first = log.id_at(3)
-        page = await feed.history(select(["a"]), after=first)
+        page = await feed.page("a", after=first)
         assert ([event.seq for event in page.events], page.gap) == ([4, 5], None)
-        page = await feed.history(select(["a"]), after=page.next)
+        page = await feed.page("a", after=page.next)
         assert page.events == []
         assert page.gap is not None
         assert (page.gap.requested, page.gap.resumed_from) == (log.id_at(5), log.id_at(10))
-        assert (await feed.history(select(["a"]), before=log.id_at(8))).events == []
-        assert (await feed.history(select(["a"]), last=5)).events == []
+        assert (await feed.page("a", before=log.id_at(8))).events == []
+        assert (await feed.page("a", last=5)).events == []
         async with feed.subscribe("a", after=first) as stream:
             found: list[int | str] = []
             async for item in stream:

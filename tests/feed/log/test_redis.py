@@ -262,15 +262,15 @@ async def test_a_page_of_history_stops_at_a_loss_and_the_next_one_begins_with_it
         lost = await feed.publish("a", "lost")
         stream.restore(saved)
         new = await feed.publish("a", "new")
-        while (page := await feed.history(EVERYTHING, after=lost)).gap is None:
+        while (page := await feed.page("**", after=lost)).gap is None:
             await asyncio.sleep(0.01)
         assert page.gap.reason == "unknown"
-        first = await feed.history(EVERYTHING, after=ids[0])
+        first = await feed.page("**", after=ids[0])
         assert ([event.id for event in first.events], first.gap, first.next) == (ids[1:], None, ids[3])
-        second = await feed.history(EVERYTHING, after=first.next)
+        second = await feed.page("**", after=first.next)
         assert second.gap is not None
         assert (second.gap.requested, [event.id for event in second.events]) == (ids[3], [new])
-        assert (await feed.history(EVERYTHING, after=second.gap.resumed_from)).gap is None
+        assert (await feed.page("**", after=second.gap.resumed_from)).gap is None
 
 
 async def test_a_reader_that_has_gone_on_is_told_of_the_loss_and_keeps_its_place(stream: Nodes) -> None:
@@ -543,7 +543,7 @@ async def pages(feed: Feed) -> list[Event]:
     found: list[Event] = []
     after = EARLIEST
     while True:
-        page = await feed.history(EVERYTHING, after=after, limit=2)
+        page = await feed.page("**", after=after, limit=2)
         found += page.events
         if page.next == after or page.next.endswith(f"-{feed.statistics().position}"):
             return found
@@ -600,7 +600,7 @@ async def test_a_stream_that_somebody_else_has_trimmed_is_a_gap(stream: Nodes, h
         kept = ids[3:] if how[0] == "MINID" else []
         stream.command("XTRIM", "events", *how)
         async with Feed(stream.url) as other, other.subscribe("a", after=ids[0]) as events:
-            page = await other.history(EVERYTHING, after=ids[0])
+            page = await other.page("**", after=ids[0])
             assert page.gap is not None
             assert [event.id for event in page.events] == kept
             assert isinstance(await read(events), Gap)
@@ -660,9 +660,9 @@ async def test_nothing_spins_whatever_somebody_does_to_the_stream(
             while asked < 50:
                 asked += 1
                 with contextlib.suppress(FeedUnavailable):
-                    await other.history(EVERYTHING, after=first)
+                    await other.page("**", after=first)
                 with contextlib.suppress(FeedUnavailable):
-                    await feed.history(EVERYTHING, after=first, limit=3)
+                    await feed.page("**", after=first, limit=3)
                 await asyncio.sleep(0.01)
             calls = {
                 name: figures["calls"]
@@ -688,7 +688,7 @@ async def test_times_never_go_back_whatever_the_clocks_do(stream: Nodes) -> None
     await append(log, 2)
     stream.command("HDEL", "state", "last_time")  # as where a node of before has written
     await append(log)
-    times = [event.time for event in (await log.read(0, 4, EVERYTHING, 10)).events]
+    times = [event.time_ms for event in (await log.read(0, 4, EVERYTHING, 10)).events]
     assert times[1:] == [9_999_999_999_999] * 3
     assert times == sorted(times)
 

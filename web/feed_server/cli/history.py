@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from feed.client import PATIENCE, AsyncClient, Message, Page, checked_url
+from feed.client import PATIENCE, AsyncClient, Event, Page, checked_url
 from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
 from feed_server.cli.tail import form_of, say_gap
 from feed_server.cli.terminal import WrongUse
@@ -86,16 +86,16 @@ class _Wanted(msgspec.Struct, frozen=True):
                 yield page
 
 
-async def _print(client: AsyncClient, wanted: _Wanted, form: Callable[[Message], str]) -> None:
+async def _print(client: AsyncClient, wanted: _Wanted, form: Callable[[Event], str]) -> None:
     end_with_reader()
     backwards = wanted.before is not None
-    kept: list[Sequence[Message]] = []  # pages that come backwards, until the oldest one is known
+    kept: list[Sequence[Event]] = []  # pages that come backwards, until the oldest one is known
     left = wanted.most
     async with client, aclosing(wanted.pages(client)) as pages:
         async for page in pages:
             if page.gap is not None:
                 say_gap(page.gap.requested, page.gap.resumed_from, page.gap.reason)
-            events: Sequence[Message] = page.messages
+            events: Sequence[Event] = page.events
             if left is not None:
                 events = events[-left:] if backwards else events[:left]
                 left -= len(events)
@@ -110,6 +110,6 @@ async def _print(client: AsyncClient, wanted: _Wanted, form: Callable[[Message],
     sys.stdout.flush()
 
 
-def _print_all(events: Sequence[Message], form: Callable[[Message], str]) -> None:
+def _print_all(events: Sequence[Event], form: Callable[[Event], str]) -> None:
     for event in events:
         print(form(event))

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from feed import FeedError
-from feed.client import AsyncClient, GaveUp, Outgoing
+from feed.client import AsyncClient, Draft, GaveUp, draft
 from feed.fastapi.metrics import METRICS_FOLDER
 from feed_server.cli.bench import bench
 from feed_server.cli.client import DEFAULT_URL, Token, Url, answers, run_to_end
@@ -246,7 +246,7 @@ async def _demo(client: AsyncClient, every: float) -> NoReturn:
         while True:
             await asyncio.sleep(every)
             now = machine.counters()
-            readings = [Outgoing(topic, data, machine.TYPE) for topic, data in machine.readings(before, now).items()]
+            readings = [draft(topic, data, machine.TYPE) for topic, data in machine.readings(before, now).items()]
             before = now
             state = await _published(client, readings)
             if state != said:
@@ -254,7 +254,7 @@ async def _demo(client: AsyncClient, every: float) -> NoReturn:
             said = state
 
 
-async def _published(client: AsyncClient, readings: list[Outgoing]) -> str:
+async def _published(client: AsyncClient, readings: list[Draft]) -> str:
     """Publish the readings. Return what to say where that failed and is tried again, "" where it worked."""
     try:
         await client.publish_batch(readings)

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from feed import FeedError, Malformed
-from feed.client import PATIENCE, AsyncClient, GaveUp, Outgoing, Refused, checked_url
+from feed.client import PATIENCE, AsyncClient, Draft, GaveUp, Refused, checked_url, draft
 from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, run_to_end
 from feed_server.cli.terminal import WrongUse, say
 
@@ -145,7 +145,7 @@ def _looks_like_json(text: str | bytes) -> bool:
     return True
 
 
-_Batch = list[tuple[int, Outgoing]]
+_Batch = list[tuple[int, Draft]]
 """Events, each with the number of its line."""
 
 
@@ -241,8 +241,7 @@ def _event(number: int, line: bytes, topic: str, type: str, json: bool) -> _Batc
     if json and not line.strip():
         return []
     try:
-        event = Outgoing(topic, line if json else line.decode(), type)
-        event.envelope()
+        event = draft(topic, line if json else line.decode(), type)
     except UnicodeDecodeError as error:
         raise Malformed(f"line {number:,}: not UTF-8: byte {error.start} is {line[error.start]:#04x}") from None
     except Malformed as error:

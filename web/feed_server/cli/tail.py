@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from feed.client import AsyncClient, AsyncSubscription, Gap, Item, Message, Notice, Reconnecting, Transport
+from feed.client import AsyncClient, AsyncSubscription, Event, Gap, Item, Notice, Reconnecting, Transport
+from feed.wire import rfc3339
 from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
 from feed_server.cli.terminal import WrongUse, escaped, escaped_json, say
 
@@ -54,13 +55,13 @@ def tail(
     run_to_end(_tail(client, items, form_of(json=json), end))
 
 
-async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[Message], str], end: str | None) -> None:
+async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[Event], str], end: str | None) -> None:
     """Print events without end, or until the notice of type `end` comes."""
     end_with_reader()
     report = _Report(client.url)
     async with client, items:
         async for item in items:
-            if isinstance(item, Message):
+            if isinstance(item, Event):
                 print(form(item), flush=True)
             else:
                 report(item)
@@ -68,17 +69,17 @@ async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[M
                     return
 
 
-def form_of(*, json: bool) -> Callable[[Message], str]:
+def form_of(*, json: bool) -> Callable[[Event], str]:
     """Return the function that makes the line to print for an event."""
     return _json_line if json else _line
 
 
-def _line(message: Message) -> str:
-    return escaped(f"{message.time} {message.topic} {message.type} {message.text}")
+def _line(event: Event) -> str:
+    return escaped(f"{rfc3339(event.time_ms)} {event.topic} {event.type} {event.text}")
 
 
-def _json_line(message: Message) -> str:
-    return escaped_json(message.line)
+def _json_line(event: Event) -> str:
+    return escaped_json(event.message.decode())
 
 
 class _Report:
