@@ -1,6 +1,15 @@
-"""A live-update feed: publish events to topics, and every subscriber gets them at once, in one order, none silently
-lost. `feed.fastapi` serves it over HTTP in anybody's application, `feed_server` by itself. What is imported
-here knows no web framework.
+"""A live-update feed: publish events to topics, and every subscriber gets them at once, in one order, and is told where
+events are missing.
+
+    async with Feed("sqlite:shop.db") as feed:
+        await feed.publish("orders/1", {"total": 3}, type="created")
+        async with feed.subscribe("orders/*", after=EARLIEST) as events:
+            async for event in events:
+                ...
+
+`feed.client` has the same calls over HTTP. `feed.fastapi` serves a feed inside a FastAPI application, and `feed_server`
+is a server of its own. The names in `__all__` are the library's API; what else lies in the modules of `feed` may change
+with any version. Nothing here imports a web framework.
 """
 
 from feed.control import Gap
@@ -21,9 +30,9 @@ from feed.errors import (
 from feed.event import Draft, Event
 from feed.event import value_draft as draft
 from feed.feed import Feed
-from feed.history import EARLIEST, HistoryPage
 from feed.log import Retention
 from feed.options import FeedOptions, Limits
+from feed.pages import EARLIEST, Page
 from feed.pattern import select
 from feed.statistics import Statistics
 from feed.subscription import Subscription
@@ -39,13 +48,13 @@ __all__ = [
     "FeedUnavailable",
     "Forbidden",
     "Gap",
-    "HistoryPage",
     "Indeterminate",
     "Invalid",
     "Limits",
     "LogRefused",
     "Malformed",
     "Overloaded",
+    "Page",
     "RequestError",
     "Retention",
     "Statistics",

@@ -1,7 +1,7 @@
-"""What the feed says about a stream itself, between its events: `feed.open`, `feed.gap` and their kin.
+"""Control events: what the feed says about a stream itself, between its events, such as `feed.open` and `feed.gap`.
 
-On SSE they are named events, which a plain `onmessage` never sees; elsewhere JSON objects. No published event can bear
-such a type.
+On SSE they are named events, which a plain `onmessage` never sees; elsewhere they are JSON objects. No published event
+can have such a type.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ _MAX_REQUESTED = 128  # bytes of a client's id that are repeated back to it
 
 
 class Control(msgspec.Struct, frozen=True, dict=True):
-    """One control event. `data` is JSON; `retry` is in milliseconds and a field of SSE only.
+    """A control event. `text` is JSON; `retry` is in milliseconds and a field of SSE only.
 
     It has the attributes and the wire formats of an `Event`, so that a stream treats both alike.
     """
 
     type: str
-    data: str
+    text: str
     id: str | None = None
     retry: int | None = None
 
     @property
     def topic(self) -> str:
-        """Empty, which no event's topic is."""
+        """The empty string, which no event has as its topic."""
         return ""
 
     @cached_property
     def sse(self) -> bytes:
         """The SSE frame."""
-        return wire.sse(self.id, self.type, self.data, retry=self.retry)
+        return wire.sse(self.id, self.type, self.text, retry=self.retry)
 
     @property
     def envelope(self) -> bytes:
-        """The SSE frame: with `?envelope=1` too it bears its name."""
+        """The SSE frame: it has its name with `?envelope=1`, too."""
         return self.sse
 
     @cached_property
     def message(self) -> bytes:
         """The JSON object."""
-        return wire.control(self.type, self.data, self.id)
+        return wire.control(self.type, self.text, self.id)
 
     @cached_property
     def line(self) -> bytes:
@@ -56,9 +56,11 @@ class Control(msgspec.Struct, frozen=True, dict=True):
 
 
 class Gap(Control, frozen=True, dict=True):
-    """Events may be missing between the id that was `requested` and `resumed_from`.
+    """Events may be missing between the ids `requested` and `resumed_from`: what was made of events has to be loaded
+    afresh.
 
-    `expired`: a valid id whose next event is gone. `unknown`: not an id of this log, or beyond its end.
+    `reason` is "expired" where the events after `requested` are no longer retained, and "unknown" where `requested` is
+    not an id of this log, or lies beyond its end.
     """
 
     requested: str = ""
@@ -67,7 +69,7 @@ class Gap(Control, frozen=True, dict=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """A sign of life on a quiet stream whose position has not moved since its `id` was last sent."""
+    """A sign of life on a quiet stream. `id` is the position, which the client has been told already."""
 
     id: str
 
@@ -80,39 +82,39 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> bytes:
-        """NDJSON has no comments: the position once more."""
+        """The position once more, as NDJSON has no comments."""
         return moved(self.id).line
 
     @property
     def message(self) -> bytes:
-        """Nothing: a WebSocket has its pings."""
+        """Nothing, as a WebSocket has pings."""
         return b""
 
 
 def opened(subscription: str, id: str, retry: int) -> Control:
-    """First on every stream. `id` is the position before the first event to come."""
+    """Make the first thing on every stream. `id` is the position before the first event to come."""
     return Control("feed.open", _json({"subscription": subscription}), id, retry)
 
 
 def gap(requested: str, resumed_from: str, reason: Literal["expired", "unknown"]) -> Gap:
-    """See `Gap`."""
+    """Make a `Gap`. Of a long `requested` only the beginning is repeated."""
     requested = requested.encode("utf-8", "replace")[:_MAX_REQUESTED].decode("utf-8", "ignore")
     data = _json({"requested": requested, "resumed_from": resumed_from, "reason": reason})
     return Gap("feed.gap", data, resumed_from, None, requested, resumed_from, reason)
 
 
 def live(replayed: int) -> Control:
-    """The replay is done; what follows is live."""
+    """Say that the replay is done: what follows is live."""
     return Control("feed.live", _json({"replayed": replayed}))
 
 
 def moved(id: str) -> Control:
-    """Nothing for this reader, but the log has moved on to `id`: resuming there skips nothing."""
+    """Say that the log has moved on to `id` without an event for this reader, so that resuming there skips nothing."""
     return Control("feed.position", "{}", id)
 
 
 def closing(reason: Reason, retry: int) -> Control:
-    """The last frame of a stream that the server ends. `retry` in milliseconds: when to come back."""
+    """Make the last thing on a stream that the server ends. `retry` says after how many milliseconds to come back."""
     return Control("feed.closing", _json({"reason": reason, "retry": retry}), None, retry)
 
 

@@ -1,8 +1,8 @@
 """Events, and the rules for what they are made of: topic, type, data.
 
-A `Draft` is what somebody wants to publish; the log makes an `Event` of it by giving it a place (epoch and seq) and a
-time. Every rule about topic, type and data is here and nowhere else, so that HTTP, WebSocket and library callers meet
-the same ones.
+A `Draft` is an event to publish. The log makes an `Event` of it by giving it a place (epoch and seq) and a time. Every
+rule about topic, type and data is here and nowhere else, so that HTTP, WebSocket, library and both clients have the
+same ones.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -18,7 +19,8 @@ import orjson
 
 from feed import wire
 from feed.errors import Invalid, Malformed, TooLarge
-from feed.json_rules import TOO_DEEP, dump_json, is_too_deep, json_fault
+from feed.json_rules import BOM, TOO_DEEP, dump_json, is_too_deep, json_fault
+from feed.wire import moment
 
 MAX_TOPIC = 256  # bytes of UTF-8
 MAX_TYPE = 128  # bytes of UTF-8
@@ -31,36 +33,38 @@ _FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})  # control, format,
 
 
 class Event(msgspec.Struct, frozen=True, dict=True):
-    """One event of the log. Immutable.
+    """An event of the log, in the library and in the clients. Immutable.
 
-    `seq` is its place in the log (1, 2, 3 …), `epoch` the name the log bore when it was committed, `time` the moment
-    of the commit in milliseconds since 1970. `data` is text; where `is_json`, it is a JSON value as it was published.
+    `data` is the value that was published: of JSON, where `is_json`, else a text. `text` is the same as a text: the
+    JSON as it was published, byte for byte, or the text. `time` is the moment of the commit, `time_ms` the same in
+    milliseconds since 1970. `id` is the epoch, the name that the log had at the commit, and `seq`, the event's place
+    in the log (1, 2, 3 …).
 
-    Each wire format is made at the first use and kept, so that it is made once, however many subscribers there are.
+    Each wire format is made at its first use and kept, so that it is made once for all subscribers.
     """
 
     epoch: str
     seq: int
     topic: str
     type: str
-    data: str
+    text: str
     is_json: bool
-    time: int
+    time_ms: int
 
     @cached_property
     def id(self) -> str:
-        """What clients know the event by, and resume after."""
+        """The event's name, unique in its log. A reader that has seen the event resumes after this id."""
         return f"{self.epoch}-{self.seq}"
 
     @cached_property
     def sse(self) -> bytes:
         """The SSE frame."""
-        return wire.sse(self.id, self.type, self.data)
+        return wire.sse(self.id, self.type, self.text)
 
     @cached_property
     def message(self) -> bytes:
         """The JSON object, as a WebSocket's message."""
-        return wire.message(self.id, self.topic, self.type, self.data, is_json=self.is_json, time=self.time)
+        return wire.message(self.id, self.topic, self.type, self.text, is_json=self.is_json, time_ms=self.time_ms)
 
     @cached_property
     def line(self) -> bytes:
@@ -73,78 +77,94 @@ class Event(msgspec.Struct, frozen=True, dict=True):
         return b"id: %b\ndata: %b\n\n" % (self.id.encode(), self.message)
 
     def forget_wire_formats(self) -> None:
-        """Let the wire formats go. They are made again should anybody still ask."""
+        """Free the memory of the wire formats. They are made again at their next use."""
         self.__dict__.clear()
 
     @property
-    def size(self) -> int:
-        """What it counts for in queues, windows and retention: roughly its bytes in memory and on disk."""
-        return event_size(self.topic, self.type, self.data)
+    def data(self) -> Any:
+        """The data as a Python value, parsed at each use: JSON's value, or the text itself."""
+        return json.loads(self.text) if self.is_json else self.text
 
-    def json(self) -> Any:
-        """The data as a Python value: parsed where it was published as JSON, else the text itself."""
-        return json.loads(self.data) if self.is_json else self.data
+    @property
+    def time(self) -> datetime:
+        """The moment of the commit, in UTC."""
+        return moment(self.time_ms)
+
+    @property
+    def size(self) -> int:
+        """What the event counts for in queues, windows and retention: roughly its bytes in memory and on disk."""
+        return event_size(self.topic, self.type, self.text)
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """An event that has no place in the log yet. Made by `text_draft`, `json_draft` or `value_draft`."""
+    """An event to publish, which has no place in the log yet. `draft` makes one, and checks it.
+
+    `text` is the data as a text: JSON where `is_json`. `data_bytes` is its length in UTF-8.
+    """
 
     topic: str
     type: str
-    data: str
+    text: str
     is_json: bool
     data_bytes: int
 
 
 def event_size(topic: str, type: str, data: str) -> int:
-    """Characters stand in for bytes: exact for ASCII, and never more than four times off. 64 is for the rest."""
+    """Return roughly the bytes of an event. Characters stand in for bytes, which is exact for ASCII and never more than
+    four times off. 64 is for the rest."""
     return len(topic) + len(type) + len(data) + 64
 
 
 def text_draft(topic: str, data: str, type: str = DEFAULT_TYPE) -> Draft:
-    """An event whose data is text, kept as it is.
+    """Make a draft whose data is a text, kept as it is.
 
-    Raises `Invalid` for the topic or type, `Malformed` for text that cannot be UTF-8 (a lone surrogate).
+    Raises `Invalid` for the topic or type, `Malformed` for a text that cannot be UTF-8 (a lone surrogate).
     """
     try:
         data_bytes = len(data.encode())
     except UnicodeEncodeError as error:
-        raise Malformed(f"data: not encodable as UTF-8: a lone surrogate at character {error.start}") from None
+        raise Malformed(f"data: cannot be encoded as UTF-8: a lone surrogate at character {error.start}") from None
     return Draft(check_topic(topic), check_type(type), data, False, data_bytes)
 
 
 def json_draft(topic: str, raw: bytes, type: str = DEFAULT_TYPE) -> Draft:
-    """An event from JSON bytes. A JSON string is text; any other value is kept as it came.
+    """Make a draft from JSON in bytes. A JSON string is a text; any other value is kept as it came.
 
-    Raises `Malformed` for what is not JSON, or is nested too deeply; `Invalid` for the topic or type.
+    Raises `Malformed` for bytes that are not JSON, or are nested too deeply; `Invalid` for the topic or type.
     """
     value = parse_json(raw, "data")
     if isinstance(value, str):
         return text_draft(topic, value, type)
     check_depth(raw, "data")
-    # A raw CR or LF can stand only between tokens: inside a JSON string it is an error, and was found to be none.
+    # A raw CR or LF can only stand between tokens here: inside a JSON string it would have been an error.
     raw = raw.strip(b" \t\r\n").replace(b"\r", b" ").replace(b"\n", b" ")
     return Draft(check_topic(topic), check_type(type), raw.decode(), True, len(raw))
 
 
 def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:
-    """An event from a Python value: a `str` is text, anything else is published as JSON.
+    """Make an event to publish, for `publish_batch`. Its topic, type and data are checked here.
 
-    Raises `Malformed` for a value that JSON has no form for, `Invalid` for the topic or type.
+    A `str` is a text, and `bytes` are one JSON value that is published as it is. Anything else becomes JSON: dicts,
+    lists, numbers, None, and also pydantic models, dataclasses, msgspec structs, dates and times (ISO 8601), timedelta
+    (seconds), UUID, Enum (its value), Decimal (as a text), sets, paths and IP addresses.
+
+    Raises `Invalid` for the topic or type, `Malformed` for data that JSON has no form for.
     """
     if isinstance(data, str):
-        return text_draft(topic, data, type)
+        return text_draft(topic, str.__str__(data), type)  # a subclass, such as an Enum, may format itself otherwise
+    if isinstance(data, bytes):
+        return json_draft(topic, data.removeprefix(BOM), type)
     try:
         raw = dump_json(data)
     except ValueError as error:
-        raise Malformed(f"data: not a value that JSON can hold: {error}") from None
+        raise Malformed(f"data: cannot be published as JSON: {error}") from error.__cause__
     return json_draft(topic, raw, type)
 
 
 def parse_json(raw: bytes, what: str) -> Any:
-    """The parsed value, to look at and throw away: what is published is the bytes.
+    """Return the parsed value, only to look at: what is published is the bytes. Raises `Malformed`.
 
-    orjson is the judge, since it refuses what would break a stream later: invalid UTF-8 and lone surrogate escapes.
+    orjson is the judge, as it refuses what would break a stream later: invalid UTF-8 and lone surrogate escapes.
     """
     try:
         return orjson.loads(raw)
@@ -153,30 +173,31 @@ def parse_json(raw: bytes, what: str) -> Any:
 
 
 def check_json_size(raw: bytes, max_data: int) -> bytes:
-    """The JSON itself, or `TooLarge`, before anything looks into it: a string may be six times as long as its text."""
+    """Return the JSON itself, or raise `TooLarge`, before anything looks into it. A JSON string may be six times as
+    long as its text."""
     if len(raw) > (6 * max_data + 2 if raw.startswith(b'"') else max_data):
         raise TooLarge("data", max_data)
     return raw
 
 
 def check_depth(raw: bytes, what: str) -> None:
-    """Raises `Malformed` if valid JSON is nested deeper than `MAX_DEPTH`."""
+    """Raise `Malformed` if valid JSON is nested deeper than `MAX_DEPTH`."""
     if is_too_deep(raw):
         raise Malformed(f"{what}: {TOO_DEEP}")
 
 
 @lru_cache(maxsize=4096)
 def check_topic(topic: str) -> str:
-    """The topic itself, or `Invalid`."""
+    """Return the topic itself, or raise `Invalid`."""
     _check_segments(topic, "topic")
     if "*" in topic:
-        raise Invalid("topic", "may not hold '*'; only a subscription's pattern may")
+        raise Invalid("topic", "may not contain '*': only the pattern of a subscription may")
     return topic
 
 
 @lru_cache(maxsize=4096)
 def check_pattern(pattern: str) -> str:
-    """The pattern itself, or `Invalid`. A segment may be `*`, the last one `**`."""
+    """Return the pattern itself, or raise `Invalid`. A segment may be `*`, the last one `**`."""
     _check_segments(pattern, "pattern")
     *parents, last = pattern.split("/")
     for segment in [*parents, "*" if last == "**" else last]:
@@ -187,12 +208,12 @@ def check_pattern(pattern: str) -> str:
 
 @lru_cache(maxsize=1024)
 def check_type(type: str) -> str:
-    """The type itself, or `Invalid`."""
+    """Return the type itself, or raise `Invalid`."""
     _check_characters(type, "type", MAX_TYPE)
     if "/" in type or "*" in type:
-        raise Invalid("type", "may not hold '/' or '*'")
+        raise Invalid("type", "may not contain '/' or '*'")
     if type.startswith("feed.") or type in _RESERVED_TYPES:
-        raise Invalid("type", "'open', 'error' and all that begins with 'feed.' are the feed's own")
+        raise Invalid("type", "'open', 'error' and names that begin with 'feed.' are reserved")
     return type
 
 
@@ -214,6 +235,6 @@ def _check_characters(value: str, what: str, limit: int) -> None:
         return
     for character in value:
         if unicodedata.category(character) in _FORBIDDEN:
-            raise Invalid(what, f"may not hold the character U+{ord(character):04X} (a space or control character)")
+            raise Invalid(what, f"may not contain the character U+{ord(character):04X} (a space or control character)")
     if len(value.encode()) > limit:
         raise Invalid(what, f"may be {limit} bytes long at most")

@@ -1,8 +1,8 @@
-"""The feed: publish into the log, follow the log into the broadcaster, subscribe without a seam.
+"""The feed: publish into the log, follow the log into the broadcaster, subscribe without a gap or a double.
 
-One event goes straight through: `Feed.publish` → `Log.append`, where it gets its id → `Log.follow` → the one relay
-task → `Broadcaster.push` → the queue of each subscription that wants it. What this process published and what came
-from elsewhere take the same road.
+An event takes one road: `Feed.publish` → `Log.append`, where it gets its id → `Log.follow` → the one relay task →
+`Broadcaster.push` → the queue of each subscription that wants it. Events that this process has published and those
+that came from elsewhere take the same one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import overload
 
@@ -23,10 +24,10 @@ from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefuse
 from feed.event import DEFAULT_TYPE, Draft, event_size, value_draft
 from feed.from_thread import FromThread
 from feed.histogram import Histogram
-from feed.history import EARLIEST, HistoryPage, check_last
-from feed.log import Appended, Log, is_shared, take_over, without_password
+from feed.log import Appended, Log, check_log_url, is_shared, take_over, without_password
 from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.options import MAX_BATCH, FeedOptions
+from feed.pages import EARLIEST, Page, PageRequest, Paging, check_last, page_request
 from feed.pattern import Selection, select
 from feed.peer import Peer
 from feed.running import Running
@@ -41,23 +42,28 @@ _ENTER = 50  # subscriptions that begin in one turn of the event loop
 
 
 class Feed:
-    """A feed on the log that `log` names: `memory:`, `sqlite:PATH` or `redis://HOST:PORT/DB?stream=NAME`.
+    """A feed on the log that a URL names: `memory:`, `sqlite:PATH` or `redis://HOST:PORT/DB?stream=NAME`.
 
-    It opens at `async with`, which also closes it, or else at its first use; where Redis is not there yet it goes on
-    trying, and raises `FeedUnavailable` meanwhile. Several may hold it by `async with`: the last one out closes it, and
-    in this event loop only `async with` opens it again. `memory:` and `sqlite:` are logs of one process: where several
-    answer at one address, the workers of a server, they are refused with `LogRefused`.
+        async with Feed("sqlite:shop.db") as feed:
+            await feed.publish("orders/1", {"total": 3}, type="created")
 
-    It belongs to one event loop; from other threads see `from_thread`. While it is open another loop that uses it gets
-    a `RuntimeError`. Once it is closed, or its loop has, it opens in another loop at its next use, as tests need it
-    whose requests have a loop each: closed, a log in memory has lost its events, else they are still there.
+    Making a `Feed` opens nothing, but a URL that names no log raises `LogRefused` at once. The feed opens at
+    `async with`, which also closes it, or at its first use. While Redis cannot be reached, the feed goes on trying and
+    raises `FeedUnavailable`. Several blocks may hold the feed: the last one to end closes it. In the same event loop
+    only `async with` opens it again. The logs `memory:` and `sqlite:` are for one process. Where several processes
+    answer at one address, such as the workers of a server, they are refused with `LogRefused`.
 
-    It belongs to one process, too. In a fork of the one that has opened it the first use raises `RuntimeError`, unless
-    the log is one that processes share: that is opened anew, with connections of its own. To close it there does
-    nothing to the parent's.
+    A feed belongs to one event loop. Other threads use `from_thread`. While the feed is open, using it in another loop
+    raises `RuntimeError`. When the feed or its loop was closed, the next use in another loop opens it there, as tests
+    need whose requests have a loop each. A log in memory loses its events when the feed is closed, and keeps them when
+    only the loop was.
 
-    `log` is the URL as it was given. `counters` is what the feed has counted since it was made, and
-    `statistics()` what else it can say of itself.
+    A feed belongs to one process, too. In a fork of the process that has opened it, the first use raises
+    `RuntimeError`, unless processes can share the log: then the fork opens it anew, with its own connections. Closing
+    it there leaves the parent's feed open.
+
+    `log` is the URL as it was given. `counters` counts what the feed has done since it was made. `statistics()` tells
+    what it holds now.
     """
 
     def __init__(self, log: str, options: FeedOptions = FeedOptions()) -> None:  # noqa: B008  immutable
@@ -65,7 +71,7 @@ class Feed:
         self.draining = False
         self._drained_at = 0.0  # by the monotonic clock: when its readers are back, here or elsewhere
         self.counters = Counters()
-        self.log = log
+        self.log = check_log_url(log)
         self.from_thread = FromThread(self)
         self._past_reconnects = 0  # while it was open before
         self._past_commits = Histogram()
@@ -74,7 +80,7 @@ class Feed:
         self._belong_to(None)
 
     def _belong_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Begin anew in this event loop of this process."""
+        """Start afresh, in this event loop of this process."""
         self._loop = loop
         self._pid = os.getpid()
         self._holders = 0
@@ -85,7 +91,7 @@ class Feed:
         self._end: asyncio.Task[None] | None = None
 
     def _settle(self) -> None:
-        """Move to the event loop that runs here. Raises `RuntimeError` where the feed is still another's."""
+        """Move to the event loop that runs here. Raises `RuntimeError` while the feed is open in another one."""
         here = asyncio.get_running_loop()
         if self._loop is here and self._pid == os.getpid():
             return
@@ -104,7 +110,8 @@ class Feed:
         self._belong_to(here)
 
     def _leave_to_parent(self) -> None:
-        """Forget what a parent process has opened, and touch nothing of it: sockets and files are the parent's, too."""
+        """Forget what the parent process has opened, and touch none of it: the parent still uses its sockets and
+        files."""
         if self._start is None:
             return
         if not is_shared(self.log):
@@ -157,8 +164,8 @@ class Feed:
             raise
 
     async def _begin(self, tried: asyncio.Event) -> Running:
-        """Open the log. If its server is not there yet say so by `tried`, and in the log once a minute, and go on
-        trying."""
+        """Open the log, and try again until it opens. After the first attempt `tried` is set. While the log's server
+        cannot be reached, a warning says so once a minute."""
         backoff, reminder = Backoff(), Reminder()
         what = "Redis" if is_shared(self.log) else "the log"
         try:
@@ -180,8 +187,8 @@ class Feed:
             tried.set()
 
     async def _ready(self) -> Running:
-        """The opened log and all that runs on it. Raises `FeedUnavailable`, and `RuntimeError` in another loop than the
-        feed's."""
+        """Return the opened log and all that runs on it. Raises `FeedUnavailable`, and `RuntimeError` in another event
+        loop than the feed's."""
         self._settle()
         if self._end is not None:
             raise FeedUnavailable("the feed is closed: `async with feed` opens it again")
@@ -194,8 +201,8 @@ class Feed:
 
     @property
     def running(self) -> Running | None:
-        """What runs while the feed is open; None while it is not. It is for tests and for what belongs to the feed,
-        not for applications: it may change with any version."""
+        """What runs while the feed is open, None while it is not. This is for tests and for the feed's own modules, not
+        for applications: it may change with any version."""
         start = self._start
         if start is None or not start.done() or start.cancelled() or start.exception() is not None:
             return None
@@ -204,25 +211,25 @@ class Feed:
         return start.result()
 
     def drain(self) -> None:
-        """Let every stream say `feed.closing` and end, and take on no new ones. Publishing goes on until it is closed.
+        """End every stream with `feed.closing`, and refuse new ones. Publishing works until the feed is closed.
 
-        Their clients are told to come back spread over `Limits.drain` seconds. It is for the moment in which the server
-        around the feed is told to stop, as servers wait for streams and tell nobody: see the README. To do so twice
-        does no harm. From other threads and in signal handlers: `from_thread.drain`.
+        The clients are told to come back within `Limits.drain` seconds, each after another time. Call this when the
+        server around the feed is told to stop, as servers wait for streams to end and do not tell them. A second call
+        does nothing. Other threads and signal handlers call `from_thread.drain`.
         """
         self.turn_away()
         if (running := self.running) is not None and self._loop is not None and not self._loop.is_closed():
             running.broadcaster.drain(self.options.limits)
 
     def turn_away(self) -> None:
-        """Take on no new streams: the first half of `drain`, which any thread may call."""
+        """Refuse new streams. This is the first half of `drain`, and any thread may call it."""
         if not self.draining:
             self._drained_at = time.monotonic() + self.options.limits.drain
             self.draining = True
 
     async def close(self) -> None:
-        """End all streams, commit what waits, and let the log go. To do so twice does no harm, and both wait for it;
-        cancelled, it goes on. A feed that another event loop has left open is closed in this one."""
+        """End all streams, commit what waits, and close the log. A second call waits for the same end. When the call is
+        cancelled, closing goes on. A feed that another event loop has left open is closed in this one."""
         if self._pid != os.getpid():
             return  # it is the parent's to close
         self._settle()
@@ -255,12 +262,12 @@ class Feed:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop it was opened in; None before it is opened for the first time, once it is closed, and in a
-        fork of the process that has opened it."""
+        """The event loop in which the feed was opened. None before it is opened for the first time, when it is closed,
+        and in a fork of the process that has opened it."""
         return self._loop if self._end is None and self._pid == os.getpid() else None
 
     def check_process(self) -> None:
-        """Raises `RuntimeError` in a fork of the process that has opened it: nothing of what was open runs there."""
+        """Raise `RuntimeError` in a fork of the process that has opened the feed: nothing of it runs there."""
         if self._pid != os.getpid() and self._start is not None:
             raise RuntimeError(
                 f"this feed was opened by process {self._pid}, of which this one is a fork, and nothing of it runs "
@@ -269,10 +276,10 @@ class Feed:
             )
 
     def statistics(self) -> Statistics:
-        """What the feed holds and has done, at this moment: see `Statistics`.
+        """Return what the feed holds and has done, at this moment: see `Statistics`.
 
-        It looks at each stream that is open, some milliseconds for 15,000, and at the log's files. It is for whoever
-        asks now and then, not for each event or request.
+        The call looks at each open stream, which takes some milliseconds for 15,000, and at the log's files. Ask now
+        and then, not for each event or request.
         """
         running = self.running
         streams = () if running is None else tuple(running.broadcaster)
@@ -304,37 +311,44 @@ class Feed:
         )
 
     async def check(self) -> None:
-        """Raises `FeedUnavailable` if the log does not answer, or what it holds is not passed on. Whether there is room
-        for an event, publishing tells."""
+        """Raise `FeedUnavailable` if the log does not answer, or its events are not passed on. Only publishing can tell
+        whether there is room for another event."""
         running = await self._ready()
         await running.log.check()
         if running.relay.fails and running.lag:
-            raise FeedUnavailable("events are not passed on now")
+            raise FeedUnavailable("events are not passed on to subscribers now")
 
     # Publishing.
 
     async def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:
-        """Commit one event, and give its id. A `str` is text, any other value is published as JSON.
+        """Commit one event, and return its id. `draft` says what `data` may be: a text, or what JSON has a form for.
 
-        `key` makes it safe to repeat: for 24 hours the same publish with the same key gives the first id again.
+        A `key` makes it safe to repeat the call: for 24 hours the same event with the same key is committed once, and
+        the first id is returned.
 
-        Raises `Invalid`, `Malformed` and `TooLarge` for what the caller has to change, `FeedUnavailable` if the log
-        cannot take it. In each case nothing was published.
+        Raises `Invalid`, `Malformed` and `TooLarge` for what the caller has to change, and `FeedUnavailable` if the log
+        cannot take the event: in each case nothing was published. Raises `Indeterminate` if that cannot be known.
         """
         drafts = [value_draft(topic, data, type)]
         return (await self.append(drafts, idempotency_key("", key, drafts) if key is not None else None)).ids[0]
 
-    async def publish_batch(self, drafts: Sequence[Draft], *, key: str | None = None) -> list[str]:
-        """Commit several events, made by `draft`, whole or not at all and in this order, and give their ids. Raises
-        what `publish` raises."""
+    async def publish_batch(self, drafts: Iterable[Draft], *, key: str | None = None) -> list[str]:
+        """Commit events, all of them or none, in this order, and return their ids. `draft` makes each of them.
+
+        Raises what `publish` raises.
+        """
+        drafts = list(drafts)
+        for each in drafts:
+            if not isinstance(each, Draft):
+                raise TypeError(f"a batch is made of drafts, such as draft(topic, data), not of {type(each).__name__}")
         return (await self.append(drafts, None if key is None else idempotency_key("", key, drafts, "batch"))).ids
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
-        """Commit a batch, whole and in order. Raises what `publish` raises."""
+        """Commit a batch for a principal's key, as the HTTP routes do. Raises what `publish` raises."""
         if not drafts:
-            raise Invalid("batch", "holds no event")
+            raise Invalid("batch", "has no event in it")
         if len(drafts) > MAX_BATCH:
-            raise Invalid("batch", f"may hold {MAX_BATCH:,} events at most, not {len(drafts):,}")
+            raise Invalid("batch", f"may have {MAX_BATCH:,} events at most, not {len(drafts):,}")
         size = 0
         for draft in drafts:
             if draft.data_bytes > self.options.max_data:
@@ -354,9 +368,9 @@ class Feed:
         return appended
 
     async def _wait_for_readers(self, running: Running, drafts: Sequence[Draft]) -> None:
-        size = sum(event_size(draft.topic, draft.type, draft.data) for draft in drafts)
+        size = sum(event_size(draft.topic, draft.type, draft.text) for draft in drafts)
         if self._held_bytes and self._held_bytes + size > _MAX_HELD_BYTES:
-            raise Overloaded("more is being published than can be passed on to the subscribers")
+            raise Overloaded("events are published faster than they can be passed on to the subscribers")
         self._held_bytes += size
         try:
             await running.broadcaster.pump.admit()
@@ -365,24 +379,28 @@ class Feed:
 
     # Subscribing.
 
-    @contextlib.asynccontextmanager
-    async def subscribe(
-        self, *patterns: str, types: Iterable[str] = (), after: str | None = None, last: int | None = None
-    ) -> AsyncIterator[Subscription]:
-        """A stream of events, for as long as the block lasts: `async with feed.subscribe("orders/*") as events`.
+    def subscribe(
+        self,
+        *patterns: str | Iterable[str],
+        types: Iterable[str] = (),
+        after: str | None = None,
+        last: int | None = None,
+    ) -> Subscribing:
+        """Subscribe for the length of a block: `async with feed.subscribe("orders/*") as events`.
 
-        It begins after the id `after` (`EARLIEST`: with the oldest retained event), or with the newest `last` ones,
-        else with what is published from now on. Iterating gives `Event`s, and a `Gap` where events may be missing;
-        it ends when the feed is closed. Raises `Invalid` for a bad pattern or type.
+        Patterns are given one by one, or as a list. The stream begins after the id `after` (`EARLIEST`: with the oldest
+        retained event), else with the newest `last` events, else with the next event that is published. Iterating
+        yields each `Event`, and a `Gap` where events may be missing. It ends when the feed is closed.
+
+        Raises `Invalid` at once for a bad pattern, type or `last`. Entering the block raises `FeedUnavailable`.
         """
-        subscription = await self.attach(self.select(patterns, types), after=after, last=last)
-        try:
-            yield subscription
-        finally:
-            self.detach(subscription)
+        selection = self.select(patterns, types)
+        check_last(last)
+        return Subscribing(self, selection, after, last)
 
-    def select(self, patterns: Sequence[str], types: Iterable[str] = ()) -> Selection:
-        """What one subscription asks for. Raises `Invalid` for none, too many, or a bad pattern or type."""
+    def select(self, patterns: str | Iterable[str | Iterable[str]], types: Iterable[str] = ()) -> Selection:
+        """Check what one subscription asks for, as the HTTP routes do. Raises `Invalid` for no pattern, too many, or a
+        bad pattern or type."""
         return select(patterns, types, self.options.max_patterns)
 
     async def attach(
@@ -393,7 +411,8 @@ class Feed:
         last: int | None,
         peer: Peer = Peer(),  # noqa: B008  immutable
     ) -> Subscription:
-        """What `subscribe` does at the beginning of its block, for callers whose stream is not a block of code."""
+        """Begin a subscription, as `subscribe` does at the beginning of its block. This is for the HTTP routes, whose
+        streams are not blocks of code. The caller calls `detach` at the end."""
         self._settle()
         await self._entrance.enter()
         running = await self._ready()
@@ -425,13 +444,13 @@ class Feed:
     def _check_room(self, running: Running, peer: Peer) -> None:
         broadcaster, options = running.broadcaster, self.options
         if options.max_subscribers is not None and len(broadcaster) >= options.max_subscribers:
-            raise FeedUnavailable("this server holds as many subscribers as it may")
+            raise FeedUnavailable("this server has as many subscribers as it may have")
         most = options.max_subscribers_per_address
         if most is not None and broadcaster.count_of(peer.address) >= most:
-            raise FeedUnavailable("this address has as many subscribers here as it may")
+            raise FeedUnavailable("this address has as many subscribers here as it may have")
 
     def detach(self, subscription: Subscription) -> None:
-        """Let go of a subscription, and note why it has ended. To do so twice does no harm."""
+        """End a subscription that `attach` has begun, and count why. A second call does nothing."""
         if subscription.ended is None:
             broken = subscription.closed and subscription.reason is None
             subscription.ended = "error" if broken else subscription.reason or "client"
@@ -479,27 +498,91 @@ class Feed:
             return count
         raise TypeError("kick takes the id of one subscription, or subject=")
 
-    # Looking back.
+    # The past.
 
-    async def history(
+    def history(
         self,
-        selection: Selection,
-        *,
-        limit: int = 100,
+        *patterns: str | Iterable[str],
+        types: Iterable[str] = (),
         after: str | None = None,
         before: str | None = None,
+        since: str | datetime | None = None,
         last: int | None = None,
-        since: int | None = None,
-    ) -> HistoryPage:
-        """A page of past events, at most `limit`, from one of: the end backwards from the id `before`; forward after
-        the id `after`; the newest `last`; what was committed at `since` (milliseconds since 1970) or later; else
-        the oldest retained.
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page, None]:
+        """Read page after page up to the newest event: `async for page in feed.history("orders/*")`.
 
-        A page may be shorter than `limit` although there is more: it ends at 1 MiB. Raises `FeedUnavailable`, also
-        when too many ask at once.
+        With `before` the pages go backwards to the oldest event; with `last` there is one page. Each page is read when
+        it is asked for. The rest is as for `page`, but a mistake raises at once.
+        """
+        selection = self.select(patterns, types)
+        return self._pages(selection, page_request(after=after, before=before, since=since, last=last, limit=limit))
+
+    async def _pages(self, selection: Selection, request: PageRequest) -> AsyncGenerator[Page, None]:
+        paging = Paging(request)
+        while not paging.ended:
+            page = await self.read_page(selection, paging.request)
+            paging.turn(page)
+            if page.events or page.gap:
+                yield page
+
+    async def page(
+        self,
+        *patterns: str | Iterable[str],
+        types: Iterable[str] = (),
+        after: str | None = None,
+        before: str | None = None,
+        since: str | datetime | None = None,
+        last: int | None = None,
+        limit: int | None = None,
+    ) -> Page:
+        """Read one page of past events, of at most `limit` events, 100 if it is not given, 1,000 at most.
+
+        The page begins after the id `after`, or with the first event committed at the time `since` (an aware datetime
+        or RFC 3339), or it ends before the id `before`, or holds the newest `last` events. Else it begins with the
+        oldest retained event. A page can be shorter than `limit` although there is more: it ends at 1 MiB.
+
+        Raises `Invalid` for what the caller has to change, and `FeedUnavailable`, also when too many ask at once.
+        """
+        selection = self.select(patterns, types)
+        request = page_request(after=after, before=before, since=since, last=last, limit=limit)
+        return await self.read_page(selection, request)
+
+    async def read_page(self, selection: Selection, request: PageRequest) -> Page:
+        """Read one page for a request that was checked already, as the HTTP routes do. Raises what `page` raises."""
+        return await (await self._ready()).history.page(selection, request)
+
+    async def now(self) -> str:
+        """Return the id for `after` from which on everything is new: what is committed later comes after it.
+
+        Load your data after this call, and subscribe with `after` this id: then nothing is missed in between. Raises
+        `FeedUnavailable`.
         """
         running = await self._ready()
-        return await running.history.page(selection, limit, after=after, before=before, last=last, since=since)
+        return running.log.id_at(max(running.log.position, running.broadcaster.window.position))
+
+
+class Subscribing(contextlib.AbstractAsyncContextManager[Subscription]):
+    """A subscription for the length of a block, which `Feed.subscribe` makes: `async with … as events`."""
+
+    def __init__(self, feed: Feed, selection: Selection, after: str | None, last: int | None) -> None:
+        self._feed = feed
+        self._selection = selection
+        self._after = after
+        self._last = last
+        self._subscription: Subscription | None = None
+
+    async def __aenter__(self) -> Subscription:
+        if self._subscription is not None:
+            raise RuntimeError("this subscription has been entered already: call subscribe for each block")
+        self._subscription = await self._feed.attach(self._selection, after=self._after, last=self._last)
+        return self._subscription
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._subscription is not None:
+            self._feed.detach(self._subscription)
 
 
 def _done(task: asyncio.Task[None] | None) -> bool:

@@ -1,4 +1,4 @@
-"""Looking back: where a reader goes on in the log, and pages of past events."""
+"""The past: where a reader goes on in the log, and pages of past events."""
 
 from __future__ import annotations
 
@@ -7,39 +7,26 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-import msgspec
-
 from feed import control
 from feed.broadcaster import Broadcaster
 from feed.control import Gap
-from feed.errors import FeedUnavailable, Invalid
+from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.log import Log, Page
+from feed.log import Log
 from feed.log.contract import Loss
+from feed.log.contract import Page as LogPage
 from feed.log.paging import read_back, read_on
 from feed.log.window import Window
 from feed.options import FeedOptions
+from feed.pages import EARLIEST, Page, PageRequest, check_last
 from feed.pattern import EVERYTHING, Selection
-
-EARLIEST = "earliest"
-"""Instead of an id: from the oldest retained event on."""
-
-MAX_LAST = 1_000
 
 _PAGE_BYTES = 1 << 20  # of a page of history
 _LOOKING_BACK = 1_000  # who ask for a page of history, or for the newest events, at once
 
 
-class HistoryPage(msgspec.Struct, frozen=True):
-    """Past events, oldest first. `next` is the position scanned to: reading goes on there, also if there are none."""
-
-    events: Sequence[Event]
-    next: str
-    gap: Gap | None = None
-
-
 class History:
-    """The past of a feed that is open, read in turn by all who ask for it."""
+    """The past of a feed that is open. Those who ask for it read in turn."""
 
     def __init__(self, log: Log, broadcaster: Broadcaster, replays: asyncio.Semaphore) -> None:
         self._log = log
@@ -47,30 +34,21 @@ class History:
         self._replays = replays
         self._looking_back = 0
 
-    async def page(
-        self,
-        selection: Selection,
-        limit: int,
-        *,
-        after: str | None,
-        before: str | None,
-        last: int | None,
-        since: int | None,
-    ) -> HistoryPage:
-        """See `Feed.history`."""
-        log = self._log
-        check_last(last)
+    async def page(self, selection: Selection, asked: PageRequest) -> Page:
+        """Read one page. Raises `Invalid`, and `FeedUnavailable`, also when too many ask at once."""
+        log, limit = self._log, asked.most
+        check_last(asked.last)
         with self.looking_back(), self.without_loss():
-            if before is not None:
-                return await self._page_before(selection, before, limit)
-            gap = None
+            if asked.before is not None:
+                return await self._page_before(selection, asked.before, limit)
+            after, gap = asked.after, None
             if after is not None:
                 cursor, gap = await self.resume_at(after)
-            elif last is not None:
-                cursor = await self.before_last(selection, last)
-            elif since is not None:
+            elif asked.last is not None:
+                cursor = await self.before_last(selection, asked.last)
+            elif asked.since is not None:
                 async with self._replays:
-                    cursor = await log.before_time(since)
+                    cursor = await log.before_time(asked.since)
             else:
                 cursor = log.oldest - 1
             found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
@@ -79,9 +57,10 @@ class History:
 
     @contextlib.contextmanager
     def looking_back(self) -> Iterator[None]:
-        """Raises `FeedUnavailable` if too many look back already: pages are read in turn, and each would take long."""
+        """Count a reader of the past while the block lasts. Raises `FeedUnavailable` if there are too many: pages are
+        read in turn, and each would take long."""
         if self._looking_back >= _LOOKING_BACK:
-            raise FeedUnavailable("too many ask for past events at once")
+            raise FeedUnavailable("too many readers ask for past events at once: try again")
         self._looking_back += 1
         try:
             yield
@@ -90,16 +69,16 @@ class History:
 
     @contextlib.contextmanager
     def without_loss(self) -> Iterator[None]:
-        """Raises `FeedUnavailable` at its end if the log has lost events meanwhile: a position found before that does
-        not mean now what it meant."""
+        """Raise `FeedUnavailable` at the end of the block if the log has lost events meanwhile: a position that was
+        found before no longer means the same."""
         losses = self._broadcaster.losses
         yield
         if self._broadcaster.losses != losses:
-            raise FeedUnavailable("the log has changed meanwhile")
+            raise FeedUnavailable("the log has lost events meanwhile: try again")
 
     async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
-        """The position to go on from for somebody who asks for what comes after the id `after`, and why it is not
-        just that, if it is not."""
+        """Return the position from which a reader goes on who asks for what comes after the id `after`; and, if events
+        may be missing there, the reason."""
         if after == EARLIEST:
             return self._log.oldest - 1, None
         position = await self._log.locate(after)
@@ -110,7 +89,7 @@ class History:
         return position, None
 
     async def before_last(self, selection: Selection, count: int) -> int:
-        """The position after which the newest `count` wanted events are, or all that are retained if there are
+        """Return the position after which the newest `count` wanted events are, or all that are retained if there are
         fewer."""
         position, before = self._log.position, self._log.position + 1
         while before > self._log.oldest:
@@ -123,7 +102,7 @@ class History:
             before = page.start + 1
         return position
 
-    async def _page(self, after: int, until: int, selection: Selection, limit: int) -> Page:
+    async def _page(self, after: int, until: int, selection: Selection, limit: int) -> LogPage:
         """`Log.read`, from memory where it reaches, in its turn."""
         async with self._replays:
             window = self._broadcaster.window
@@ -134,7 +113,7 @@ class History:
             await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
             return page
 
-    async def _page_backward(self, before: int, selection: Selection, limit: int) -> Page:
+    async def _page_backward(self, before: int, selection: Selection, limit: int) -> LogPage:
         """`Log.read_backward`, from memory where it reaches, in its turn."""
         async with self._replays:
             window = self._broadcaster.window
@@ -147,7 +126,7 @@ class History:
 
     async def _page_after(
         self, selection: Selection, cursor: int, limit: int, gap: Gap | None, losses: Sequence[Loss]
-    ) -> HistoryPage:
+    ) -> Page:
         log, until = self._log, self._log.position
         if losses and cursor >= losses[0].position:
             gap = control.gap(losses[0].before, losses[0].after, "unknown")
@@ -168,9 +147,9 @@ class History:
             events += page.events
             size += sum(event.size for event in page.events)
         next_id = losses[0].before if losses and cursor == losses[0].position else log.id_at(cursor)
-        return self._counted(HistoryPage(events, next_id, gap))
+        return self._counted(Page(events, next_id, gap))
 
-    async def _page_before(self, selection: Selection, before: str, limit: int) -> HistoryPage:
+    async def _page_before(self, selection: Selection, before: str, limit: int) -> Page:
         log, gap = self._log, None
         position = await log.locate(before)
         if position is None:
@@ -189,16 +168,16 @@ class History:
             count += len(page.events)
             size += sum(event.size for event in page.events)
         events = [event for page_events in reversed(pages) for event in page_events]
-        return self._counted(HistoryPage(events, log.id_at(min(position, log.position)), gap))
+        return self._counted(Page(events, log.id_at(min(position, log.position)), gap))
 
-    def _counted(self, page: HistoryPage) -> HistoryPage:
+    def _counted(self, page: Page) -> Page:
         if page.gap is not None:
             self._broadcaster.counters.gaps[page.gap.reason] += 1
         return page
 
 
 async def newest_window(log: Log, options: FeedOptions) -> Window:
-    """The log's newest events, so that readers who come back right after a start do not read the disk either."""
+    """Read the log's newest events, so that readers who come back right after a start need no disk either."""
     before, count, size = log.position + 1, 0, 0
     pages: list[Sequence[Event]] = []
     while before > log.oldest and count < options.window_events and size < options.window_bytes:
@@ -213,9 +192,3 @@ async def newest_window(log: Log, options: FeedOptions) -> Window:
     for events in reversed(pages):
         window.extend(events)
     return window
-
-
-def check_last(last: int | None) -> None:
-    """Raises `Invalid` for a `last` that cannot be given."""
-    if last is not None and not 1 <= last <= MAX_LAST:
-        raise Invalid("last", f"is a whole number from 1 to {MAX_LAST:,}")

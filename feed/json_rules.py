@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from feed.json_values import NoForm, json_form, with_text_keys
 
 MAX_DEPTH = 100
 """Levels of nested arrays and objects that JSON may have here: many readers' parsers break on more."""
@@ -53,20 +56,28 @@ def json_fault(raw: bytes) -> str:
 
 
 def dump_json(value: object) -> bytes:
-    """A Python value as JSON, on one line. Raises `ValueError` for one that JSON has no form for, and says why."""
+    """Return a Python value as JSON, on one line. `feed.json_values` says what becomes of dates, models and others.
+
+    Raises `ValueError` for a value that JSON has no form for, and says why.
+    """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_no_form)
+        try:
+            text = _dumped(value, json_form)
+        except TypeError:  # a key that is neither text nor a number
+            text = _dumped(with_text_keys(value), lambda part: with_text_keys(json_form(part)))
         return spare_readers(text.encode()) if ends_lines(text) else text.encode()
-    except _NoForm:
+    except NoForm:
         raise
-    except TypeError:
-        raise ValueError("the keys of an object have to be text or numbers") from None
     except UnicodeEncodeError:
         raise ValueError(_SURROGATE) from None
     except ValueError:
-        raise ValueError("a number that is not finite, or a value that holds itself") from None
+        raise ValueError("a number that is not finite, or a value that contains itself") from None
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+
+
+def _dumped(value: object, form: Callable[[Any], object]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=form)
 
 
 def ends_lines(text: str) -> bool:
@@ -110,14 +121,6 @@ def _finite(text: str) -> str:
 
 def _no_constant(name: str) -> NoReturn:
     raise _Number(f"{name} is no number of JSON")
-
-
-class _NoForm(ValueError):
-    """A value that JSON has no form for."""
-
-
-def _no_form(value: object) -> NoReturn:
-    raise _NoForm(f"JSON has no form for {type(value).__name__}")
 
 
 def _has_surrogate(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""How much of everything a feed allows, and what one subscription may hold."""
+"""The limits of a feed, and of one subscription."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from feed.log.contract import Retention
 from feed.pattern import MAX_PATTERNS
 
 MAX_BATCH = 10_000
-"""Events that may be published at once."""
+"""How many events may be published at once."""
 
 _NEVER_BEFORE = 0.1  # of the drain
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What one subscription may hold and how often it is heard of. `queue_bytes` counts as `Event.size` does; times
-    are in seconds. `drain` is the time over which the readers of a feed that is stopped come back."""
+    """The limits of one subscription. Times are in seconds.
+
+    `queue_events` and `queue_bytes` are how much waits for a slow reader in memory before it reads on from the log;
+    bytes count as in `Event.size`. `heartbeat` is the longest silence on a stream. `retry` is when clients are told to
+    come back after a broken stream. `drain` is the time over which the readers of a stopped feed come back.
+    """
 
     queue_events: int = 256
     queue_bytes: int = 1 << 20
@@ -27,17 +31,18 @@ class Limits(msgspec.Struct, frozen=True):
     drain: float = 10.0
 
     def retry_after(self, reason: Reason) -> int:
-        """When one client whose stream the server ends for this reason is to come back, in milliseconds."""
+        """Return after how many milliseconds a client comes back whose stream the server ends for this reason."""
         return self.drained_retry(random.random()) if reason == "shutdown" else self.jittered_retry()
 
     def jittered_retry(self) -> int:
-        """When one client is to come back, in milliseconds: jittered by half, so that a crowd comes back spread out."""
+        """Return after how many milliseconds a client comes back: jittered by half, so that a crowd is spread out."""
         return int(self.retry * random.uniform(0.5, 1.5) * 1000)
 
     def drained_retry(self, place: float) -> int:
-        """The same for a client of a feed that is stopped, whose `place` among all is from 0 to 1.
+        """Return after how many milliseconds a client of a stopped feed comes back, whose `place` among all clients is
+        from 0 to 1.
 
-        It is never at once, as an `EventSource` that finds nobody tries again after the same time, and for ever.
+        This is never 0: an `EventSource` that finds no server would try again at once, and for ever.
         """
         if not self.drain:
             return self.jittered_retry()
@@ -45,12 +50,15 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class FeedOptions(msgspec.Struct, frozen=True):
-    """How much of everything. Sizes are in bytes.
+    """The limits of a feed. Sizes are in bytes.
 
-    `node` is what this process is called among those that share the log; unless said, host and process number.
-    Subscribers are counted in one process; by address, as `feed.peer.address_key` says. `max_patterns` is for each
-    subscription, 100 at most. `max_replays` is how many pages of the log are read at once for those who look back; all
-    others wait for their turn, which comes after each page.
+    `node` is the name of this process among those that share the log; if it is empty, host and process number.
+    `max_data` is the largest data of one event. `window_events` and `window_bytes` are how many of the newest events
+    are kept in memory, from which readers catch up without the log. `max_subscribers` counts the subscribers in this
+    process, `max_subscribers_per_address` those of one address, as `feed.peer.address_key` makes it. `max_patterns` is
+    for each subscription, 100 at most. `max_replays` is how many pages of the log are read at the same time for readers
+    of the past; the others wait for their turn, which comes after each page. `retention` is what the log keeps, and
+    `limits` what each subscription may use.
     """
 
     node: str = ""

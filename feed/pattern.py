@@ -8,7 +8,7 @@ expects valid patterns.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -105,20 +105,36 @@ class Selection:
 EVERYTHING = Selection(["**"])
 
 
-def select(patterns: Sequence[str], types: Iterable[str] = (), most: int = MAX_PATTERNS) -> Selection:
-    """Return the selection for these patterns and types.
+def select(
+    patterns: str | Iterable[str | Iterable[str]], types: Iterable[str] = (), most: int = MAX_PATTERNS
+) -> Selection:
+    """Return what a subscriber asks for. A pattern or a type may stand alone, or in a list of them.
 
-    Raises `Invalid` for no pattern, for more than `most`, and for a bad pattern or type.
+    Raises `Invalid` for no pattern, more than `most`, or a bad pattern or type, `TypeError` for what is not a text.
     """
-    if not patterns:
+    flat = tuple(_flat(patterns))
+    names = (types,) if isinstance(types, str) else tuple(types)
+    if not flat:
         raise Invalid("pattern", "is missing: name a topic, or ** for everything")
-    if isinstance(types, str):
-        types = [types]
-    if len(patterns) > most:
-        raise Invalid("pattern", f"at most {most} may be given, not {len(patterns)}; use * or ** for many topics")
-    if sum(pattern.count("/") + 1 for pattern in patterns if "*" in pattern) > MAX_SEGMENTS:
+    for name in (*flat, *names):
+        if not isinstance(name, str):
+            raise TypeError(f"a pattern or a type has to be a str, not {type(name).__name__}")
+    if len(flat) > most:
+        raise Invalid("pattern", f"at most {most} may be given, not {len(flat)}; use * or ** for many topics")
+    if sum(pattern.count("/") + 1 for pattern in flat if "*" in pattern) > MAX_SEGMENTS:
         raise Invalid("pattern", f"those with * or ** may have {MAX_SEGMENTS:,} segments together; use fewer of them")
-    return _selection(tuple(patterns), tuple(types))
+    return _selection(flat, names)
+
+
+def _flat(patterns: str | Iterable[str | Iterable[str]]) -> Iterator[str]:
+    if isinstance(patterns, str):
+        yield patterns
+        return
+    for pattern in patterns:
+        if isinstance(pattern, Iterable) and not isinstance(pattern, str):
+            yield from pattern
+        else:
+            yield pattern
 
 
 @lru_cache(maxsize=1024)  # readers that ask for the same share one selection

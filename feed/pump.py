@@ -125,7 +125,7 @@ class Pump:
                 try:
                     size += flushed.flush(now)
                 except Exception:
-                    logger.exception("a stream broke")
+                    logger.exception("writing to a stream failed; the stream ends")
                     _break_off(flushed)
                 writes += 1
                 if writes >= _TURN_WRITES or size >= _TURN_BYTES or time.perf_counter() > end:
@@ -142,7 +142,7 @@ class Pump:
             try:
                 size += flushed.flush(now)
             except Exception:
-                logger.exception("a stream broke")
+                logger.exception("writing to a stream failed; the stream ends")
                 _break_off(flushed)
             if size >= _TURN_BYTES or time.perf_counter() > end:
                 break

@@ -66,7 +66,7 @@ class Relay:
                 len(portion) / limits.queue_events, sum(event.size for event in portion) / limits.queue_bytes
             )
             broadcaster.push(portion)
-            pump.carry(portion[0].time)
+            pump.carry(portion[0].time_ms)
             if len(portion) < len(batch):
                 await asyncio.sleep(0)
 

@@ -37,7 +37,7 @@ Entry = Batch | Control | Heartbeat
 """An entry of a queue."""
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
-_READ_AGAIN = (0.5, 1.5)  # seconds until a log that cannot be read is tried again; random, so that readers spread out
+_READ_AGAIN = (0.5, 1.5)  # seconds until a failed read of the log is repeated; random, so that readers spread out
 _WAKE = Heartbeat("")  # wakes a reader that waits for its queue, so that it checks its state; never handed out
 
 
@@ -244,7 +244,7 @@ class Subscription:
             stop, requested = max(stop, self.cursor), lost.before.id_at(lost.position)
         else:
             self.cursor = lost.position
-        earlier = [loss for loss in self._losses if loss.stop <= stop]  # later losses are gone with the lost events
+        earlier = [loss for loss in self._losses if loss.stop <= stop]  # losses beyond went with the events
         if earlier and earlier[-1].stop == stop:
             requested = earlier.pop().requested  # one gap tells of two losses at one place
         self._losses = (*earlier, _Loss(stop, requested))
@@ -496,7 +496,7 @@ class Subscription:
 
     @property
     def _is_poll(self) -> bool:
-        """Whether this reader is a long poll. It only waits for the first event; what counts is the page that answers
+        """Whether this reader is a long poll: it only waits for the first event; what counts is the page that answers
         it."""
         return self.peer.transport == "poll"
 

@@ -18,13 +18,33 @@ from feed.json_rules import ends_lines, spare_readers
 
 _LINE_END = re.compile("\r\n|\n|\r")  # the three that end a line in SSE; str.splitlines() knows many more
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 HEARTBEAT = b":\n"
 """A comment, and no blank line after it: some client libraries make an event of every blank line."""
 
 
+def moment(milliseconds: int) -> datetime:
+    """Return milliseconds since 1970 as a time in UTC."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def milliseconds_of(moment: datetime) -> int:
+    """Return an aware time in milliseconds since 1970."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def parse_rfc3339(text: str) -> int | None:
+    """Return a time as in RFC 3339 in milliseconds since 1970, None for a text that is not one."""
+    try:
+        return milliseconds_of(datetime.fromisoformat(text.upper())) if _RFC_3339.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
 def rfc3339(milliseconds: int) -> str:
-    """Milliseconds since 1970 as RFC 3339, in UTC, to the millisecond: `2026-11-21T03:05:00.123Z`."""
+    """Return milliseconds since 1970 as RFC 3339, in UTC, to the millisecond: `2026-11-21T03:05:00.123Z`."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{_rfc3339_second(seconds)}.{rest:03d}Z"
 
@@ -34,19 +54,19 @@ def _rfc3339_second(seconds: int) -> str:
     return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}"
 
 
-def sse(id: str | None, type: str, data: str, *, retry: int | None = None) -> bytes:
+def sse(id: str | None, type: str, text: str, *, retry: int | None = None) -> bytes:
     """One SSE frame. `type` "message" is left out, as it is what a browser assumes; `retry` is in milliseconds."""
-    if "\n" in data or "\r" in data:
-        data = _LINE_END.sub("\ndata: ", data)
+    if "\n" in text or "\r" in text:
+        text = _LINE_END.sub("\ndata: ", text)
     head = "" if retry is None else f"retry: {retry}\n"
     if id is not None:
         head += f"id: {id}\n"
     if type != "message":
         head += f"event: {type}\n"
-    return f"{head}data: {data}\n\n".encode()
+    return f"{head}data: {text}\n\n".encode()
 
 
-def message(id: str, topic: str, type: str, data: str, *, is_json: bool, time: int) -> bytes:
+def message(id: str, topic: str, type: str, text: str, *, is_json: bool, time_ms: int) -> bytes:
     """The JSON object of one event, as a WebSocket message, an NDJSON line or a piece of a history page carries it.
 
     Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string. No topic or type
@@ -56,8 +76,8 @@ def message(id: str, topic: str, type: str, data: str, *, is_json: bool, time: i
         id.encode(),
         orjson.dumps(topic),
         orjson.dumps(type),
-        data.encode() if is_json else json_text(data),
-        rfc3339(time).encode(),
+        text.encode() if is_json else json_text(text),
+        rfc3339(time_ms).encode(),
     )
 
 
@@ -72,8 +92,8 @@ def json_object(value: dict[str, str | int]) -> bytes:
     return raw if raw.isascii() else spare_readers(raw)
 
 
-def control(type: str, data: str, id: str | None) -> bytes:
-    """The JSON object of a control event (`feed.open` and its kin). `data` is JSON already."""
+def control(type: str, text: str, id: str | None) -> bytes:
+    """The JSON object of a control event (`feed.open` and its kin). `text` is JSON already."""
     if id is None:
-        return b'{"type":"%b","data":%b}' % (type.encode(), data.encode())
-    return b'{"type":"%b","id":"%b","data":%b}' % (type.encode(), id.encode(), data.encode())
+        return b'{"type":"%b","data":%b}' % (type.encode(), text.encode())
+    return b'{"type":"%b","id":"%b","data":%b}' % (type.encode(), id.encode(), text.encode())

@@ -1,5 +1,5 @@
 """A call: one request that is repeated until it is answered. What is sent, what an answer means, and how long to wait
-before the next try; the sockets are elsewhere.
+before the next attempt. No sockets.
 """
 
 from __future__ import annotations
@@ -7,34 +7,41 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from ssl import SSLCertVerificationError
 from typing import Generic, TypeVar
 
 import httpx
 import msgspec
+import orjson
 
 from feed.client.answers import is_json, is_own, refusal
 from feed.client.errors import Again, GaveUp, Refused
 from feed.client.frames import no_feed, of_page
-from feed.client.items import Outgoing, Page
 from feed.client.waits import ANSWER, CONNECT, FIRST_CALL, LONGEST_CALL, Waits
 from feed.errors import Invalid, TooLarge
+from feed.event import Draft
 from feed.media_types import JSON, NDJSON
+from feed.pages import Page, PageRequest
+from feed.pattern import select
+from feed.wire import json_text, rfc3339
 
 MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
 _MAX_DETAIL = 1 << 20  # bytes of an answer that are read for the reason of a refusal
 _MOMENT = 0.001  # seconds
-_LAST_TRY = 0.05, 0.5  # of the patience, but no more seconds: what is kept for one more try at its end
+_LAST_TRY = 0.05, 0.5  # this share of the patience, at most so many seconds, is kept for one more attempt at its end
 
 A = TypeVar("A")
 
+Parameters = list[tuple[str, str]]
+"""Query parameters, in their order."""
+
 
 class Call(Generic[A]):
-    """One request, and what its tries have come to. `status` is that of success, `read` makes the answer of its body.
+    """One request, and what its attempts have come to.
 
-    `renewable`: the token is asked anew for each try, so that a first 401 may be of one that has just expired.
+    `status` is that of success, and `read` makes the result of the body. `renewable`: the token is asked for again at
+    each attempt, so that a first 401 may be due to one that has just expired.
     """
 
     def __init__(
@@ -55,7 +62,7 @@ class Call(Generic[A]):
         self._read = read
 
     def begin(self, server: str, patience: float, *, renewable: bool) -> None:
-        """The clock runs from here."""
+        """Start the clock."""
         self._server = server
         self._patience = patience
         self._deadline = time.monotonic() + patience
@@ -66,18 +73,18 @@ class Call(Generic[A]):
 
     @property
     def timeout(self) -> httpx.Timeout:
-        """For the next try. Raises `GaveUp` when there is no time left for one."""
+        """The timeout of the next attempt. Raises `GaveUp` when there is no time left for one."""
         left = self._deadline - time.monotonic()
         if left <= 0 or self._is_over:
             raise self.gave_up()
         return httpx.Timeout(min(ANSWER, left), connect=min(CONNECT, left))
 
     def body(self, response: httpx.Response) -> Body:
-        """What takes the body of an answer."""
+        """Return what takes the body of an answer."""
         return Body(MAX_ANSWER, self._deadline) if self._is_good(response) else Body.of_refusal(self._deadline)
 
     def answered(self, response: httpx.Response, body: Body) -> A:
-        """What an answer means. Raises `Again`, and `Refused` where it is final."""
+        """Return the result of an answer. Raises `Again`, and `Refused` where the answer is final."""
         if not self._is_good(response):
             raise self._refusal(response, body)
         if body.is_cut:
@@ -96,31 +103,32 @@ class Call(Generic[A]):
         return refusal(status, response.reason_phrase, headers, body, renewable=renewable)
 
     def wait(self, again: Again) -> float:
-        """How long to wait before the next try. The last one is just before the patience is over; after it there is but
-        the rest to wait. Raises `GaveUp` where the server asks for more than there is."""
+        """Return how long to wait before the next attempt. The last attempt is made just before the patience is over;
+        after that one only the rest of the patience is waited for. Raises `GaveUp` where the server asks for a longer
+        wait than that."""
         left = max(0.0, self._deadline - time.monotonic())
         share, most = _LAST_TRY
         before_last = left - min(share * self._patience, most)
         was_last = before_last < _MOMENT
         if self._reason and was_last:
-            self._is_over = True  # what the last try met may be no more than that it was short
+            self._is_over = True  # the last attempt may have failed only because it was short
             return left
         self._reason = again.reason
         if again.at_least > max(before_last, 0.0):
-            self._reason += f"; it asks to be left alone for {again.at_least:,.0f} s, longer than there is patience"
+            self._reason += f"; it asks for a wait of {again.at_least:,.0f} s, which is longer than the patience"
             raise self.gave_up()
         self._is_over = was_last
         return left if self._is_over else min(max(again.at_least, self._waits.next()), before_last)
 
     def gave_up(self) -> GaveUp:
-        """No answer in time; or it is known already that there will be none."""
+        """Make the error that says that there was no answer in time, or that there will be none."""
         elapsed = time.monotonic() - self._deadline + self._patience
         reason = self._reason or "no answer"
         return GaveUp(f"given up after {elapsed:.1f} s: {self._server}: {reason}", reason)
 
 
 class Body:
-    """The body of an answer, no more than `limit` bytes of it, and not for longer than until `deadline`."""
+    """The body of an answer: not more than `limit` bytes of it, and not after `deadline`."""
 
     def __init__(self, limit: int, deadline: float = float("inf")) -> None:
         self.content = bytearray()
@@ -130,11 +138,11 @@ class Body:
 
     @classmethod
     def of_refusal(cls, deadline: float = float("inf")) -> Body:
-        """As much of it as a reason may be long."""
+        """Make the body of a refusal, which is read for its reason."""
         return cls(_MAX_DETAIL, deadline)
 
     def takes(self, chunk: bytes) -> bool:
-        """Take a piece; False when that was enough."""
+        """Take a piece. Returns False when nothing more is wanted. Raises `Again` after the deadline."""
         self.content += chunk
         if len(self.content) > self._limit:
             self.is_cut = True
@@ -143,73 +151,52 @@ class Body:
         return not self.is_cut
 
 
-def publishing(events: Sequence[Outgoing], key: str | None) -> Call[list[str]]:
-    """A batch of events. Raises `Malformed` or `Invalid` for what cannot be sent."""
+def publishing(drafts: Iterable[Draft], key: str | None) -> Call[list[str]]:
+    """Make the call that publishes a batch. Raises `Invalid` for a bad key or no event at all, `TypeError` for what is
+    not a draft."""
     headers = {"Content-Type": NDJSON, "Idempotency-Key": _key(key)}
-    content = b"\n".join([event.envelope() for event in events])
+    content = b"\n".join([_envelope(draft) for draft in drafts])
+    if not content:
+        raise Invalid("batch", "has no event in it")
     return Call("POST", headers, 201, lambda body: _many.decode(body).ids, content=content)
 
 
-def publishing_one(event: Outgoing, key: str | None) -> Call[str]:
-    """One event. Raises as `publishing`."""
+def publishing_one(draft: Draft, key: str | None) -> Call[str]:
+    """Make the call that publishes one event. Raises `Invalid` for a bad key."""
     headers = {"Content-Type": JSON, "Idempotency-Key": _key(key)}
-    return Call("POST", headers, 201, lambda body: _one.decode(body).id, content=event.envelope())
+    return Call("POST", headers, 201, lambda body: _one.decode(body).id, content=_envelope(draft))
 
 
-def page_of(
-    patterns: Sequence[str],
-    types: Iterable[str],
-    after: str | None,
-    before: str | None,
-    since: str | datetime | None,
-    last: int | None,
-    limit: int | None,
-) -> Call[Page]:
-    """A page of history."""
-    parameters = selected(patterns, types)
-    moment = since.astimezone(UTC).isoformat() if isinstance(since, datetime) else since
-    named = {"last_event_id": after, "before": before, "since": moment, "last": last, "limit": limit}
-    parameters += [(name, str(value)) for name, value in named.items() if value is not None]
-    return Call("GET", {"Accept": JSON}, 200, of_page, parameters=httpx.QueryParams(tuple(parameters)))
+def page_of(parameters: Parameters, request: PageRequest) -> Call[Page]:
+    """Make the call that reads a page of history."""
+    since = None if request.since is None else rfc3339(request.since)
+    named = {
+        "last_event_id": request.after,
+        "before": request.before,
+        "since": since,
+        "last": request.last,
+        "limit": request.limit,
+    }
+    given = [*parameters, *((name, str(value)) for name, value in named.items() if value is not None)]
+    return Call("GET", {"Accept": JSON}, 200, of_page, parameters=httpx.QueryParams(tuple(given)))
 
 
-class Paging:
-    """Which page of a history comes next, and when there is none."""
-
-    def __init__(self, after: str | None, before: str | None, since: str | datetime | None, last: int | None) -> None:
-        self.after, self.before, self.since, self.last = after, before, since, last
-        self.ended = False
-        self._was_empty = False
-
-    def turn(self, page: Page) -> None:
-        """The page is there: go on after it, or before it. `last` asks for one page only.
-
-        An empty page is not always the end: what is beyond a place where events were lost begins another one.
-        """
-        is_empty = not page.messages and page.gap is None
-        if self.before is not None:
-            self.ended = not page.messages
-            self.before = page.next
-        else:
-            self.ended = self.last is not None or (is_empty and (self._was_empty or page.next == self.after))
-            self.after, self.since = page.next, None
-        self._was_empty = is_empty
+def selected(patterns: Iterable[str | Iterable[str]], types: Iterable[str]) -> Parameters:
+    """Return the parameters that streams and pages have in common. Raises `Invalid` for a bad pattern or type."""
+    selection = select(patterns, types)
+    # No pattern goes into the path: httpx would resolve dots there, and ask for something else.
+    return [("topic", pattern) for pattern in selection.patterns] + [("type", name) for name in sorted(selection.types)]
 
 
-def selected(patterns: Sequence[str], types: Iterable[str]) -> list[tuple[str, str]]:
-    """What both streams and pages are asked for."""
-    # No pattern in the path: httpx would resolve dots there, and ask for something else.
-    parameters = [("topic", pattern) for pattern in patterns] + [("type", type) for type in types]
-    for name, value in parameters:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise Invalid(name, "not encodable as UTF-8") from None
-    return parameters
+def _envelope(draft: Draft) -> bytes:
+    if not isinstance(draft, Draft):
+        raise TypeError(f"a batch is made of drafts, such as draft(topic, data), not of {type(draft).__name__}")
+    data = draft.text.encode() if draft.is_json else json_text(draft.text)
+    return b'{"topic":%b,"type":%b,"data":%b}' % (orjson.dumps(draft.topic), orjson.dumps(draft.type), data)
 
 
 def words(error: httpx.RequestError, silence: str) -> str:
-    """What has happened to a connection, and what it is called if nothing came."""
+    """Say what has happened to a connection. `silence` are the words for a connection on which nothing came."""
     match error:
         case httpx.ConnectError() | httpx.ConnectTimeout():
             return no_connection(error)
@@ -224,7 +211,7 @@ def words(error: httpx.RequestError, silence: str) -> str:
 
 
 def no_connection(error: BaseException) -> str:
-    """That there is none; and why, where that is for the client's side to mend: a certificate it does not trust."""
+    """Say that there is no connection, and why, where this side can do something: a certificate that is not trusted."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SSLCertVerificationError):
@@ -237,7 +224,7 @@ def _key(key: str | None) -> str:
     if key is None:
         return secrets.token_urlsafe(18)
     if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
-        raise Invalid("key", "is 1 to 255 visible ASCII characters")
+        raise Invalid("key", "has to be 1 to 255 visible ASCII characters")
     return key
 
 

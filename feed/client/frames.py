@@ -1,27 +1,33 @@
-"""A stream's bytes in, what the server said out. No socket, no clock.
+"""The bytes of a stream in, what the server said out. No socket, no clock.
 
-The SSE stream is parsed as the WHATWG HTML standard has it, section 9.2. Not by httpx-sse, whose lines have no bound
-(an endless one fills the memory) and whose parser is not to be had apart from a response; the tests hold this one
-against it.
+The SSE stream is parsed as in the WHATWG HTML standard, section 9.2. httpx-sse is not used, as its lines have no bound
+(an endless line fills the memory) and its parser needs a response; the tests compare this parser with it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal, cast
 
 import msgspec
+import orjson
 
+from feed import control
 from feed.client.errors import Again
-from feed.client.items import Gap, Message, Page
+from feed.control import Gap
 from feed.errors import TooLarge
+from feed.event import Event
+from feed.pages import Page
+from feed.wire import milliseconds_of
 
 _ID = re.compile("[!-~]{1,256}")  # what can go back in a header
+_SEQ = re.compile("0|[1-9][0-9]{0,17}")
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One SSE frame: the fields it had. `retry` is in milliseconds."""
+    """An SSE frame: the fields that it had. `retry` is in milliseconds."""
 
     event: str
     data: str | None
@@ -30,9 +36,9 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Frames:
-    """The frames of one SSE stream, which keeps no more than `limit` bytes of one that is not complete.
+    """The frames of one SSE stream. Of an incomplete frame no more than `limit` bytes are kept.
 
-    `comments` is how many comments there were: a feed sends them as a sign of life.
+    `comments` counts the comments, which a feed sends as a sign of life.
     """
 
     def __init__(self, limit: int) -> None:
@@ -52,7 +58,7 @@ class Frames:
         self._fields_size = 0
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
-        """The frames that `chunk` completes, made as they are asked for. Raises `TooLarge`."""
+        """Yield the frames that `chunk` completes. Raises `TooLarge`."""
         for piece in chunk.splitlines(keepends=True):  # of bytes: at CR, LF and CRLF alone
             if self._after_cr:
                 self._after_cr = False
@@ -101,8 +107,8 @@ class Frames:
 
 
 class Control(msgspec.Struct, frozen=True):
-    """What the server says of the stream itself. `id` is the position it stands for, if any; `retry`, in milliseconds,
-    a field of SSE."""
+    """What the server says of the stream itself, as it was received. `id` is the position, if there is one. `retry` is
+    a field of SSE, in milliseconds."""
 
     type: str
     data: dict[str, Any]
@@ -110,7 +116,7 @@ class Control(msgspec.Struct, frozen=True):
     retry: int | None = None
 
 
-Received = Message | Control
+Received = Event | Control
 
 
 class _Object(msgspec.Struct):
@@ -118,13 +124,19 @@ class _Object(msgspec.Struct):
     data: msgspec.Raw
     id: str | None = None
     topic: str = ""
-    time: str = ""
+    time: datetime | None = None
+
+
+class _Gap(msgspec.Struct):
+    requested: str
+    resumed_from: str
+    reason: str
 
 
 class _Page(msgspec.Struct):
     events: list[msgspec.Raw]
     next: str
-    gap: Gap | None = None
+    gap: _Gap | None = None
 
 
 _object = msgspec.json.Decoder(_Object)
@@ -133,14 +145,14 @@ _dictionary = msgspec.json.Decoder(dict[str, Any])
 
 
 def of_frame(frame: Frame) -> Received:
-    """What a frame of an `?envelope=1` stream says. Raises `Again` for what no feed sends."""
+    """Return what a frame of an `?envelope=1` stream says. Raises `Again` for what a feed would not send."""
     if frame.data is None or frame.event.startswith("feed."):
         return Control(frame.event, _parsed(frame.data or "{}"), _checked(frame.id), frame.retry)
     return of_object(frame.data)
 
 
 def of_object(text: str | bytes) -> Received:
-    """What a message of a WebSocket says. Raises `Again` for what no feed sends, bytes for one."""
+    """Return what a message of a WebSocket says. Raises `Again` for what a feed would not send, such as bytes."""
     if isinstance(text, bytes):
         raise no_feed()
     try:
@@ -150,29 +162,44 @@ def of_object(text: str | bytes) -> Received:
     data = bytes(found.data).decode()
     if found.type.startswith("feed."):
         return Control(found.type, _parsed(data), _checked(found.id))
-    if not (found.id and found.topic and found.time):
-        raise no_feed()
-    return Message(_checked(found.id) or "", found.topic, found.type, found.time, data, text)
+    return _event(found, data)
 
 
 def of_page(body: bytes) -> Page:
-    """A page of history. Raises `msgspec.DecodeError` and `Again`."""
+    """Return the page of history that an answer holds. Raises `msgspec.DecodeError` and `Again`."""
     page = _page.decode(body)
-    messages = [found for raw in page.events if isinstance(found := of_object(bytes(raw).decode()), Message)]
-    return Page(messages, page.next, page.gap)
+    events = [found for raw in page.events if isinstance(found := of_object(bytes(raw).decode()), Event)]
+    return Page(events, page.next, None if page.gap is None else _gap(page.gap))
 
 
-def of_gap(control: Control) -> Gap:
-    """What a `feed.gap` says."""
+def of_gap(received: Control) -> Gap:
+    """Return what a `feed.gap` says. Raises `Again`."""
     try:
-        return msgspec.convert(control.data, Gap)
+        return _gap(msgspec.convert(received.data, _Gap))
     except msgspec.ValidationError:
         raise no_feed() from None
 
 
 def no_feed() -> Again:
-    """It answers, and is something else: what stands in front of a feed for a while, it may be."""
-    return Again("what it sends is no feed's")
+    """Make the error for an answer that is not a feed's, such as that of a proxy in front of it. Try again later."""
+    return Again("the answer is not from a feed")
+
+
+def _event(found: _Object, data: str) -> Event:
+    epoch, dash, seq = (_checked(found.id) or "").rpartition("-")
+    moment = found.time
+    if not (dash and found.topic and _SEQ.fullmatch(seq)) or moment is None or moment.tzinfo is None:
+        raise no_feed()
+    is_json = not data.startswith('"')
+    try:
+        text = data if is_json else orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise no_feed() from None
+    return Event(epoch, int(seq), found.topic, found.type, text, is_json, milliseconds_of(moment))
+
+
+def _gap(found: _Gap) -> Gap:
+    return control.gap(found.requested, found.resumed_from, cast("Literal['expired', 'unknown']", found.reason))
 
 
 def _parsed(data: str) -> dict[str, Any]:

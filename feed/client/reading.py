@@ -1,10 +1,10 @@
-"""One subscription: where it is, what to ask for, what each thing that comes means, and how long to stay away when the
-stream has ended. The sockets are elsewhere.
+"""The state of one subscription: where it is, what to ask for, what each thing means that comes, and how long to stay
+away when the stream has ended. No sockets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import httpx
@@ -13,25 +13,30 @@ from feed.client.answers import is_own, refusal
 from feed.client.calls import Body, selected
 from feed.client.errors import Again, Refused
 from feed.client.frames import Control, Received, of_gap
-from feed.client.items import Item, Message, Notice, Reconnecting
+from feed.client.items import Item, Notice, Reconnecting
 from feed.client.waits import COME_BACK, FIRST_STREAM, LONGEST_STREAM, Waits, obeyed
 from feed.errors import Invalid
+from feed.event import Event
 from feed.media_types import SSE
+from feed.pages import check_last
 
 Transport = Literal["sse", "websocket"]
 
-MAX_EVENT = 16 << 20  # bytes, as a server's largest body by default
+MAX_EVENT = 16 << 20  # bytes: a server's largest body by default
 
 _LONGEST_TOLD = 10**9  # milliseconds; `obeyed` is stricter
 
 
 class Reading:
-    """The state of a subscription. `position` is the id that a resume names, "" before the server has named one;
-    `back_at` is for whoever reads, who has a clock: not before then is the stream to be opened."""
+    """The state of a subscription.
+
+    `position` is the id after which the stream resumes, "" before the server has named one. `back_at` is the time of
+    the monotonic clock before which the stream is not opened again. Raises `Invalid` for what cannot be asked for.
+    """
 
     def __init__(
         self,
-        patterns: Sequence[str],
+        patterns: Iterable[str | Iterable[str]],
         types: Iterable[str],
         after: str | None,
         last: int | None,
@@ -40,7 +45,8 @@ class Reading:
         renewable: bool,
     ) -> None:
         if transport not in ("sse", "websocket"):
-            raise Invalid("transport", "is sse or websocket")
+            raise Invalid("transport", "has to be sse or websocket")
+        check_last(last)
         self.transport = transport
         self.position = ""
         self.back_at = 0.0
@@ -59,12 +65,12 @@ class Reading:
 
     @property
     def parameters(self) -> httpx.QueryParams:
-        """Of the URL."""
+        """The query parameters for the next connect."""
         own = [("envelope", "1")] if self.transport == "sse" else []
         return httpx.QueryParams((*own, *self._parameters))
 
     def headers(self, bearer: Mapping[str, str]) -> dict[str, str]:
-        """Of the request that opens the stream."""
+        """Return the headers for the next connect."""
         headers = dict(bearer)
         if self.transport == "sse":
             headers |= {"Accept": SSE, "Cache-Control": "no-store"}
@@ -75,20 +81,20 @@ class Reading:
     # What comes.
 
     def opened(self, headers: Mapping[str, str]) -> None:
-        """A stream of SSE has begun. Raises `Again` for one that nothing can be made of."""
+        """Look at the headers of an SSE stream. Raises `Again` for a stream that cannot be read."""
         if headers.get("content-encoding", "identity") != "identity":
-            raise Again("the stream is compressed, against its request; something between compresses it")
+            raise Again("the stream is compressed, which was not asked for: a proxy in front of the feed does it")
 
     def refused(self, status: int, phrase: str, headers: Mapping[str, str], body: Body) -> Again | Refused:
-        """The server has answered, and not with a stream: what it means."""
+        """Return what an answer means that is not a stream."""
         may_renew = self._may_renew
         self._may_renew = may_renew and not (status == 401 and is_own(status, headers, body))
         return refusal(status, phrase, headers, body, renewable=may_renew)
 
     def take(self, received: Received) -> Item | None:
-        """What to hand out for what came; None for what only the stream itself needs to know."""
+        """Return what to hand out for what came, None for what only concerns the stream itself."""
         self.position = received.id or self.position
-        if isinstance(received, Message):
+        if isinstance(received, Event):
             return received
         self._learn(received)
         match received.type:
@@ -104,9 +110,9 @@ class Reading:
             self._may_renew = self._renewable
             self._waits.begin(COME_BACK if control.retry is None else control.retry / 1000)
         elif control.type == "feed.closing":
-            # A WebSocket has it in the data alone.
+            # Over a WebSocket it is only in the data.
             retry = control.data.get("retry", control.retry)
-            # JSON's numbers may be of any length, and what is beyond a float cannot be divided.
+            # JSON's numbers may be of any length, and an int beyond the range of a float cannot be divided.
             self._sent_away = min(max(retry, 0), _LONGEST_TOLD) / 1000 if isinstance(retry, int | float) else None
         elif control.retry is not None:
             self._waits.begin(control.retry / 1000)
@@ -114,10 +120,10 @@ class Reading:
     # When it has ended.
 
     def ended(self, again: Again) -> Reconnecting:
-        """How long to wait before it is opened anew.
+        """Return how long to wait before the stream is opened again.
 
-        A server that sends its readers away spreads them itself, and is obeyed to the letter; only one that never let
-        us in is asked less often each time.
+        A server that sends its readers away spreads them itself: its word is kept exactly. Only a server that has never
+        opened a stream is asked less often each time.
         """
         if self._sent_away is not None and self._is_open:
             wait = obeyed(self._sent_away)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import datetime
 from functools import partial
@@ -18,14 +18,16 @@ from websockets.sync.client import reconnect
 
 from feed.client import sockets, tls
 from feed.client.answers import is_stream
-from feed.client.calls import Body, Call, Paging, page_of, publishing, publishing_one, words
+from feed.client.calls import Body, Call, Parameters, page_of, publishing, publishing_one, selected, words
 from feed.client.errors import Again
 from feed.client.frames import Frames, Received, of_frame, of_object
-from feed.client.items import Item, Outgoing, Page
+from feed.client.items import Item
 from feed.client.processes import InThisProcess, PerProcess
 from feed.client.reading import MAX_EVENT, Reading, Transport
 from feed.client.server import Server, Token, bearer
 from feed.client.waits import ANSWER, CONNECT, PATIENCE, SILENCE
+from feed.event import DEFAULT_TYPE, Draft, value_draft
+from feed.pages import NEWEST_TIME, Page, PageRequest, Paging, page_request
 
 A = TypeVar("A")
 
@@ -89,37 +91,29 @@ class Client:
 
     # Publishing.
 
-    def publish(self, topic: str, data: object, *, type: str = "message", key: str | None = None) -> str:
-        """Publish one event, and give its id. What `data` may be is said at `Outgoing`.
+    def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:
+        """Publish one event, and return its id. `draft` says what `data` may be: a text, or what JSON has a form for.
 
-        It is repeated until the server answers or `patience` is over, and is there once all the same: `key`, or one
-        of its own, makes sure of it. Raises `Refused`, `GaveUp`, and `Malformed` or `Invalid` for what cannot be sent.
+        The request is repeated until the server answers or `patience` is over. Thanks to a key the event is committed
+        only once: `key`, which lets you repeat the call too, or a random one.
+
+        Raises `Invalid` and `Malformed` for what cannot be sent, `Refused` where the server says no, and `GaveUp` where
+        it does not answer: then the event may have been published, and the same call with the same `key` makes sure.
         """
-        return self._call(publishing_one(Outgoing(topic, data, type), key))
+        return self._call(publishing_one(value_draft(topic, data, type), key))
 
-    def publish_batch(self, events: Sequence[Outgoing], *, key: str | None = None) -> list[str]:
-        """Publish events, all of them or none, in order, and give their ids. Else as `publish`."""
-        return self._call(publishing(events, key))
+    def publish_batch(self, drafts: Iterable[Draft], *, key: str | None = None) -> list[str]:
+        """Publish events, all of them or none, in this order, and return their ids. `draft` makes each of them.
+
+        Raises what `publish` raises.
+        """
+        return self._call(publishing(drafts, key))
 
     # The past.
 
-    def page(
-        self,
-        *patterns: str,
-        types: Iterable[str] = (),
-        after: str | None = None,
-        before: str | None = None,
-        since: str | datetime | None = None,
-        last: int | None = None,
-        limit: int | None = None,
-    ) -> Page:
-        """One page of history, of at most `limit` events: those after an id, those before one, those since a time (RFC
-        3339), the newest `last`, or else the oldest that are retained. Raises `Refused` and `GaveUp`."""
-        return self._call(page_of(patterns, types, after, before, since, last, limit))
-
     def history(
         self,
-        *patterns: str,
+        *patterns: str | Iterable[str],
         types: Iterable[str] = (),
         after: str | None = None,
         before: str | None = None,
@@ -127,22 +121,52 @@ class Client:
         last: int | None = None,
         limit: int | None = None,
     ) -> Generator[Page, None, None]:
-        """Page after page, up to the newest event, with `before` backwards to the oldest one; with `last` the one page
-        there is. Else as `page`."""
-        paging, types = Paging(after, before, since, last), tuple(types)
+        """Read page after page up to the newest event: `for page in client.history("orders/*")`.
+
+        With `before` the pages go backwards to the oldest event; with `last` there is one page. Each page is read when
+        it is asked for. The rest is as for `page`, but a mistake raises at once.
+        """
+        request = page_request(after=after, before=before, since=since, last=last, limit=limit)
+        return self._pages(selected(patterns, types), request)
+
+    def _pages(self, parameters: Parameters, request: PageRequest) -> Generator[Page, None, None]:
+        paging = Paging(request)
         while not paging.ended:
-            page = self.page(
-                *patterns,
-                types=types,
-                after=paging.after,
-                before=paging.before,
-                since=paging.since,
-                last=paging.last,
-                limit=limit,
-            )
+            page = self._call(page_of(parameters, paging.request))
             paging.turn(page)
-            if page.messages or page.gap:
+            if page.events or page.gap:
                 yield page
+
+    def page(
+        self,
+        *patterns: str | Iterable[str],
+        types: Iterable[str] = (),
+        after: str | None = None,
+        before: str | None = None,
+        since: str | datetime | None = None,
+        last: int | None = None,
+        limit: int | None = None,
+    ) -> Page:
+        """Read one page of past events, of at most `limit` events, 100 if it is not given, 1,000 at most.
+
+        The page begins after the id `after`, or with the first event committed at the time `since` (an aware datetime
+        or RFC 3339), or it ends before the id `before`, or holds the newest `last` events. Else it begins with the
+        oldest retained event. A page can be shorter than `limit` although there is more: it ends at 1 MiB.
+
+        Raises `Invalid` for what the caller has to change, `Refused` and `GaveUp`.
+        """
+        request = page_request(after=after, before=before, since=since, last=last, limit=limit)
+        return self._call(page_of(selected(patterns, types), request))
+
+    def now(self, *patterns: str | Iterable[str]) -> str:
+        """Return the id for `after` from which on everything is new: what is committed later comes after it.
+
+        Load your data after this call, and subscribe with `after` this id: then nothing is missed in between. The token
+        has to allow `patterns`, which are `**` if none are given. Raises `Refused` and `GaveUp`.
+        """
+        parameters = selected(patterns or ("**",), ())
+        # No event is from then, so that only the position comes.
+        return (self._call(page_of(parameters, PageRequest(since=NEWEST_TIME, limit=1)))).next
 
     def _call(self, call: Call[A]) -> A:
         if self._is_closed:
@@ -180,18 +204,21 @@ class Client:
 
     def subscribe(
         self,
-        *patterns: str,
+        *patterns: str | Iterable[str],
         types: Iterable[str] = (),
         after: str | None = None,
         last: int | None = None,
         transport: Transport = "sse",
     ) -> Subscription:
-        """What is published to topics that match, in order and without end: each event once, over every broken
-        connection and restarted server.
+        """Subscribe for the length of a block: `with client.subscribe("orders/*") as items`.
 
-        It begins after the id `after` (`earliest`: with the oldest retained event), or with the newest `last` ones,
-        else with what is published from now on. A `Gap` says where events may be missing. Raises `Refused` when the
-        server will never take it on, `TooLarge` for an event beyond `max_event`.
+        Patterns are given one by one, or as a list. The stream begins after the id `after` (`EARLIEST`: with the oldest
+        retained event), else with the newest `last` events, else with the next event that is published. Iterating
+        yields each `Event` once and in order, over every broken connection and restarted server, a `Gap` where events
+        may be missing, and `Reconnecting` and `Notice`. It does not end by itself.
+
+        Raises `Invalid` at once for a bad pattern, type or `last`. Iterating raises `Refused` when the server says no,
+        and `TooLarge` for an event beyond `max_event`.
         """
         reading = Reading(patterns, types, after, last, transport, renewable=callable(self._token))
         return Subscription(reading, partial(_Stream, self._server, self._token, self._silence, self._max_event))

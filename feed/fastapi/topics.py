@@ -87,7 +87,7 @@ class Topic(Generic[T]):
         type: events may be older than the model, or have come another way."""
         if not self.covers(event.topic, event.type):
             raise Mismatch("event", f"{event.topic!r} with the type {event.type!r} is not one of {self!r}")
-        return self.validate(event.data, is_json=event.is_json)
+        return self.validate(event.text, is_json=event.is_json)
 
     def validate(self, data: str, *, is_json: bool) -> T:
         """The value that data is. Raises `Mismatch`."""
@@ -103,7 +103,7 @@ class Topic(Generic[T]):
         if not self.covers(topic, type):
             raise Mismatch("event", f"{topic!r} with the type {type!r} is not one of {self!r}")
         draft = json_draft(topic, self.adapter.dump_json(value, by_alias=True), type)
-        self.validate(draft.data, is_json=draft.is_json)  # a model may be changed, or made without validation
+        self.validate(draft.text, is_json=draft.is_json)  # a model may be changed, or made without validation
         return draft
 
     def _mismatch(self, error: ValidationError, *, is_json: bool) -> Mismatch:
@@ -173,7 +173,7 @@ class Topics:
         """Raises `Mismatch` for an event that may not be published."""
         kind = self.find(draft.topic, draft.type)
         if kind is not None:
-            kind.validate(draft.data, is_json=draft.is_json)
+            kind.validate(draft.text, is_json=draft.is_json)
         elif self.strict:
             raise Mismatch("topic", f"no topic of this feed is {draft.topic!r} with the type {draft.type!r}")
 

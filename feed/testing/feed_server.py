@@ -1,10 +1,10 @@
-"""The feed's own server, in a process of its own."""
+"""The feed's own server, in its own process."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,31 @@ from typing import Any
 import httpx
 import jwt
 
-from feed.media_types import JSON
+from feed.client import Client
+from feed.event import DEFAULT_TYPE, Event
 from feed.testing.process import FeedProcess
 from feed.testing.server import Server, delete_log
 
+_PATIENCE = 30.0  # seconds
+
 
 class FeedServer(Server):
-    """`feed serve` on a log of its own, for as long as the block lasts.
+    """`feed serve` on its own log, for as long as the block lasts.
 
         with FeedServer() as server:
             id = server.publish("orders/1", {"total": 3}, type="created")
             server.restart()
 
-    Settings are those of the README without `FEED_`, in lower case: `FeedServer(heartbeat="1s", jwt_secret="…")`.
-    Unless `log` says otherwise it is SQLite, in a directory that goes with the server.
+    Settings are those of docs/reference/settings.md without `FEED_`, in lower case:
+    `FeedServer(heartbeat="1s", jwt_secret="…")`. Unless `log` is given the log is SQLite, in a directory that is
+    deleted with the server.
     """
 
     def __init__(self, log: str | None = None, **settings: object) -> None:
         super().__init__()
         self._secret = settings.get("jwt_secret")
         self._given = log
-        # A drain is for thousands of readers; those of a test are gone at once, and told to come back soon.
+        # A drain is for thousands of readers; those of a test leave at once, and are told to come back soon.
         self._settings = {"drain": "100ms", "retry": "100ms", **settings}
         self._stack = ExitStack()
 
@@ -49,31 +53,29 @@ class FeedServer(Server):
 
     @property
     def output(self) -> str:
-        """What it has printed since it was started."""
+        """What the server has printed since it was started."""
         return self._process.output
 
     def token(
         self, *, publish: Sequence[str] = (), subscribe: Sequence[str] = (), admin: bool = False, seconds: float = 600
     ) -> str:
-        """A token that allows this and ends in `seconds`; a stream with it then ends, too. Needs `jwt_secret`."""
+        """Return a token with these rights that expires in `seconds`; a stream opened with it then ends, too. Needs
+        `jwt_secret`."""
         if self._secret is None:
-            raise RuntimeError("there are no tokens without a key: FeedServer(jwt_secret='…')")
+            raise RuntimeError("tokens need a key: use FeedServer(jwt_secret='…')")
         grants = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
         return jwt.encode({"exp": time.time() + seconds, "feed": grants}, str(self._secret), algorithm="HS256")
 
-    def publish(self, topic: str, data: object, *, type: str | None = None) -> str:
-        """Publish, past whatever is done to the network, and give the id. A `str` is text, anything else JSON."""
-        parameters = {} if type is None else {"type": type}
-        body: dict[str, Any] = {"content": data} if isinstance(data, str) else {"json": data}
-        answer = self._ask("POST", f"/events/{topic}", params=parameters, **body)
-        return str(answer.json()["id"])
+    def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE) -> str:
+        """Publish one event, past whatever is done to the network, and return its id. The data is as for
+        `Client.publish`."""
+        with self._client() as client:
+            return client.publish(topic, data, type=type)
 
-    def history(self, *patterns: str) -> list[dict[str, Any]]:
-        """What has been published to these topics, all of them unless said, oldest first: 1,000 events at most."""
-        query = {"topic": patterns or ("**",), "limit": 1000}
-        answer = self._ask("GET", "/events", params=query, headers={"Accept": JSON})
-        events: list[dict[str, Any]] = answer.json()["events"]
-        return events
+    def history(self, *patterns: str | Iterable[str]) -> list[Event]:
+        """Return what has been published to these topics, or to all topics, the oldest first: 1,000 events at most."""
+        with self._client() as client:
+            return client.page(*(patterns or ("**",)), limit=1000).events
 
     def kick(self) -> int:
         """See `Server`."""
@@ -89,13 +91,17 @@ class FeedServer(Server):
             yield from (each["id"] for each in page["subscriptions"])
             after = page["next"]
 
-    def _ask(
-        self, method: str, path: str, *, ended: int = 0, headers: dict[str, str] | None = None, **request: Any
-    ) -> httpx.Response:
-        headers = dict(headers or {})
-        if self._secret is not None:
-            everything = self.token(publish=["**"], subscribe=["**"], admin=True)
-            headers["Authorization"] = f"Bearer {everything}"
+    def _client(self) -> Client:
+        return Client(self._process.url, self._everything(), patience=_PATIENCE, trust_env=False)
+
+    def _everything(self) -> str | None:
+        if self._secret is None:
+            return None
+        return self.token(publish=["**"], subscribe=["**"], admin=True)
+
+    def _ask(self, method: str, path: str, *, ended: int = 0, **request: Any) -> httpx.Response:
+        token = self._everything()
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         answer = self._http.request(method, f"{self._process.url}{path}", headers=headers, **request)
         if answer.is_error and answer.status_code != ended:
             raise RuntimeError(f"the server answered {answer.status_code}: {answer.text}")
@@ -104,7 +110,7 @@ class FeedServer(Server):
     def _start(self) -> int:
         port = self._process.start().port
         for line in self.output.splitlines():
-            if " is no setting" in line:  # a test that went on would be of something else
+            if " is not a setting" in line:  # a test that went on would be of something else
                 raise RuntimeError(line)
         return port
 

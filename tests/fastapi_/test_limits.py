@@ -275,7 +275,7 @@ async def test_beyond_the_rate_a_publish_is_429_and_says_when_to_go_on(clock: Cl
         assert refused.headers["retry-after"] == "1"
         clock.now += int(refused.headers["retry-after"])
         assert (await http.publish("a", "y" * 200_000)).status == 201
-        page = await inside.feed.history(select(["**"]))
+        page = await inside.feed.page("**")
         assert len(page.events) == 4
 
 

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address, ip_network
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, RootModel, field_serializer
 
 from feed import Event, Invalid, Malformed
 from feed.event import (
@@ -118,7 +130,7 @@ def test_a_bad_type_is_refused(type: str) -> None:
 )
 def test_json_is_kept_as_it_came_but_for_line_breaks_between_tokens(raw: bytes, data: str) -> None:
     draft = json_draft("t", raw)
-    assert (draft.data, draft.is_json, draft.data_bytes) == (data, True, len(data.encode()))
+    assert (draft.text, draft.is_json, draft.data_bytes) == (data, True, len(data.encode()))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +138,7 @@ def test_json_is_kept_as_it_came_but_for_line_breaks_between_tokens(raw: bytes, 
 )
 def test_a_json_string_is_text(raw: bytes, text: str) -> None:
     draft = json_draft("t", raw)
-    assert (draft.data, draft.is_json) == (text, False)
+    assert (draft.text, draft.is_json) == (text, False)
 
 
 @pytest.mark.parametrize(
@@ -165,31 +177,125 @@ def test_text_that_utf_8_cannot_hold_is_malformed() -> None:
 def test_json_that_is_made_here_is_one_line_for_all_who_read_by_lines() -> None:
     value = {"a\u2028": ["\x85", "\u2029", "\\\u2028", "é"]}
     draft = value_draft("t", value)
-    assert len(draft.data.splitlines()) == 1
-    assert json.loads(draft.data) == value
+    assert len(draft.text.splitlines()) == 1
+    assert json.loads(draft.text) == value
 
 
-HOLDS_ITSELF: list[object] = []
-HOLDS_ITSELF.append(HOLDS_ITSELF)
+class Colour(Enum):
+    RED = "red"
+
+
+class Size(str, Enum):  # noqa: UP042  it formats itself otherwise than StrEnum
+    LARGE = "large"
+
+
+class Order(BaseModel):
+    price: Decimal
+    at: datetime
+
+
+@dataclass
+class Line:
+    name: str
+    colour: Colour
+
+
+class Place(msgspec.Struct):
+    host: IPv4Address
+    since: date
+
+
+NOON = datetime(2026, 11, 30, 12, 0, 0, 5_000, tzinfo=UTC)
+KEY = UUID("12345678-1234-5678-1234-567812345678")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Order(price=Decimal("1.10"), at=NOON), {"price": "1.10", "at": "2026-11-30T12:00:00.005000Z"}),
+        (RootModel[list[int]]([1, 2]), [1, 2]),
+        (Line("hat", Colour.RED), {"name": "hat", "colour": "red"}),
+        (Place(IPv4Address("192.0.2.1"), date(2026, 11, 30)), {"host": "192.0.2.1", "since": "2026-11-30"}),
+        ([NOON, NOON.date(), NOON.time()], ["2026-11-30T12:00:00.005000+00:00", "2026-11-30", "12:00:00.005000"]),
+        (timedelta(minutes=1, milliseconds=500), 60.5),
+        ({"id": KEY}, {"id": str(KEY)}),
+        ({"price": Decimal("1.10")}, {"price": "1.10"}),
+        ([{3, 1, 2}, frozenset("a"), deque([1, 2])], [[1, 2, 3], ["a"], [1, 2]]),
+        ([PurePosixPath("/a/b"), ip_network("192.0.2.0/24")], ["/a/b", "192.0.2.0/24"]),
+        ([Line("hat", Colour.RED), {"at": [NOON.date()]}], [{"name": "hat", "colour": "red"}, {"at": ["2026-11-30"]}]),
+        (MappingProxyType({"a": 1}), {"a": 1}),
+        ({KEY: {NOON.date(): {Colour.RED: 1, 2: 3}}}, {str(KEY): {"2026-11-30": {"red": 1, "2": 3}}}),
+        ({KEY: Line("hat", Colour.RED)}, {str(KEY): {"name": "hat", "colour": "red"}}),
+    ],
+)  # fmt: skip
+def test_values_that_json_does_not_know_have_a_form(value: object, expected: object) -> None:
+    draft = value_draft("t", value)
+    assert draft.is_json
+    assert json.loads(draft.text) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(NOON, NOON.isoformat()), (KEY, str(KEY)), (Size.LARGE, "large"), (Decimal("1.10"), "1.10")]
+)
+def test_a_value_whose_form_is_a_text_is_published_as_text(value: object, text: str) -> None:
+    draft = value_draft("t", value)
+    assert (draft.text, draft.is_json, type(draft.text)) == (text, False, str)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "is_json"),
+    [
+        (b' {"n": 1.10,\n "m": 1}\n', '{"n": 1.10,  "m": 1}', True),
+        (b'"caf\\u00e9"', "caf\u00e9", False),
+        (b"\xef\xbb\xbf[1]", "[1]", True),
+    ],
+)
+def test_bytes_are_one_json_value_as_it_is(raw: bytes, text: str, is_json: bool) -> None:
+    draft = value_draft("t", raw)
+    assert (draft.text, draft.is_json) == (text, is_json)
+
+
+def test_sets_with_the_same_members_are_the_same_data() -> None:
+    texts = {value_draft("t", {str(number) for number in numbers}).text for numbers in (range(50), range(49, -1, -1))}
+    assert len(texts) == 1
+
+
+CONTAINS_ITSELF: list[object] = []
+CONTAINS_ITSELF.append(CONTAINS_ITSELF)
+
+
+class Broken(BaseModel):
+    value: Any
+
+    @field_serializer("value")
+    def fail(self, value: Any) -> Any:
+        raise RuntimeError("it fails")
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (object(), "JSON has no form for object"),
-        ({1, 2}, "JSON has no form for set"),
-        (b"bytes", "JSON has no form for bytes"),
-        ({"a": object()}, "JSON has no form for object"),
-        ({(1, 2): 1}, "the keys of an object have to be text or numbers"),
-        (float("nan"), "a number that is not finite, or a value that holds itself"),
-        (HOLDS_ITSELF, "a number that is not finite, or a value that holds itself"),
+        (
+            object(),
+            "JSON has no form for object: make it a dict, a list, a text or a number first, or use a",
+        ),
+        ({"a": [object()]}, "JSON has no form for object: "),
+        (Order, "JSON has no form for ModelMetaclass: "),
+        (
+            {"a": b"bytes"},
+            "JSON has no form for bytes inside other data: make them text first, such as with",
+        ),
+        ({(1, 2): 1}, "a key of the type tuple: make it a text or a number first"),
+        (Broken(value=1), "model_dump(mode='json') of Broken failed: "),
+        (float("nan"), "a number that is not finite, or a value that contains itself"),
+        (CONTAINS_ITSELF, "a number that is not finite, or a value that contains itself"),
         (["\ud800"], "a lone surrogate: half of a pair such as \\ud83d\\ude00"),
     ],
 )
-def test_a_value_that_json_has_no_form_for_is_malformed(value: object, words: str) -> None:
+def test_a_value_that_json_has_no_form_for_is_malformed_and_says_what_to_do(value: object, words: str) -> None:
     with pytest.raises(Malformed) as raised:
         value_draft("t", value)
-    assert str(raised.value) == f"data: not a value that JSON can hold: {words}"
+    assert str(raised.value).startswith(f"data: cannot be published as JSON: {words}")
 
 
 @given(
@@ -200,8 +306,17 @@ def test_a_value_that_json_has_no_form_for_is_malformed(value: object, words: st
 )
 def test_a_published_value_comes_back(value: object) -> None:
     draft = value_draft("t", value)
-    event = Event("e", 1, draft.topic, draft.type, draft.data, draft.is_json, 0)
-    assert event.json() == value
+    event = Event("e", 1, draft.topic, draft.type, draft.text, draft.is_json, 0)
+    assert event.data == value
+
+
+def test_an_event_gives_its_data_as_a_value_and_as_a_text_and_its_time_in_utc() -> None:
+    event = Event("a-b", 7, "t", "t", '{"price": 1.10}', True, 1_764_504_000_123)
+    assert (event.id, event.data, event.text) == ("a-b-7", {"price": 1.1}, '{"price": 1.10}')
+    assert event.time == datetime(2025, 11, 30, 12, 0, 0, 123_000, UTC)
+    assert event.time.tzinfo is UTC
+    text = Event("e", 7, "t", "t", "[1]", False, 0)
+    assert (text.data, text.text) == ("[1]", "[1]")
 
 
 def test_an_event_has_one_id_and_one_object_per_wire_format() -> None:
@@ -218,4 +333,4 @@ def test_an_event_has_one_id_and_one_object_per_wire_format() -> None:
 def test_an_event_cannot_be_changed() -> None:
     event = Event("e", 7, "a/b", "t", "x", False, 0)
     with pytest.raises(AttributeError):
-        event.data = "y"  # type: ignore[misc]
+        event.text = "y"  # type: ignore[misc]

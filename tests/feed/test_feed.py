@@ -1,4 +1,4 @@
-"""The feed inside somebody else's program: the README's own examples, run as they stand there."""
+"""The feed inside another program: the examples of the pages, run as they stand there."""
 
 from __future__ import annotations
 
@@ -30,26 +30,105 @@ from feed import (
     LogRefused,
     Retention,
     TooLarge,
+    draft,
     select,
 )
 from feed import wire as wire_module
 from feed.event import text_draft
-from tests.support.readme_blocks import blocks
+from tests.support.doc_blocks import blocks
 from tests.support.redis_server import RedisServer
 from tests.support.running import START_SECONDS
 from tests.support.streams import subscribed
 
 
-def test_the_readmes_library_example_does_what_it_says(tmp_path: Path) -> None:
+def test_the_library_example_does_what_it_says(tmp_path: Path) -> None:
     script = tmp_path / "example.py"
-    script.write_text(blocks("As a library")[0])
+    script.write_text(blocks("reference/library.md", "As a library")[0])
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\w+-1 orders/1 created \{'total': 3\}\n", done.stdout)
 
 
-def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_own_routes(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(blocks("Inside your FastAPI application")[0])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("bogus:", "use memory:, sqlite:PATH or redis:"),
+        ("memory", "did you mean memory:"),
+        ("redis://localhost:port", "use redis://HOST:PORT/DB"),
+        ("redis://localhost/0?stream=a b", "the stream's name"),
+    ],
+)
+def test_a_url_that_names_no_log_is_refused_at_once(url: str, words: str) -> None:
+    with pytest.raises(LogRefused, match=words):
+        Feed(url)
+
+
+def test_making_a_feed_imports_no_redis() -> None:
+    program = "import sys; from feed import Feed; Feed('redis://localhost'); print('redis' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("patterns", [("a", "b/*"), (["a", "b/*"],), (iter(["a", "b/*"]),)])
+@pytest.mark.anyio
+async def test_patterns_come_one_by_one_or_as_a_list(patterns: Any) -> None:
+    async with Feed("memory:") as feed, feed.subscribe(*patterns) as events:
+        ids = [await feed.publish(topic, "x") for topic in ("a", "c", "b/1")]
+        assert [(await anext(events)).id for _ in range(2)] == [ids[0], ids[2]]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "asked", "words"),
+    [
+        ((), {}, "pattern: is missing: name a topic"),
+        (([],), {}, "pattern: is missing: name a topic"),
+        (("a/**/b",), {}, "only the last one"),
+        (("a",), {"types": ["a/b"]}, "type: may not contain '/'"),
+        (("a",), {"last": 1_001}, "last: has to be a whole number from 1 to 1,000"),
+    ],
+)
+def test_a_mistake_in_a_subscription_raises_at_the_call(patterns: Any, asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        Feed("memory:").subscribe(*patterns, **asked)
+
+
+def test_what_is_not_a_text_is_not_a_pattern() -> None:
+    with pytest.raises(TypeError, match="has to be a str, not int"):
+        Feed("memory:").subscribe(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_one_text_is_one_type() -> None:
+    async with Feed("memory:") as feed, feed.subscribe("a", types="created") as events:
+        await feed.publish("a", "x", type="deleted")
+        id = await feed.publish("a", "x", type="created")
+        assert (await anext(events)).id == id
+
+
+@pytest.mark.anyio
+async def test_a_subscription_is_for_one_block() -> None:
+    async with Feed("memory:") as feed:
+        subscribing = feed.subscribe("a")
+        async with subscribing:
+            assert feed.statistics().subscribers == 1
+        assert feed.statistics().subscribers == 0
+        with pytest.raises(RuntimeError, match="call subscribe for each block"):
+            await subscribing.__aenter__()
+
+
+@pytest.mark.anyio
+async def test_a_batch_is_any_iterable_of_drafts() -> None:
+    async with Feed("memory:") as feed:
+        ids = await feed.publish_batch(draft("a", number) for number in range(3))
+        assert [(event.id, event.data) for event in (await feed.page("a")).events] == [*zip(ids, range(3), strict=True)]
+        with pytest.raises(TypeError, match="a batch is made of drafts"):
+            await feed.publish_batch([("a", "x")])  # type: ignore[list-item]
+        with pytest.raises(Invalid, match="batch: has no event in it"):
+            await feed.publish_batch([])
+
+
+def test_the_application_of_the_page_serves_the_feed_under_its_prefix_and_keeps_its_own_routes(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(blocks("guides/embedding.md", "Inside your FastAPI application")[0])
     command = [sys.executable, "-m", "uvicorn", "shop:app", "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
         try:
@@ -106,7 +185,7 @@ def test_iterating_gives_events_and_gaps_and_ends_with_the_feed() -> None:
                         feed.drain()
             assert isinstance(got[0], Gap)
             assert (got[0].requested, got[0].reason, got[0].type) == (first, "expired", "feed.gap")
-            assert [event.json() for event in got[1:] if isinstance(event, Event)] == [{"n": 3}, {"n": 4}]
+            assert [event.data for event in got[1:] if isinstance(event, Event)] == [{"n": 3}, {"n": 4}]
             with pytest.raises(Draining):
                 async with feed.subscribe("a"):
                     pass
@@ -126,7 +205,7 @@ def test_a_timeout_around_the_next_event_loses_nothing() -> None:
                             got.append(await anext(events))
                     except TimeoutError:
                         await asyncio.sleep(0)
-            assert [isinstance(event, Event) and event.data for event in got] == [str(number) for number in range(20)]
+            assert [isinstance(event, Event) and event.text for event in got] == [str(number) for number in range(20)]
 
     run(scenario())
 
@@ -159,10 +238,10 @@ def test_a_slow_reader_costs_a_bounded_queue_and_gets_everything_late() -> None:
             largest = 0
             for number in range(500):
                 await feed.publish("a", str(number))
-                assert (await anext(fast)).data == str(number)
+                assert (await anext(fast)).text == str(number)
                 largest = max(largest, slow.queue.qsize())
             assert largest <= 11
-            assert [(await anext(slow)).data for _ in range(500)] == [str(number) for number in range(500)]
+            assert [(await anext(slow)).text for _ in range(500)] == [str(number) for number in range(500)]
 
     run(scenario())
 
@@ -174,7 +253,7 @@ def test_a_queue_is_bounded_in_bytes_but_an_empty_one_takes_any_event() -> None:
             for size in (5_000, 600, 600, 5_000):
                 await feed.publish("a", "x" * size)
             async with asyncio.timeout(5):
-                assert [len((await anext(events)).data) for _ in range(4)] == [5_000, 600, 600, 5_000]
+                assert [len((await anext(events)).text) for _ in range(4)] == [5_000, 600, 600, 5_000]
 
     run(scenario())
 
@@ -224,7 +303,7 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
     async def scenario() -> None:
         async with Feed("memory:") as feed, feed.subscribe("a") as events:
             await feed.publish("a", "0")
-            assert (await anext(events)).data == "0"
+            assert (await anext(events)).text == "0"
             running = feed.running
             assert running is not None
             push, broken = running.broadcaster.push, 0
@@ -241,7 +320,7 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
             await feed.publish("a", "1")
             await feed.publish("a", "2")
             async with asyncio.timeout(10):
-                assert [(await anext(events)).data for _ in range(2)] == ["1", "2"]
+                assert [(await anext(events)).text for _ in range(2)] == ["1", "2"]
 
     run(scenario())
 
@@ -265,7 +344,7 @@ def test_a_relay_that_retention_has_overtaken_tells_of_the_gap_and_goes_on() -> 
             assert seqs == sorted(set(seqs))
             await feed.publish("a", "and on")
             async with asyncio.timeout(20):
-                assert (await anext(events)).data == "and on"
+                assert (await anext(events)).text == "and on"
 
     run(scenario())
 
@@ -288,8 +367,8 @@ def test_a_hundred_patterns_over_a_full_log_never_hold_the_loop_up(log: str, tmp
 
             watcher = asyncio.create_task(watch())
             selection = select([f"*/*/nothing/{number}" for number in range(100)])
-            assert not (await feed.history(selection, last=1)).events
-            assert not (await feed.history(selection)).events
+            assert not (await feed.page(selection.patterns, last=1)).events
+            assert not (await feed.page(selection.patterns)).events
             async with feed.subscribe(*selection.patterns, last=1):
                 pass
             watching = False
@@ -318,7 +397,7 @@ def test_closing_ends_readers_in_the_middle_of_a_read_and_cancels_nobody(tmp_pat
         async def look_back() -> str:
             try:
                 while True:
-                    await feed.history(select(["a"]), last=1_000)
+                    await feed.page("a", last=1_000)
             except FeedUnavailable:
                 return "unavailable"
 
@@ -341,7 +420,7 @@ def test_a_close_that_is_cancelled_goes_on_and_the_log_is_free_after_it(tmp_path
         closing.cancel()
         await feed.close()
         async with Feed(url) as again:
-            assert len((await again.history(select(["a"]))).events) == 1
+            assert len((await again.page("a")).events) == 1
 
     run(scenario())
 
@@ -391,7 +470,7 @@ def test_a_feed_can_be_opened_again() -> None:
         for _ in range(2):
             async with feed, feed.subscribe("a") as events:
                 await feed.publish("a", "x")
-                assert (await anext(events)).data == "x"
+                assert (await anext(events)).text == "x"
         with pytest.raises(FeedUnavailable, match="closed"):
             await feed.publish("a", "x")
 
@@ -463,7 +542,7 @@ def test_a_page_of_history_has_no_hole_that_it_does_not_announce(monkeypatch: py
                 return page
 
             monkeypatch.setattr(running.log, "read", read_and_lose)
-            page = await feed.history(select(["a"]), after="unknown-1", limit=1_000)
+            page = await feed.page("a", after="unknown-1", limit=1_000)
             assert page.gap is not None
             following = [event.seq for event in page.events]
             start = int(page.gap.resumed_from.partition("-")[2])
@@ -498,7 +577,7 @@ def test_p10_a_reader_that_waits_for_a_slow_disk_gets_signs_of_life_and_then_eve
                     assert [item.sse for item in await events.take()] == [b":\n"]
                 assert reads == 1
                 disk.set()
-                assert [(await anext(events)).data for _ in range(1_200)] == [str(n) for n in range(1_200)]
+                assert [(await anext(events)).text for _ in range(1_200)] == [str(n) for n in range(1_200)]
 
     run(scenario())
 
@@ -511,13 +590,13 @@ def log_of(kind: str, folder: Path) -> str:
 
 
 async def texts(feed: Feed) -> list[str]:
-    return [event.data for event in (await feed.history(select(["a"]))).events]
+    return [event.text for event in (await feed.page("a")).events]
 
 
 async def seen_live(feed: Feed, text: str) -> None:
     async with asyncio.timeout(10), feed.subscribe("a") as events:
         await feed.publish("a", text)
-        assert (await anext(events)).data == text
+        assert (await anext(events)).text == text
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
@@ -576,7 +655,7 @@ def test_two_loops_at_once_are_refused_with_what_to_do_and_the_first_goes_on() -
         async with feed:
             works: list[Callable[[], Any]] = [
                 lambda: feed.publish("a", "x"),
-                lambda: feed.history(select(["a"])),
+                lambda: feed.page("a"),
                 lambda: feed.attach(select(["a"]), after=None, last=None),
                 feed.__aenter__,
                 feed.close,
@@ -635,7 +714,7 @@ def child(said):
     said.send(None)
 
 async def texts():
-    return [event.data for event in (await feed.history(select(["a"]))).events]
+    return [event.text for event in (await feed.page("a")).events]
 
 here(feed.publish("a", "before"))
 ours, theirs = multiprocessing.Pipe()

@@ -175,7 +175,7 @@ async def test_no_more_pages_are_read_at_once_than_may_be_and_all_are_served_in_
 
         monkeypatch.setattr(running.log, "read", counted)
         names = [f"t/{number}" for number in range(9)]
-        pages = [feed.history(select([name])) for name in names]
+        pages = [feed.page(name) for name in names]
         streams = [feed.attach(select([name]), after=EARLIEST, last=None) for name in names]
         subscriptions = await asyncio.gather(*streams)
         read_pages, events = await asyncio.gather(
@@ -205,10 +205,10 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
 
         monkeypatch.setattr(running.log, "read", later)
         monkeypatch.setattr(running.log, "read_backward", later_backward)
-        waiting = [asyncio.create_task(feed.history(select(["t/1"]))) for _ in range(_LOOKING_BACK)]
+        waiting = [asyncio.create_task(feed.page("t/1")) for _ in range(_LOOKING_BACK)]
         await asyncio.sleep(0)
         with pytest.raises(FeedUnavailable, match="too many"):
-            await feed.history(select(["t/1"]))
+            await feed.page("t/1")
         with pytest.raises(FeedUnavailable, match="too many"):
             await feed.attach(select(["t/1"]), after=None, last=5)
         live = await feed.attach(select(["t/1"]), after=EARLIEST, last=None)  # a stream waits, and is no page
@@ -220,7 +220,7 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
         assert sum(isinstance(outcome, BaseException) for outcome in outcomes) == 10
         assert running.history._looking_back == 0
         assert running.shared.replays._value == feed.options.max_replays
-        assert len((await feed.history(select(["t/1"]))).events) == 1
+        assert len((await feed.page("t/1")).events) == 1
 
 
 def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:

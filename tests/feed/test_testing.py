@@ -19,7 +19,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
-from feed import Feed
+from feed import Feed, Invalid
 from feed.fastapi import feed_router
 from feed.testing import AppServer, FeedServer, Server
 from feed.testing.server import delete_log
@@ -163,7 +163,7 @@ def test_a_reader_of_the_feeds_own_server_sees_what_each_switch_does() -> None:
     with FeedServer() as server, reading(server, f"{server.url}/events/a") as reader:
         throw_every_switch(server, reader, lambda text: server.publish("a", text))
         server.publish("a", {"n": 1}, type="created")
-        assert [(event["data"], event["type"]) for event in server.history("a")] == [
+        assert [(event.data, event.type) for event in server.history("a")] == [
             ("after the gap", "message"), ({"n": 1}, "created")
         ]  # fmt: skip
 
@@ -188,7 +188,7 @@ def test_with_a_key_there_are_tokens_and_a_stream_ends_with_its_own() -> None:
             reader.wait_for("feed.closing")
             assert reader.frames[-1].json["reason"] == "token-expired"
         assert server.kick() == 0
-        with pytest.raises(RuntimeError, match="answered 422"):
+        with pytest.raises(Invalid):
             server.publish("a b", "x")
 
 
@@ -201,7 +201,7 @@ def test_an_application_without_a_feed_is_cut_instead_of_drained() -> None:
         server.restart()
         assert httpx.get(server.url, verify=False).text == "hello"
         for switch in (server.kick, server.gap):
-            with pytest.raises(RuntimeError, match="which feed"):
+            with pytest.raises(RuntimeError, match="need the application's feed"):
                 switch()
 
 
@@ -209,7 +209,7 @@ def test_a_server_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="Is a directory"), FeedServer(f"sqlite:{tmp_path}"):
         pass
-    with pytest.raises(RuntimeError, match="FEED_HERBEAT is no setting: did you mean FEED_HEARTBEAT"):
+    with pytest.raises(RuntimeError, match="FEED_HERBEAT is not a setting: did you mean FEED_HEARTBEAT"):
         FeedServer("memory:", herbeat="1s").__enter__()
     server = AppServer(FastAPI())
     for _ in range(2):

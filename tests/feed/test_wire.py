@@ -69,7 +69,7 @@ def test_a_heartbeat_is_no_event_to_anybody() -> None:
 
 def test_json_data_goes_into_the_message_as_it_came() -> None:
     raw = '{"n":123456789012345678901234567890, "a":1,"a":2}'
-    message = wire.message("e-1", "a/b", "t", raw, is_json=True, time=0)
+    message = wire.message("e-1", "a/b", "t", raw, is_json=True, time_ms=0)
     assert (
         message == b'{"id":"e-1","topic":"a/b","type":"t","data":%b,"time":"1970-01-01T00:00:00.000Z"}' % raw.encode()
     )
@@ -77,7 +77,7 @@ def test_json_data_goes_into_the_message_as_it_came() -> None:
 
 @given(st.text())
 def test_text_goes_into_the_message_as_one_json_string_on_one_line(data: str) -> None:
-    message = wire.message("e-1", "tópic", "t", data, is_json=False, time=1)
+    message = wire.message("e-1", "tópic", "t", data, is_json=False, time_ms=1)
     assert b"\n" not in message
     assert b"\r" not in message
     assert json.loads(message) == {
@@ -94,20 +94,20 @@ OTHERS_LINE_ENDS = "\x85\u2028\u2029"
 
 @given(st.text(st.sampled_from('\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\\"é漢😀a')))
 def test_text_in_the_message_is_one_line_for_all_who_read_by_lines(data: str) -> None:
-    message = wire.message("e-1", "t", "t", data, is_json=False, time=1).decode()
+    message = wire.message("e-1", "t", "t", data, is_json=False, time_ms=1).decode()
     assert message.splitlines() == [message]
     assert json.loads(message)["data"] == data
 
 
 def test_json_that_others_published_keeps_what_ends_a_line_for_some() -> None:
     raw = json.dumps(OTHERS_LINE_ENDS, ensure_ascii=False)
-    assert raw in wire.message("e-1", "t", "t", f"[{raw}]", is_json=True, time=1).decode()
+    assert raw in wire.message("e-1", "t", "t", f"[{raw}]", is_json=True, time_ms=1).decode()
 
 
 def test_what_a_client_asked_to_resume_after_is_repeated_on_one_line() -> None:
     gap = control.gap(f"é{OTHERS_LINE_ENDS}", "e-1", "unknown")
     assert len(gap.line.decode().splitlines()) == 1
-    assert json.loads(gap.data)["requested"] == f"é{OTHERS_LINE_ENDS}"
+    assert json.loads(gap.text)["requested"] == f"é{OTHERS_LINE_ENDS}"
 
 
 def test_control_objects_have_an_id_only_where_there_is_a_position() -> None:

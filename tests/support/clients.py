@@ -28,6 +28,9 @@ class InThread:
     async def page(self, *args: Any, **options: Any) -> Page:
         return await asyncio.to_thread(self._client.page, *args, **options)
 
+    async def now(self, *patterns: Any) -> str:
+        return await asyncio.to_thread(self._client.now, *patterns)
+
     async def history(self, *args: Any, **options: Any) -> AsyncIterator[Page]:
         pages = self._client.history(*args, **options)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:

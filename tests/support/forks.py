@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from feed.client import AsyncClient, Client, Message, Reconnecting
+from feed.client import AsyncClient, Client, Event, Reconnecting
 
 CHILDREN = 2
 EACH = 10
@@ -49,7 +49,7 @@ def _work(client: Client, items: Any, number: int) -> tuple[int, list[str], list
     while len(got) < EACH * (CHILDREN + 1):
         item = next(items)
         broken += isinstance(item, Reconnecting)
-        if isinstance(item, Message):
+        if isinstance(item, Event):
             got.append(item.id)
     items.close()
     return number, ids, got, broken
@@ -71,7 +71,7 @@ def with_asyncio(transport: Any, url: str) -> None:
             broken = 0
             async for item in items:
                 broken += isinstance(item, Reconnecting)
-                if isinstance(item, Message):
+                if isinstance(item, Event):
                     got.append(item.id)
                 if len(got) == EACH * (CHILDREN + 1):
                     break
@@ -93,7 +93,7 @@ def in_loops(transport: Any, url: str) -> None:
         if number == 0:
             await anext(items)  # it is open
         id = await client.publish("loops", number)
-        got = await anext(item async for item in items if isinstance(item, Message))
+        got = await anext(item async for item in items if isinstance(item, Event))
         _report(number, [id], [got.id], 0)
 
     async def end() -> None:

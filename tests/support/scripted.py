@@ -50,7 +50,7 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
 
 def event(id: str) -> str:
     """The frame of an event."""
-    return f'id: {id}\ndata: {{"id":"{id}","topic":"a","type":"t","data":"x","time":"now"}}\n\n'
+    return f'id: {id}\ndata: {{"id":"{id}","topic":"a","type":"t","data":"x","time":"2026-11-30T00:00:00.000Z"}}\n\n'
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -14,8 +13,8 @@ from feed import Invalid
 from feed.errors import Malformed
 from feed.fastapi.http.parameters import OPENED, RECONNECTED, Use, check_parameters
 from feed.fastapi.http.problems import Refused, UnreadProblem
+from feed.wire import parse_rfc3339
 
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 # These are read before it is known who asks, so they must cost next to nothing; a head can hold tens of thousands.
@@ -97,13 +96,10 @@ class Query:
             return None
         # The plus of an offset arrives as a space if it was not percent-encoded.
         value = value[:19] + value[19:].replace(" ", "+")
-        try:
-            moment = datetime.fromisoformat(value.upper()) if _RFC_3339.fullmatch(value) else None
-        except ValueError:
-            moment = None
-        if moment is None:
+        milliseconds = parse_rfc3339(value)
+        if milliseconds is None:
             raise Invalid(name, "has to be an RFC 3339 time, such as 2026-11-21T03:05:00Z")
-        return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
+        return milliseconds
 
 
 def path_parameter(connection: HTTPConnection, name: str, called: str | None = None) -> str | None:

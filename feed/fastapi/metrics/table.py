@@ -1,8 +1,9 @@
 """The table of metrics that `/metrics` shows: the name and text of each, and where its value comes from.
 
-Add a metric to `FIGURES` and the page shows it, however it is read (`feed.fastapi.metrics.prometheus`). The README says
-of each when to worry, and a test makes sure that none is missing there. A label other than `node` has few values,
-all known beforehand: clients must not be able to make up values, or the number of time series would have no bound.
+Add a metric to `FIGURES` and the page shows it, however it is read (`feed.fastapi.metrics.prometheus`). The page
+docs/reference/metrics.md says when to worry about each, and a test makes sure that none is missing there. A label other
+than `node` has few values, all known beforehand: clients must not be able to make up values, or the number of time
+series would have no bound.
 """
 
 from __future__ import annotations

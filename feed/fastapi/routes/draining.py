@@ -1,10 +1,10 @@
 """Open and close a feed with its application, on any server, and drain it when uvicorn stops.
 
 A server that is told to stop waits for open streams and long polls, but tells neither them nor the application. Call
-`feed.drain()` to end them: the README shows where, for each server. Only uvicorn's own command line, and gunicorn with
-uvicorn's worker, need no help: they handle SIGTERM with a method of the server object, which this module looks at. It
-reads the internals of another program, so it is kept in this one place, changes nothing there, and does nothing where
-it finds something else.
+`feed.drain()` to end them: docs/guides/embedding.md shows where, for each server. Only uvicorn's own command line, and
+gunicorn with uvicorn's worker, need no help: they handle SIGTERM with a method of the server object, which this module
+looks at. It reads the internals of another program, so it is kept in this one place, changes nothing there, and does
+nothing where it finds something else.
 """
 
 from __future__ import annotations

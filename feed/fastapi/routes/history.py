@@ -8,12 +8,12 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feed import Feed, HistoryPage, Subscription
+from feed import Feed, Page, Subscription
 from feed.fastapi.http.problems import SAFE
 from feed.fastapi.http.request import query_of
 from feed.fastapi.routes.subscribe import SubscribeRequest
-from feed.history import MAX_LAST
 from feed.media_types import JSON
+from feed.pages import MAX_LAST, PageRequest
 
 _MAX_WAIT = 60  # seconds
 
@@ -23,20 +23,14 @@ async def history_page(feed: Feed, request: Request, wanted: SubscribeRequest) -
     if wanted.refused is not None:
         raise wanted.refused
     query = query_of(request)
-    limit = query.number("limit", least=1, most=MAX_LAST) or wanted.last or 100
+    limit = query.number("limit", least=1, most=MAX_LAST)
     wait = min(query.seconds("wait", most=_MAX_WAIT), wanted.grants.expires - time.time())
     before = query.one("before")
-    page = await feed.history(
-        wanted.selection,
-        limit=limit,
-        after=wanted.after,
-        before=before,
-        last=wanted.last,
-        since=query.time("since"),
-    )
+    asked = PageRequest(wanted.after, before, query.time("since"), wanted.last, limit)
+    page = await feed.read_page(wanted.selection, asked)
     if not page.events and page.gap is None and wait > 0 and before is None:
         await _something(feed, request, wanted, page.next, wait)
-        page = await feed.history(wanted.selection, limit=limit, after=page.next)
+        page = await feed.read_page(wanted.selection, PageRequest(after=page.next, limit=asked.most))
     document = _document(page)
     feed.counters.delivered["history"].add(len(page.events), len(document))
     response = Response(document, media_type=JSON, headers={"Cache-Control": "no-store"})
@@ -69,7 +63,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _document(page: HistoryPage) -> bytes:
-    gap = b"" if page.gap is None else b',"gap":%b' % page.gap.data.encode()
+def _document(page: Page) -> bytes:
+    gap = b"" if page.gap is None else b',"gap":%b' % page.gap.text.encode()
     events = b",".join([event.message for event in page.events])
     return b'{"events":[%b],"next":"%b"%b}\n' % (events, page.next.encode(), gap)

@@ -12,7 +12,7 @@ from feed.fastapi.auth.grants import NOTHING, Grants
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.request import last_event_id, path_parameter, query_of
 from feed.fastapi.routes.gate import Gate, peer
-from feed.history import MAX_LAST
+from feed.pages import MAX_LAST
 from feed.pattern import Selection
 from feed.peer import Peer
 

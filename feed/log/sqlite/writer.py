@@ -241,9 +241,9 @@ class Writer:
             appended = Appended(epoch, position + 1, len(request.drafts))
             for draft in request.drafts:
                 position, start = position + 1, end
-                rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.data))
-                group.events.append(Event(epoch, position, draft.topic, draft.type, draft.data, draft.is_json, time_))
-                end += event_size(draft.topic, draft.type, draft.data)
+                rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.text))
+                group.events.append(Event(epoch, position, draft.topic, draft.type, draft.text, draft.is_json, time_))
+                end += event_size(draft.topic, draft.type, draft.text)
             if request.key is not None:
                 self._remember_answer(request.key, appended, time_)
             group.outcomes.append((request, appended))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import feed.client
 from feed import Invalid, Malformed
-from feed.client import GaveUp, Item, Message, Notice, Outgoing, Reconnecting, Refused, checked_url
+from feed.client import AsyncClient, Client, Event, GaveUp, Item, Notice, Reconnecting, Refused, checked_url, draft
 from feed.client.waits import Waits
 from tests.conftest import Serve
 from tests.support.clients import AnyClient
@@ -54,9 +58,8 @@ async def test_bytes_are_json_that_stays_as_it_is(client_to: AnyClient, topic: s
     raw = b'{"n": 123456789012345678901234567890,\n "n": 1.10}'
     async with client_to(server.url) as client, contextlib.aclosing(client.subscribe(topic, last=1)) as items:
         await client.publish(topic, raw)
-        message = await anext(item async for item in items if isinstance(item, Message))
-    assert message.raw == '{"n": 123456789012345678901234567890,  "n": 1.10}'
-    assert message.text == message.raw
+        message = await anext(item async for item in items if isinstance(item, Event))
+    assert message.text == '{"n": 123456789012345678901234567890,  "n": 1.10}'
     assert message.data == {"n": 1.1}
 
 
@@ -64,23 +67,28 @@ async def test_a_batch_keeps_its_order_and_gives_an_id_for_each(
     client_to: AnyClient, topic: str, server: RunningServer
 ) -> None:
     async with client_to(server.url) as client:
-        ids = await client.publish_batch([Outgoing(topic, number) for number in range(1_000)])
+        ids = await client.publish_batch([draft(topic, number) for number in range(1_000)])
     published = events(server, topic)
     assert [(event["id"], event["data"]) for event in published] == list(zip(ids, range(1_000), strict=True))
+
+
+NO_FORM = "data: cannot be published as JSON"
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"{", "not JSON: it breaks off before its end"),
-        (b"", "not JSON: it is empty"),
-        (b'1,"topic":"other"', "not JSON: line 1, column 2: what begins there cannot stand there"),
-        (b'"a\nb"', "not JSON: line 1, column 3: what begins there cannot stand there"),
-        (b"\xff", "not JSON: not UTF-8: byte 0 is 0xff"),
-        ({1, 2}, "not JSON: JSON has no form for set"),
-        (float("nan"), "not JSON: a number that is not finite, or a value that holds itself"),
-        ("\ud800", "not encodable as UTF-8"),
-        (["\ud800"], "not JSON: a lone surrogate: half of a pair such as \\ud83d\\ude00"),
+        (b"{", "data: not JSON: it breaks off before its end"),
+        (b"", "data: not JSON: it is empty"),
+        (b'1,"topic":"other"', "data: not JSON: line 1, column 2: what begins there cannot stand there"),
+        (b'"a\nb"', "data: not JSON: line 1, column 3: what begins there cannot stand there"),
+        (b"\xff", "data: not JSON: not UTF-8: byte 0 is 0xff"),
+        (
+            float("nan"),
+            f"{NO_FORM}: a number that is not finite, or a value that contains itself",
+        ),
+        ("\ud800", "data: cannot be encoded as UTF-8: a lone surrogate at character 0"),
+        (["\ud800"], f"{NO_FORM}: a lone surrogate: half of a pair such as \\ud83d\\ude00"),
     ],
 )
 async def test_data_that_is_no_json_is_refused_before_it_is_sent_in_words_of_our_own(
@@ -115,6 +123,97 @@ async def test_a_feed_may_be_below_a_path(client_to: AnyClient) -> None:
     async with playing(CREATED) as script, client_to(script.url + "/live/") as client:
         await client.publish("a", "x")
     assert script.heads[0].startswith("POST /live/events HTTP/1.1")
+
+
+# The same as in the library.
+
+
+def test_both_ends_have_the_same_nouns() -> None:
+    for name in ("Event", "Draft", "Gap", "Page", "EARLIEST", "draft"):
+        assert getattr(feed.client, name) is getattr(feed, name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"topic": "a/*"}, "topic: may not contain"),
+        ({"type": "feed.open"}, "type: 'open', 'error' and names that begin with 'feed.' are reserved"),
+    ],
+)
+async def test_a_bad_topic_or_type_is_refused_before_it_is_sent(
+    client_to: AnyClient, asked: dict[str, str], words: str
+) -> None:
+    async with playing(CREATED) as script, client_to(script.url) as client:
+        with pytest.raises(Invalid, match=words):
+            await client.publish(**{"topic": "a", "data": "x"} | asked)
+    assert script.heads == []
+
+
+async def test_a_batch_of_what_is_no_draft_is_refused_before_it_is_sent(client_to: AnyClient) -> None:
+    async with playing(CREATED) as script, client_to(script.url) as client:
+        with pytest.raises(TypeError, match="a batch is made of drafts"):
+            await client.publish_batch([{"topic": "a"}])
+        with pytest.raises(Invalid, match="batch: has no event in it"):
+            await client.publish_batch([])
+    assert script.heads == []
+
+
+@pytest.mark.parametrize("client", [AsyncClient("http://feed.example"), Client("http://feed.example")])
+@pytest.mark.parametrize(
+    ("patterns", "asked", "words"),
+    [
+        ((), {}, "pattern: is missing"),
+        (("a/**/b",), {}, "only the last one"),
+        (("a",), {"types": ["a/b"]}, "type: may not contain '/'"),
+        (("a",), {"last": 0}, "last: has to be a whole number from 1 to 1,000"),
+    ],
+)
+def test_a_mistake_raises_at_the_call(client: Any, patterns: Any, asked: dict[str, Any], words: str) -> None:
+    for call in (client.subscribe, client.history):
+        with pytest.raises(Invalid, match=words):
+            call(*patterns, **asked)
+
+
+async def test_patterns_come_one_by_one_or_as_a_list(client_to: AnyClient, topic: str, server: RunningServer) -> None:
+    async with client_to(server.url) as client:
+        await client.publish(f"{topic}/a", "a")
+        await client.publish(f"{topic}/b", "b")
+        for patterns in ([f"{topic}/a", f"{topic}/b"], [[f"{topic}/a", f"{topic}/b"]]):
+            assert [event.text for event in (await client.page(*patterns)).events] == ["a", "b"]
+            async with contextlib.aclosing(client.subscribe(*patterns, last=2)) as items:
+                assert [(await anext(_take(items, f"{topic}/{name}", 1))).text for name in "ab"] == ["a", "b"]
+
+
+async def test_a_value_is_the_same_at_the_other_end(client_to: AnyClient, topic: str, server: RunningServer) -> None:
+    async with client_to(server.url) as client:
+        id = await client.publish(topic, {"at": date(2026, 11, 30), "price": Decimal("1.10")}, type="created")
+        [event] = (await client.page(topic)).events
+    assert (event.id, event.topic, event.type) == (id, topic, "created")
+    assert event.data == {"at": "2026-11-30", "price": "1.10"}
+    assert event.text == '{"at":"2026-11-30","price":"1.10"}'
+    assert abs(datetime.now(UTC) - event.time) < timedelta(minutes=5)
+    assert json.loads(event.message) == events(server, topic)[0]
+
+
+async def test_a_page_begins_at_a_time(client_to: AnyClient, topic: str, server: RunningServer) -> None:
+    async with client_to(server.url) as client:
+        id = await client.publish(topic, "x")
+        now = datetime.now(UTC)
+        for since, ids in ((now - timedelta(hours=1), [id]), (now + timedelta(hours=1), [])):
+            assert [event.id for event in (await client.page(topic, since=since)).events] == ids
+            assert [event.id for event in (await client.page(topic, since=since.isoformat())).events] == ids
+
+
+@pytest.mark.parametrize("patterns", [(), ("client/**",), (["client/**", "b"],)])
+async def test_what_is_committed_after_now_comes_after_it(
+    client_to: AnyClient, topic: str, server: RunningServer, patterns: Any
+) -> None:
+    async with client_to(server.url) as client:
+        await client.publish(topic, "old")
+        now = await client.now(*patterns)
+        assert (await client.page(topic, after=now)).events == []
+        id = await client.publish(topic, "new")
+        assert [event.id for event in (await client.page(topic, after=now)).events] == [id]
 
 
 # What is repeated.
@@ -165,8 +264,9 @@ async def test_a_server_that_never_answers_is_given_up(client_to: AnyClient) -> 
 
 async def test_a_refusal_is_final_and_says_why(client_to: AnyClient, server: RunningServer) -> None:
     async with client_to(server.url) as client:
-        with pytest.raises(Refused, match="topic") as raised:
-            await client.publish("no/*/topic", "x")
+        with pytest.raises(Refused, match="Idempotency-Key: was used for another request") as raised:
+            await client.publish("a", "x", key="once")
+            await client.publish("a", "y", key="once")
     assert raised.value.status == 422
 
 
@@ -271,7 +371,7 @@ async def test_a_batch_whose_answer_was_lost_with_the_server_is_published_once(
                 await server_writer.wait_closed()
 
     async with accepting(relay) as url, client_to(url) as client:
-        ids = await client.publish_batch([Outgoing("once", number) for number in range(100)])
+        ids = await client.publish_batch([draft("once", number) for number in range(100)])
     assert lost.is_set()
     published = events(server, "once")
     assert [(event["id"], event["data"]) for event in published] == list(zip(ids, range(100), strict=True))
@@ -283,7 +383,7 @@ async def test_a_batch_whose_answer_was_lost_with_the_server_is_published_once(
 async def test_a_token_goes_with_every_request(client_to: AnyClient) -> None:
     async with playing(CREATED, CREATED, stream(OPEN)) as script, client_to(script.url, "a.b-c_d~e+/==") as client:
         await client.publish("a", "x")
-        await client.publish_batch([Outgoing("a", "x")])
+        await client.publish_batch([draft("a", "x")])
         await collect(client, 1)
     assert script.header("authorization") == ["Bearer a.b-c_d~e+/=="] * 3
 
@@ -358,9 +458,9 @@ async def test_a_subscription_opens_with_a_notice_and_gives_each_event_once(
     assert [(message.id, message.data) for message in messages] == list(zip(ids, range(3), strict=True))
 
 
-async def _take(items: AsyncIterator[object], topic: str, count: int) -> AsyncIterator[Message]:
+async def _take(items: AsyncIterator[object], topic: str, count: int) -> AsyncIterator[Event]:
     async for item in items:
-        if isinstance(item, Message) and item.topic == topic:
+        if isinstance(item, Event) and item.topic == topic:
             yield item
             count -= 1
             if not count:
@@ -381,7 +481,7 @@ async def test_a_broken_stream_is_resumed_after_the_last_event(client_to: AnyCli
         client_to(script.url) as client,
     ):
         items = await collect(client, 5)
-    assert [type(item) for item in items] == [Notice, Message, Message, Reconnecting, Notice]
+    assert [type(item) for item in items] == [Notice, Event, Event, Reconnecting, Notice]
     assert script.header("last-event-id") == ["", "e-2"]
 
 
@@ -421,7 +521,7 @@ async def test_half_an_event_is_no_event(client_to: AnyClient) -> None:
     half = event("e-2").removesuffix("\n\n")
     async with playing(stream(OPEN + event("e-1") + half), silence) as script, client_to(script.url) as client:
         items = await collect(client, 4)
-    assert [item.id for item in items if isinstance(item, Message)] == ["e-1"]
+    assert [item.id for item in items if isinstance(item, Event)] == ["e-1"]
     assert script.header("last-event-id") == ["", "e-1"]
 
 
@@ -429,7 +529,7 @@ async def test_comments_and_empty_frames_are_passed_over(client_to: AnyClient) -
     body = OPEN + ":\n" + event("e-1") + ":\n\n\n" + "retry: 60\n\n" + event("e-2")
     async with playing(stream(body), silence) as script, client_to(script.url) as client:
         items = await collect(client, 3)
-    assert [type(item) for item in items] == [Notice, Message, Message]
+    assert [type(item) for item in items] == [Notice, Event, Event]
 
 
 async def test_a_silent_stream_is_opened_anew(client_to: AnyClient) -> None:
@@ -484,7 +584,7 @@ async def test_a_stream_of_something_else_is_not_read_on(client_to: AnyClient, d
     async with playing(stream(f"data: {data}\n\n"), silence) as script, client_to(script.url) as client:
         waiting, opened = await collect(client, 2)
     assert isinstance(waiting, Reconnecting)
-    assert waiting.reason == "what it sends is no feed's"
+    assert waiting.reason == "the answer is not from a feed"
     assert isinstance(opened, Notice)
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from feed import Invalid
-from feed.client import Message, Notice, Reconnecting
+from feed.client import Event, Notice, Reconnecting
 from feed.client.environment import proxy_for, tls_context
 from feed_server.auth.jwks import RemoteKeys
 from feed_server.cli.main import run
@@ -134,7 +134,7 @@ async def test_clients_pass_over_what_is_no_good_where_they_need_no_proxy_and_na
     async with client_to(server.url) as client, client.subscribe("env", transport=transport) as items:
         assert isinstance(await anext(items), Notice)
         id = await client.publish("env", "x")
-        assert await anext(item.id async for item in items if isinstance(item, Message)) == id
+        assert await anext(item.id async for item in items if isinstance(item, Event)) == id
 
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])

@@ -10,8 +10,8 @@ from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed import TooLarge
-from feed.client import Gap, Message, Page
+from feed import TooLarge, control
+from feed.client import Event, Page
 from feed.client.errors import Again
 from feed.client.frames import Control, Frame, Frames, of_frame, of_gap, of_object, of_page
 from feed.wire import message, sse
@@ -108,9 +108,9 @@ def test_an_event_at_the_limit_is_one_event() -> None:
         frames(raw + b"x\n\n", limit=101)
 
 
-def test_both_forms_of_an_event_are_the_same_message() -> None:
-    line = message("e-1", "a/é", "t", '{"n": 1.10}', is_json=True, time=0)
-    expected = Message("e-1", "a/é", "t", "1970-01-01T00:00:00.000Z", '{"n": 1.10}', line.decode())
+def test_both_forms_of_an_event_are_the_same() -> None:
+    line = message("e-1", "a/é", "t", '{"n": 1.10}', is_json=True, time_ms=0)
+    expected = Event("e", 1, "a/é", "t", '{"n": 1.10}', True, 0)
     assert of_object(line.decode()) == expected
     [frame] = frames(b"id: e-1\ndata: " + line + b"\n\n")
     assert of_frame(frame) == expected
@@ -135,16 +135,16 @@ def test_both_forms_of_what_the_stream_says_of_itself_are_the_same() -> None:
     ],
 )  # fmt: skip
 def test_what_no_feed_sends_is_not_believed(text: str | bytes) -> None:
-    with pytest.raises(Again, match="no feed"):
+    with pytest.raises(Again, match="not from a feed"):
         of_object(text)
 
 
-def test_a_page_is_messages_and_where_to_go_on() -> None:
-    line = message("e-1", "a", "t", "1", is_json=True, time=0)
+def test_a_page_is_events_and_where_to_go_on() -> None:
+    line = message("e-1", "a", "t", "1", is_json=True, time_ms=0)
     gap = {"requested": "x", "resumed_from": "e-0", "reason": "unknown"}
     body = b'{"events":[%b],"next":"e-1","gap":%b}' % (line, json.dumps(gap).encode())
     found = of_page(body)
-    assert found == Page([Message("e-1", "a", "t", "1970-01-01T00:00:00.000Z", "1", line.decode())], "e-1", Gap(**gap))
+    assert found == Page([Event("e", 1, "a", "t", "1", True, 0)], "e-1", control.gap("x", "e-0", "unknown"))
     assert of_gap(Control("feed.gap", gap)) == found.gap
     with pytest.raises(Again):
         of_gap(Control("feed.gap", {"requested": 1}))

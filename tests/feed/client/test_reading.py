@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed import Invalid
-from feed.client import Gap, GaveUp, Message, Notice, Outgoing, Refused
-from feed.client.calls import Body, Paging, publishing_one
+from feed import Invalid, control
+from feed.client import Event, GaveUp, Notice, Refused, draft
+from feed.client.calls import Body, publishing_one
 from feed.client.errors import Again
 from feed.client.frames import Control
-from feed.client.items import Page
 from feed.client.reading import Reading, Transport
 from feed.client.waits import obeyed
 
-MESSAGE = Message("e-5", "a", "t", "now", "1", "{}")
+EVENT = Event("e", 5, "a", "t", "1", True, 0)
 ENDED = Again("the stream ended")
 
 
@@ -51,12 +50,12 @@ def test_another_transport_is_refused() -> None:
     ("received", "item", "position"),
     [
         (Control("feed.open", {"subscription": "s"}, "e-1", 50), Notice("feed.open", {"subscription": "s"}), "e-1"),
-        (MESSAGE, MESSAGE, "e-5"),
+        (EVENT, EVENT, "e-5"),
         (Control("feed.position", {}, "e-9"), Notice("feed.position", {}), "e-9"),
         (Control("feed.live", {"replayed": 3}), Notice("feed.live", {"replayed": 3}), ""),
         (
             Control("feed.gap", {"requested": "x", "resumed_from": "e-3", "reason": "expired"}, "e-3"),
-            Gap("x", "e-3", "expired"),
+            control.gap("x", "e-3", "expired"),
             "e-3",
         ),
         (Control("", {}, None, 60), None, ""),
@@ -217,39 +216,6 @@ def test_obeying_is_bounded() -> None:
     assert [obeyed(asked) for asked in (-1, 0, 2, 10**9)] == [0.05, 0.05, 2, 300]
 
 
-FULL, EMPTY = Page([MESSAGE], "e-5"), Page([], "e-9")
-
-
-@pytest.mark.parametrize(
-    ("pages", "ended"),
-    [
-        ([FULL], False),
-        ([FULL, EMPTY], False),  # a gap may come
-        ([FULL, EMPTY, EMPTY], True),
-        ([FULL, Page([], "e-5")], True),
-        ([FULL, EMPTY, Page([], "e-10", Gap("e-9", "e-10", "unknown"))], False),
-        ([FULL, EMPTY, Page([], "e-10")], True),
-    ],
-)
-def test_a_history_ends_where_nothing_more_is_to_come(pages: list[Page], ended: bool) -> None:
-    paging = Paging(None, None, None, None)
-    for page in pages:
-        assert not paging.ended
-        paging.turn(page)
-    assert paging.ended == ended
-
-
-def test_the_newest_are_one_page_and_backwards_ends_at_the_oldest() -> None:
-    newest = Paging(None, None, None, 5)
-    newest.turn(FULL)
-    assert newest.ended
-    backwards = Paging(None, "e-9", None, None)
-    backwards.turn(FULL)
-    assert (backwards.ended, backwards.before, backwards.after) == (False, "e-5", None)
-    backwards.turn(EMPTY)
-    assert backwards.ended
-
-
 class Clock:
     """One that only waits move."""
 
@@ -264,7 +230,7 @@ def gave_up(again: Again, patience: float, monkeypatch: pytest.MonkeyPatch) -> t
     """The moments at which a call is tried whose every try ends at once in this way, and how it is given up."""
     clock = Clock()
     monkeypatch.setattr("feed.client.calls.time", clock)
-    call = publishing_one(Outgoing("a", "x"), None)
+    call = publishing_one(draft("a", "x"), None)
     call.begin("http://feed.example", patience, renewable=False)
     tries = []
     with pytest.raises(GaveUp) as raised:
@@ -289,7 +255,7 @@ def test_a_server_that_asks_for_more_than_there_is_patience_is_given_up_at_once(
     assert len(gave_up(Again("503: full", 20), 50, monkeypatch)[0]) == 3
     assert gave_up(Again("503: full", 20), 10, monkeypatch) == (
         [0],
-        "given up after 0.0 s: http://feed.example: 503: full; it asks to be left alone for 20 s, longer than there is "
+        "given up after 0.0 s: http://feed.example: 503: full; it asks for a wait of 20 s, which is longer than the "
         "patience",
     )
 

@@ -25,16 +25,17 @@ from feed import Invalid, TooLarge
 from feed.client import (
     AsyncClient,
     Client,
+    Event,
     Gap,
     GaveUp,
     Item,
-    Message,
     Notice,
     Reconnecting,
     Refused,
     Subscription,
     Transport,
 )
+from feed.wire import message
 from tests.conftest import Serve
 from tests.support.certificate import certified
 from tests.support.clients import BOTH, AnyClient
@@ -75,13 +76,13 @@ async def upto(items: AsyncIterator[Item], wanted: Callable[[Item], bool]) -> li
 
 
 def is_message(item: Item) -> bool:
-    return isinstance(item, Message)
+    return isinstance(item, Event)
 
 
-async def first_message(items: AsyncIterator[Item]) -> Message:
+async def first_message(items: AsyncIterator[Item]) -> Event:
     """What comes before it is passed over."""
     message = (await upto(items, is_message))[-1]
-    assert isinstance(message, Message)
+    assert isinstance(message, Event)
     return message
 
 
@@ -112,7 +113,7 @@ class FourReaders:
     async def _read(self, name: str, items: AsyncIterator[Item]) -> None:
         self.got[name], self.reconnected[name] = [], 0
         async for item in items:
-            if isinstance(item, Message):
+            if isinstance(item, Event):
                 self.got[name].append(item.id)
             self.reconnected[name] += isinstance(item, Reconnecting)
 
@@ -169,7 +170,7 @@ async def test_a_gap_is_told_as_one(client_to: AnyClient, server: RunningServer,
         found = await upto(items, is_message)
     [gap] = [item for item in found if isinstance(item, Gap)]
     assert (gap.requested, gap.reason) == ("no-1", "unknown")
-    [message] = [item for item in found if isinstance(item, Message)]
+    [message] = [item for item in found if isinstance(item, Event)]
     assert message.id == id
 
 
@@ -304,7 +305,7 @@ async def test_a_websocket_of_something_else_is_tried_again(client_to: AnyClient
         client.subscribe("a", transport="websocket") as items,
     ):
         waiting = await anext(items)
-    assert (type(waiting), waiting.reason) == (Reconnecting, "what it sends is no feed's")
+    assert (type(waiting), waiting.reason) == (Reconnecting, "the answer is not from a feed")
 
 
 async def test_a_websocket_is_not_given_up_for_what_somebody_in_front_of_the_feed_answers(
@@ -360,7 +361,7 @@ async def test_an_event_without_an_end_is_an_error_and_not_memory(client_to: Any
 
     async def large(connection: ServerConnection) -> None:
         await connection.send(said("feed.open", "e-1"))
-        await connection.send(json.dumps({"id": "e-1", "topic": "a", "type": "t", "time": "now", "data": "x"}))
+        await connection.send(message("e-1", "a", "t", "x", is_json=False, time_ms=0).decode())
         await connection.send("x" * 1_000_001)
 
     async with contextlib.AsyncExitStack() as stack:
@@ -428,7 +429,7 @@ async def test_a_coroutine_function_may_give_the_token(guarded: RunningServer) -
 
     async with AsyncClient(guarded.url, fresh) as client:
         id = await client.publish("a", "x")
-        assert [message.id for message in (await client.page("a", last=1)).messages] == [id]
+        assert [message.id for message in (await client.page("a", last=1)).events] == [id]
 
 
 async def test_a_token_that_was_stale_is_asked_anew_once(client_to: AnyClient) -> None:
@@ -543,7 +544,7 @@ async def test_a_history_is_page_after_page_in_either_direction(
 
         async def pages(**options: Any) -> list[list[int]]:
             found = client.history(topic, **options)
-            return [[ids.index(message.id) for message in page.messages] async for page in found]
+            return [[ids.index(message.id) for message in page.events] async for page in found]
 
         assert await pages() == [[0, 1, 2, 3, 4]]
         assert await pages(limit=2) == [[0, 1], [2, 3], [4]]
@@ -561,8 +562,8 @@ async def test_one_page_says_where_the_next_begins_and_what_is_gone(
     id = await asyncio.to_thread(server.publish, topic)
     async with client_to(server.url) as client:
         page = await client.page(topic, limit=1)
-        assert ([message.id for message in page.messages], page.gap) == ([id], None)
-        assert (await client.page(topic, after=page.next)).messages == []
+        assert ([message.id for message in page.events], page.gap) == ([id], None)
+        assert (await client.page(topic, after=page.next)).events == []
         gone = await client.page(topic, after="no-1")
         assert gone.gap is not None
         assert (gone.gap.requested, gone.gap.reason) == ("no-1", "unknown")
@@ -637,7 +638,7 @@ async def test_a_wait_that_is_given_up_loses_nothing(server: RunningServer, tran
                 await asyncio.wait_for(upto(items, is_message), 0.05)
             id = await client.publish(topic, number)
             found = await upto(items, is_message)
-            assert [item.id for item in found if isinstance(item, Message)] == [id]
+            assert [item.id for item in found if isinstance(item, Event)] == [id]
 
 
 async def test_a_wait_that_is_given_up_does_not_bring_it_back_earlier_than_the_server_wants() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from feed import Event, Feed, Gap, Retention, select
+from feed import Event, Feed, Gap, Retention
 from feed.event import text_draft
 from feed.log.contract import Page
 from feed.log.memory import MemoryLog
@@ -69,8 +69,8 @@ async def test_what_a_log_does_not_get_beyond_is_passed_over_and_said(caplog: py
     assert await read_on(log, 5, 10, EVERYTHING, 100) == Page([], 10, 10)
     assert await read_back(log, 8, EVERYTHING, 100) == Page([], 0, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "the log does not go on after 5: what is there up to 10 is passed over",
-        "the log does not go back before 8: what is there down to 0 is passed over",
+        "the log cannot be read after 5: skipping everything up to 10",
+        "the log cannot be read before 8: skipping everything down to 0",
     ]
 
 
@@ -89,14 +89,14 @@ async def test_nobody_who_reads_a_log_that_does_not_go_on_spins(monkeypatch: pyt
             await asyncio.sleep(0)
         running.broadcaster.window.skip_to(10)  # so that the log is read
         first = log.id_at(3)
-        page = await feed.history(select(["a"]), after=first)
+        page = await feed.page("a", after=first)
         assert ([event.seq for event in page.events], page.gap) == ([4, 5], None)
-        page = await feed.history(select(["a"]), after=page.next)
+        page = await feed.page("a", after=page.next)
         assert page.events == []
         assert page.gap is not None
         assert (page.gap.requested, page.gap.resumed_from) == (log.id_at(5), log.id_at(10))
-        assert (await feed.history(select(["a"]), before=log.id_at(8))).events == []
-        assert (await feed.history(select(["a"]), last=5)).events == []
+        assert (await feed.page("a", before=log.id_at(8))).events == []
+        assert (await feed.page("a", last=5)).events == []
         async with feed.subscribe("a", after=first) as stream:
             found: list[int | str] = []
             async for item in stream:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from feed import Feed, FeedUnavailable, Indeterminate, Invalid, LogRefused, Overloaded, Retention, select
+from feed import Feed, FeedUnavailable, Indeterminate, Invalid, LogRefused, Overloaded, Retention
 from feed.event import text_draft
 from feed.log import IdempotencyKey, sqlite
 from feed.log.paging import read_back, read_on
@@ -719,7 +719,7 @@ async def test_a_start_finds_the_holes_and_the_window_begins_behind_the_last(pat
         after: str | None = None
         pages = []
         for _ in range(3):
-            page = await feed.history(select(["**"]), limit=100, after=after)
+            page = await feed.page("**", limit=100, after=after)
             gap = (page.gap.requested, page.gap.resumed_from) if page.gap else None
             pages.append(([event.seq for event in page.events], gap))
             after = page.next
@@ -729,12 +729,12 @@ async def test_a_start_finds_the_holes_and_the_window_begins_behind_the_last(pat
             (list(range(31, 50)), (f"{at[0]}20", f"{at[0]}30")),
             (list(range(51, 61)), (f"{at[0]}49", f"{at[0]}50")),
         ]
-        before: str | None = (await feed.history(select(["**"]), after=after)).next
+        before: str | None = (await feed.page("**", after=after)).next
         backward = []
         newest = await feed.publish("a", "x")
         before = newest
         for _ in range(3):
-            page = await feed.history(select(["**"]), limit=100, before=before)
+            page = await feed.page("**", limit=100, before=before)
             backward.append(([event.seq for event in page.events], page.gap and page.gap.resumed_from))
             before = page.next
         assert backward == [

@@ -1,4 +1,4 @@
-"""The README's examples for people who embed the feed, run as they stand there."""
+"""The examples of the pages for people who embed the feed, run as they stand there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from feed import Event, draft
+from feed import Event
 from feed.testing import AppServer, Server
 from feed.testing import fixtures as fixtures_module
-from tests.support.readme_blocks import blocks, section
+from tests.support.doc_blocks import blocks, section
 from tests.support.running import RunningServer
+
+TESTING = "recipes/testing.md"
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +33,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.chdir(before)
 
 
+def names_of(page: str, title: str) -> dict[str, Any]:
+    """What the program of a page makes."""
+    names: dict[str, Any] = {"__name__": "shop"}
+    exec(compile(blocks(page, title)[0], "shop.py", "exec", dont_inherit=True), names)
+    return names
+
+
 @pytest.fixture(scope="module")
 def typed(folder: Path) -> Iterator[tuple[AppServer, dict[str, Any]]]:
-    """The application of "Typed topics", with the route of "From threads"."""
-    names: dict[str, Any] = {"draft": draft, "__name__": "shop"}
-    exec(compile(blocks("Typed topics")[0], "shop.py", "exec", dont_inherit=True), names)
-    exec(compile(blocks("From threads")[0], "shop.py", "exec", dont_inherit=True), names)
+    """The application of the page about typed topics."""
+    names = names_of("recipes/typed-topics.md", "Typed topics")
     with AppServer(names["app"], names["feed"]) as server:
         yield server, names
 
 
-def test_the_readmes_typed_topic_checks_what_is_published_and_gives_it_back(
+def test_the_typed_topic_checks_what_is_published_and_gives_it_back(
     typed: tuple[AppServer, dict[str, Any]],
 ) -> None:
     server, names = typed
@@ -59,20 +66,20 @@ def test_the_readmes_typed_topic_checks_what_is_published_and_gives_it_back(
     assert names["orders"].pattern == "orders/*"
 
 
-def test_the_readmes_thread_publishes_once_however_often_it_is_asked(typed: tuple[AppServer, dict[str, Any]]) -> None:
-    server, _ = typed
-    first, again = (httpx.post(f"{server.url}/import", timeout=20).json() for _ in range(2))
+def test_the_thread_of_the_page_publishes_once_however_often_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = names_of("recipes/threads-and-forks.md", "From threads")
+    with AppServer(names["app"], names["feed"]) as server:
+        first, again = (httpx.post(f"{server.url}/import", timeout=20).json() for _ in range(2))
     assert len(first) == 2
     assert first == again
 
 
-def test_the_readmes_dashboard_is_for_whom_the_login_lets_see_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_dashboard_is_for_whom_the_login_lets_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "shop"}
-    [block] = blocks("The dashboard, and what operators want")
-    exec(compile(block, "shop.py", "exec", dont_inherit=True), names)
+    names = names_of("guides/embedding.md", "The dashboard, and what operators want")
     with AppServer(names["app"], names["feed"]) as server:
         paths = ("/", "/assets/feed.js", "/readyz", "/events/a", "/metrics")
         statuses = {
@@ -91,9 +98,10 @@ def test_the_readmes_dashboard_is_for_whom_the_login_lets_see_it(
     }
 
 
-def test_the_readmes_tests_run_and_pass(tmp_path: Path) -> None:
-    conftest, test = blocks("In your tests")
-    (tmp_path / "shop.py").write_text(blocks("Inside your FastAPI application")[0])
+def test_the_tests_of_the_page_run_and_pass(tmp_path: Path) -> None:
+    conftest = blocks(TESTING, "Testing your application")[0]
+    application, test = blocks(TESTING, "Your application")
+    (tmp_path / "shop.py").write_text(application)
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_shop.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
@@ -102,9 +110,10 @@ def test_the_readmes_tests_run_and_pass(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_readme_names_every_switch_and_fixture_and_no_other() -> None:
-    text = section("In your tests")
-    table = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+def test_the_page_names_every_switch_and_fixture_and_no_other() -> None:
+    text = section(TESTING, "Testing your application")
+    rows = [line for line in section(TESTING, "The switches").splitlines() if line.startswith("| `")]
+    table = "".join(line.split("|")[1] for line in rows)
     switches = {name for name in vars(Server) if not name.startswith("_")} - {"url", "port", "connections"}
     assert set(re.findall(r"`(\w+)\(", table)) == switches
     for fixture in ("feed_server", "serve_app"):
@@ -112,8 +121,8 @@ def test_the_readme_names_every_switch_and_fixture_and_no_other() -> None:
         assert fixture in text
 
 
-def test_the_readmes_cloudevents_are_published(server: RunningServer) -> None:
-    [commands] = blocks("CloudEvents", "sh")
+def test_the_cloudevents_of_the_page_are_published(server: RunningServer) -> None:
+    [commands] = blocks("recipes/cloudevents.md", "Publish one", "sh")
     done = subprocess.run(
         ["sh", "-e", "-c", commands.replace("http://127.0.0.1:8000", server.url).replace("curl ", "curl -sS ")],
         capture_output=True,

@@ -1,0 +1,115 @@
+"""Pages of past events, as both ends read them: what can be asked for, what a page is, and which page comes next."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from feed.control import Gap
+from feed.errors import Invalid
+from feed.event import Event
+from feed.wire import milliseconds_of, parse_rfc3339
+
+EARLIEST = "earliest"
+"""In place of an id, for `after`: begin with the oldest retained event."""
+
+MAX_LAST = 1_000
+"""How many events `last` and `limit` can ask for at most."""
+
+NEWEST_TIME = 253_402_300_799_999
+"""The last moment that RFC 3339 can say, in milliseconds since 1970."""
+
+_DEFAULT_LIMIT = 100
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Past events, the oldest first.
+
+    `next` is an id: reading goes on after it, or before it where `before` was given, also if there are no events on
+    this page. `gap` says that events in front of this page may be missing.
+    """
+
+    events: list[Event]
+    next: str
+    gap: Gap | None = None
+
+
+class PageRequest(msgspec.Struct, frozen=True):
+    """Where a page begins, and how many events it may hold. `since` is in milliseconds since 1970.
+
+    Of `before`, `after`, `last` and `since` the first that is given counts. Without any of them the page begins with
+    the oldest retained event.
+    """
+
+    after: str | None = None
+    before: str | None = None
+    since: int | None = None
+    last: int | None = None
+    limit: int | None = None
+
+    @property
+    def most(self) -> int:
+        """How many events the page may hold."""
+        return self.limit or self.last or _DEFAULT_LIMIT
+
+
+def page_request(
+    *,
+    after: str | None,
+    before: str | None,
+    since: str | datetime | None,
+    last: int | None,
+    limit: int | None,
+) -> PageRequest:
+    """Check what a caller asks for. Raises `Invalid`."""
+    given = {"after": after, "before": before, "since": since, "last": last}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise Invalid(names[1], f"cannot be combined with {names[0]}: give one of after, before, since and last")
+    check_last(last)
+    check_last(limit, "limit")
+    return PageRequest(after, before, None if since is None else _moment(since), last, limit)
+
+
+def check_last(last: int | None, name: str = "last") -> None:
+    """Raise `Invalid` for a number of events that nobody can ask for."""
+    if last is not None and not 1 <= last <= MAX_LAST:
+        raise Invalid(name, f"has to be a whole number from 1 to {MAX_LAST:,}")
+
+
+class Paging:
+    """Which page of a history comes next, and whether there is one."""
+
+    def __init__(self, request: PageRequest) -> None:
+        self.request = request
+        """What to ask for next, as long as it has not `ended`."""
+        self.ended = False
+        self._was_empty = False
+
+    def turn(self, page: Page) -> None:
+        """Go on after this page, or before it. With `last` there is only one page.
+
+        An empty page is not always the end: what lies beyond a place where events were lost begins another page.
+        """
+        asked = self.request
+        is_empty = not page.events and page.gap is None
+        if asked.before is not None:
+            self.ended = not page.events
+            self.request = PageRequest(before=page.next, limit=asked.limit)
+        else:
+            self.ended = asked.last is not None or (is_empty and (self._was_empty or page.next == asked.after))
+            self.request = PageRequest(after=page.next, limit=asked.limit)
+        self._was_empty = is_empty
+
+
+def _moment(since: str | datetime) -> int:
+    if isinstance(since, datetime):
+        if since.utcoffset() is None:
+            raise Invalid("since", "has no time zone: give an aware datetime, such as datetime.now(UTC), or a text")
+        milliseconds: int | None = milliseconds_of(since)
+    else:
+        milliseconds = parse_rfc3339(since)
+    if milliseconds is None:
+        raise Invalid("since", "has to be a time as in RFC 3339, such as 2026-11-21T03:05:00Z")
+    return min(max(milliseconds, 0), NEWEST_TIME)
