@@ -12,7 +12,7 @@ FAST := --numprocesses 4 --dist worksteal -m "not browser and not alone"
 # The tests start many Pythons, and without compiled files each would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install serve test soak newest lowest lock style types floor coverage clean
+.PHONY: help install serve test soak newest lowest lock style types floor coverage docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this.
@@ -23,19 +23,25 @@ $(VENV)/python:
 	  || { echo 'feed needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	  || tests/system-packages python3-venv
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # pip cannot hash a folder: first what is locked, the build's own needs too, then the package without looking further.
 $(VENV)/feed: $(VENV)/python pyproject.toml requirements/server.txt
-	$(PIP) --require-hashes -r requirements/server.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	@echo 'Installing feed into $(VENV) (a minute or two the first time) …'
+	@$(PIP) --require-hashes -r requirements/server.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/tools: $(VENV)/python pyproject.toml requirements/test.txt
-	$(PIP) --require-hashes -r requirements/test.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	@echo 'Installing feed and its tools into $(VENV) (a minute or two the first time) …'
+	@$(PIP) --require-hashes -r requirements/test.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/feed
+
+$(VENV)/docs: $(VENV)/python requirements/docs.txt
+	$(PIP) --require-hashes -r requirements/docs.txt
+	@touch $@
 
 install: $(VENV)/feed  ## Make .venv with feed in it, as it is locked.
 
@@ -65,7 +71,9 @@ lowest: $(VENV)/tools  ## Run the fast tests with the lowest versions that pypro
 lock: $(VENV)/tools  ## Lock the newest versions of what is installed here, with hashes, for all Pythons from 3.11 on.
 	$(BIN)/uv pip compile $(LOCK) --upgrade --extra testing --group test -o requirements/test.txt
 	$(BIN)/uv pip compile $(LOCK) --extra server -c requirements/test.txt -o requirements/server.txt
+	$(BIN)/uv pip compile $(LOCK_DOCS) --upgrade -c requirements/test.txt -o requirements/docs.txt
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build pyproject.toml
+LOCK_DOCS = --quiet --universal --python-version 3.11 --generate-hashes --no-header --group docs
 
 style: $(VENV)/tools  ## Check style.
 	$(BIN)/ruff check .
@@ -91,6 +99,14 @@ coverage: $(VENV)/tools  ## Say which lines the tests do not reach, in servers o
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered
 
+# The generator wants all pages in one folder: they are copied as they lie, so that links lead to the same places.
+docs: $(VENV)/docs  ## Build the site of these pages, in site/. A dead link fails.
+	rm -rf build/pages site
+	mkdir -p build/pages
+	cp -r *.md docs deploy Dockerfile LICENSE compose.yaml build/pages
+	$(BIN)/zensical build --strict --clean
+
 clean:  ## Remove what make has made.
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov \
-	  build dist test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules
+	  build dist site test-artifacts tests/system/third_party/node_modules tests/dashboard/types/node_modules \
+	  tests/docs/packages/node_modules

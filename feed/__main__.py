@@ -1,4 +1,4 @@
-"""The command `feed`, and `python -m feed`: the command line. It needs what the extra `server` installs."""
+"""The command line: the command `feed`, and `python -m feed`. It needs the extra `server`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; where its dependencies are missing, say in one line how to install them."""
+    """Run the command line. If its dependencies are missing, exit with one line that says how to install them."""
     try:
         from feed_server.cli.main import (
-            main as run,  # the one arrow upward: a script's name is the library's, its code the server's
+            main as run,  # the one import upward: the command is the library's, its code the server's
         )
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in {"feed", "feed_server"}:

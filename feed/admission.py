@@ -1,4 +1,4 @@
-"""Lets a crowd that comes at once through a few at a time, so that the event loop turns meanwhile."""
+"""Admits a crowd a few at a time, so that the event loop turns meanwhile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Admission:
-    """`per_turn` come through in one turn of the event loop, in the order in which they came."""
+    """Admits at most `per_turn` callers in each turn of the event loop, first come, first served."""
 
     def __init__(self, per_turn: int) -> None:
         self._per_turn = per_turn
@@ -15,7 +15,7 @@ class Admission:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
-        """Go through at once, or wait for a turn."""
+        """Return at once, or wait for a turn of the loop that has room."""
         if self._entered == 0 and not self._waiting:
             asyncio.get_running_loop().call_soon(self._turn)
         if self._entered < self._per_turn and not self._waiting:

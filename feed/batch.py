@@ -1,4 +1,4 @@
-"""Events that a group of readers gets together, and their bytes, made once for all of them."""
+"""Events that a group of readers receives together, and their bytes, encoded once for all of these readers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from feed.control import Control, Heartbeat
 from feed.event import Event
 
 Item = Event | Control | Heartbeat
-"""What a subscription hands out. All have the wire formats `sse`, `envelope`, `line` and `message`."""
+"""One thing that a subscription hands out. Each kind has the wire formats `sse`, `envelope`, `line` and `message`."""
 
 
 class Chunk(NamedTuple):
-    """What is written at once, in whatever form an outlet takes it, and how many bytes of the stream's body that is."""
+    """One write: the bytes or messages in the form that the outlet takes, and how many bytes of the stream's body they
+    are."""
 
     written: Any
     size: int
 
 
 Encoder = Callable[[Sequence[Item]], Chunk]
-"""Encodes items into the chunk that an outlet writes. There is one function for each format: it is the key under which
-a batch keeps what it made, for all readers of that format."""
+"""Encodes items into the chunk that an outlet writes. Use one function object for each format: the function is the key
+under which a batch caches its chunk for all readers of that format."""
 
 
 class Batch:
-    """Events in their order, at least one. Immutable, and the same object in every queue that it is put into."""
+    """Events in order, at least one. Immutable; the same object is in the queue of every reader that receives it."""
 
     __slots__ = ("_chunks", "_narrowed", "count", "events", "first", "last", "size")
 
@@ -39,20 +40,20 @@ class Batch:
         self._narrowed: dict[frozenset[str], Batch | None] = {}
 
     def chunk(self, encoder: Encoder) -> Chunk:
-        """What `encoder` makes of the events, made at the first use."""
+        """Return the events encoded by `encoder`, which is called at the first use only."""
         chunk = self._chunks.get(encoder)
         if chunk is None:
             chunk = self._chunks[encoder] = encoder(self.events)
         return chunk
 
     def of_types(self, types: frozenset[str]) -> Batch | None:
-        """The events of these types, None if there are none; the same object for all who ask for the same."""
+        """Return the events of these types, None if there are none. All who ask for the same types share one object."""
         if types not in self._narrowed:
             self._narrowed[types] = _batch([event for event in self.events if event.type in types])
         return self._narrowed[types]
 
     def after(self, seq: int) -> Batch | None:
-        """The events beyond `seq`, None if there are none."""
+        """Return the events beyond `seq`, None if there are none."""
         return self if self.first > seq else _batch([event for event in self.events if event.seq > seq])
 
 

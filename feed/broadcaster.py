@@ -1,4 +1,4 @@
-"""Who listens in this process, and how what was committed reaches all of them at once."""
+"""The subscriptions of this process, and how committed events reach all of them at once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from feed.subscription import Subscription
 
 
 class Broadcaster:
-    """The subscriptions of one process. Nothing in it waits: a reader that is slow costs only itself.
+    """The subscriptions of one process. No method waits: a slow reader delays nobody else.
 
-    `window` holds the newest events that were passed on, and its position is how far that is. `pump` writes what is
-    put into the queues of those that flow into outlets. `losses` counts how often the log has lost events: positions
-    from before do not mean now what they meant. `counters` is what is counted here, and by the pump.
+    `window` holds the newest events that were passed on; its position is that of the last one. `pump` writes the queues
+    of the subscriptions that flow into outlets. `losses` is how often the log has lost events: a position from before a
+    loss may mean other events now. `counters` are the counts of the broadcaster and the pump.
     """
 
     def __init__(self, window: Window, counters: Counters | None = None) -> None:
@@ -34,10 +34,10 @@ class Broadcaster:
         self.losses = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._index: TopicIndex[Subscription] = TopicIndex()
-        self._by_address: Counter[str] = Counter()  # only of addresses that have some
+        self._by_address: Counter[str] = Counter()  # without addresses whose count is 0
 
     def register(self, subscription: Subscription) -> None:
-        """From the next `push` on it is offered what it wants."""
+        """Offer this subscription the events that it wants, from the next `push` on."""
         self.counters.subscribed[transport_of(subscription.peer.transport)] += 1
         self._subscriptions[subscription.id] = subscription
         if address := address_key(subscription.peer.address):
@@ -46,7 +46,7 @@ class Broadcaster:
             self._index.add(pattern, subscription)
 
     def unregister(self, subscription: Subscription) -> None:
-        """It is offered nothing more. To do so twice does no harm."""
+        """Offer this subscription nothing more. Calling it twice does no harm."""
         if self._subscriptions.pop(subscription.id, None) is not None:
             if address := address_key(subscription.peer.address):
                 self._by_address[address] -= 1
@@ -56,21 +56,22 @@ class Broadcaster:
                 self._index.remove(pattern, subscription)
 
     def count_of(self, address: str) -> int:
-        """How many subscriptions are counted under the name of this address. Those inside this process are not."""
+        """Return how many subscriptions count towards this address (see `address_key`). Those without an address,
+        inside this process, do not count."""
         return self._by_address[address_key(address)]
 
     @property
     def queues(self) -> Queues:
-        """See `Queues`. Looks at each subscription: it is for those who ask now and then."""
+        """How full the queues are. Looks at each subscription, so it is for occasional use."""
         depths = [each.queued for each in self if not each.behind]
         return Queues(sum(depths), max(depths, default=0), len(self) - len(depths))
 
     def find(self, id: str) -> Subscription | None:
-        """The subscription of this id."""
+        """Return the subscription with this id, if there is one."""
         return self._subscriptions.get(id)
 
     def push(self, events: Sequence[Event]) -> None:
-        """Pass on what follows on what was passed on before. Who wants the same of it gets the same batch."""
+        """Pass on the events that follow those passed on before. Readers that want the same of them share one batch."""
         self.window.extend(events)
         by_topic: defaultdict[str, list[Event]] = defaultdict(list)
         for event in events:
@@ -80,7 +81,7 @@ class Broadcaster:
             for readers in self._index.find(topic):
                 groups.setdefault(id(readers), (readers, []))[1].append(topic)
         batches = _Batches(events, by_topic)
-        several: defaultdict[Subscription, dict[str, None]] = defaultdict(dict)  # and the topics they want
+        several: defaultdict[Subscription, dict[str, None]] = defaultdict(dict)  # to the topics they want
         for readers, topics in groups.values():
             batch = batches.of(topics)
             for subscription in readers:
@@ -92,15 +93,15 @@ class Broadcaster:
             subscription.offer(batches.of(wanted))
 
     def skip_to(self, position: int) -> None:
-        """Go on after `position`, though what lies between was never passed on: retention has taken it. Everybody
-        reads the log from where they are, and is told of the gap."""
+        """Continue after `position`, because retention removed the events before it before they were passed on. All
+        readers go on from the log, and are told of the gap."""
         for subscription in self:
             subscription.note_position()
             subscription.fall_behind()
         self.window.skip_to(position)
 
     def lose(self, lost: LogLost) -> None:
-        """The log has lost events: everybody is told, and reads on in what the log has now."""
+        """Tell all readers that the log has lost events; they go on with what the log has now."""
         self.losses += 1
         for subscription in self:
             subscription.note_position()
@@ -109,12 +110,13 @@ class Broadcaster:
             self.window.skip_to(lost.position)
 
     def distrust(self) -> None:
-        """Passing on broke half-way, and some may have had their part: everybody reads the log."""
+        """Make all readers read the log, because passing on failed half-way and some may have had their part."""
         for subscription in self:
             subscription.fall_behind()
 
     def drain(self, limits: Limits) -> None:
-        """Let every stream end, as this feed is stopped. They come back evenly spread over the drain, not at once."""
+        """End every stream, because this feed is being stopped. The clients are told to come back spread evenly over
+        the drain."""
         ending = list(self)
         for number, subscription in enumerate(ending):
             subscription.end("shutdown", limits.drained_retry((number + random.random()) / len(ending)))
@@ -127,7 +129,7 @@ class Broadcaster:
 
 
 class _Batches:
-    """The batches that are made of some events: one for each set of topics."""
+    """The batches made of one push: one for each set of topics."""
 
     def __init__(self, events: Sequence[Event], by_topic: Mapping[str, Sequence[Event]]) -> None:
         self._events = events
@@ -135,7 +137,7 @@ class _Batches:
         self._made: dict[tuple[str, ...], Batch] = {}
 
     def of(self, topics: Iterable[str]) -> Batch:
-        """The events of these topics, in their order."""
+        """Return the events of these topics, in order."""
         key = tuple(topics)
         if key not in self._made:
             if len(key) == len(self._by_topic):

@@ -1,27 +1,26 @@
-"""Everything that can go wrong, on one page, by whose fault it is.
+"""All errors of this package on one page, by whose fault they are.
 
     FeedError
-    ├── RequestError        the caller's: repeating it as it is will not help
-    │   ├── Malformed           it cannot be read: broken JSON or text                       (HTTP 400)
-    │   ├── TooLarge            it is bigger than this feed takes                            (HTTP 413)
-    │   ├── Invalid             it can be read, and breaks a rule for topics, types, …       (HTTP 422)
-    │   ├── Unauthenticated     it may be allowed to somebody, and does not say who asks     (HTTP 401)
-    │   └── Forbidden           whoever asks may not do it                                   (HTTP 403)
-    ├── FeedUnavailable     nobody's in particular, and nothing was done: try again      (HTTP 503)
-    │   ├── Overloaded          more is being published than the log takes in, or one may    (HTTP 429)
-    │   └── Draining            this server is being stopped; another will answer            (HTTP 503)
-    ├── Indeterminate       nobody's, and it cannot be known whether it was published    (HTTP 504)
-    └── LogRefused          the operator's: this log cannot be opened; says why and what to do
+    ├── RequestError        the caller's fault: the same request will fail again
+    │   ├── Malformed           the request cannot be read: broken JSON or text              (HTTP 400)
+    │   ├── TooLarge            the request is larger than this feed takes                   (HTTP 413)
+    │   ├── Invalid             the request breaks a rule for topics, types, …               (HTTP 422)
+    │   ├── Unauthenticated     the request does not prove who is asking                     (HTTP 401)
+    │   └── Forbidden           the caller may not do this                                   (HTTP 403)
+    ├── FeedUnavailable     nobody's fault, and nothing was done: try again              (HTTP 503)
+    │   ├── Overloaded          more is published than the log, or one client's limit, takes (HTTP 429)
+    │   └── Draining            this server is stopping; another one will answer             (HTTP 503)
+    ├── Indeterminate       nobody's fault: the event may be published or not            (HTTP 504)
+    └── LogRefused          the operator's fault: the log cannot be opened; says why and what to do
 
-At the HTTP edge they become problem documents (`feed.fastapi.http.problems`); nothing else of an error reaches a
-client.
+At the HTTP edge they become problem documents (`feed.fastapi.http.problems`); a client sees nothing else of an error.
 """
 
 from __future__ import annotations
 
 
 class FeedError(Exception):
-    """Whatever this package raises on purpose."""
+    """The base of all errors that this package raises on purpose."""
 
 
 class RequestError(FeedError):
@@ -29,11 +28,11 @@ class RequestError(FeedError):
 
 
 class Malformed(RequestError):
-    """The bytes are not what they claim to be."""
+    """The data is not valid JSON or text, or has no JSON form."""
 
 
 class TooLarge(RequestError):
-    """`limit` is in bytes."""
+    """`what` is larger than `limit` bytes."""
 
     def __init__(self, what: str, limit: int) -> None:
         super().__init__(f"{what} is larger than {limit:,} bytes, the limit here")
@@ -42,7 +41,7 @@ class TooLarge(RequestError):
 
 
 class Invalid(RequestError):
-    """`what` names the field that breaks the rule; `detail` says which rule."""
+    """`what` names the field that breaks a rule; `detail` says which rule."""
 
     def __init__(self, what: str, detail: str) -> None:
         super().__init__(f"{what}: {detail}")
@@ -51,7 +50,7 @@ class Invalid(RequestError):
 
 
 class Unauthenticated(RequestError):
-    """There is no token, or none that is valid. `invalid` tells the second from the first."""
+    """There is no token (`invalid` is False), or the token is not valid (`invalid` is True)."""
 
     def __init__(self, detail: str, *, invalid: bool = False) -> None:
         super().__init__(detail)
@@ -59,11 +58,11 @@ class Unauthenticated(RequestError):
 
 
 class Forbidden(RequestError):
-    """It is known who asks, or from where, and that is not enough."""
+    """The caller, or where the request comes from, is known and not allowed to do this."""
 
 
 class FeedUnavailable(FeedError):
-    """It cannot be done now; what was to be published is not. `retry_after` is in seconds."""
+    """The feed cannot do this now; nothing was published. Try again after `retry_after` seconds."""
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)
@@ -71,17 +70,17 @@ class FeedUnavailable(FeedError):
 
 
 class Overloaded(FeedUnavailable):
-    """What waits to be committed has reached its bound, or one client's publishes theirs."""
+    """Too much waits to be committed, or one client publishes more than its limit."""
 
 
 class Draining(FeedUnavailable):
-    """No new streams here. `retry_after` is when those that were here are back elsewhere."""
+    """The server takes no new streams. After `retry_after` seconds its readers will be back elsewhere."""
 
 
 class Indeterminate(FeedError):
-    """The connection to the log broke after the events were sent and before the answer came. Repeat it with the same
-    idempotency key, and it is there once."""
+    """The connection to the log broke after the events were sent and before the answer came. Repeat the publish with
+    the same idempotency key: the events are then committed once."""
 
 
 class LogRefused(FeedError):
-    """The log's file or server is not one that this feed may use."""
+    """The feed may not use this log: its file or server is not a suitable one."""

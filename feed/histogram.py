@@ -1,4 +1,4 @@
-"""How often a value was how large, in a few numbers."""
+"""Counts how often a value was how large."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _UP_TO_A_MINUTE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Histogram:
-    """How often a value was up to each of `bounds`, and above the last: `counts`, one more than there are bounds; and
-    the `sum` of all of them. For one thread that observes; others may read."""
+    """`counts` says how often a value was up to each of `bounds`, and, as one more count, above the last; `sum` is the
+    sum of all values. One thread may observe; others may read."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -20,11 +20,11 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Once this value."""
+        """Count this value once."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
     def add(self, other: Histogram) -> None:
-        """All that another one of the same bounds has observed."""
+        """Add the counts of another histogram with the same bounds."""
         self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
         self.sum += other.sum

@@ -1,9 +1,8 @@
-"""Which topics a subscriber asked for: a pattern against a topic or another pattern, and the index from a topic to who
-wants it.
+"""Patterns of topics: matching them, comparing them, and finding the readers of a topic.
 
-A pattern is a topic in which a segment may be `*` (any one segment), and the last may be `**` (one or more segments).
-Whether a string is a pattern at all is decided in `feed.event`: `select` asks there, everything else takes patterns as
-valid.
+A pattern is a topic in which a segment may be `*` (exactly one segment, any name), and the last one may be `**` (one or
+more segments). `feed.event` decides whether a string is a valid pattern: `select` asks there; everything else here
+expects valid patterns.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ from feed.event import check_pattern, check_type
 Reader = TypeVar("Reader")
 
 MAX_PATTERNS = 100
-"""What may be asked for in one subscription, unless the options say less."""
+"""The most patterns in one subscription, unless the options allow fewer."""
 
 MAX_SEGMENTS = 1_000
-"""Of all patterns with wildcards of one subscription: each is a node to be looked at for topics that begin like it."""
+"""The most segments of all patterns with wildcards in one subscription, together: each may be a node that a topic with
+the same beginning has to visit."""
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether a subscriber of `pattern` gets the events of `topic`."""
+    """Tell whether a subscriber of `pattern` gets the events of `topic`."""
     if "*" not in pattern:
         return pattern == topic
     wanted = pattern.split("/")
@@ -41,10 +41,10 @@ def matches(pattern: str, topic: str) -> bool:
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Whether `wide` matches every topic that `narrow` matches. A topic is a pattern too: of one topic.
+    """Tell whether `wide` matches every topic that `narrow` matches. A topic is a pattern that matches itself.
 
-    Segment by segment: a name is covered by itself and by `*`, `*` by `*` alone. A last `**` covers whatever is left,
-    if that is at least one segment, and is itself covered only by a `**` that stands where it does or before.
+    Segments are compared one by one. A name is covered by the same name and by `*`; `*` is covered by `*` only. A last
+    `**` covers all remaining segments, at least one. `**` is covered only by a `**` at the same place or before.
     """
     if wide == narrow:
         return True
@@ -59,7 +59,7 @@ def covers(wide: str, narrow: str) -> bool:
 
 
 def literal_prefix(pattern: str) -> str:
-    """What every matching topic begins with, up to the first wildcard: `orders/` for `orders/*`, '' for `**`."""
+    """Return the beginning of every matching topic, up to the first wildcard: `orders/` for `orders/*`, '' for `**`."""
     return pattern[: pattern.index("*")] if "*" in pattern else pattern
 
 
@@ -70,7 +70,7 @@ def _expression(pattern: str) -> str:
 
 
 class Selection:
-    """What one subscriber asked for: patterns, and types if not all. Immutable."""
+    """What one subscriber asked for: patterns, and types (all types if there are none). Immutable."""
 
     __slots__ = ("_exact", "_wildcard", "_wildcards", "everything", "patterns", "types")
 
@@ -83,19 +83,19 @@ class Selection:
         self._wildcard: Callable[[str], object] | None = None
 
     def wants_topic(self, topic: str) -> bool:
-        """Whether one of the patterns matches."""
+        """Tell whether one of the patterns matches."""
         if self.everything or topic in self._exact:
             return True
         if not self._wildcards:
             return False
         if self._wildcard is None:
-            # One expression for all of them: looking at ten thousand events for a hundred patterns takes milliseconds.
-            # Made when it is needed, as it costs some itself, and who only listens needs none.
+            # One expression for all patterns: testing ten thousand events for a hundred patterns takes milliseconds.
+            # Compiled at the first use: compiling takes time too, and a reader that is only live does without.
             self._wildcard = re.compile("|".join(map(_expression, self._wildcards))).fullmatch
         return self._wildcard(topic) is not None
 
     def wants(self, topic: str, type: str) -> bool:
-        """Whether an event of this topic and type is for this subscriber."""
+        """Tell whether an event of this topic and type is for this subscriber."""
         return (not self.types or type in self.types) and self.wants_topic(topic)
 
     def __repr__(self) -> str:
@@ -120,9 +120,9 @@ def select(
         if not isinstance(name, str):
             raise TypeError(f"a pattern or a type has to be a str, not {type(name).__name__}")
     if len(flat) > most:
-        raise Invalid("pattern", f"at most {most} may be given, not {len(flat)}")
+        raise Invalid("pattern", f"at most {most} may be given, not {len(flat)}; use * or ** for many topics")
     if sum(pattern.count("/") + 1 for pattern in flat if "*" in pattern) > MAX_SEGMENTS:
-        raise Invalid("pattern", f"those with * or ** may have {MAX_SEGMENTS:,} segments in sum")
+        raise Invalid("pattern", f"those with * or ** may have {MAX_SEGMENTS:,} segments together; use fewer of them")
     return _selection(flat, names)
 
 
@@ -137,7 +137,7 @@ def _flat(patterns: str | Iterable[str | Iterable[str]]) -> Iterator[str]:
             yield pattern
 
 
-@lru_cache(maxsize=1024)  # so that many readers of the same share it
+@lru_cache(maxsize=1024)  # readers that ask for the same share one selection
 def _selection(patterns: tuple[str, ...], types: tuple[str, ...]) -> Selection:
     return Selection([check_pattern(pattern) for pattern in patterns], [check_type(name) for name in types])
 
@@ -147,15 +147,15 @@ class _Node(Generic[Reader]):
 
     def __init__(self) -> None:
         self.children: dict[str, _Node[Reader]] = {}
-        self.here: dict[Reader, None] = {}  # whose pattern ends here
-        self.rest: dict[Reader, None] = {}  # whose pattern goes on with `**`
+        self.here: dict[Reader, None] = {}  # readers whose pattern ends here
+        self.rest: dict[Reader, None] = {}  # readers whose pattern continues with `**`
 
 
 class TopicIndex(Generic[Reader]):
-    """From a topic to who wants it, at a cost that depends on the topic's depth and on how many want it.
+    """Finds the readers of a topic, at a cost that depends on the depth of the topic and the number of its readers.
 
-    Topics that are asked for by name are one dictionary; patterns are a tree, a level a segment. Sets are
-    dictionaries, so that readers are met in the order in which they came.
+    Patterns without wildcards are in one dictionary; the others form a tree with a level for each segment. Sets of
+    readers are dictionaries, so that readers keep the order in which they came.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class TopicIndex(Generic[Reader]):
         self._tree: _Node[Reader] = _Node()
 
     def add(self, pattern: str, reader: Reader) -> None:
-        """Let `reader` be found by the topics that `pattern` matches."""
+        """Let `reader` be found for every topic that `pattern` matches."""
         if "*" not in pattern:
             self._exact.setdefault(pattern, {})[reader] = None
             return
@@ -174,7 +174,7 @@ class TopicIndex(Generic[Reader]):
         (node.here if last is None else node.rest)[reader] = None
 
     def remove(self, pattern: str, reader: Reader) -> None:
-        """Undo `add`. Branches that nobody needs any more go, so that the index does not grow with what has been."""
+        """Undo `add`. Empty branches are removed, so that the index does not grow with past readers."""
         if "*" not in pattern:
             readers = self._exact[pattern]
             del readers[reader]
@@ -193,8 +193,8 @@ class TopicIndex(Generic[Reader]):
             del parent.children[segment]
 
     def find(self, topic: str) -> Iterator[Iterable[Reader]]:
-        """Everybody who wants `topic`, in groups: whose patterns are the same are in the same one, and the same object
-        comes for each topic that the pattern matches. Who has several patterns may be in several."""
+        """Yield all readers of `topic`, in groups. Readers with the same pattern are in one group, which is the same
+        object for every topic that the pattern matches. A reader with several patterns may be in several groups."""
         if readers := self._exact.get(topic):
             yield readers
         if self._tree.children or self._tree.rest:

@@ -1,4 +1,4 @@
-"""Who is at the other end of a subscription, as far as the feed has to know."""
+"""The client behind a subscription, as far as the feed has to know it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import lru_cache
 
 import msgspec
 
-_PREFIX_V6 = 64  # bits: what one household or machine is given, and may take its addresses from at will
+_PREFIX_V6 = 64  # bits: one household or machine is given such a network, and may use any address in it
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """`transport` is how it reads (`sse`, `ndjson`, `websocket`, `poll`, or `library`), `address` the client's own, ''
-    inside this process. At `expires`, in seconds since 1970, its right to read ends, and the stream with it.
-    `principal` is who it is, for those who look after the feed, where that is known."""
+    """`transport` is how the client reads (`sse`, `ndjson`, `websocket`, `poll`, or `library`). `address` is the
+    client's own, '' inside this process. At `expires`, in seconds since 1970, its right to read ends, and so does the
+    stream. `principal` names the client to operators, where the name is known."""
 
     transport: str = "library"
     address: str = ""
@@ -24,7 +24,8 @@ class Peer(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=4096)
 def address_key(address: str) -> str:
-    """Under what name limits per address count this one: IPv6 by its network of 64 bits, anything else as it is."""
+    """Return the name under which limits for each address count this one: an IPv6 address by its network of 64 bits,
+    any other address as it is."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

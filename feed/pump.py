@@ -1,12 +1,12 @@
-"""Writes what waits in the queues of many subscriptions, without a task, a lock or a timer for any of them.
+"""Writes the queues of many subscriptions without a task, a lock or a timer for any of them.
 
-Whoever has something to be written is *woken*. All that were woken between two turns of the event loop are one *run*;
-what is published while one run goes on is written together in the next, a write a reader. A turn does a few
-milliseconds of work, then gives the loop back, and runs take turns, so that an event for one reader does not wait for
-one for fifteen thousand.
+A subscription that has something to write is *woken*. All subscriptions woken between two turns of the event loop form
+one *run*. Events published during one run are written together in the next, with one write for each reader. A turn
+works for a few milliseconds, then gives the loop back. Runs take turns, so that an event for one reader does not wait
+for one for fifteen thousand.
 
-Replays have a line of their own, and a part of each turn: whoever asks for the past is served in turn, however many do,
-and neither readers of the present nor publishers wait for them.
+Replays have a queue of their own and a share of each turn. Readers of the past are served one after the other, however
+many there are; neither live readers nor publishers wait for them.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from feed.statistics import Counters
 logger = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.004
-_REPLAY_SECONDS = 0.002  # of a turn in which there is much else to write
-_TURN_WRITES = 500  # uvloop sends only after the callbacks of its turn, some 5 µs a write that the clock does not see
+_REPLAY_SECONDS = 0.002  # at least, in each turn, however much else there is to write
+_TURN_WRITES = 500  # uvloop sends after the callbacks of its turn: some 5 µs a write that our clock does not see
 _TURN_BYTES = 4 << 20
-_MAX_LAG = 0.25  # of a queue: what may have been passed on since the oldest run began, for one more publish
-_ADMITTED = 16  # publishes in a turn
+_MAX_LAG = 0.25  # of a queue: a publisher waits if more was passed on since the oldest run began
+_ADMITTED = 16  # publishers let go on in one turn
 
 
 class Flushed(Protocol):
-    """What the pump drives."""
+    """What the pump writes: a subscription, for example."""
 
     def flush(self, now: float) -> int:
-        """Write what waits, as far as that is possible, and give roughly how many bytes. `now` is the loop's time."""
+        """Write what waits, as far as possible, and return roughly how many bytes. `now` is the loop's time."""
 
     def break_off(self) -> None:
-        """End at once: writing has failed for a reason that nobody foresaw. Silence would be worse."""
+        """End at once, because writing failed in a way that nobody foresaw. Silence would be worse."""
 
 
 class Pump:
-    """One for a feed.
+    """One for each feed.
 
-    `passed` is counted up by who fills the queues, in queues full; `backlog` is how much of it came while the oldest
-    run was waiting for its turns: beyond one, readers would fall behind for no fault of theirs. Publishers wait at
-    `admit` meanwhile: else they would be served at the expense of those whom they publish to.
+    Whoever fills the queues adds to `passed`, in units of a full queue. `backlog` is how much was added while the
+    oldest run waited for its turns: beyond one full queue, readers would fall behind through no fault of their own.
+    Meanwhile publishers wait at `admit`, or they would be served at the expense of their readers.
     """
 
     def __init__(self, counters: Counters | None = None) -> None:
@@ -61,12 +61,12 @@ class Pump:
         self._scheduled = False
 
     def wake(self, flushed: Flushed) -> None:
-        """Let it be flushed in the next run. It is for the woken one to see to it that it is so only once."""
+        """Flush this one in the next run. The caller makes sure to wake it only once."""
         self._woken.append(flushed)
         self._schedule()
 
     def wake_replay(self, flushed: Flushed) -> None:
-        """The same for one that reads the past: it gets in line behind others of its kind."""
+        """Flush this reader of the past, after the other readers of the past that wait."""
         self._replays.append(flushed)
         self._schedule()
 
@@ -76,14 +76,14 @@ class Pump:
             self._loop.call_soon(self._turn)
 
     def carry(self, committed: int) -> None:
-        """What was woken just now is to be sent events of which the oldest was committed at that time, in milliseconds
-        since 1970."""
+        """Note the commit time (milliseconds since 1970) of the oldest event in the run that is being collected: the
+        histogram of delays needs it."""
         if self._woken and self._committed is None:
             self._committed = committed
 
     @property
     def backlog(self) -> float:
-        """See `Pump`."""
+        """How much was passed on since the oldest run began, in full queues."""
         return self.passed - min((run.passed for run in self._runs), default=self.passed)
 
     @property
@@ -92,7 +92,7 @@ class Pump:
         return bool(self._held) or self.backlog > _MAX_LAG
 
     async def admit(self) -> None:
-        """Wait until what was published before has been written far enough, and for one's turn."""
+        """Wait until earlier events have been written far enough, and for the publisher's turn."""
         if self.busy:
             held = self._loop.create_future()
             self._held.append(held)
@@ -125,7 +125,7 @@ class Pump:
                 try:
                     size += flushed.flush(now)
                 except Exception:
-                    logger.exception("a stream broke")
+                    logger.exception("writing to a stream failed; the stream ends")
                     _break_off(flushed)
                 writes += 1
                 if writes >= _TURN_WRITES or size >= _TURN_BYTES or time.perf_counter() > end:
@@ -142,7 +142,7 @@ class Pump:
             try:
                 size += flushed.flush(now)
             except Exception:
-                logger.exception("a stream broke")
+                logger.exception("writing to a stream failed; the stream ends")
                 _break_off(flushed)
             if size >= _TURN_BYTES or time.perf_counter() > end:
                 break

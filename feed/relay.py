@@ -1,4 +1,4 @@
-"""The two tasks that serve all streams of a feed: one passes on what the log commits, one is their heartbeat."""
+"""The two tasks that serve all streams of a feed: one passes on what the log commits, the other is their heartbeat."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from feed.options import Limits
 
 logger = logging.getLogger(__name__)
 
-_MAX_BACKLOG = 0.5  # of a queue: what may be passed on while the pump is still busy with what was passed on before
-_BEAT = 0.5  # seconds between two looks for streams that are quiet, or whose right to read has ended
+_MAX_BACKLOG = 0.5  # of a queue: passing on pauses while the pump is further behind than this
+_BEAT = 0.5  # seconds between two checks for streams that are quiet, or whose right to read has ended
 
 
 class Relay:
-    """From a log to the broadcaster. `fails` says that what the log commits is not passed on now."""
+    """Passes events from a log to the broadcaster. While `fails` is true, committed events are not passed on."""
 
     def __init__(self, log: Log, broadcaster: Broadcaster, limits: Limits) -> None:
         self._log = log
@@ -31,8 +31,10 @@ class Relay:
         self._limits = limits
 
     async def follow(self) -> None:
-        """Pass on what the log commits. Whatever goes wrong, it goes on where it was: a feed whose relay is dead looks
-        well and is silent."""
+        """Pass on what the log commits, until cancelled.
+
+        After any error it continues from where it was: a feed with a dead relay looks healthy and is silent.
+        """
         window = self._broadcaster.window
         backoff = Backoff()
         while True:
@@ -42,24 +44,24 @@ class Relay:
                     self.fails = False
                     backoff.reset()
             except LogLost as lost:
-                logger.error("the log has lost events: %s; all subscribers are told", lost)
+                logger.error("the log has lost events: %s; all subscribers receive feed.gap", lost)
                 self._broadcaster.lose(lost)
                 continue
             except Exception:
                 self.fails = True
-                logger.exception("the relay stopped at %d; it goes on from there", window.position)
+                logger.exception("passing on events failed after %d; it continues from there", window.position)
                 self._broadcaster.distrust()
             await asyncio.sleep(backoff.next())
 
     async def _pass_on(self, batch: Sequence[Event]) -> None:
-        """In portions: a fan-out to thousands must not hold up publishes and other streams, and one portion has to fit
-        into a queue."""
+        """Pass on events in portions. A fan-out to thousands must not hold up publishes and other streams, and a
+        portion has to fit into a queue."""
         broadcaster, pump, limits = self._broadcaster, self._broadcaster.pump, self._limits
         for portion in _portions(batch, limits):
             if portion[0].seq > broadcaster.window.position + 1:
                 broadcaster.skip_to(portion[0].seq - 1)
             while pump.backlog > _MAX_BACKLOG:
-                await asyncio.sleep(0)  # the pump works in each turn of the loop
+                await asyncio.sleep(0)  # the pump works in every turn of the loop
             pump.passed += max(
                 len(portion) / limits.queue_events, sum(event.size for event in portion) / limits.queue_bytes
             )
@@ -69,7 +71,7 @@ class Relay:
                 await asyncio.sleep(0)
 
     async def beat(self) -> None:
-        """Give the quiet subscriptions their signs of life, until cancelled."""
+        """Until cancelled: give quiet streams a sign of life, and end those whose right to read has ended."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_BEAT)
@@ -80,13 +82,13 @@ class Relay:
                         subscription.end("token-expired")
                     subscription.beat(loop.time())
                 except Exception:
-                    logger.exception("a stream had no heartbeat; the next one comes")
+                    logger.exception("the heartbeat of a stream failed; the next one will be tried")
                 if count % 1_000 == 0:
                     await asyncio.sleep(0)
 
 
 def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:
-    """The events in runs without a hole that each fit into half a queue, or are one event."""
+    """Split events at holes, and so that each portion fits into half a queue, or is a single event."""
     for run in runs(events):
         start, size = 0, 0
         for place, event in enumerate(run):

@@ -20,7 +20,7 @@ from feed.survey import Survey
 
 
 class Running:
-    """A feed that is open: its log, its broadcaster, and what runs between them."""
+    """An open feed: its log, its broadcaster, and the tasks between them."""
 
     def __init__(self, log: Log, broadcaster: Broadcaster, options: FeedOptions) -> None:
         self.log = log
@@ -38,7 +38,7 @@ class Running:
 
     @classmethod
     async def start(cls, url: str, options: FeedOptions, counters: Counters, left: Log | None) -> Running:
-        """Open the log, or go on with the one that is `left`."""
+        """Open the log, or go on with the log that was `left` open."""
         options = msgspec.structs.replace(options, node=options.node or f"{socket.gethostname()}:{os.getpid()}")
         if not is_shared(check_log_url(url)):
             await check_alone(url.partition(":")[0])
@@ -51,14 +51,14 @@ class Running:
 
     @property
     def lag(self) -> int:
-        """How many events are known to be in the log, and not passed on to the subscriptions here yet."""
+        """How many events are known to be in the log and were not passed on to the subscriptions here yet."""
         return max(0, self.log.position - self.broadcaster.window.position)
 
     async def stop(self) -> None:
-        """End the tasks, then close the log."""
+        """Cancel the tasks, then close the log."""
         for task in self._tasks:
             task.cancel()
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        finally:  # also where a loop that ends cancels everything
+        finally:  # also if the loop is ending and cancels everything
             await self.log.close()

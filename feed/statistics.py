@@ -1,9 +1,7 @@
-"""What a feed counts of what it does, in plain numbers, and what it is at one moment. Whoever shows it reads it when
-somebody asks.
+"""What a feed counts, in plain numbers, and what it holds at one moment. These are read when somebody asks.
 
-Counters only ever grow. Nothing is counted for each event and reader but what a subscription adds up itself: a
-publish, a fan-out, a replay is one addition. And nothing that a client can make up is a name here: what is counted
-apart is fixed.
+Counters only ever grow. Per event and reader only the subscription itself counts: a publish, a fan-out or a replay is
+one addition here. No name of a counter comes from a client: the set of names is fixed.
 """
 
 from __future__ import annotations
@@ -18,38 +16,39 @@ from feed.histogram import Histogram
 from feed.log.contract import FileBytes, Retained
 
 Outcome = Literal["created", "repeated", "invalid", "denied", "overloaded", "unavailable", "indeterminate", "failed"]
-"""What becomes of a publish: committed; answered again for its key; wrong (`Invalid`, `Malformed`, `TooLarge`, or no
-request to be understood); without the right to; one too many; not possible now; perhaps committed; broken."""
+"""The result of a publish: committed; answered again for its key; wrong (`Invalid`, `Malformed`, `TooLarge`, or not a
+request that can be understood); not allowed; too many; not possible now; perhaps committed; failed by a bug."""
 
 Refusal = Literal["invalid", "denied", "busy", "shutdown", "failed"]
-"""Why a reader gets nothing: a wrong request; no right to; no room, or a log that is away; a server that is being
-stopped; broken."""
+"""Why a reader was refused: a wrong request; not allowed; no room, or a log that cannot be reached; a server that is
+being stopped; a bug."""
 
 Ending = Reason | Literal["client", "error"]
-"""Why a stream ended: what `feed.closing` said, or its reader left, or writing broke."""
+"""Why a stream ended: the reason that `feed.closing` gave, or the client left, or writing failed."""
 
 TRANSPORTS = ("sse", "websocket", "ndjson", "poll", "library")
-"""What a `Peer` may call the way it reads; another name counts as the last."""
+"""The values of `Peer.transport`; any other name counts as the last one."""
 
 _EVENTS = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 
 
 class Counters:
-    """What one feed has counted since it was made, over whatever it was opened in between.
+    """What one feed has counted since it was made, also over several times that it was open.
 
-    `published` counts events whose publishers were told that they are committed, and `published_bytes` their data, in
-    UTF-8; what is repeated with its key does not count again. `publishes` are requests, a batch is one.
+    `published` counts the events whose publishers were told that they are committed, and `published_bytes` their data
+    in bytes of UTF-8. A publish repeated with its key does not count again. `publishes` counts requests by result; a
+    batch is one request.
 
-    `subscribed` are the subscriptions that began, by transport, and `ended` those that ended, by why. `delivered` are
-    events and bytes of body that were handed to the connections of streams which have ended (`Statistics.delivered`
-    has those of open ones too), and of pages of history.
+    `subscribed` counts subscriptions that began, by transport; `ended` those that ended, by reason; `refused` readers
+    that were refused. `delivered` are the events and bytes of body handed to connections, of streams that have ended
+    and of pages of history. `Statistics.delivered` includes open streams.
 
-    `overflows` is how often a queue was full, and its reader has gone on from the log. `replays` is how many events a
-    reader that began in the past was sent until it was live, or had left, by where they came from: the memory alone, or
-    the log too. `gaps` is how often a reader was told of one.
+    `overflows` counts how often a queue was full, so that its reader continued from the log. `replays` are, for each
+    reader that started in the past, the events sent until it was live or had left, by their source: the memory only
+    (`window`), or the log too (`log`). `gaps` counts how often a reader was told of a gap.
 
-    `fan_outs` is how long it took to write what was published at once to all its readers, in seconds, and `delays` the
-    time from the commit of the oldest event of it until then, by the clocks of the log and of this machine.
+    `fan_outs` is how long writing one run to all its readers took, in seconds. `delays` is the time from the commit of
+    the oldest event of the run until then, by the clocks of the log and of this machine.
     """
 
     def __init__(self) -> None:
@@ -68,7 +67,7 @@ class Counters:
 
 
 class Delivered:
-    """Events, and bytes."""
+    """Events and bytes that were handed to connections."""
 
     __slots__ = ("bytes", "events")
 
@@ -77,15 +76,17 @@ class Delivered:
         self.bytes = bytes
 
     def add(self, events: int, bytes: int) -> None:
-        """So much more."""
+        """Add these counts."""
         self.events += events
         self.bytes += bytes
 
 
 class Queues(NamedTuple):
-    """What waits in the queues of all subscriptions in sum, and in the deepest one; and how many are behind: they read
-    the log, because they could not keep up, or because they have come back and have not caught up yet. What they have
-    still to read counts in no queue."""
+    """The events that wait in all queues together, and in the deepest one, and how many subscriptions are lagging.
+
+    A lagging subscription reads the log, because it could not keep up, or has come back and not caught up yet. What it
+    still has to read is in no queue.
+    """
 
     events: int
     deepest: int
@@ -93,23 +94,23 @@ class Queues(NamedTuple):
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """What a feed holds, and has done since it was made, at one moment: see `Feed.statistics`. Nothing in it goes on
-    changing.
+    """What a feed holds, and has done since it was made, at one moment (see `Feed.statistics`). A snapshot: it does not
+    change.
 
-    `subscribers` is how many streams are open, `subscribers_by_transport` the same by how they read: `sse`,
+    `subscribers` is how many streams are open. `subscribers_by_transport` is the same by how they read: `sse`,
     `websocket`, `ndjson`, `poll` (a long poll), `library` (inside the process). `queues` is what waits in their queues.
 
-    `delivered` are the events and bytes of body that were handed to connections, of streams that have ended too, by
-    transport; those of pages are under `history`, where a long poll counts as the page that it is answered with.
+    `delivered` are the events and bytes of body handed to connections, by transport, of open and ended streams. Pages
+    of history are under `history`, as is a long poll, which is answered with a page.
 
-    Of the log, as far as this process knows: `position` is the seq of its newest event, 0 before the first one, and
-    `lag` how many of its events were not passed on to the streams yet. `retained` is how many events it holds and
-    their sizes in bytes, `oldest_time` when the oldest of them was committed, in milliseconds since 1970, and
-    `file_bytes` how large its files are. `commits` is how long commits took, in seconds, and `reconnects` how often the
-    log's server was lost and found again.
+    The log, as far as this process knows: `position` is the seq of its newest event, 0 before the first one. `lag` is
+    how many of its events were not passed on to the streams yet. `retained` is how many events it holds and their sizes
+    in bytes. `oldest_time` is when the oldest of them was committed, in milliseconds since 1970. `file_bytes` is how
+    large its files are. `commits` is how long commits took, in seconds. `reconnects` is how often the connection to the
+    log's server was lost and made again.
 
-    While the feed is not open there are no streams, the log's `position` and `lag` are 0, and what it holds is None.
-    So is `oldest_time` where it holds nothing.
+    While the feed is not open there are no streams, `position` and `lag` are 0, and `retained`, `oldest_time` and
+    `file_bytes` are None. `oldest_time` is also None while the log holds no event.
     """
 
     subscribers_by_transport: Mapping[str, int]
@@ -126,7 +127,7 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 def transport_of(name: str) -> str:
-    """The name under which a transport is counted."""
+    """Return the name under which a transport is counted."""
     return name if name in TRANSPORTS else "library"
 
 

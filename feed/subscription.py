@@ -1,12 +1,12 @@
-"""One reader: what it asked for, its queue, its cursor in the log, and the one road by which it catches up.
+"""One reader: what it asked for, its queue, its cursor in the log, and the one way by which it catches up.
 
-A subscription is either *live*, and the broadcaster puts each batch of events into its queue, or *behind*, and it reads
-the log from its cursor. One that begins at an old id begins behind. One whose queue overflows is emptied, and is
-behind. It turns live at a moment when its cursor has reached what the broadcaster has passed on, and between looking
-and turning there is no `await`: so there is neither a gap nor a double where the log ends and the queue begins, and a
-slow reader costs a cursor, not memory. The queue is for the fast and the log for the slow.
+A subscription is *live* or *behind*. While it is live the broadcaster puts each batch of events into its queue; while
+it is behind it reads the log from its cursor. A subscription that starts at an old id starts behind. One whose queue
+overflows is emptied, and is behind. It turns live when its cursor has reached the last event that was passed on. There
+is no `await` between this check and the change, so there is neither a gap nor a duplicate where the log ends and the
+queue begins. A slow reader costs a cursor, not memory: the queue is for fast readers, the log for slow ones.
 
-What comes is either *taken* by its owner (`take`, or `async for`), or it *flows into* an outlet, driven by the pump.
+Its owner either *takes* what comes (`take`, or `async for`), or lets it *flow into* an outlet, driven by the pump.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from feed.pump import Pump
 from feed.statistics import Ending
 
 Entry = Batch | Control | Heartbeat
-"""What a queue holds."""
+"""An entry of a queue."""
 
 _PAGE_EVENTS = 500  # handed on at a time while behind
-_READ_AGAIN = (0.5, 1.5)  # seconds until a log that could not be read is tried again: not by all readers at once
-_WAKE = Heartbeat("")  # in the queue of a reader that may be waiting there, and has to look again; never handed out
+_READ_AGAIN = (0.5, 1.5)  # seconds until a failed read of the log is repeated; random, so that readers spread out
+_WAKE = Heartbeat("")  # wakes a reader that waits for its queue, so that it checks its state; never handed out
 
 
 class Shared(NamedTuple):
-    """What all subscriptions of a feed have in common. `replays` is whose turn it is to read the log."""
+    """What all subscriptions of a feed share. `replays` limits how many of them read the log at once."""
 
     log: Log
     window: Window
@@ -52,29 +52,29 @@ class Shared(NamedTuple):
 
 
 class _Loss(NamedTuple):
-    """What a reader is to be told when its cursor comes to `stop`: that events after the id `requested` are gone."""
+    """When the cursor comes to `stop`, the reader is told that events after the id `requested` are gone."""
 
     stop: int
     requested: str
 
 
 class Outlet(Protocol):
-    """Where a subscription's bytes go. Nothing in it waits: when it has taken as much as it should it calls
-    `Subscription.block`, and `Subscription.unblock` when that is over."""
+    """Where a subscription's bytes go. No method waits: an outlet that has taken enough calls `Subscription.block`, and
+    later `Subscription.unblock`."""
 
     @property
     def write(self) -> Callable[[Any], None]:
-        """Takes what its encoder has made, whole."""
+        """Takes one chunk of its encoder, whole."""
 
     def finish(self, reason: Reason | None) -> None:
-        """Nothing comes any more: the server has ended the stream for that reason, None if writing broke."""
+        """Nothing more comes: the server has ended the stream for this reason; None if writing failed."""
 
 
 class _Queue(asyncio.Queue[Entry]):
-    """An `asyncio.Queue` that nobody joins, and that has no bound of its own. What only serves those is left out: it
-    would be 2.4 KiB of each idle reader's memory, and half of what an event for one reader costs here."""
+    """An `asyncio.Queue` without bound and without `join`. Leaving out what only serves those saves 2.4 KiB for each
+    idle reader, and half of what an event for one reader costs here."""
 
-    # What `get` and `repr` look at, in Python 3.13 too.
+    # `get` and `repr` read these, in Python 3.13 too.
     _is_shutdown = False
     _putters = ()
     _unfinished_tasks = 0
@@ -96,9 +96,9 @@ class _Queue(asyncio.Queue[Entry]):
 
 
 class Subscription:
-    """One reader of a feed. `Feed.attach` makes it and puts it where the broadcaster finds it.
+    """One reader of a feed. `Feed.attach` makes it and registers it with the broadcaster.
 
-    For its owner: `take` until it gives nothing, or `async for`, or `flow_into`; then `close`.
+    Its owner calls `take` until that returns nothing, or uses `async for`, or calls `flow_into`; then `close`.
     """
 
     __slots__ = (
@@ -151,16 +151,16 @@ class Subscription:
         self.id = secrets.token_hex(8)
         self.selection = selection
         self.peer = peer
-        self.cursor = cursor  # all up to here was handed out, or was not wanted
+        self.cursor = cursor  # all events up to here were handed out, or not wanted
         self.behind = cursor < shared.window.position or replay
         self.since = clock.now()
         self.sent = 0  # bytes of the stream's body that were handed to the connection
-        self.events = 0  # that were handed out
+        self.events = 0  # how many were handed out
         self.closed = False
-        self.reason: Reason | None = None  # why the server ends it, once it does
-        self.ended: Ending | None = None  # why it has ended, once `Feed.detach` knows
+        self.reason: Reason | None = None  # why the server ends the stream, once it does
+        self.ended: Ending | None = None  # why the stream has ended, once `Feed.detach` knows
         self.queue: asyncio.Queue[Entry] = _Queue()  # bounded by `offer`
-        # Each in a slot of its own: `offer` and `flush` look at them for each event and reader.
+        # Each in its own slot, because `offer` and `flush` read them for each event and reader.
         self._log = log
         self._window = shared.window
         self._pump = shared.pump
@@ -169,21 +169,21 @@ class Subscription:
         self._queued_events = 0
         self._queued_bytes = 0
         self._replayed: int | None = 0 if replay else None
-        self._from_log = False  # whether any of it came from the log, and not from the window
+        self._from_log = False  # whether any page of the replay came from the log, not from the window
         self._told = cursor  # the position the client knows
         self._opening: list[Item] = [control.opened(self.id, resumed or log.id_at(cursor), limits.jittered_retry())]
         self._end: Control | None = None
         self._quiet_since = asyncio.get_running_loop().time()
-        self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # so that not all are due at once
+        self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # random, so that not all are due at once
         self._handed: list[Item] = []
         self._reading: asyncio.Future[Page] | None = None
-        self._losses: tuple[_Loss, ...] = ()  # still to come to, in order
+        self._losses: tuple[_Loss, ...] = ()  # that the reader has not been told of yet, in order
         if resumed is not None:
             self._expect_losses_beyond(resumed)
         self._outlet: Outlet | None = None
         self._encoder: Encoder
         self._blocked = False
-        self._awake = True  # in the pump's hands, or nothing for them
+        self._awake = True  # already woken in the pump, or not flowing into an outlet
 
     @property
     def queued(self) -> int:
@@ -192,13 +192,13 @@ class Subscription:
 
     @property
     def told(self) -> str:
-        """The id that the client knows: of the last event, or position, that it was told."""
+        """The last id that the client knows, of an event or a position."""
         return self._log.id_at(self._told)
 
-    # What the broadcaster calls, without ever waiting.
+    # Called by the broadcaster; nothing here waits.
 
     def offer(self, batch: Batch) -> None:
-        """Put events that were just committed into the queue, or note that the reader is behind."""
+        """Put newly committed events into the queue, or fall behind if the queue would overflow."""
         if self.behind:
             return
         types = self.selection.types
@@ -223,20 +223,20 @@ class Subscription:
             self._pump.wake(self)
 
     def fall_behind(self) -> None:
-        """Go on from the log. What waits in the queue is read from there again."""
+        """Continue from the log. What waits in the queue will be read from there again."""
         if self.behind:
             return
         first = self._clear()
         if isinstance(first, Batch):
-            self.cursor = first.first - 1  # all before the queue's first was handed out
+            self.cursor = first.first - 1  # all events before the first in the queue were handed out
         self.behind = True
-        # Whoever waits for the queue has to wake up and find that it is behind.
+        # A `take` that waits for the queue has to wake up and see that the reader is behind.
         self.queue.put_nowait(_WAKE)
         self.wake()
 
     def lose(self, lost: LogLost) -> None:
-        """The log has lost events. The reader is told when it comes to where they were; one that has had some of them
-        goes back to there, and reads what the log has now."""
+        """Note that the log has lost events, and tell the reader when it comes to where they were. A reader that has
+        seen some of them goes back to that place, and reads what the log has now."""
         self.fall_behind()
         self._stop_reading()
         stop, requested = lost.position, lost.before.id_at(max(self.cursor, lost.position))
@@ -244,23 +244,23 @@ class Subscription:
             stop, requested = max(stop, self.cursor), lost.before.id_at(lost.position)
         else:
             self.cursor = lost.position
-        earlier = [loss for loss in self._losses if loss.stop <= stop]  # what was to come beyond is gone with the rest
+        earlier = [loss for loss in self._losses if loss.stop <= stop]  # losses beyond went with the events
         if earlier and earlier[-1].stop == stop:
-            requested = earlier.pop().requested  # of two at one place one gap tells
+            requested = earlier.pop().requested  # one gap tells of two losses at one place
         self._losses = (*earlier, _Loss(stop, requested))
 
     def note_position(self) -> None:
-        """Of a live reader whose queue is empty all that was passed on and wanted was handed out."""
+        """A live reader with an empty queue has seen everything up to the window's position: move its cursor there."""
         if not self.behind and self.queue.empty():
             self.cursor = max(self.cursor, self._window.position)
 
     def beat(self, now: float) -> None:
-        """Give a sign of life if nothing was sent for as long as the heartbeat allows."""
+        """Send a sign of life if nothing was sent for the time that the heartbeat allows."""
         if now - self._quiet_since < self._patience:
             return
         outlet = self._outlet
         if self.behind:
-            if outlet is not None and not self._blocked and self._reading is not None:  # the log takes its time
+            if outlet is not None and not self._blocked and self._reading is not None:  # the log is slow to answer
                 self._write(outlet, [Heartbeat(self._log.id_at(self._told))], now)
             return
         if not self.queue.empty():
@@ -273,20 +273,20 @@ class Subscription:
         self.wake()
 
     def end(self, reason: Reason, retry: int | None = None) -> None:
-        """Let the stream say `feed.closing` and end. What waits in the queue is not lost: the client resumes, `retry`
+        """Send `feed.closing` and end the stream. What waits in the queue is not lost: the client resumes `retry`
         milliseconds later."""
         if self._end is None:
             self.reason = reason
             self._end = control.closing(reason, self._limits.retry_after(reason) if retry is None else retry)
-            self._stop_reading()  # whoever waits for a log that is away must not wait on
+            self._stop_reading()  # a reader must not go on waiting for a log that cannot be reached
             self._clear()
             self.queue.put_nowait(self._end)
             self.wake()
 
-    # What its owner calls, to take what comes.
+    # Called by the owner, to take what comes.
 
     async def take(self) -> Sequence[Item]:
-        """Wait for what comes next, and take all of it. Nothing comes after `feed.closing`: an empty sequence.
+        """Wait for what comes next, and take all of it. After `feed.closing` nothing comes: the sequence is empty.
 
         Safe to cancel: what was not returned is still there.
         """
@@ -303,7 +303,7 @@ class Subscription:
                 if items is None:
                     items = await self._wait_for_page()
                 elif not items:
-                    await asyncio.sleep(0)  # a reader that wants little must not hold up the others
+                    await asyncio.sleep(0)  # a reader that wants few of many events must not hold up the others
             else:
                 items = self._drain(await self.queue.get())
             if items:
@@ -312,7 +312,7 @@ class Subscription:
         return []
 
     def close(self) -> None:
-        """Its owner has no more use for it."""
+        """Let go of everything; the owner needs the subscription no more."""
         self.closed = True
         self._outlet, self._awake = None, True
         self._clear()
@@ -323,8 +323,10 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event | Gap:
-        """The next event, or a `Gap` where events may be missing. It ends when the feed is closed. Raises
-        `FeedUnavailable` when it ends for another reason."""
+        """Return the next event, or a `Gap` where events may be missing. The iteration ends when the feed is closed.
+
+        Raises `FeedUnavailable` when the stream ends for another reason.
+        """
         while True:
             while self._handed:
                 item = self._handed.pop()
@@ -333,20 +335,20 @@ class Subscription:
             self._handed = list(reversed(await self.take()))
             if not self._handed:
                 if self.reason not in (None, "shutdown"):
-                    raise FeedUnavailable(f"the stream was ended: {self.reason}")
+                    raise FeedUnavailable(f"the feed ended this stream ({self.reason}): subscribe again to go on")
                 raise StopAsyncIteration
 
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
-        """Let the stream begin with the news that it cannot go on where the client asked for."""
+        """Begin the stream with a gap: it cannot continue where the client asked."""
         id = self._log.id_at(self.cursor)
         self._note_gap(reason)
         self._opening.append(control.gap(requested, id, reason))
         self._expect_losses_beyond(id)
 
-    # What its owner calls, to let it flow.
+    # Called by the owner, to let it flow.
 
     def flow_into(self, outlet: Outlet, encoder: Encoder) -> None:
-        """From now on the pump writes what comes to `outlet`, as `encoder` makes it, until `close`."""
+        """From now on the pump writes what comes to `outlet`, encoded by `encoder`, until `close`."""
         self._outlet = outlet
         self._encoder = encoder
         self._awake = False
@@ -355,7 +357,7 @@ class Subscription:
         self.wake()
 
     def wake(self) -> None:
-        """Let the pump look at it: something waits."""
+        """Let the pump flush this subscription: something waits."""
         if not self._awake:
             self._awake = True
             if self._replayed is None:
@@ -364,16 +366,16 @@ class Subscription:
                 self._pump.wake_replay(self)
 
     def block(self) -> None:
-        """Write no more for now: the outlet has taken enough."""
+        """Write nothing for now: the outlet has taken enough."""
         self._blocked = True
 
     def unblock(self) -> None:
-        """Go on writing."""
+        """Write again."""
         self._blocked = False
         self.wake()
 
     def flush(self, now: float) -> int:
-        """Write what waits, as much as the outlet takes. For the pump."""
+        """Write what waits, as much as the outlet takes. Called by the pump."""
         self._awake = False
         outlet = self._outlet
         if self._blocked or outlet is None:
@@ -386,7 +388,7 @@ class Subscription:
         if self.behind:
             items = self._catch_up()
             if items is None:
-                return 0  # the page wakes it
+                return 0  # the page wakes this subscription when it is there
             size = self._write(outlet, items, now) if items else 0
             self.wake()
             return size
@@ -394,7 +396,7 @@ class Subscription:
             return 0
         size = self._queued_bytes
         first = self.queue.get_nowait()
-        if isinstance(first, Batch) and first.count == self._queued_events:  # it is all there is
+        if isinstance(first, Batch) and first.count == self._queued_events:  # the queue held this batch only
             self.events += self._queued_events
             self._queued_events = self._queued_bytes = 0
             self.cursor = self._told = first.last
@@ -407,7 +409,7 @@ class Subscription:
         return size
 
     def break_off(self) -> None:
-        """End without a word."""
+        """End without `feed.closing`."""
         outlet, self.closed, self._outlet = self._outlet, True, None
         if outlet is not None:
             outlet.finish(None)
@@ -419,10 +421,10 @@ class Subscription:
         outlet.write(written)
         return sent
 
-    # The road.
+    # From the log to the queue.
 
     def _drain(self, first: Entry) -> list[Item]:
-        """Everything that waits in the queue; nothing if the queue is no more the place to look."""
+        """Empty the queue and return its items; none of them if the reader has fallen behind or is ending."""
         items: list[Item] = []
         entry = first
         while True:
@@ -435,7 +437,7 @@ class Subscription:
             entry = self.queue.get_nowait()
         count, self._queued_events, self._queued_bytes = self._queued_events, 0, 0
         if self._end is not None or self.behind:
-            return []  # what was taken out was only there to wake us
+            return []  # the entries only served to wake this reader
         self.events += count
         last = items[-1]
         if isinstance(last, Event):
@@ -443,8 +445,7 @@ class Subscription:
         return items
 
     def _catch_up(self) -> Sequence[Item] | None:
-        """The next page of what the reader missed, or the moment at which it is live again. None if a page has to come
-        from the log: it was asked for."""
+        """Return the next page that the reader missed, or turn live. None while a page is being read from the log."""
         reading = self._reading
         if reading is None:
             if self._losses and self.cursor >= self._losses[0].stop:
@@ -453,7 +454,7 @@ class Subscription:
             if self.cursor + 1 < oldest:
                 return [self._gap(oldest - 1)]
             if self.cursor >= self._window.position:
-                # No `await` between this look and the change: the next event that is passed on goes into the queue.
+                # No `await` between this check and the change: the next event that is passed on goes into the queue.
                 self.behind = False
                 self._clear()
                 replayed = self._note_replay()
@@ -483,7 +484,7 @@ class Subscription:
         return page.events
 
     def _note_replay(self) -> int | None:
-        """The replay is over, if there was one: how many events it was."""
+        """If there was a replay it is over: return how many events it had."""
         replayed, self._replayed = self._replayed, None
         if replayed is not None and not self._is_poll:
             self._pump.counters.replays["log" if self._from_log else "window"].observe(replayed)
@@ -495,11 +496,13 @@ class Subscription:
 
     @property
     def _is_poll(self) -> bool:
-        """Whether it only waits for something to tell: then the page that is the answer counts."""
+        """Whether this reader is a long poll: it only waits for the first event; what counts is the page that answers
+        it."""
         return self.peer.transport == "poll"
 
     async def _read_page(self) -> Page:
-        """The next page of the log. While the log cannot be read the stream stays, and it is tried again."""
+        """Read the next page of the log. While the log cannot be read the stream stays open, and the read is
+        repeated."""
         until = self._losses[0].stop if self._losses else self._window.position
         while True:
             try:
@@ -511,10 +514,10 @@ class Subscription:
     def _stop_reading(self) -> None:
         reading, self._reading = self._reading, None
         if reading is not None and not reading.cancel() and not reading.cancelled():
-            reading.exception()  # if it failed, nobody needs to be told
+            reading.exception()  # retrieved, so that asyncio does not log it: nobody needs this page any more
 
     async def _wait_for_page(self) -> Sequence[Item]:
-        """Wait for the log, but not for longer than the client may go without a sign of life."""
+        """Wait for the log, but no longer than the client may be without a sign of life."""
         if self._reading is None:
             return ()
         done, _ = await asyncio.wait([self._reading], timeout=self._patience)
@@ -533,7 +536,7 @@ class Subscription:
         return control.gap(loss.requested, self._log.id_at(self.cursor), "unknown")
 
     def _expect_losses_beyond(self, id: str) -> None:
-        """It goes on after this id: let it be told when it comes to where events were lost since."""
+        """The reader continues after this id: tell it of later losses when it comes to where they happened."""
         self._losses = tuple(_Loss(loss.position, loss.before) for loss in self._log.losses_beyond(id))
 
     def _clear(self) -> Entry | None:

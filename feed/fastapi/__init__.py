@@ -1,8 +1,8 @@
 """The feed in a FastAPI application: `app.include_router(feed_router(feed))`.
 
-`routes` answers requests and `http` reads them; `auth` says who may do what, `describe` writes OpenAPI and AsyncAPI,
-`metrics` the page for Prometheus and `logging` a line for each request; `outlet` is where a stream's bytes leave.
-The server, `feed_server`, is built of the same. The names below are the public ones. They need the extra `fastapi`.
+`routes` answers requests, and `http` reads them. `auth` decides who may do what. `describe` writes OpenAPI and
+AsyncAPI, `metrics` the page for Prometheus, `logging` a line for each request. `outlet` writes a stream's bytes.
+The server, `feed_server`, is built from the same parts. The names below are public and need the extra `fastapi`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: FastAPI takes a third of a second, and `feed tail` does without."""
+    """Import a public name at its first use: FastAPI takes a third of a second, and `feed tail` does not need it."""
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,10 @@
-"""Where the pump writes a stream's bytes, as directly as the server allows.
+"""Write a stream's bytes, for the pump, as directly as the server allows.
 
-Three ways, from the fastest to the one that always works:
+There are three ways, from the fastest to the one that always works:
 
-- our own server's connections take framed bytes (`feed serve`): `FramedOutlet`;
-- uvicorn's own `send`, where nothing wraps it, is stepped in place (our application on anybody's uvicorn):
-  `SteppedOutlet`;
-- anything else, such as a middleware's `send`, may only be awaited by the stream's own task: then there is no outlet.
+- `FramedOutlet` writes framed bytes to a connection of our own server (`feed serve`);
+- `SteppedOutlet` steps uvicorn's own `send` in place, where nothing wraps it (our application on any uvicorn);
+- any other `send`, such as a middleware's, must be awaited by the stream's own task: there is no outlet.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ from feed.fastapi.stepping import resume_stepped
 logger = logging.getLogger(__name__)
 
 MOST_JOINED = 512 << 10
-"""Bytes of several events in one message. What is larger goes alone: many clients take a megabyte, unless told
-otherwise, and would close the connection at the same place again and again."""
+"""Most bytes of several events in one message. A larger event goes alone: many clients accept a megabyte by default,
+and would close the connection at the same place again and again."""
 
 EXTENSION = "feed.connection"
-"""In the scope's `extensions`, where the server is ours: its `connection` is a `Connection`."""
+"""Key in the scope's `extensions` that our own server sets: its `connection` is a `Connection`."""
 
 
 class Stream(Protocol):
-    """What a connection tells its stream: a subscription."""
+    """What a connection calls on its stream, which is a subscription."""
 
     def block(self) -> None:
-        """The buffer is full, or the connection is lost: nothing more is to be written."""
+        """Stop writing: the buffer is full, or the connection is lost."""
 
     def unblock(self) -> None:
-        """The buffer takes something again."""
+        """Write on: the buffer has room again."""
 
     def end(self, reason: Reason) -> None:
-        """The connection is about to be cut off."""
+        """End the stream: the connection is about to be cut off."""
 
 
 class Connection(Protocol):
-    """What a connection of our own server offers a stream: its transport, to which bytes may be written as they are to
-    be on the wire, and news of when they may."""
+    """A connection of our own server, as a stream sees it: the transport takes bytes as they go onto the wire, and
+    `write_paused` tells when it takes none."""
 
     transport: asyncio.Transport
     stream: Stream | None
@@ -56,7 +55,7 @@ class Connection(Protocol):
 
 
 class Steppable:
-    """The base of a class that is not uvicorn's, and whose bound `send` may be stepped."""
+    """Base of classes, other than uvicorn's, whose bound `send` may be stepped."""
 
     __slots__ = ()
 
@@ -70,21 +69,21 @@ UVICORN = {
     "uvicorn.protocols.websockets.websockets_sansio_impl": "WebSocketsSansIOProtocol",
     "uvicorn.protocols.websockets.wsproto_impl": "WSProtocol",
 }
-"""The classes that uvicorn's own `send` is bound to. They have no base in common, and uvicorn may not be installed."""
+"""The classes to which uvicorn's own `send` is bound. They share no base, and uvicorn may not be installed."""
 
 
-@lru_cache(maxsize=64)  # of few classes, and asked for each stream
+@lru_cache(maxsize=64)  # few classes, and called for each stream
 def _is_steppable(owner: type) -> bool:
-    """Whether a `send` that is bound to an instance of this class may be stepped.
+    """Return whether a `send` that is bound to an instance of this class may be stepped.
 
-    A class of uvicorn's, or one derived from it, has its module loaded: no other module needs to be looked at.
+    If the class is uvicorn's, or derived from one of its classes, that module is loaded: others are not imported.
     """
     loaded = ((sys.modules.get(module), name) for module, name in UVICORN.items())
     return issubclass(owner, (Steppable, *(getattr(module, name) for module, name in loaded if module is not None)))
 
 
 class Encoders(NamedTuple):
-    """One format, as each kind of outlet writes it."""
+    """The encoders of one format, one for each kind of outlet."""
 
     framed: Encoder
     messages: Encoder
@@ -106,12 +105,12 @@ def _http(format: str) -> Encoders:
 
 
 def chunk(payload: bytes) -> bytes:
-    """A chunk of HTTP's chunked coding (RFC 9112, 7.1)."""
+    """Return the payload as a chunk of HTTP's chunked coding (RFC 9112, 7.1)."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
 def text_frame(payload: bytes) -> bytes:
-    """An unmasked text frame of the WebSocket protocol (RFC 6455, 5.2)."""
+    """Return the payload as an unmasked text frame of the WebSocket protocol (RFC 6455, 5.2)."""
     size = len(payload)
     if size < 126:
         return b"\x81%c%b" % (size, payload)
@@ -120,7 +119,7 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
 
 
-# The body of a WebSocket is what its text messages hold, without the frames around it.
+# The bytes that count as sent on a WebSocket are those of its text messages, without the frames' heads.
 
 
 def _one_a_message_framed(items: Sequence[Item]) -> Chunk:
@@ -138,10 +137,10 @@ def _text_message(payload: bytes) -> Message:
 
 
 def _joined(items: Sequence[Item]) -> list[bytes]:
-    """The messages that these make, an object a line in each."""
+    """Join items into as few messages as `MOST_JOINED` allows, one JSON object a line."""
     joined: list[bytes] = []
     lines: list[bytes] = []
-    size = -1  # with line ends between them
+    size = -1  # of the lines, with a line break between each two
     for item in items:
         line = item.message
         if lines and size + 1 + len(line) > MOST_JOINED:
@@ -171,10 +170,10 @@ BATCH = Encoders(_batch_framed, _batch)
 
 
 class SteppedOutlet:
-    """Calls `send` and steps the coroutine in place: it suspends only while the socket's buffer is full, and only then
-    gets a task, until the socket has drained.
+    """Calls `send` and steps its coroutine in place. The coroutine suspends only while the socket's buffer is full;
+    only then a task awaits it, until the socket has drained.
 
-    `last` makes the message that ends the response or the socket.
+    `last` makes the message that ends the response or the WebSocket.
     """
 
     def __init__(self, send: Send, stream: Stream, last: Callable[[Reason | None], Message]) -> None:
@@ -185,11 +184,11 @@ class SteppedOutlet:
         self._broken = False
 
     def encoder_of(self, encoders: Encoders) -> Encoder:
-        """Choose the one that makes what this outlet writes."""
+        """Choose the encoder whose chunks this outlet writes."""
         return encoders.messages
 
     def write(self, chunk: Sequence[Message]) -> None:
-        """See `Outlet`. Only while it is not blocked."""
+        """See `Outlet`. Call it only while the stream is not blocked."""
         for place, message in enumerate(chunk):
             if self._broken:
                 return
@@ -199,7 +198,7 @@ class SteppedOutlet:
                 waiting = coroutine.send(None)
             except StopIteration:
                 continue
-            except OSError:  # the peer is gone: `receive` tells the stream's owner
+            except OSError:  # the client is gone, which `receive` tells the stream's owner
                 self._broken = True
                 return
             self._task = asyncio.create_task(self._go_on(coroutine, waiting, chunk[place + 1 :]))
@@ -224,7 +223,7 @@ class SteppedOutlet:
 
     @property
     def closed(self) -> bool:
-        """Whether it is too late to write."""
+        """Whether the connection is closed or broken."""
         return self._broken
 
     def finish(self, reason: Reason | None) -> None:
@@ -232,29 +231,31 @@ class SteppedOutlet:
         self.write((self._last(reason),))
 
     def close(self) -> None:
-        """Its owner has no more use for it."""
+        """Let go: the stream's owner does not write any more."""
         if self._task is not None:
             self._task.cancel()
 
 
 class FramedOutlet:
-    """Writes bytes that are framed already to a connection of our own server; only the end is ASGI's."""
+    """Writes framed bytes to a connection of our own server. Only the end of the stream goes through ASGI."""
 
     def __init__(self, connection: Connection, stream: Stream, end: SteppedOutlet) -> None:
         self._connection = connection
         self._end = end
-        self.write = connection.transport.write  # straight: any call between would be one for each event and reader
+        self.write = (
+            connection.transport.write
+        )  # direct: a function between would cost a call for each event and reader
         connection.stream = stream
         if connection.write_paused:
             stream.block()
 
     @property
     def closed(self) -> bool:
-        """Whether it is too late to write."""
+        """Whether the connection is closed or broken."""
         return self._connection.transport.is_closing()
 
     def encoder_of(self, encoders: Encoders) -> Encoder:
-        """Choose the one that makes what this outlet writes."""
+        """Choose the encoder whose chunks this outlet writes."""
         return encoders.framed
 
     def finish(self, reason: Reason | None) -> None:
@@ -262,7 +263,7 @@ class FramedOutlet:
         self._end.finish(reason)
 
     def close(self) -> None:
-        """Its owner has no more use for it."""
+        """Let go: the stream's owner does not write any more."""
         self._connection.stream = None
         self._end.close()
 
@@ -270,8 +271,8 @@ class FramedOutlet:
 def outlet_for(
     scope: Scope, send: Send, stream: Stream, last: Callable[[Reason | None], Message]
 ) -> FramedOutlet | SteppedOutlet | None:
-    """The fastest outlet that `send` allows, None if only its own task may await it."""
-    # A method bound to the server's own object is not wrapped by anything.
+    """Return the fastest outlet that `send` allows, None if only the stream's own task may await it."""
+    # If `send` is a method bound to the server's own object, nothing wraps it.
     owner: Any = type(getattr(send, "__self__", None))
     if not _is_steppable(owner):
         return None

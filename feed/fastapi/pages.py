@@ -1,6 +1,6 @@
-"""The dashboard, the documentation, and the files beside them, with the policies that browsers hold them to.
+"""Serve the dashboard, the documentation and their files, with a Content-Security-Policy each.
 
-The files lie in the package `feed_dashboard`. All that a page names is beside it, so that it works below any prefix.
+The files are in the package `feed_dashboard`. Pages refer only to files beside them, so they work below any prefix.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ _POLICY = (
 )
 _PAGE = {"Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8"}
 
-# What lit-html makes templates of, and the address of the worker that holds the connection for all tabs.
+# lit-html makes templates with the first policy; the second makes the URL of the worker that all tabs share.
 _DASHBOARD_TYPES = "require-trusted-types-for 'script'; trusted-types lit-html feed"
-# Swagger UI cleans with the first and writes markup without a policy: the second, docs.js's own, looks at it.
+# Swagger UI cleans with the first policy, but writes some markup without one: the second, docs.js's own, checks that.
 _DOCS_TYPES = "require-trusted-types-for 'script'; trusted-types dompurify default"
 
-# Not left to the machine's own list, which may be odd: no browser runs a script that is sent as plain text.
+# Not from the system's own list, which may be odd: no browser runs a script that is sent as plain text.
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".ts": "text/plain; charset=utf-8",  # the types of feed.js, to be read: elsewhere it is a video
+    ".ts": "text/plain; charset=utf-8",  # the types of feed.js, for people to read: by default it is a video
 }
-_PACKAGE = frozenset({".py", ".pyc", ".typed"})  # what makes a package of the folder
+_PACKAGE = frozenset({".py", ".pyc", ".typed"})  # files that only make the folder a package
 
 _ROOT = b'<html lang="en"'
 
 
 def pages_router(*, dashboard: bool = False, docs: bool = False, own_login: bool = False) -> APIRouter:
-    """Serve the files of `feed_dashboard` below `/assets`, with `dashboard` its page at `/`, with `docs` that at
-    `/docs`.
+    """Serve the files of `feed_dashboard` below `/assets`, with `dashboard` the dashboard at `/`, with `docs` Swagger
+    UI at `/docs`.
 
-    With `own_login` the dashboard asks nobody for a token: the application that it belongs to knows who looks.
+    With `own_login` the dashboard asks for no token: the application around it knows who the user is.
     """
     folder = Path(str(resources.files("feed_dashboard")))
     assets = _Assets(directory=folder)
@@ -52,7 +52,7 @@ def pages_router(*, dashboard: bool = False, docs: bool = False, own_login: bool
 
     @router.api_route("/assets/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def asset(request: Request) -> Response:
-        """Answer with a file."""
+        """Answer with the file that the path names."""
         return await assets.answer(request)
 
     if dashboard:
@@ -77,9 +77,9 @@ def pages_router(*, dashboard: bool = False, docs: bool = False, own_login: bool
 
 
 class _Assets(StaticFiles):
-    """Files beside the pages. A browser asks each time whether they have changed, so that an upgrade is seen.
+    """Serves the pages' files. A browser asks each time whether a file has changed, so that it notices an upgrade.
 
-    They have a policy too: a shared worker obeys that of its script, and not the page's.
+    The files have a policy too: a shared worker obeys the policy of its script, not that of the page.
     """
 
     async def answer(self, request: Request) -> Response:
@@ -96,7 +96,7 @@ class _Assets(StaticFiles):
         scope: Scope,
         status_code: int = 200,
     ) -> Response:
-        """Give the file the headers that it needs."""
+        """Add the media type, the policy and the caching rule to Starlette's response."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         media_type = _MEDIA_TYPES.get(Path(full_path).suffix)
         if media_type is not None and "content-type" in response.headers:  # not in a 304

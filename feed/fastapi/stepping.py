@@ -1,6 +1,6 @@
-"""Coroutines that were stepped by hand and are to be awaited after all.
+"""Await a coroutine whose first step was made by hand.
 
-To step one saves the turn of the loop, or the task, that awaiting it would cost where it seldom suspends.
+Stepping a coroutine that seldom suspends saves the turn of the loop, or the task, that awaiting it would cost.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ T = TypeVar("T")
 
 @types.coroutine
 def resume_stepped(awaited: Coroutine[Any, Any, T] | Iterator[Any], waiting: Any) -> Generator[Any, Any, T]:
-    """Await the rest of what was stepped once and has yielded `waiting`.
+    """Await the rest of `awaited`, which was stepped once and yielded `waiting`.
 
-    It may be any iterator, such as that of granian's `receive`, which has only `__next__`.
+    `awaited` may be any iterator, such as that of granian's `receive`, which has only `__next__`.
     """
     while True:
         resume: Callable[[Any], Any] = getattr(awaited, "send", lambda _: next(cast("Iterator[Any]", awaited)))
         try:
             value = yield waiting
-        except BaseException as error:  # cancellation is the coroutine's to handle
+        except BaseException as error:  # also cancellation: the coroutine handles it
             if (throw := getattr(awaited, "throw", None)) is None:
                 raise
             resume, value = throw, error

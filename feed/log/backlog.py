@@ -1,4 +1,4 @@
-"""What waits to be committed, and the bound on it."""
+"""The appends that wait for their commit, and the bound on them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from feed.log.contract import Appended
 from feed.log.idempotency import IdempotencyKey
 
 MAX_EVENTS = 20_000
-"""That a log keeps in memory for those who have not come for them yet, or wait for them."""
+"""The most events that a log keeps in memory: waiting for their commit, or for a follower to take them."""
 
 MAX_BYTES = 64 << 20
-"""The same of their sizes."""
+"""The same bound for the sum of their sizes."""
 
 
 class Append(msgspec.Struct, frozen=True, eq=False):
-    """A batch that waits for its commit. `bytes` is its size, and `future` what its publisher waits for."""
+    """A batch that waits for its commit. `bytes` is its size; its publisher waits for `future`."""
 
     drafts: Sequence[Draft]
     key: IdempotencyKey | None
@@ -29,7 +29,7 @@ class Append(msgspec.Struct, frozen=True, eq=False):
 
 
 class CommitBacklog:
-    """How much all appends that wait for their commit hold. A single one may go beyond."""
+    """Bounds how much waits for commit. A single append may be larger than the bound."""
 
     def __init__(self) -> None:
         self._events = 0
@@ -39,12 +39,12 @@ class CommitBacklog:
         """Let a batch wait. Raises `Overloaded` beyond the bound."""
         size = sum(event_size(draft.topic, draft.type, draft.text) for draft in drafts)
         if self._events and (self._events + len(drafts) > MAX_EVENTS or self._bytes + size > MAX_BYTES):
-            raise Overloaded("more is being published than the log can take in")
+            raise Overloaded("more is being published than the log can take in: publish again later")
         self._events += len(drafts)
         self._bytes += size
         return Append(drafts, key, size, asyncio.get_running_loop().create_future())
 
     def remove(self, append: Append) -> None:
-        """It waits no more."""
+        """Remove an append that waits no more."""
         self._events -= len(append.drafts)
         self._bytes -= append.bytes

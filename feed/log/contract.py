@@ -1,15 +1,13 @@
-"""What every log keeps: the contract of the ordered, retained events that are the one source of truth.
-
-In words:
+"""The contract that every log keeps: ordered, retained events, the one source of truth.
 
 - Events get the seqs 1, 2, 3 … without a hole. `append` is atomic: a batch is there whole and in order, or not at all.
-- What `append` has returned for is durable, as far as that log can be.
+- When `append` has returned, the batch is durable, as far as that log can make it.
 - Events leave only at the old end, by retention. `oldest` is the first that is still there.
-- Where others are gone all the same, or cannot be read, there is a *hole* (`feed.log.paging`). No page spans one.
+- If other events are missing or unreadable, there is a *hole* (`feed.log.paging`). No page spans a hole.
 - The times of events never go back, whatever the clock does (`feed.log.clock`).
-- Each time a log is opened it takes a new *epoch*, and remembers which seqs the earlier ones cover. An id is
+- Each time a log is opened it takes a new *epoch*, and remembers which seqs earlier epochs cover. An id is
   `<epoch>-<seq>`, so that ids of a deleted, replaced or restored log are recognised, even where numbers recur.
-- A *position* is the seq of the newest event somebody has seen: 0 before the first one.
+- A *position* is the seq of the newest event that a reader has seen: 0 before the first event.
 
 `tests/feed/log/test_contract.py` holds every log to this.
 """
@@ -28,22 +26,22 @@ from feed.log.idempotency import IdempotencyKey
 from feed.pattern import Selection
 
 PAGE_BYTES = 1 << 20
-"""A page ends at the event that goes beyond this (see `Event.size`): so no page is larger than this and one event."""
+"""A page ends with the event that exceeds this (see `Event.size`): no page is larger than this plus one event."""
 
 SCAN_EVENTS = 2_000
-"""A page ends after so many events were looked at, wanted or not: so no read takes long."""
+"""A page ends after this many events were looked at, wanted or not, so that no read takes long."""
 
 PAGE_SECONDS = 0.004
 """A page made in the event loop ends after this time. A hundred patterns with wildcards against long topics take 0.2 ms
-an event: whoever asks for that may not hold up the others."""
+for each event: a reader that asks for that may not hold up the others."""
 
 LOOK_AT_CLOCK = 16
-"""Events that are looked at between two looks at the clock, however slow."""
+"""How many events are looked at between two looks at the clock, however slow they are."""
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """What the log keeps; whichever bound is reached first counts. `age` is in seconds, `bytes` as by `Event.size`:
-    1 GiB unless said, in memory 256 MiB.
+    """What the log keeps; whichever bound is reached first counts. `age` is in seconds. `bytes` is a sum of
+    `Event.size`: 1 GiB unless given, in memory 256 MiB.
 
     `keys` bounds the idempotency keys: beyond it the oldest are forgotten before their 24 hours are over.
     """
@@ -55,22 +53,22 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 class Retained(msgspec.Struct, frozen=True):
-    """How much the log holds: how many events, and their sizes in sum, as by `Event.size`."""
+    """How many events the log holds, and the sum of their sizes (`Event.size`)."""
 
     events: int
     bytes: int
 
 
 class FileBytes(msgspec.Struct, frozen=True):
-    """How large a log's files are together, and how much of that is the one that is written ahead."""
+    """The size of all files of a log, and how much of that is its write-ahead file."""
 
     total: int = 0
     ahead: int = 0
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """Where a batch is: `count` events from `first` on, committed under `epoch`. `repeated` says that it was so before,
-    under its key, and nothing was committed now."""
+    """Where a batch is: `count` events from seq `first` on, committed under `epoch`. If `repeated`, it was committed
+    before, under the same key, and nothing was committed now."""
 
     epoch: str
     first: int
@@ -84,12 +82,12 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The wanted ones among the events `start + 1` to `end`, oldest first. All of those were looked at, and there is no
-    hole among them.
+    """The wanted events among `start + 1` to `end`, oldest first. All events in this range were looked at, and there is
+    no hole among them.
 
-    Read forward, `start` is the position that was asked for, or a later one if what came after it is gone: retention
-    has taken it, or there is a hole. A page ends before the next hole. Read backward, `start` is the position to go on
-    before, and `end` lies before what was asked for if there is a hole between.
+    Read forward, `start` is the position that was asked for, or a later one if the next events are gone, by retention
+    or in a hole. A page ends before the next hole. Read backward, reading goes on before `start + 1`, and `end` is
+    before the position that was asked for if there is a hole between them.
     """
 
     events: Sequence[Event]
@@ -98,8 +96,8 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """A place in the log, after the event at `position`, where others had stood that are gone. `before` is the id by
-    which readers from before know the place, `after` the one that stands for it now."""
+    """A place in the log, after the event at `position`, where events were lost. `before` is the id by which readers
+    from before the loss know the place; `after` is its id now."""
 
     position: int
     before: str
@@ -107,15 +105,16 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """What other nodes said, and the names of those that did not answer in time."""
+    """The answers of other nodes, and the names of those that did not answer in time."""
 
     given: Sequence[bytes] = ()
     silent: Sequence[str] = ()
 
 
 class LogLost(Exception):
-    """Events that had been committed after `position` are gone. `id` stands for that position in the log as it is now;
-    what follows it are other events. `before` and `after` say what ids meant, and what they mean now."""
+    """Events that had been committed after `position` are gone. `id` is the id of that position in the log as it is
+    now; the events that follow it are other ones. `before` and `after` say what ids meant before, and what they mean
+    now."""
 
     def __init__(self, position: int, id: str, before: Epochs, after: Epochs) -> None:
         super().__init__(f"events after {id} are gone")
@@ -125,7 +124,7 @@ class LogLost(Exception):
         self.after = after
 
     def kept(self, cursor: int) -> bool:
-        """Whether all that somebody had seen up to `cursor` is still there."""
+        """Tell whether everything that a reader at `cursor` had seen is still there."""
         return self.after.locate(self.before.id_at(cursor), cursor) is not None
 
 
@@ -134,86 +133,86 @@ class Log(Protocol):
 
     @property
     def position(self) -> int:
-        """The seq of the newest event that is known to be committed, 0 if there was none yet."""
+        """The seq of the newest event that is known to be committed, 0 before the first one."""
 
     @property
     def oldest(self) -> int:
-        """The seq of the oldest retained event; `position + 1` if none is."""
+        """The seq of the oldest retained event; `position + 1` if there is none."""
 
     @property
     def retained(self) -> Retained:
-        """How much is retained, as far as is known here: nobody is asked for it. A log that several nodes share may
-        know of what others have published a second later."""
+        """How much is retained, as far as this process knows: no server is asked. A log that several nodes share may
+        learn of the others' events a second later."""
 
     @property
     def oldest_time(self) -> int | None:
-        """When the oldest retained event was committed, in milliseconds since 1970, as far as is known here; None if
-        none is retained."""
+        """When the oldest retained event was committed, in milliseconds since 1970, as far as this process knows; None
+        if no event is retained."""
 
     @property
     def file_bytes(self) -> FileBytes:
-        """How large the log's files are now; 0 for a log that has none here."""
+        """How large the log's files are now; 0 for a log without files here."""
 
     @property
     def commits(self) -> Histogram:
-        """How long commits took, in seconds: each is what several publishers have brought meanwhile. A log that keeps
-        nothing outside of this process has none."""
+        """How long commits took, in seconds. One commit may hold the batches of several publishers. Empty for a log
+        that keeps nothing outside of this process."""
 
     @property
     def reconnects(self) -> int:
-        """How often whoever follows had to connect to the log's server again; 0 for a log without a server."""
+        """How often a follower had to connect to the log's server again; 0 for a log without a server."""
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """Commit a batch of at least one event.
 
         With a key that was used before, nothing is committed and the first answer comes back.
 
-        Raises `Invalid` if the key was used for another request, `Overloaded` at the bound of what may wait,
-        `FeedUnavailable` if the log cannot take it: in each case nothing was committed. `Indeterminate` if that cannot
-        be known.
+        Raises `Invalid` if the key was used for another request, `Overloaded` if too much waits already, and
+        `FeedUnavailable` if the log cannot take the batch: in each case nothing was committed. Raises `Indeterminate`
+        if it cannot be known whether the batch was committed.
         """
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
-        """The next page of what `selection` wants beyond `after`, up to and with `until`.
+        """Return the next page of what `selection` wants, beyond `after` and up to `until`, inclusive.
 
-        It is empty if nothing was wanted among the events looked at; reading goes on from its `end`, which is beyond
-        `after` whenever `after < until`. Raises `FeedUnavailable`. Whoever goes on does it by `feed.log.paging`.
+        The page is empty if no event that was looked at is wanted. Go on reading from its `end`, which is beyond
+        `after` whenever `after < until`. Raises `FeedUnavailable`. Loops use `feed.log.paging`.
         """
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
-        """The page of the newest wanted events before `before`. Reading goes on before `start + 1`."""
+        """Return the page of the newest wanted events before `before`. Go on reading before `start + 1`."""
 
     async def before_time(self, time: int) -> int:
-        """The position before the first event committed at `time` (milliseconds since 1970) or later: exact, as times
-        never go back."""
+        """Return the position before the first event committed at `time` (milliseconds since 1970) or later. The answer
+        is exact, because times never go back."""
 
     def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
-        """Every event beyond `after`, once, in order, in batches as they come, without end.
+        """Yield every event beyond `after`, once and in order, in batches as they come, without end.
 
-        Only where retention has overtaken the follower, or there is a hole, does a batch not begin with the next seq,
-        or is one left out in it. Raises `LogLost` where the log has lost events that it had. What ids mean changes in
-        that moment, and not before.
+        A batch starts after the next seq, or leaves out a seq, only if retention has overtaken the follower or there is
+        a hole. Raises `LogLost` if the log has lost events that it had. What ids mean changes at that moment, and not
+        before.
         """
 
     def id_at(self, position: int) -> str:
-        """The id by which a client can resume after `position`."""
+        """Return the id with which a client can resume after `position`."""
 
     async def locate(self, id: str) -> int | None:
-        """The position an id stands for; None if it is not an id of this log, or of an event beyond its end. Raises
+        """Return the position of an id; None if it is not an id of this log, or is beyond the log's end. Raises
         `FeedUnavailable` if that cannot be found out now."""
 
     def losses_beyond(self, id: str) -> Sequence[Loss]:
-        """The losses that somebody with this valid id has not been told of, in order. None in a log that lives and dies
-        with one process, as it does not know."""
+        """Return the losses that a reader with this valid id has not been told of, in order. A log that lives and dies
+        with one process has none that it knows of."""
 
     async def check(self) -> None:
-        """Raises `FeedUnavailable` if the log could not take an event now."""
+        """Raise `FeedUnavailable` if the log could not take an event now."""
 
     async def ask_others(self, question: bytes) -> Answers:
-        """Ask all other nodes that are on this log now. Raises `FeedUnavailable`."""
+        """Ask all other nodes that use this log now. Raises `FeedUnavailable`."""
 
     def answer_others(self, answer: Callable[[bytes], bytes]) -> None:
-        """From now on answer the other nodes' questions by this. It must not wait."""
+        """Answer other nodes' questions with this function from now on. It must not wait."""
 
     async def close(self) -> None:
-        """Commit what waits, then let everything go."""
+        """Commit what waits, then release everything."""

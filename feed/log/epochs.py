@@ -1,8 +1,8 @@
-"""Ids against positions: which epoch covers which seqs.
+"""Ids and positions: which epoch covers which seqs.
 
-An epoch is the name a log takes each time it is opened, recorded with the first seq it covers; it covers all up to
-where the next one begins. An id `<epoch>-<seq>` is valid if its epoch is recorded and covers its seq, `first - 1`
-included: that is the position a reader is given who came before the epoch had an event.
+An epoch is the name that a log takes each time it is opened. It is recorded with the first seq that it covers, and ends
+where the next epoch begins. An id `<epoch>-<seq>` is valid if the epoch is recorded and covers the seq. `first - 1`
+counts too: a reader gets that position if it comes before the epoch has an event.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _NAMES = len(_ALPHABET) ** _LENGTH
 
 
 def new_epoch() -> str:
-    """A name that no log has borne: 41 bits, and a log has few epochs."""
-    number = secrets.randbelow(_NAMES)  # drawn once: on Redis every group of appends brings a name, should it need one
+    """Return a name that no log has had: 41 random bits, and a log has few epochs."""
+    number = secrets.randbelow(_NAMES)  # one draw: on Redis every group of appends brings a name, in case it needs one
     name = ""
     for _ in range(_LENGTH):
         number, place = divmod(number, len(_ALPHABET))
@@ -29,14 +29,15 @@ def new_epoch() -> str:
 
 
 def is_id(id: str) -> bool:
-    """Whether it looks like an id of some log."""
+    """Tell whether this has the form of an id."""
     return len(id) <= 128 and _ID.fullmatch(id) is not None
 
 
 class Epochs:
-    """The epochs of one log, oldest first. The last one is the current one, and covers all that is to come.
+    """The epochs of one log, oldest first. The last one is current, and covers all events to come.
 
-    Where a `lossy` one begins other events had stood, which are gone: who stands there now stands behind them.
+    Where a `lossy` epoch begins, other events were lost. The position just before its first event belongs to the lossy
+    epoch: a reader there is past the loss.
     """
 
     def __init__(self, recorded: Sequence[tuple[str, int]], lossy: Collection[str] = ()) -> None:
@@ -44,7 +45,7 @@ class Epochs:
         self._firsts = [first for _, first in recorded]
         self._starts = list(self._firsts)
         for place in reversed(range(len(recorded))):
-            # A lossy one begins before its first event, and others that began there too are not after it.
+            # A lossy epoch starts one position earlier, and the epochs before it must not start after it.
             start = self._firsts[place] - (self._names[place] in lossy)
             self._starts[place] = min([start, *self._starts[place + 1 : place + 2]])
         self._places = {name: place for place, name in enumerate(self._names)}
@@ -55,15 +56,16 @@ class Epochs:
         return self._names[-1]
 
     def of(self, seq: int) -> str:
-        """The epoch that covers `seq`; the oldest one for what lies before it."""
+        """Return the epoch that covers `seq`; the oldest one for seqs before all epochs."""
         return self._names[max(0, bisect_right(self._starts, seq) - 1)]
 
     def id_at(self, position: int) -> str:
-        """The id that stands for a position."""
+        """Return the id of a position."""
         return f"{self.of(position)}-{position}"
 
     def locate(self, id: str, position: int) -> int | None:
-        """The position of a valid id, None for any other. `position` is the log's end: nothing beyond it is valid."""
+        """Return the position of a valid id, None for any other. `position` is the log's end: ids beyond it are not
+        valid."""
         if len(id) > 128 or (parts := _ID.fullmatch(id)) is None:
             return None
         place, seq = self._places.get(parts[1]), int(parts[2])

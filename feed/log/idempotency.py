@@ -1,4 +1,4 @@
-"""Keys under which a publish may be repeated, and is committed once."""
+"""Idempotency keys: a publish that is repeated under its key is committed once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from feed.event import Draft
 KEY_LIFETIME_MS = 24 * 3600 * 1000
 """How long an idempotency key is remembered."""
 
-KEY_REUSED = "was used for another request within the last 24 hours: a new request needs a new key"
+KEY_REUSED = "was used for another request within the last 24 hours: use a new key for a new request"
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """`key` counts within `principal`. `fingerprint` tells a repeat from another request under the same key."""
+    """`key` is unique within its `principal`. `fingerprint` tells a repeat from another request under the same key."""
 
     principal: str
     key: str
@@ -25,13 +25,13 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
 
 
 def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "one") -> IdempotencyKey:
-    """The key under which these drafts are published once, over whichever road they come. `form` tells requests apart
-    whose events are the same, and whose answers are not: `one` event, or a `batch`, of one too.
+    """Return the key under which these drafts are published once, over HTTP, WebSocket or from code. `form` tells apart
+    requests with the same events and different answers: `one` event, or a `batch`, which may hold one event too.
 
-    Raises `Invalid` for what is not 1 to 255 visible ASCII characters.
+    Raises `Invalid` unless the key is 1 to 255 visible ASCII characters.
     """
     if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
-        raise Invalid("Idempotency-Key", "is 1 to 255 visible ASCII characters")
+        raise Invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     digest = hashlib.sha256(form.encode())
     for draft in drafts:
         for part in (draft.topic, draft.type, "json" if draft.is_json else "text", draft.text):

@@ -1,4 +1,4 @@
-"""The log in memory: as fast as can be, and gone with the process, its ids with it."""
+"""The log in memory: the fastest one, and gone with the process, together with its ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RETAIN_BYTES = 256 << 20
 
 
 class MemoryLog:
-    """`memory:`. Each of its verbs does its work in one step."""
+    """`memory:`. Each method does its work in one step of the event loop."""
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
@@ -39,7 +39,7 @@ class MemoryLog:
         self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes or _RETAIN_BYTES)
         self._clock = Clock()
         self._tails = Tails()
-        self.commits = Histogram()  # see `Log`: there are none
+        self.commits = Histogram()  # see `Log`: empty here
         self._answers: OrderedDict[tuple[str, str], tuple[bytes, int, Appended]] = OrderedDict()
 
     @property
@@ -58,19 +58,19 @@ class MemoryLog:
     @property
     def retained(self) -> Retained:
         """See `Log`."""
-        self.oldest  # noqa: B018  what is too old goes
+        self.oldest  # noqa: B018  drops what is too old
         return Retained(len(self._window), self._window.bytes)
 
     @property
     def oldest_time(self) -> int | None:
         """See `Log`."""
-        self.oldest  # noqa: B018  what is too old goes
+        self.oldest  # noqa: B018  drops what is too old
         event = self._window.oldest()
         return None if event is None else event.time_ms
 
     @property
     def file_bytes(self) -> FileBytes:
-        """See `Log`: there is none."""
+        """See `Log`: there are no files."""
         return FileBytes()
 
     @property
@@ -111,7 +111,7 @@ class MemoryLog:
         """See `Log`."""
         start = max(after, self.oldest - 1)
         page = self._window.page(start, selection, limit)
-        await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
+        await asyncio.sleep(0)  # many pages in a row must not hold up other tasks
         if page is None or until <= start:
             return Page([], start, start)
         events = [_bare(event) for event in page.events if event.seq <= until]
@@ -129,7 +129,7 @@ class MemoryLog:
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""
-        self.oldest  # noqa: B018  what is too old goes
+        self.oldest  # noqa: B018  drops what is too old
         return self._window.before_time(time)
 
     def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
@@ -137,7 +137,7 @@ class MemoryLog:
         return self._tails.follow(self, after)
 
     def forget_followers(self) -> None:
-        """Hand nothing on to those who follow: their event loop has ended."""
+        """Hand no more events to the followers: their event loop has ended."""
         self._tails = Tails()
 
     def id_at(self, position: int) -> str:
@@ -149,7 +149,7 @@ class MemoryLog:
         return self._epochs.locate(id, self.position)
 
     def losses_beyond(self, id: str) -> Sequence[Loss]:
-        """See `Log`: it loses nothing while it is open."""
+        """See `Log`: this log loses nothing while it is open."""
         return ()
 
     async def check(self) -> None:
@@ -163,9 +163,10 @@ class MemoryLog:
         """See `Log`: there are no others."""
 
     async def close(self) -> None:
-        """See `Log`: nothing to let go."""
+        """See `Log`: there is nothing to release."""
 
 
 def _bare(event: Event) -> Event:
-    """The event without wire formats: only what is recent keeps those, or a replay would leave all of them behind."""
+    """Return the event without wire formats. Only recent events keep those; a replay would otherwise leave them on
+    all."""
     return msgspec.structs.replace(event)

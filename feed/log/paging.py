@@ -1,11 +1,11 @@
-"""Reading a log page after page, and the one rule for what is not there: a hole ends a page, and is told of.
+"""Reading a log page by page. The one rule for missing events: a hole ends a page, and the reader is told.
 
-A *hole* is where events were committed and are gone, or cannot be read, though retention has not taken them: somebody
-deleted them, put an older copy in the log's place, or a byte of them is broken. No page spans one (see `Page`). So
-whoever reads on sees each hole between two pages, and can tell its reader of it.
+A *hole* is where committed events are gone or unreadable though retention has not removed them. Somebody deleted them,
+or put an older copy in the log's place, or a byte is broken. No page spans a hole (see `Page`), so a loop over pages
+sees each hole between two pages, and can tell its reader.
 
-Whoever reads in a loop does it by `read_on` and `read_back`: a log that did not go on would keep that loop turning.
-What a page takes of events that are in memory, `Scan` finds.
+Loops read with `read_on` and `read_back`: a log that did not advance would keep such a loop running for ever. `Scan`
+makes a page of events that are in memory.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ logger = logging.getLogger(__name__)
 
 
 async def read_on(log: Log, after: int, until: int, selection: Selection, limit: int) -> Page:
-    """`Log.read`, which goes on for certain where `after < until`: what a log does not get beyond is a hole."""
+    """`Log.read` that is sure to advance where `after < until`: what the log cannot get past is treated as a hole."""
     page = await log.read(after, until, selection, limit)
     if page.end > after or until <= after:
         return page
-    logger.error("the log does not go on after %d: what is there up to %d is passed over", after, until)
+    logger.error("the log cannot be read after %d: skipping everything up to %d", after, until)
     return Page([], until, until)
 
 
 async def read_back(log: Log, before: int, selection: Selection, limit: int) -> Page:
-    """`Log.read_backward`, which goes on for certain where something retained lies before `before`."""
+    """`Log.read_backward` that is sure to advance while retained events lie before `before`."""
     page = await log.read_backward(before, selection, limit)
     start = log.oldest - 1
     if page.start + 1 < before or before <= start + 1:
         return page
-    logger.error("the log does not go back before %d: what is there down to %d is passed over", before, start)
+    logger.error("the log cannot be read before %d: skipping everything down to %d", before, start)
     return Page([], start, start)
 
 
 class Scan:
-    """A page while it is made of `events`, which go up or down without a hole: the `wanted` ones, until they are
-    `limit` or a page's bytes. `looked` is at how many it has looked, wanted or not.
+    """Collects a page from `events`, which go up or down without a hole. `wanted` are the wanted ones, until they are
+    `limit` or a page's bytes. `looked` is how many events were looked at, wanted or not.
 
-    It works in the event loop. SQLite's reader has a loop of its own: it looks at topics and types in a thread, before
-    there is an event.
+    It runs in the event loop. SQLite's reader has a loop of its own, which checks topics and types in a thread, before
+    there are events.
     """
 
     __slots__ = ("_events", "_limit", "_selection", "_size", "looked", "wanted")
@@ -60,7 +60,8 @@ class Scan:
         self._size = 0
 
     def go_on(self) -> bool:
-        """Look at events until the page is full, or they end, or `PAGE_SECONDS` are over: then it may go on."""
+        """Look at events until the page is full, the events end, or `PAGE_SECONDS` are over. Return True in the last
+        case: then call it again."""
         events, wants, wanted, limit, size = self._events, self._selection.wants, self.wanted, self._limit, self._size
         until = time.perf_counter() + PAGE_SECONDS
         while some := tuple(islice(events, LOOK_AT_CLOCK)):
@@ -69,7 +70,7 @@ class Scan:
                     wanted.append(event)
                     size += event.size
                     if len(wanted) == limit or size > PAGE_BYTES:
-                        self.looked += abs(event.seq - some[0].seq) + 1  # to count would be work for each event
+                        self.looked += abs(event.seq - some[0].seq) + 1  # counting would cost work for each event
                         return False
             self.looked += len(some)
             if time.perf_counter() > until:
@@ -79,7 +80,7 @@ class Scan:
 
 
 def leading_run(events: Sequence[Event]) -> Sequence[Event]:
-    """The events, which go up or down, as far as no hole is between them."""
+    """Return the events up to the first hole. They may go up or down."""
     if _is_run(events):
         return events
     step = 1 if events[1].seq > events[0].seq else -1
@@ -90,7 +91,7 @@ def leading_run(events: Sequence[Event]) -> Sequence[Event]:
 
 
 def runs(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
-    """Events that go up, in parts without a hole."""
+    """Split events that go up into parts without a hole."""
     while events:
         run = leading_run(events)
         yield run

@@ -1,4 +1,4 @@
-"""What was committed and a follower has not taken yet."""
+"""Committed events that a follower has not taken yet."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from feed.pattern import EVERYTHING
 
 
 class Tails:
-    """The followers of a log that lives in this process: each commit is handed to all of them, as it is.
+    """The followers of a log in this process: each of them is handed every commit as it is.
 
-    A follower that does not come for its events does not keep them in memory: beyond the bound they are dropped, and
-    it reads them from the log when it comes.
+    A follower that does not come for its events does not hold them in memory: beyond the bound they are dropped, and it
+    reads them from the log when it comes.
     """
 
     def __init__(self) -> None:
         self._tails: set[_Tail] = set()
 
     def push(self, events: Sequence[Event]) -> None:
-        """Hand on what has just been committed."""
+        """Hand newly committed events to all followers."""
         for tail in self._tails:
             tail.push(events)
 
     async def follow(self, log: Log, after: int) -> AsyncIterator[Sequence[Event]]:
-        """`Log.follow` for `log`, which calls `push` at each commit, after it has moved its position."""
+        """`Log.follow` for `log`, which has to call `push` at each commit, after it has moved its position."""
         tail = _Tail()
         self._tails.add(tail)
         try:
@@ -62,11 +62,11 @@ class _Tail:
         self.changed.set()
 
     def continues(self, after: int) -> bool:
-        """Whether the next event after `after` is here."""
+        """Tell whether the event after `after` is here."""
         return bool(self._events) and self._events[0].seq <= after + 1
 
     def take(self, after: int) -> Sequence[Event]:
-        """All that is here and beyond `after`; nothing if there is a hole between."""
+        """Take all events beyond `after`; none if there is a hole in between."""
         events, self._events, self._bytes = self._events, [], 0
         self.changed.clear()
         if not events or events[0].seq > after + 1:

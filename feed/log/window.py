@@ -1,9 +1,9 @@
-"""A run of consecutive events in memory, the newest of the log, bounded in count and bytes.
+"""The newest events of a log in memory: consecutive, and bounded in count and bytes.
 
-It begins behind the last hole of the log: what comes before that is not here, and is read where holes are seen.
+A window begins after the last hole of the log. Earlier events are read from the log, where holes are seen.
 
-It is what the memory log consists of, and what a feed keeps of any other log so that a storm of reconnecting readers
-does not read the disk.
+The memory log consists of one. A feed keeps one of any other log, so that a storm of reconnecting readers does not read
+the disk.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _GONE = Event("", 0, "", "", "", False, 0)
 
 
 class Window:
-    """Events `first` to `position`, without a hole. `position` is that of the newest, also when none is kept.
+    """Events `first` to `position`, without a hole. `position` is that of the newest event, even when none is kept.
 
-    At the bound the oldest leave. Not for several threads.
+    Beyond the bounds the oldest events leave. For one thread only.
     """
 
     def __init__(self, position: int, *, max_events: int, max_bytes: int) -> None:
@@ -30,25 +30,25 @@ class Window:
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._events: list[Event] = []
-        self._left = 0  # how many at the beginning of the list have left: they are cut off now and then, all at once
+        self._left = 0  # how many at the start of the list have left; now and then they are cut off together
 
     @property
     def first(self) -> int:
-        """The seq of the oldest event that is kept; `position + 1` when there is none."""
+        """The seq of the oldest event that is kept; `position + 1` if there is none."""
         return self.position + 1 - len(self)
 
     def __len__(self) -> int:
         return len(self._events) - self._left
 
     def skip_to(self, position: int) -> None:
-        """Let everything go, and continue after `position`, ahead or back."""
+        """Drop all events, and continue after `position`, which may be ahead or back."""
         self.drop_before(self.position + 1)
         self._events.clear()
         self._left = 0
         self.position = position
 
     def extend(self, events: Iterable[Event]) -> None:
-        """Take in what comes next. Behind a hole it begins anew. Raises `ValueError` for what was there already."""
+        """Add the next events. After a hole the window starts anew. Raises `ValueError` for events that came before."""
         for event in events:
             if event.seq != self.position + 1:
                 if event.seq <= self.position:
@@ -62,29 +62,30 @@ class Window:
         self._compact()
 
     def drop_before(self, seq: int) -> None:
-        """Let the events before `seq` go."""
+        """Drop the events before `seq`."""
         while self and self.first < seq:
             self._drop_oldest()
         self._compact()
 
     def oldest(self) -> Event | None:
-        """The oldest event that is kept."""
+        """Return the oldest event that is kept."""
         return self._events[self._left] if self else None
 
     def after(self, seq: int, limit: int) -> Sequence[Event] | None:
-        """The events that follow `seq`, at most `limit`; None if the run does not reach back that far."""
+        """Return the events that follow `seq`, at most `limit`; None if the window does not reach back that far."""
         if seq + 1 < self.first:
             return None
         start = self._left + seq + 1 - self.first
         return self._events[start : start + limit]
 
     def before(self, seq: int, limit: int) -> Sequence[Event]:
-        """The newest events before `seq`, at most `limit`, oldest first."""
+        """Return the newest events before `seq`, at most `limit`, oldest first."""
         end = self._left + max(0, min(seq, self.position + 1) - self.first)
         return self._events[max(self._left, end - limit) : end]
 
     def before_time(self, time: int) -> int:
-        """The position before the first event committed at `time` or later. Found by halving: times never go back."""
+        """Return the position before the first event committed at `time` or later. A binary search: times never go
+        back."""
         low, high = self.first - 1, self.position  # the answer is in low..high
         while low < high:
             middle = (low + high) // 2
@@ -95,7 +96,7 @@ class Window:
         return low
 
     def page(self, after: int, selection: Selection, limit: int) -> Page | None:
-        """`Log.read` from memory, up to the newest event; None if the run does not reach back that far."""
+        """`Log.read` from memory, up to the newest event; None if the window does not reach back that far."""
         scanned = self.after(after, SCAN_EVENTS)
         if scanned is None:
             return None
@@ -117,7 +118,7 @@ class Window:
         event = self._events[self._left]
         self.bytes -= event.size
         event.forget_wire_formats()
-        self._events[self._left] = _GONE  # it must not be kept until the list is cut
+        self._events[self._left] = _GONE  # the event must not stay in memory until the list is cut
         self._left += 1
 
     def _compact(self) -> None:

@@ -1,10 +1,10 @@
-"""For tests of what is built on a feed: real servers on free ports, and switches for what goes wrong in real life.
+"""Test kit for applications on a feed: real servers on free ports, and switches for what goes wrong in real life.
 
     from feed.testing import AppServer, FeedServer
 
-`FeedServer` is the feed's own server in a process, `AppServer` an application of yours, with the feed in it, in a
-thread. Both are context managers; `feed.testing.fixtures` makes pytest fixtures of them. What a switch does the reader
-sees as it would in production: `drop`, `refuse`, `stall`, `delay`, `throttle`, `heal`, `restart`, `gap`, `kick`.
+`FeedServer` is the feed's own server in a process. `AppServer` is your own application, with a feed in it, in a thread.
+Both are context managers; `feed.testing.fixtures` makes pytest fixtures of them. A reader sees each switch as it would
+see the fault in production: `drop`, `refuse`, `stall`, `delay`, `throttle`, `heal`, `restart`, `gap`, `kick`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["AppServer", "FeedProcess", "FeedServer", "Proxy", "Server"]
 
 
 def __getattr__(name: str) -> Any:
-    """`AppServer` is imported when it is asked for: it alone needs uvicorn."""
+    """Import `AppServer` at its first use: it alone needs uvicorn."""
     if name == "AppServer":
         from feed.testing.app_server import AppServer
 

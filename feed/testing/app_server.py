@@ -1,4 +1,4 @@
-"""Somebody's own application, on a real uvicorn in a thread."""
+"""Your own application, on a real uvicorn in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
-_FORCED = 2  # seconds that uvicorn waits for streams that have been told to end
+_FORCED = 2  # seconds that uvicorn waits for streams that were told to end
 
 
 class AppServer(Server):
@@ -28,9 +28,9 @@ class AppServer(Server):
             page.goto(f"{server.url}/shop")
             server.drop()
 
-    It runs in this process, so that what a test overrides in it counts (`app.dependency_overrides`). `feed` is the
-    application's: `kick` and `gap` need it, and without it `restart` cuts streams instead of ending them. All starts
-    are on one event loop, the feed's. `root_path` is what a proxy in front would take off the path.
+    The application runs in this process, so that a test can override parts of it (`app.dependency_overrides`). `feed`
+    is the application's feed: `kick` and `gap` need it; without it `restart` cuts streams instead of ending them. All
+    starts use one event loop, which is the feed's. `root_path` is what a proxy in front would remove from the path.
     """
 
     def __init__(self, app: Any, feed: Feed | None = None, *, root_path: str = "") -> None:
@@ -57,7 +57,7 @@ class AppServer(Server):
 
     def _needed(self) -> Feed:
         if self._feed is None:
-            raise RuntimeError("which feed? AppServer(app, feed)")
+            raise RuntimeError("kick and gap need the application's feed: use AppServer(app, feed)")
         return self._feed
 
     def _open(self) -> None:
@@ -82,7 +82,7 @@ class AppServer(Server):
         while not server.started:
             if serving.done() or time.monotonic() > deadline:
                 self._server = None
-                raise RuntimeError("the application did not start: its log says why") from (
+                raise RuntimeError("the application did not start: see its log") from (
                     serving.exception() if serving.done() else None
                 )
             time.sleep(0.005)
@@ -119,12 +119,13 @@ class AppServer(Server):
 async def _serve(server: uvicorn.Server) -> None:
     try:
         await server.serve()
-    except SystemExit as error:  # it would end the loop
-        raise RuntimeError("uvicorn gave up") from error
+    except SystemExit as error:  # raised on, it would end the loop
+        raise RuntimeError("uvicorn could not start the application") from error
 
 
 async def _finish() -> None:
-    """What is still running belongs to nobody: sse-starlette's look-out for the end of the process, for one."""
+    """Cancel what still runs and has no owner, such as sse-starlette's watch for the end of the process, and finish the
+    loop."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -1,4 +1,4 @@
-"""The feed's own server, in a process of its own."""
+"""The feed's own server, in its own process."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ _PATIENCE = 30.0  # seconds
 
 
 class FeedServer(Server):
-    """`feed serve` on a log of its own, for as long as the block lasts.
+    """`feed serve` on its own log, for as long as the block lasts.
 
         with FeedServer() as server:
             id = server.publish("orders/1", {"total": 3}, type="created")
             server.restart()
 
-    Settings are those of the README without `FEED_`, in lower case: `FeedServer(heartbeat="1s", jwt_secret="…")`.
-    Unless `log` says otherwise it is SQLite, in a directory that goes with the server.
+    Settings are those of docs/reference/settings.md without `FEED_`, in lower case:
+    `FeedServer(heartbeat="1s", jwt_secret="…")`. Unless `log` is given the log is SQLite, in a directory that is
+    deleted with the server.
     """
 
     def __init__(self, log: str | None = None, **settings: object) -> None:
         super().__init__()
         self._secret = settings.get("jwt_secret")
         self._given = log
-        # A drain is for thousands of readers; those of a test are gone at once, and told to come back soon.
+        # A drain is for thousands of readers; those of a test leave at once, and are told to come back soon.
         self._settings = {"drain": "100ms", "retry": "100ms", **settings}
         self._stack = ExitStack()
 
@@ -52,15 +53,16 @@ class FeedServer(Server):
 
     @property
     def output(self) -> str:
-        """What it has printed since it was started."""
+        """What the server has printed since it was started."""
         return self._process.output
 
     def token(
         self, *, publish: Sequence[str] = (), subscribe: Sequence[str] = (), admin: bool = False, seconds: float = 600
     ) -> str:
-        """A token that allows this and ends in `seconds`; a stream with it then ends, too. Needs `jwt_secret`."""
+        """Return a token with these rights that expires in `seconds`; a stream opened with it then ends, too. Needs
+        `jwt_secret`."""
         if self._secret is None:
-            raise RuntimeError("there are no tokens without a key: FeedServer(jwt_secret='…')")
+            raise RuntimeError("tokens need a key: use FeedServer(jwt_secret='…')")
         grants = {"publish": list(publish), "subscribe": list(subscribe), "admin": admin}
         return jwt.encode({"exp": time.time() + seconds, "feed": grants}, str(self._secret), algorithm="HS256")
 
@@ -108,7 +110,7 @@ class FeedServer(Server):
     def _start(self) -> int:
         port = self._process.start().port
         for line in self.output.splitlines():
-            if " is no setting" in line:  # a test that went on would be of something else
+            if " is not a setting" in line:  # a test that went on would be of something else
                 raise RuntimeError(line)
         return port
 

@@ -1,10 +1,10 @@
-"""pytest's fixtures for `feed.testing`.
+"""pytest fixtures for `feed.testing`.
 
-They are asked for in the `conftest.py` at the root of the tests:
+Ask for them in the `conftest.py` at the root of your tests:
 
     pytest_plugins = ["feed.testing.fixtures"]
 
-They are not there by themselves: who has installed a feed may have fixtures of these names.
+They are not registered by themselves: tests in an environment with a feed may have fixtures of these names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from feed.testing import AppServer, FeedServer
 
 @pytest.fixture
 def feed_server() -> Iterator[FeedServer]:
-    """A feed's server of the test's own, without a key, on an SQLite log."""
+    """A feed's server for this test, without a key, on an SQLite log."""
     with FeedServer() as server:
         yield server
 

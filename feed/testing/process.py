@@ -1,4 +1,4 @@
-"""A real `feed serve` in a process of its own, to talk to, kill and start again."""
+"""A real `feed serve` in its own process, to talk to, kill and start again."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import IO, Protocol, Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
-LAST_WORDS_SECONDS = 2.0  # somebody else may hold its output: a worker that outlives it
+LAST_WORDS_SECONDS = 2.0  # another process may hold its output: a worker that outlives it
 
-# Without the directory of whoever starts it on the path: what lies there could be taken for a library of ours.
+# -P: without the current directory on the path, where a file could be mistaken for a library of ours.
 COMMAND = (sys.executable, "-P", "-m", "feed")
 
 
 class Process(Protocol):
-    """What is needed of `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that is needed here."""
 
     pid: int
 
@@ -37,10 +37,10 @@ class Process(Protocol):
 
 
 class FeedProcess:
-    """One `feed serve`. `url` is where it listens; `start` after `kill` or `stop` brings it back on the same port.
+    """One `feed serve`. `url` is where it listens; `start` after `kill` or `stop` starts it again on the same port.
 
-    Settings are `FEED_…` in its environment, without the prefix and in lower case; of the test's own environment it
-    gets none of these.
+    `settings` become `FEED_…` in its environment: give them without the prefix, in lower case. It gets no `FEED_…` of
+    the test's own environment.
     """
 
     def __init__(
@@ -50,7 +50,8 @@ class FeedProcess:
         command: Sequence[str | Path] = COMMAND,
         folder: Path | None = None,
     ) -> None:
-        """`command` is the program, and `folder` where it runs, unless it is this Python's feed and here."""
+        """`command` is the program, and `folder` its working directory: by default this Python's feed, in the current
+        directory."""
         self._args = args
         self._command = command
         self._folder = folder
@@ -65,22 +66,23 @@ class FeedProcess:
 
     @property
     def pid(self) -> int:
-        """The process to send signals to."""
+        """The id of the process, to send signals to."""
         return self._started.pid
 
     @property
     def _started(self) -> Process:
         if self._process is None:
-            raise RuntimeError("the server has not been started")
+            raise RuntimeError("the server was not started: call start() first")
         return self._process
 
     @property
     def output(self) -> str:
-        """What it has printed so far, its errors too."""
+        """What the server has printed since it was started, its errors too."""
         return "".join(self._lines)
 
     def start(self) -> Self:
-        """Start it, and wait until it listens. Raises `RuntimeError` with what it said if it does not."""
+        """Start the server, and wait until it listens. Raises `RuntimeError` with the server's output if it does
+        not."""
         self._lines = []
         process = self._process = self._run(["serve", "--port", str(self.port), *self._args])
         greeted = threading.Event()
@@ -94,7 +96,7 @@ class FeedProcess:
         return self
 
     def _run(self, arguments: Sequence[str]) -> Process:
-        return subprocess.Popen(  # noqa: S603  ourselves
+        return subprocess.Popen(  # noqa: S603  our own program
             [*self._command, *arguments],
             cwd=self._folder,
             env=self._environment,
@@ -113,21 +115,21 @@ class FeedProcess:
         greeted.set()
 
     def signal(self, number: int) -> None:
-        """Send a signal, and do not wait."""
+        """Send a signal, without waiting."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Send SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait for the end."""
         self.signal(signal.SIGKILL)
         self.wait()
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM, wait for the end, and return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end, and give the exit code. What it said last is in `output` then."""
+        """Wait for the end, and return the exit code. `output` is complete then."""
         code = self._started.wait(STOP_SECONDS)
         self._collecting.join(LAST_WORDS_SECONDS)
         return code
@@ -138,6 +140,6 @@ class FeedProcess:
         return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Kill the process if it runs."""
         if self.alive:
             self.kill()

@@ -1,4 +1,4 @@
-"""A TCP proxy to put between two programs of a test: it passes, delays, throttles, stalls, cuts, and heals."""
+"""A TCP proxy between two programs of a test. It can pass, delay, throttle, stall, cut, and heal."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _CHUNK = 65536
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, and forgets what was not sent
-_STEPS = 10  # a second, in which what may pass at a rate is passed
-_PATIENCE = 10.0  # seconds for the proxy's own thread
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, and drops what was not sent
+_STEPS = 10  # portions a second, where a rate is set
+_PATIENCE = 10.0  # seconds that the proxy's own thread has for a call
 
 
 class Proxy:
-    """Listens on `port` and passes to `target`, both on this machine. To be used from the thread of the test.
+    """Listens on `port` and passes everything to `target`, both on this machine. Use it from the test's thread.
 
-    `port` stays what it is, whatever is done to it, and `target` may be changed for connections to come. A connection
-    has a purpose, by which `stall` can tell it from others: what the first group of `purpose` finds in its requests.
+    `port` never changes. `target` may be changed, for new connections. A connection has a purpose, by which `stall`
+    chooses connections: what the first group of `purpose` matches in its requests.
     """
 
     def __init__(self, target: int, purpose: re.Pattern[bytes] | None = None) -> None:
         self.target = target
         self._purpose = purpose
         self.delay = 0.0
-        """Seconds by which each chunk is passed later."""
+        """Seconds by which each chunk is delayed."""
         self.rate: float | None = None
-        """Bytes a second of each connection's answers; None: as fast as they come. What the kernel holds for a socket,
-        up to a few megabytes, is on its way already."""
+        """Bytes a second of each connection's answers; None: without a limit. What the kernel holds for a socket, up to
+        a few megabytes, is on its way already."""
         self.lost_answers = 0
         self._losing: bytes | None = None
         self._stalled = False
@@ -47,7 +47,7 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many are open now."""
+        """How many connections are open now."""
         return len(self._connections)
 
     def cut(self) -> None:
@@ -60,7 +60,7 @@ class Proxy:
         self._do(cut())
 
     def reset(self) -> None:
-        """Reset all connections. New ones are passed."""
+        """Reset all connections. New ones are accepted."""
 
         async def reset() -> None:
             self._reset()
@@ -68,8 +68,8 @@ class Proxy:
         self._do(reset())
 
     def stall(self, *, purpose: str = "", new: bool = True, answers_only: bool = False) -> None:
-        """A silent death: hold everything and pass nothing, on the connections that exist, or those of one purpose, and
-        unless `new` is false on those to come. With `answers_only` what the clients send still arrives."""
+        """Die silently: hold all data on the existing connections, or those of one purpose, and on new ones unless
+        `new` is false. With `answers_only`, what the clients send still arrives."""
 
         async def stall() -> None:
             self._stalled = new
@@ -82,11 +82,11 @@ class Proxy:
         self._do(stall())
 
     def lose_answer_to(self, content: bytes) -> None:
-        """Pass the next request that holds this, and reset its connection instead of passing the answer."""
+        """Pass the next request that contains this, and reset its connection instead of passing the answer."""
         self._losing = content
 
     def heal(self) -> None:
-        """Accept again, and pass again, what was held too."""
+        """Accept connections and pass data again, including what was held."""
 
         async def heal() -> None:
             self._stalled = False
@@ -99,11 +99,11 @@ class Proxy:
         self._do(heal())
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Close all connections, and end the proxy's thread."""
         self.cut()
 
         async def finish() -> None:
-            while len(asyncio.all_tasks()) > 1:  # those of the connections, besides this one
+            while len(asyncio.all_tasks()) > 1:  # the tasks of the connections, besides this one
                 await asyncio.sleep(0.001)
 
         self._do(finish())
@@ -128,7 +128,7 @@ class Proxy:
             for listening in server.sockets:
                 self._loop.remove_reader(listening)
             for _ in range(3):
-                await asyncio.sleep(0)  # what is being accepted: asyncio would forget it
+                await asyncio.sleep(0)  # let connections that are being accepted through: asyncio would lose them
             server.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,7 +161,7 @@ class Proxy:
             ]
             await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
-            pass  # nobody is there
+            pass  # the target does not listen
         finally:
             for task in passing:
                 task.cancel()
@@ -206,7 +206,7 @@ class _Connection:
         self.purpose = b""
         self.loses_answer = False
         self.ended = asyncio.Event()
-        self.requests, self.answers = asyncio.Event(), asyncio.Event()  # set while they are passed
+        self.requests, self.answers = asyncio.Event(), asyncio.Event()  # set while this direction passes
         self.requests.set()
         self.answers.set()
 

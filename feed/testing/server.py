@@ -1,4 +1,4 @@
-"""What a test does to a server: the switches that all servers for tests have."""
+"""The switches that all servers for tests have."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from feed.testing.proxy import Proxy
 class Server(abc.ABC):
     """A server for tests, behind a proxy that can do to its clients what networks do. It may be entered again.
 
-    `url` is where clients reach it, and stays the same for as long as the block lasts: `with FeedServer() as server`.
-    Every switch returns when it is done; what it did to the network lasts until `heal`. To be used from the test's own
-    thread.
+    Clients reach it at `url`, which stays the same while the block lasts: `with FeedServer() as server`. Every switch
+    returns when it is done; faults of the network last until `heal`. Use it from the test's own thread.
     """
 
     def __init__(self) -> None:
@@ -42,17 +41,17 @@ class Server(abc.ABC):
     @property
     def _network(self) -> Proxy:
         if self._proxy is None:
-            raise RuntimeError("the server is not running: `with … as server:`")
+            raise RuntimeError("the server is not running: enter it with `with … as server:`")
         return self._proxy
 
     @property
     def port(self) -> int:
-        """Where clients reach it, on 127.0.0.1."""
+        """The port for clients, on 127.0.0.1."""
         return self._network.port
 
     @property
     def url(self) -> str:
-        """The same as a URL, without a slash at its end."""
+        """The URL for clients, without a slash at its end."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -61,54 +60,57 @@ class Server(abc.ABC):
         return self._network.connections
 
     def drop(self) -> None:
-        """Cut all connections now, as a network does: without a word. New ones are taken."""
+        """Cut all connections now, without a word, as a network does. New ones are accepted."""
         self._network.reset()
 
     def refuse(self) -> None:
-        """The same, and no new ones are taken, as if the machine were off."""
+        """Cut all connections and accept no new ones, as if the machine were off."""
         self._network.cut()
 
     def stall(self) -> None:
-        """Hold all that goes either way, and cut nothing: a network that has died silently. With `heal` it passes."""
+        """Hold all data in both directions and cut nothing, as a network that died silently. After `heal` the data
+        arrives."""
         self._network.stall()
 
     def delay(self, seconds: float) -> None:
-        """Let everything take so much longer, each way."""
+        """Delay everything by this time, each way."""
         self._network.delay = seconds
 
     def throttle(self, rate: float) -> None:
-        """Pass at most so many bytes a second to each client: a slow reader. What the kernel holds already, up to a few
-        megabytes, the server believes to be sent."""
+        """Pass at most `rate` bytes a second to each client, as to a slow reader. What the kernel holds already, up to
+        a few megabytes, counts as sent for the server."""
         self._network.rate = rate
 
     def heal(self) -> None:
-        """A network without faults again. What was held arrives."""
+        """End all faults of the network. What was held arrives."""
         self._network.delay, self._network.rate = 0.0, None
         self._network.heal()
 
     def restart(self) -> None:
-        """Stop the server as an operator does and start it on the same log: readers are told `feed.closing`, come back
-        and get what they missed. On a memory log what it held is gone, as with `gap`."""
+        """Stop the server as an operator does, and start it on the same log. Readers are told `feed.closing`, come
+        back, and receive what they missed. A memory log loses its events, as with `gap`."""
         self._stop()
         self._network.target = self._start()
 
     def gap(self) -> None:
-        """The same, and the log is lost meanwhile: who comes back with an id is told `feed.gap`, reason `unknown`."""
+        """Restart the server and lose its log meanwhile. A reader that comes back with an id is told `feed.gap`, reason
+        `unknown`."""
         self._stop()
         self._forget_log()
         self._network.target = self._start()
 
     @abc.abstractmethod
     def kick(self) -> int:
-        """End all streams with `feed.closing`, reason `kicked`, and give how many there were. They may come back."""
+        """End all streams with `feed.closing`, reason `kicked`, and return how many there were. Their readers may come
+        back."""
 
     @abc.abstractmethod
     def _open(self) -> None:
-        """Get what lasts until `_close`."""
+        """Prepare what lasts until `_close`."""
 
     @abc.abstractmethod
     def _start(self) -> int:
-        """Start, and give the port."""
+        """Start the server, and return its port."""
 
     @abc.abstractmethod
     def _stop(self) -> None: ...
@@ -118,14 +120,14 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def _close(self) -> None:
-        """Stop if it runs, and leave nothing behind."""
+        """Stop the server if it runs, and leave nothing behind."""
 
 
 def delete_log(log: str) -> None:
-    """Delete the log that a URL names; the memory's is gone with its feed. Raises `ValueError` for one elsewhere."""
+    """Delete the log that a URL names; a memory log is gone with its feed. Raises `ValueError` for any other log."""
     kind, _, path = log.partition(":")
     if kind == "sqlite":
         for suffix in ("", "-wal", "-shm"):
             Path(path + suffix).unlink(missing_ok=True)
     elif kind != "memory":
-        raise ValueError("only the memory's log and an SQLite log can be lost on purpose")
+        raise ValueError("only a memory log or an SQLite log can be deleted here: use one of these, not a shared log")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,8 +16,8 @@ from playwright.sync_api import Page
 from tests.conftest import Serve
 from tests.support.awkward_texts import AWKWARD
 from tests.support.browser import Watched
+from tests.support.doc_blocks import blocks
 from tests.support.event_stream import parse_event_stream
-from tests.support.paths import README
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually, subscribed
@@ -630,12 +629,11 @@ def test_closed_it_says_so_and_nothing_more(server: RunningServer, open_tab: Ope
     assert (tab.texts, len(tab.told)) == ([], count)
 
 
-def test_what_the_readme_shows_works(server: RunningServer, page: Page, watched: Watched) -> None:
-    blocks = re.findall(r"```js\n(.*?)```", README.read_text(), re.DOTALL)
-    [snippet] = [block for block in blocks if "/assets/feed.js" in block]
+def test_what_the_page_about_browsers_shows_works(server: RunningServer, page: Page, watched: Watched) -> None:
+    [snippet] = blocks("guides/browser.md", "With `feed.js`", "js")
     page.goto(f"{server.url}/healthz")
     with page.expect_console_message(lambda message: message.text == "live"):
         page.add_script_tag(content=snippet, type="module")
-    with page.expect_console_message(lambda message: message.text.endswith(" orders/42 from the README")) as said:
-        published = server.publish("orders/42", "from the README")
+    with page.expect_console_message(lambda message: message.text.endswith(" orders/42 from the guide")) as said:
+        published = server.publish("orders/42", "from the guide")
     assert said.value.text.startswith(f"{published} ")

@@ -312,7 +312,7 @@ def test_how_numbers_are_written(tab: Page, call: str, text: str) -> None:
 
 # metrics.js
 
-METRICS = """# HELP feed_subscribers Streams that are open.
+METRICS = """# HELP feed_subscribers Open streams.
 # TYPE feed_subscribers gauge
 feed_subscribers{node="a:1"} 3.0
 feed_subscribers{node="b:2"} 4.0

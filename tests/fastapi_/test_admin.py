@@ -101,7 +101,7 @@ def test_where_prometheus_client_is_missing_it_is_said_what_to_install(monkeypat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "feed.fastapi.routes.metrics", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(ImportError, match=r"pip install 'feed\[metrics\]', or say metrics=False"):
+    with pytest.raises(ImportError, match=r"pip install 'feed\[metrics\]', or pass metrics=False"):
         admin_router(Feed("memory:"))
 
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.support.readme_blocks import blocks
+from tests.support.doc_blocks import blocks
 from tests.support.redis_server import free_port
 from tests.support.running import START_SECONDS
 from tests.support.streams import eventually, subscribed
@@ -51,7 +51,7 @@ Command = Sequence[str]
 def folder(tmp_path: Path) -> Path:
     """Where the applications are."""
     (tmp_path / "shop.py").write_text(SHOP)
-    signals, thread, program = blocks("When your server stops")
+    signals, thread, program = blocks("guides/embedding.md", "When your server stops")
     assert thread
     (tmp_path / "drained.py").write_text(signals)
     bound = program.replace("Config()", "Config.from_mapping(bind=[sys.argv[1]])")
@@ -145,11 +145,11 @@ def test_a_reader_is_told_when_a_server_stops_and_the_server_ends(host: StartHos
     started.process.wait(10)
 
 
-def test_a_uvicorn_in_a_thread_is_stopped_as_the_readme_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_uvicorn_in_a_thread_is_stopped_as_the_page_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"uvicorn": uvicorn, "threading": threading, "__name__": "embedding"}
     exec(compile(SHOP, "shop.py", "exec", dont_inherit=True), names)
     port = free_port()
-    _, program, _ = blocks("When your server stops")
+    _, program, _ = blocks("guides/embedding.md", "When your server stops")
     start, stop = program.replace("Config(app)", f"Config(app, port={port}, log_config=None)").split("...\n")
     exec(compile(start, "start.py", "exec", dont_inherit=True), names)
     eventually(lambda: names["server"].started, START_SECONDS)

@@ -31,6 +31,7 @@ ASKED: dict[Use, tuple[str, str, dict[str, str]]] = {
     Use.SESSION: ("POST", "/session", {}),
     Use.SUBSCRIPTIONS: ("GET", "/subscriptions", {}),
     Use.KICK: ("DELETE", "/subscriptions/nobody", {}),
+    Use.KICK_ALL: ("DELETE", "/subscriptions?subject=nobody", {}),
 }
 
 
@@ -38,7 +39,8 @@ def asked(server: RunningServer, use: Use, query: str) -> httpx.Response:
     """The answer, without the body of a stream."""
     method, path, headers = ASKED[use]
     content = '{"topic":"parameters","data":1}' if method == "POST" else None
-    with server.http.stream(method, f"{server.url}{path}?{query}", headers=headers, content=content) as answer:
+    url = f"{server.url}{path}{'&' if '?' in path else '?'}{query}"
+    with server.http.stream(method, url, headers=headers, content=content) as answer:
         if answer.headers.get("content-type", "").startswith("application/problem"):
             answer.read()
         return answer
@@ -71,40 +73,44 @@ def test_a_websocket_passes_it_over_too(server: RunningServer) -> None:
         (Use.STREAM, "last_evnt_idd=x", "last_event_id"),
         (Use.STREAM, "aftr=x", "after"),
         (Use.STREAM, "evnelope=1", "envelope"),
-        (Use.STREAM, "limti=5", "limit, which is no parameter of a stream of events"),
+        (Use.STREAM, "limti=5", "limit, which is not a parameter of a stream of events"),
         (Use.PAGE, "limits=5", "limit"),
         (Use.PAGE, "Since=2026-11-21T03:05:00Z", "since"),
         (Use.PAGE, "bfore=x", "before"),
         (Use.ONE, "typ=x", "type"),
         (Use.ONE, "tpye=x", "type"),
         (Use.ONE, "Type=x", "type"),
-        (Use.BATCH, "types=x", "type, which is no parameter of POST /events"),
+        (Use.BATCH, "types=x", "type, which is not a parameter of POST /events"),
         (Use.SESSION, "tokn=x", "token"),
         (Use.SUBSCRIPTIONS, "Limit=1", "limit"),
         (Use.KICK, "Token=x", "token"),
+        (Use.KICK, "subjct=x", "subject, which is not a parameter of DELETE /subscriptions/ID"),
+        (Use.KICK_ALL, "Subject=x", "subject"),
     ],
 )
 def test_a_slip_is_422_and_says_what_was_meant(server: RunningServer, use: Use, query: str, meant: str) -> None:
     answer = asked(server, use, query)
     name = query.partition("=")[0]
     assert answer.status_code == 422
-    assert answer.json()["detail"] == f"'{name}': is no parameter: did you mean {meant}?"
+    assert answer.json()["detail"] == f"'{name}': is not a parameter: did you mean {meant}?"
 
 
 @pytest.mark.parametrize(
     ("use", "query", "detail"),
     [
-        (Use.STREAM, "limit=5", "limit: is no parameter of a stream of events: did you mean a page of history"),
+        (Use.STREAM, "limit=5", "limit: is not a parameter of a stream of events: did you mean a page of history"),
         (Use.STREAM, "wait=5", "wait: "),
         (Use.STREAM, "since=x", "since: "),
         (Use.STREAM, "before=x", "before: "),
-        (Use.ONE, "last=3", "last: is no parameter of POST /events/TOPIC: did you mean a stream of events?"),
+        (Use.ONE, "last=3", "last: is not a parameter of POST /events/TOPIC: did you mean a stream of events?"),
         (Use.ONE, "topic=a", "topic: "),
         (Use.BATCH, "type=x", "type: "),
         (Use.BATCH, "topic=x", "topic: "),
         (Use.SESSION, "last=1", "last: "),
         (Use.SUBSCRIPTIONS, "topic=a", "topic: "),
         (Use.KICK, "limit=1", "limit: "),
+        (Use.KICK, "subject=x", "subject: is not a parameter of DELETE /subscriptions/ID: did you mean DELETE /sub"),
+        (Use.KICK_ALL, "limit=1", "limit: "),
     ],
 )
 def test_a_parameter_of_another_route_is_422(server: RunningServer, use: Use, query: str, detail: str) -> None:

@@ -316,15 +316,15 @@ FIELDS = "topic, data and type"
             "data: not JSON: a number beyond the range of a double, such as 1e400",
         ),
         ("/events", b'{"topic":"bad\xff","data":1}', "body: not JSON: not UTF-8: byte 13 is 0xff"),
-        ("/events", b"5", f"body: is an event, a JSON object of {FIELDS}, and not a number"),
+        ("/events", b"5", f"body: has to be an event, a JSON object with {FIELDS}, not a number"),
         (
             "/events",
             b'[{"topic":"bad","data":1},null]',
-            f"event 1: is an event, a JSON object of {FIELDS}, and not null",
+            f"event 1: has to be an event, a JSON object with {FIELDS}, not null",
         ),
         ("/events", b'[{"topic":"bad","data":1},{"topic":"bad"}]', f"event 1: data: is missing: an event has {FIELDS}"),
-        ("/events", b'{"topic":["bad"],"data":1}', "topic: is text, and not an array"),
-        ("/events", b'{"topic":"bad","data":1,"tpye":2}', f"'tpye': is no field of an event: it has {FIELDS}"),
+        ("/events", b'{"topic":["bad"],"data":1}', "topic: has to be text, not an array"),
+        ("/events", b'{"topic":"bad","data":1,"tpye":2}', f"'tpye': is not a field of an event, which has {FIELDS}"),
     ],
 )
 def test_what_is_wrong_with_json_is_said_in_words_of_our_own(
@@ -492,9 +492,9 @@ def test_a_charset_other_than_utf_8_is_415(
 @pytest.mark.parametrize("path", ["/events/bad", "/events"])
 def test_a_form_in_parts_is_415(server: RunningServer, unchanged: None, path: str, content_type: str) -> None:
     form = '--x\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--x--\r\n'
-    assert_problem(post(server, path, form, content_type=content_type), 415, "parts")
+    assert_problem(post(server, path, form, content_type=content_type), 415, "multipart")
     event = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
-    assert_problem(post(server, path, form, content_type=content_type, **event), 415, "parts")
+    assert_problem(post(server, path, form, content_type=content_type, **event), 415, "multipart")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "x-anything"])

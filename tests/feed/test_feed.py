@@ -1,4 +1,4 @@
-"""The feed inside somebody else's program: the README's own examples, run as they stand there."""
+"""The feed inside another program: the examples of the pages, run as they stand there."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from feed import (
 )
 from feed import wire as wire_module
 from feed.event import text_draft
-from tests.support.readme_blocks import blocks
+from tests.support.doc_blocks import blocks
 from tests.support.redis_server import RedisServer
 from tests.support.running import START_SECONDS
 from tests.support.streams import subscribed
 
 
-def test_the_readmes_library_example_does_what_it_says(tmp_path: Path) -> None:
+def test_the_library_example_does_what_it_says(tmp_path: Path) -> None:
     script = tmp_path / "example.py"
-    script.write_text(blocks("As a library")[0])
+    script.write_text(blocks("reference/library.md", "As a library")[0])
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\w+-1 orders/1 created \{'total': 3\}\n", done.stdout)
@@ -127,8 +127,8 @@ async def test_a_batch_is_any_iterable_of_drafts() -> None:
             await feed.publish_batch([])
 
 
-def test_the_readmes_application_serves_the_feed_under_its_prefix_and_keeps_its_own_routes(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(blocks("Inside your FastAPI application")[0])
+def test_the_application_of_the_page_serves_the_feed_under_its_prefix_and_keeps_its_own_routes(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(blocks("guides/embedding.md", "Inside your FastAPI application")[0])
     command = [sys.executable, "-m", "uvicorn", "shop:app", "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
         try:

@@ -201,7 +201,7 @@ def test_an_application_without_a_feed_is_cut_instead_of_drained() -> None:
         server.restart()
         assert httpx.get(server.url, verify=False).text == "hello"
         for switch in (server.kick, server.gap):
-            with pytest.raises(RuntimeError, match="which feed"):
+            with pytest.raises(RuntimeError, match="need the application's feed"):
                 switch()
 
 
@@ -209,7 +209,7 @@ def test_a_server_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="Is a directory"), FeedServer(f"sqlite:{tmp_path}"):
         pass
-    with pytest.raises(RuntimeError, match="FEED_HERBEAT is no setting: did you mean FEED_HEARTBEAT"):
+    with pytest.raises(RuntimeError, match="FEED_HERBEAT is not a setting: did you mean FEED_HEARTBEAT"):
         FeedServer("memory:", herbeat="1s").__enter__()
     server = AppServer(FastAPI())
     for _ in range(2):

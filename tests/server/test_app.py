@@ -31,12 +31,12 @@ def test_the_greeting_names_the_dashboard_and_two_curl_lines_to_try(server: Runn
 @pytest.mark.parametrize(
     ("settings", "lines"),
     [
-        ({}, ["  access      everybody on this machine (no key)"]),
-        ({"insecure": 1}, ["  access      EVERYBODY who reaches it (no key, --insecure)"]),
+        ({}, ["  access      everyone on this machine (no key)"]),
+        ({"insecure": 1}, ["  access      EVERYONE who reaches it (no key, --insecure)"]),
         (
             {"jwt_secret": SECRET, "public": "news/**"},
             [
-                "  access      tokens (FEED_JWT_SECRET); everybody subscribes to news/**",
+                "  access      tokens (FEED_JWT_SECRET); everyone may subscribe to news/**",
                 "  token       export TOKEN=$(feed token --publish '**' --subscribe '**')",
             ],
         ),
@@ -44,7 +44,7 @@ def test_the_greeting_names_the_dashboard_and_two_curl_lines_to_try(server: Runn
             {"publisher_jwt_secret": SECRET, "subscriber_jwt_secret": SECRET + "s"},
             [
                 "  access      tokens (FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET)",
-                "  token       TOKEN is one to publish or one to subscribe: see feed token --help",
+                "  token       TOKEN can be for publishing or for subscribing: see feed token --help",
             ],
         ),
     ],
@@ -68,8 +68,8 @@ def test_the_curl_lines_of_a_server_with_a_key_work_with_the_token_it_names(serv
 def test_a_variable_that_is_no_setting_is_warned_of_and_its_value_not_shown(serve: Serve) -> None:
     server = serve("--log", "memory:", jwt_secrt=SECRET, url="http://localhost", zzz="x")
     first, second, *rest = server.output.splitlines()
-    assert first == "feed serve: FEED_JWT_SECRT is no setting: did you mean FEED_JWT_SECRET?"
-    assert second == "feed serve: FEED_ZZZ is no setting"
+    assert first == "feed serve: FEED_JWT_SECRT is not a setting: did you mean FEED_JWT_SECRET?"
+    assert second == "feed serve: FEED_ZZZ is not a setting"
     assert len(rest) == GREETING
 
 
@@ -174,7 +174,7 @@ def test_an_error_of_ours_tells_no_secrets(serve: Serve) -> None:
 def test_an_error_says_what_would_be_right(server: RunningServer) -> None:
     for method, path, detail in (
         ("GET", "/nowhere", "there is nothing at this path: see /docs"),
-        ("PUT", "/events", "this path takes: GET, HEAD, POST"),
+        ("PUT", "/events", "this path accepts only GET, HEAD, POST"),
         (
             "GET",
             "/events?pattern=a",

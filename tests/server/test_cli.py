@@ -11,10 +11,11 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,97 +24,11 @@ from feed_server.cli.publish import dashed_data_last
 from feed_server.cli.terminal import escaped, escaped_json
 from feed_server.settings import Settings, is_secret, option, variable
 from tests.conftest import Serve
-from tests.support import forking
+from tests.server.conftest import Start
+from tests.support.commands import ENVIRONMENT, SECONDS, Command, feed, one_line
 from tests.support.running import FEED, RunningServer
 
-SECONDS = 30.0
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | {"COLUMNS": "80"}
-
-
-def feed(*arguments: str, stdin: bytes | None = None, **settings: str) -> subprocess.CompletedProcess[bytes]:
-    """Run one command to its end."""
-    environment = ENVIRONMENT | {f"FEED_{name.upper()}": value for name, value in settings.items()}
-    return forking.run(arguments, environment, input=stdin, timeout=SECONDS)
-
-
-class Command:
-    """A command that runs while the test does other things. `lines` and `errors` are what it has printed so far."""
-
-    def __init__(self, *arguments: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE) -> None:
-        self.process = forking.popen(arguments, ENVIRONMENT, stdin=stdin, stderr=stderr)
-        self.lines: list[str] = []
-        self.errors: list[str] = []
-        self._news = threading.Condition()
-        self._readers = [
-            threading.Thread(target=self._collect, args=(source, into), daemon=True)
-            for source, into in ((self.process.stdout, self.lines), (self.process.stderr, self.errors))
-            if source is not None
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _collect(self, source: IO[bytes], into: list[str]) -> None:
-        for line in source:
-            with self._news:
-                into.append(line.decode().removesuffix("\n"))
-                self._news.notify_all()
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait until what it has printed makes `condition` true."""
-        with self._news:
-            assert self._news.wait_for(condition, SECONDS), (self.lines[-5:], "\n".join(self.errors))
-
-    def until_lines(self, count: int) -> None:
-        """Wait until it has printed `count` lines."""
-        self.until(lambda: len(self.lines) >= count)
-
-    def write(self, text: bytes) -> None:
-        """To its standard input."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(text)
-        self.process.stdin.flush()
-
-    def wait(self) -> int:
-        """Wait for its end and for the last it printed, and give the exit code."""
-        code = self.process.wait(SECONDS)
-        for reader in self._readers:
-            reader.join(SECONDS)
-        return code
-
-    def interrupt(self) -> int:
-        """Ctrl-C, and the exit code."""
-        self.process.send_signal(signal.SIGINT)
-        return self.wait()
-
-
-Start = Callable[..., Command]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts commands that end with the test."""
-    commands: list[Command] = []
-
-    def _start(*arguments: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE) -> Command:
-        commands.append(Command(*arguments, stdin=stdin, stderr=stderr))
-        return commands[-1]
-
-    yield _start
-    for command in commands:
-        command.process.kill()
-        command.wait()
-        for pipe in (command.process.stdin, command.process.stdout, command.process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-
-
-def one_line(result: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line that an error is."""
-    assert result.stdout == b""
-    (line,) = result.stderr.decode().splitlines()
-    return line
+COMMANDS = ["serve", "publish", "tail", "history", "subscriptions", "kick", "demo", "token", "bench", "doctor"]
 
 
 def events(server: RunningServer, pattern: str, **parameters: object) -> Any:
@@ -138,7 +53,7 @@ def free_port() -> int:
 def test_without_a_command_it_shows_what_there_is() -> None:
     result = feed()
     assert result.returncode == 0
-    for command in ("serve", "publish", "tail", "demo"):
+    for command in COMMANDS:
         assert re.search(rf"^  {command} +\w", result.stdout.decode(), re.MULTILINE)
 
 
@@ -178,13 +93,41 @@ def test_a_secret_on_the_command_line_is_sent_to_the_environment_and_not_shown(s
         assert line.endswith(f"{option(secret)}: secrets are read from the environment only: {variable(secret)}")
 
 
-@pytest.mark.parametrize("command", ["publish", "tail", "demo"])
-def test_every_command_explains_itself(command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = feed(command, "--help")
-    assert result.returncode == 0
-    assert "--url" in result.stdout.decode()
-    assert "FEED_URL" in result.stdout.decode()
-    assert "FEED_TOKEN" in result.stdout.decode()
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert re.search(rf"^  Example: .*feed {command}", result.stdout.decode(), re.MULTILINE)
+    assert feed(command, "-h").stdout == result.stdout
+
+
+@pytest.mark.parametrize("command", ["publish", "tail", "history", "subscriptions", "kick", "demo"])
+def test_what_talks_to_a_server_says_where_and_as_whom(command: str) -> None:
+    text = feed(command, "--help").stdout.decode()
+    assert "--url" in text
+    assert "FEED_URL" in text
+    assert "FEED_TOKEN" in text
+
+
+def test_python_m_feed_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "feed", "-h"], env=ENVIRONMENT, capture_output=True, timeout=SECONDS)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout == feed("-h").stdout
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    asked = {"_FEED_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    for words, number, expected in (
+        ("feed s", "1", ["serve", "subscriptions"]),
+        ("feed tail --un", "2", ["--until-live"]),
+        ("feed tail --transport ", "3", ["sse", "websocket"]),
+    ):
+        environment = ENVIRONMENT | asked | {"COMP_WORDS": words, "COMP_CWORD": number}
+        result = subprocess.run([FEED], env=environment, capture_output=True, timeout=SECONDS)
+        assert result.stdout.decode().split() == expected
+    script = feed("--show-completion", "bash")
+    assert script.returncode == 0
+    assert b"complete -o default -F _feed_completion feed" in script.stdout
 
 
 @pytest.mark.parametrize(
@@ -196,17 +139,17 @@ def test_every_command_explains_itself(command: str) -> None:
         (["serve", "--bogus", "1"], "No such option: --bogus"),
         (["serve", "extra"], "unexpected extra argument"),
         (["serve", "--port"], "'--port' requires an argument"),
-        (["serve", "--port", "x"], "--port (FEED_PORT): is a whole number, such as 10"),
+        (["serve", "--port", "x"], "--port (FEED_PORT): must be a whole number, such as 10"),
         (
             ["serve", "--log", "nonsense"],
             "--log (FEED_LOG): 'nonsense' names no log: use memory:, sqlite:PATH or redis://",
         ),
-        (["serve", "--port", "70000"], "--port (FEED_PORT): is 65,535 at most"),
-        (["serve", "--publish-rate", "10/s"], "--publish-rate (FEED_PUBLISH_RATE): is a number, such as 10"),
-        (["serve", "--publish-rate", "0"], "--publish-rate (FEED_PUBLISH_RATE): is more than 0"),
-        (["serve", "--max-patterns", "0"], "--max-patterns (FEED_MAX_PATTERNS): is 1 at least"),
-        (["serve", "--node", ""], "--node (FEED_NODE): is empty"),
-        (["serve", "--node", "x" * 129], "--node (FEED_NODE): is 128 characters long at most"),
+        (["serve", "--port", "70000"], "--port (FEED_PORT): must be at most 65,535"),
+        (["serve", "--publish-rate", "10/s"], "--publish-rate (FEED_PUBLISH_RATE): must be a number, such as 10"),
+        (["serve", "--publish-rate", "0"], "--publish-rate (FEED_PUBLISH_RATE): must be more than 0"),
+        (["serve", "--max-patterns", "0"], "--max-patterns (FEED_MAX_PATTERNS): must be at least 1"),
+        (["serve", "--node", ""], "--node (FEED_NODE): must not be empty"),
+        (["serve", "--node", "x" * 129], "--node (FEED_NODE): must be at most 128 characters long"),
         (["serve", "--max-data", "big"], "--max-data (FEED_MAX_DATA): a size is a number of bytes"),
         (["serve", "--retain-age", "soon"], "--retain-age (FEED_RETAIN_AGE): a duration is a number of seconds"),
         (["tail"], "Missing argument 'PATTERN'"),
@@ -217,7 +160,7 @@ def test_every_command_explains_itself(command: str) -> None:
         (["tail", "a", "--url", "ftp://nowhere"], "'ftp://nowhere' is not a URL such as http://127.0.0.1:8000"),
         (["tail", "a", "--token", "Bearer secret"], "is not a token: give it alone, without Bearer or line breaks"),
         (["publish"], "Missing argument 'TOPIC'"),
-        (["publish", "a", "--key", "k"], "--key is for one event"),
+        (["publish", "a", "--key", "k"], "--key is for a single event"),
         (["publish", "a", "x", "--patience", "long"], "--patience"),
         (["demo", "--every", "0"], "--every"),
         (["tail", "a", "--token", "a b"], "'--token' (env var: 'FEED_TOKEN'): is not a token: give it alone"),
@@ -234,8 +177,12 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: list[str], 
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("port", "x", "feed serve: --port (FEED_PORT): is a whole number, such as 10"),
-        ("metrics_public", "maybe", "feed serve: --metrics-public (FEED_METRICS_PUBLIC): is true or false: 1 or 0"),
+        ("port", "x", "feed serve: --port (FEED_PORT): must be a whole number, such as 10"),
+        (
+            "metrics_public",
+            "maybe",
+            "feed serve: --metrics-public (FEED_METRICS_PUBLIC): must be true or false: 1 or 0",
+        ),
         ("drain", "x", "feed serve: --drain (FEED_DRAIN): a duration is"),
         ("retain_bytes", "-1", "feed serve: --retain-bytes (FEED_RETAIN_BYTES): a size is"),
     ],
@@ -438,6 +385,27 @@ def start_and_take(server: RunningServer, pattern: str, *arguments: str) -> str:
             if pipe is not None:
                 pipe.close()
     return command.lines[0]
+
+
+@pytest.mark.parametrize("data", ['{"a": 1}', " [1, 2]\n"])
+def test_text_that_looks_like_json_is_published_with_a_hint(server: RunningServer, data: str) -> None:
+    result = feed("publish", "cli/hint", data, "--url", server.url)
+    said = b"feed publish: this looks like JSON and was published as text: publish JSON with --json\n"
+    assert (result.returncode, result.stderr) == (0, said)
+    assert events(server, "cli/hint", last=1)[0]["data"] == data
+
+
+def test_lines_that_look_like_json_are_published_with_one_hint(server: RunningServer) -> None:
+    result = feed("publish", "cli/hints", "--url", server.url, stdin=b'text\n{"a": 1}\n{"b": 2}\n')
+    hint, published = result.stderr.decode().splitlines()
+    assert hint == "feed publish: line 2 looks like JSON and is published as text: publish JSON with --json"
+    assert published == "published 3 events"
+
+
+@pytest.mark.parametrize("data", ["5", "true", '"text"', "[x]", "{", "{a: 1}", "[INFO] started"])
+def test_text_that_may_be_meant_as_text_is_published_without_a_hint(data: str, server: RunningServer) -> None:
+    result = feed("publish", "cli/no-hint", data, "--url", server.url)
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_data_that_is_no_json_is_an_error(server: RunningServer) -> None:

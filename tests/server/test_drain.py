@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from feed import Draining
+from feed import Draining, Feed
 from feed.fastapi.http.problems import problem_of
+from feed_server.app import application
 from feed_server.bench.soak.streams import Form, Item, Stream
+from feed_server.settings import Settings
 from tests.conftest import Serve
 from tests.support.crowd import Crowd, Http, many_descriptors, until
 from tests.support.judge import Got, judge
@@ -264,3 +266,14 @@ def stored_in(node: RunningServer) -> dict[str, str]:
         events |= {event["id"]: event["data"] for event in page["events"]}
         after = page["next"]
     return events
+
+
+@pytest.mark.parametrize("server_drains", [False, True])
+async def test_only_a_feed_whose_server_does_not_drain_it_watches_for_the_signal(server_drains: bool) -> None:
+    """Drained by the watch, streams of our own server would end before their connections know that they are to close:
+    these would stay open, and what a proxy sends on them next could meet their end."""
+    feed = Feed("memory:")
+    app = application(Settings(log="memory:"), feed, server_drains=server_drains)
+    async with app.router.lifespan_context(app):
+        names = {task.get_name() for task in asyncio.all_tasks()}
+    assert ("feed-drain" in names) is not server_drains

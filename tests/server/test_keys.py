@@ -118,7 +118,7 @@ def test_a_pem_is_no_secret(key: str) -> None:
     ids=["of SSH", "of a set"],
 )
 def test_another_form_of_key_is_no_secret(key: str) -> None:
-    assert "FEED_JWT_SECRET: is a key or certificate, and no secret" in refusal(jwt_secret=key)
+    assert "FEED_JWT_SECRET: is a key or certificate, not a secret" in refusal(jwt_secret=key)
 
 
 @pytest.mark.parametrize("name", ["jwt_public_key", "publisher_jwt_public_key", "subscriber_jwt_public_key"])
@@ -140,17 +140,17 @@ def test_a_weak_or_unusual_key_is_refused(kind: str) -> None:
     ("value", "said"),
     [
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "holds no public key"),
-        ("/nowhere/key.pem", "is no PEM, and as a file '/nowhere/key.pem' cannot be read: No such file"),
-        ("key.pem", "is no PEM, and as a file 'key.pem' cannot be read: No such file"),
+        ("/nowhere/key.pem", "is not a PEM, and as a file '/nowhere/key.pem' cannot be read: No such file"),
+        ("key.pem", "is not a PEM, and as a file 'key.pem' cannot be read: No such file"),
         (
             "/nowhere/" + "x" * 5000,
-            f"is no PEM, and as a file '/nowhere/{'x' * 191}' cannot be read: File name too long",
+            f"is not a PEM, and as a file '/nowhere/{'x' * 191}' cannot be read: File name too long",
         ),
-        ("secret+/in/the=wrong+place", "is no PEM, and as a file cannot be read: No such file"),
-        ("/", "is no PEM, and as a file cannot be read: Is a directory"),
-        ("a\0b", "is no PEM, and as a file cannot be read: it is no name of one"),
-        ("x" * 5000, "is no PEM, and as a file cannot be read: File name too long"),
-        ("/dev/zero", "is no PEM, and as a file '/dev/zero' is too large"),
+        ("secret+/in/the=wrong+place", "is not a PEM, and as a file cannot be read: No such file"),
+        ("/", "is not a PEM, and as a file cannot be read: Is a directory"),
+        ("a\0b", "is not a PEM, and as a file cannot be read: it is not a file name"),
+        ("x" * 5000, "is not a PEM, and as a file cannot be read: File name too long"),
+        ("/dev/zero", "is not a PEM, and as a file '/dev/zero' is too large"),
         ("/dev/null", "holds no public key"),
     ],
 )
@@ -162,12 +162,12 @@ def test_what_is_no_public_key_is_refused(value: str, said: str) -> None:
     "url", ["x", "issuer.example/keys", "ftp://issuer.example", "file:///etc/passwd", "http://", "x:"]
 )
 def test_keys_are_fetched_over_http_only(url: str) -> None:
-    assert "FEED_JWKS_URL): is no http:// or https:// URL" in refusal(jwks_url=url)
+    assert "FEED_JWKS_URL): is not an http:// or https:// URL" in refusal(jwks_url=url)
 
 
 def test_one_key_for_publishers_and_subscribers_tells_them_not_apart() -> None:
     assert refusal(publisher_jwt_secret=SECRET, subscriber_jwt_secret=SECRET).startswith(
-        "FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET: two are the same"
+        "FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET: two have the same value"
     )
     assert "the same" in refusal(jwt_public_key=public(EC), subscriber_jwt_public_key=public(EC))
 
@@ -199,8 +199,8 @@ def test_secrets_are_no_options_and_everything_else_is() -> None:
     ("environment", "said"),
     [
         ({"FEED_JWT_SECRET": "quite secret"}, "feed serve: FEED_JWT_SECRET: is too short"),
-        ({"FEED_JWT_PUBLIC_KEY": "/nowhere"}, "feed serve: --jwt-public-key (FEED_JWT_PUBLIC_KEY): is no PEM"),
-        ({"FEED_JWKS_URL": "nowhere"}, "feed serve: --jwks-url (FEED_JWKS_URL): is no http"),
+        ({"FEED_JWT_PUBLIC_KEY": "/nowhere"}, "feed serve: --jwt-public-key (FEED_JWT_PUBLIC_KEY): is not a PEM"),
+        ({"FEED_JWKS_URL": "nowhere"}, "feed serve: --jwks-url (FEED_JWKS_URL): is not an http"),
         ({"FEED_JWT_SECRET": SECRET, "FEED_PUBLISHER_JWT_SECRET": SECRET}, "feed serve: FEED_JWT_SECRET, FEED_PUBL"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_private_key_that_no_server_would_take_is_refused(kind: str) -> None:
     [
         (public(EC), "is a public key"),
         (private(EC, BestAvailableEncryption(b"password")), "is encrypted"),
-        ("nonsense", "is no private key"),
+        ("nonsense", "is not a private key"),
     ],
     ids=["public", "encrypted", "nonsense"],
 )

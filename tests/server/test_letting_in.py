@@ -1,5 +1,5 @@
-"""The README's way from nothing to a page with a cookie, walked as it stands there: the commands, the page, a real
-Chromium; and the example for other people's applications."""
+"""The way of the page about tokens from nothing to a page with a cookie, walked as it stands there: the commands, the
+page, a real Chromium; and the example for other people's applications."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from playwright.sync_api import expect
 from tests.conftest import Serve
 from tests.support import forking
 from tests.support.browser import chromium, origin, watch
-from tests.support.readme_blocks import blocks, section
+from tests.support.doc_blocks import blocks, section
 from tests.support.redis_server import free_port
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
 from tests.support.tokens import SECRET, bearer, token
 
-FEED_URL = "http://localhost:8000"  # as the README has it
+TOKENS = "guides/tokens.md"
+FEED_URL = "http://localhost:8000"  # as the page has it
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def feed(serve: Serve, shop_port: int) -> RunningServer:
 
 @pytest.fixture
 def shop(feed: RunningServer, shop_port: int, tmp_path: Path) -> Iterator[str]:
-    """Step 3: the README's application, but for the ports."""
-    source = blocks("Letting people in")[0]
+    """Step 3: the application of the page, but for the ports."""
+    source = blocks(TOKENS, "Letting people in")[0]
     assert FEED_URL in source
     (tmp_path / "shop.py").write_text(source.replace(FEED_URL, f"http://localhost:{feed.port}"))
     environment = {**os.environ, "FEED_JWT_SECRET": SECRET}
@@ -95,17 +96,17 @@ def test_a_page_of_another_port_reads_with_a_cookie_what_a_backend_publishes_wit
     assert "valid" in feed_command("token", "--check", made, FEED_JWT_SECRET=SECRET)
 
 
-def test_every_variable_and_option_of_the_section_is_there() -> None:
-    text = section("Letting people in")
+def test_every_variable_and_option_of_the_page_is_there() -> None:
+    text = section(TOKENS, "Letting people in") + section(TOKENS, "Rules")
     help = feed_command("serve", "--help", COLUMNS="200")
-    for name in set(re.findall(r"FEED_[A-Z_]+[A-Z]", text)) - {"FEED_TOKEN", "FEED_SUBSCRIBER_JWT"}:
+    for name in set(re.findall(r"FEED_[A-Z_]+[A-Z]", text)) - {"FEED_TOKEN"}:
         assert name in help, name
     for option in set(re.findall(r"feed token .*?(--\w+)", text)):
         assert option in feed_command("token", "--help")
 
 
 def test_an_application_decides_for_itself_who_may_do_what(tmp_path: Path) -> None:
-    host, authorize = blocks("Inside your FastAPI application")[:2]
+    host, authorize = blocks("guides/embedding.md", "Inside your FastAPI application")[:2]
     source = host.replace("app = FastAPI(", f"{authorize}\n\napp = FastAPI(").replace(
         "feed_router(feed)", "feed_router(feed, authorize=authorize)"
     )
@@ -134,8 +135,8 @@ def test_an_application_decides_for_itself_who_may_do_what(tmp_path: Path) -> No
             application.terminate()
 
 
-def test_a_token_as_the_readme_writes_one_is_what_the_server_reads(feed: RunningServer) -> None:
-    found = re.search(r"\| `feed` \| `(\{.*?\})`", section("Tokens"))
+def test_a_token_as_the_page_writes_one_is_what_the_server_reads(feed: RunningServer) -> None:
+    found = re.search(r"\| `feed` \| `(\{.*?\})`", section(TOKENS, "Rules"))
     assert found
     claim = json.loads(found[1])
     headers = bearer(token(claim["publish"], claim["subscribe"], admin=claim["admin"]))

@@ -159,11 +159,11 @@ def test_a_token_that_the_keys_here_do_not_take_is_made_with_a_warning(tmp_path:
     file.write_text(private(ED))
     done = feed_token("--publish", "a", "--private-key", str(file))
     assert granted(done.stdout.strip(), jwt_public_key=public(ED)).publish == ("a",)
-    assert "beware: with the keys in this environment the token is not valid" in done.stderr
+    assert "warning: with the keys in this environment the token is not valid" in done.stderr
     done = feed_token(
         *("--publish", "a", "--admin", "--private-key", str(file)), jwt_secret="", publisher_jwt_public_key=public(ED)
     )
-    assert "beware: with the keys in this environment it does not allow all of that" in done.stderr
+    assert "warning: with the keys in this environment the token does not allow all of that" in done.stderr
     assert done.returncode == 0
 
 
@@ -177,20 +177,20 @@ def test_without_a_key_it_says_how_to_make_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "it would allow nothing: give --publish"),
-        (["--expires", "1h"], "it would allow nothing"),
-        (["--publish", " , "], "it would allow nothing"),
+        ([], "the token would allow nothing: give --publish"),
+        (["--expires", "1h"], "the token would allow nothing"),
+        (["--publish", " , "], "the token would allow nothing"),
         (["--publish", "a**"], "--publish: pattern: '*' may only be a whole segment"),
         (["--subscribe", "a//b"], "--subscribe: pattern: a segment may not be empty"),
         (["--publish", "a", "--expires", "soon"], "--expires: a duration is"),
-        (["--publish", "a", "--expires", "0"], "--expires: is a second at least"),
-        (["--publish", "a", "--expires", "99999999d"], "100 years at most"),
-        (["--publish", "a", "--subject", ""], "--subject: is 1 to 255 characters"),
+        (["--publish", "a", "--expires", "0"], "--expires: must be at least 1 second"),
+        (["--publish", "a", "--expires", "99999999d"], "at most 100 years"),
+        (["--publish", "a", "--subject", ""], "--subject: must be 1 to 255 characters"),
         (["--publish", "a", "--private-key", "/nowhere"], "--private-key /nowhere: cannot be read: No such file"),
-        (["--publish", "a", "--private-key", "/dev/null"], "--private-key /dev/null: is no private key"),
-        (["--publish", "a", "--check", "x"], "--check is for a token that there is"),
-        (["--publish", " ".join(map(str, range(101)))], "--publish: a token has 100 patterns at most"),
-        (["--publish", " ".join(f"{number:0200}" for number in range(100))], "it would be longer than"),
+        (["--publish", "a", "--private-key", "/dev/null"], "--private-key /dev/null: is not a private key"),
+        (["--publish", "a", "--check", "x"], "--check explains an existing token"),
+        (["--publish", " ".join(map(str, range(101)))], "--publish: a token may have at most 100 patterns"),
+        (["--publish", " ".join(f"{number:0200}" for number in range(100))], "the token would be longer than"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments: list[str], text: str) -> None:
@@ -216,7 +216,7 @@ def test_a_valid_token_is_explained() -> None:
     code, lines = said(saying(sub="alice", feed=ALLOWED, exp=NOW + 3 * 86400 + 3600))
     assert code == 0
     assert lines[0] == "the token is valid"
-    assert lines[1:5] == ["  whose      alice", "  publish    a/**", "  subscribe  b/*", "  admin      yes"]
+    assert lines[1:5] == ["  subject    alice", "  publish    a/**", "  subscribe  b/*", "  admin      yes"]
     assert re.fullmatch(r"  until      \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(in 3 days\)", lines[5])
     assert lines[6] == "  signed     HS256"
     assert json.loads(lines[7].removeprefix("  claims"))["sub"] == "alice"
@@ -230,8 +230,8 @@ def test_a_token_on_standard_input_is_explained() -> None:
 def test_a_token_that_is_not_valid_is_explained_with_what_it_says() -> None:
     code, lines = said(saying(sub="alice", exp=NOW - 7300, feed=ALLOWED))
     assert (code, lines[0]) == (1, "the token is not valid: it has expired")
-    assert lines[1] == "what it says, whoever has written it:"
-    assert "  whose      alice" in lines
+    assert lines[1] == "its claims, not verified:"
+    assert "  subject    alice" in lines
     assert any("(2 hours ago)" in line for line in lines)
 
 
@@ -240,7 +240,7 @@ def test_a_token_of_another_key_is_not_valid() -> None:
     code, lines = said(token)
     assert (code, lines[0]) == (
         1,
-        "the token is not valid: its signature is of no key that is known here (made with another secret or key?)",
+        "the token is not valid: no key of this server has signed it (was it made with another secret or key?)",
     )
 
 
@@ -254,11 +254,11 @@ def test_what_a_separate_key_does_not_reach_is_not_shown_as_granted() -> None:
 
 def test_a_token_that_grants_nothing_by_mistake_is_told() -> None:
     _, lines = said(saying())
-    assert lines[-1] == "there is no claim `feed`, so it allows nothing"
+    assert lines[-1] == "the claim `feed` is missing: the token allows nothing"
     _, lines = said(saying(feed={"publsh": ["a"], "\x1b": 1, "subscribe": ["a"]}))
     assert lines[-2:] == [
-        "`feed` has 'publsh', which means nothing: there are publish, subscribe, admin",
-        "`feed` has '\\x1b', which means nothing: there are publish, subscribe, admin",
+        "`feed` has 'publsh', which means nothing: it may have publish, subscribe, admin",
+        "`feed` has '\\x1b', which means nothing: it may have publish, subscribe, admin",
     ]
     _, lines = said(saying(feed=ALLOWED))
     assert "means nothing" not in lines[-1]
@@ -267,8 +267,8 @@ def test_a_token_that_grants_nothing_by_mistake_is_told() -> None:
 def test_without_a_key_nothing_is_verified_and_it_says_so() -> None:
     code, lines = said(saying(sub="alice", feed=ALLOWED), jwt_secret="")
     assert code == 1
-    assert lines[0].startswith("nothing was verified, as there is no key")
-    assert "  whose      alice" in lines
+    assert lines[0].startswith("nothing was verified: there is no key")
+    assert "  subject    alice" in lines
     assert not any("is valid" in line for line in lines)
 
 
@@ -304,8 +304,7 @@ def test_nothing_in_a_token_steers_the_terminal() -> None:
         assert done.stderr == ""
         assert not set(done.stdout) & set("\x1b\x07\r\u202e")
         assert all(
-            line.startswith(("the token is", "what it says", "  ", "there is no claim"))
-            for line in done.stdout.splitlines()
+            line.startswith(("the token is", "its claims", "  ", "the claim")) for line in done.stdout.splitlines()
         )
 
 
@@ -313,7 +312,7 @@ def test_a_set_of_keys_that_cannot_be_had_says_nothing_of_the_token() -> None:
     token = jwt.encode({"exp": LATER}, EC, "ES256")
     done = feed_token("--check", token, jwt_secret="", jwks_url="http://127.0.0.1:1/keys")
     assert done.returncode == 1
-    assert "feed: the keys that tokens are verified with cannot be had" in done.stderr.splitlines()[-1]
+    assert "feed: the server cannot fetch the keys that verify tokens" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The README's nginx, Caddy and HAProxy, each as it is configured there, in front of two nodes on one Redis."""
+"""nginx, Caddy and HAProxy, each as the page about proxies configures it, in front of two nodes on one Redis."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ from websockets.sync.client import ClientConnection, connect
 
 from feed.client.tls import Context
 from tests.support.certificate import Certificate, certificate
+from tests.support.doc_blocks import blocks
 from tests.support.hostile import raw
 from tests.support.proxies import running_caddy, running_haproxy, running_nginx
-from tests.support.readme_blocks import blocks
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.running import FEED, RunningServer, running
 from tests.support.streams import Stream, eventually
 from tests.support.tokens import SECRET, bearer, token
 
-SECTION = "Behind a proxy"
+PAGE = ("operations/proxies.md", "Behind a proxy")
+DOCTOR = ("operations/doctor.md", "What is wrong on the way: `feed doctor`")
 RUNNING = {"nginx": running_nginx, "caddy": running_caddy, "haproxy": running_haproxy}
 HEARTBEAT = 0.4
 TIMEOUT = 75.0  # seconds, what the configurations give a quiet stream …
 SCALED = 2.0  # … and what it is here; the heartbeat is scaled down further, as it may be half a second late
 URL = "https://feed.example.org"
-ORIGIN = "https://app.example.org"  # as the README has it
+ORIGIN = "https://app.example.org"  # as the page has it
 EVERYTHING = bearer(token(["**"], ["**"], admin=True))
 
 
 @dataclass(frozen=True)
 class Front:
-    """A proxy of the README."""
+    """A proxy of the page."""
 
     name: str
     port: int
@@ -114,8 +115,8 @@ def front(fronts: dict[str, Front], request: pytest.FixtureRequest) -> Front:
 
 
 def configured(name: str, port: int, nodes: list[int], made: Certificate) -> str:
-    """The README's configuration, but for ports, places and the seconds of quiet that it allows."""
-    [text] = blocks(SECTION, name)
+    """The page's configuration, but for ports, places and the seconds of quiet that it allows."""
+    [text] = blocks(*PAGE, name)
     for theirs, ours in {
         "127.0.0.1:8001": f"127.0.0.1:{nodes[0]}",
         "127.0.0.1:8002": f"127.0.0.1:{nodes[1]}",
@@ -196,7 +197,7 @@ def outlives(front: Front) -> bool:
 
 def test_the_seconds_of_quiet_that_it_allows_are_several_heartbeats() -> None:
     for name in ("nginx", "haproxy"):
-        [text] = blocks(SECTION, name)
+        [text] = blocks(*PAGE, name)
         allowed = re.findall(r"(?:proxy_read_timeout|timeout (?:client|server|tunnel)) (\d+)s", text)
         assert allowed
         assert {float(each) for each in allowed} == {TIMEOUT}
@@ -442,7 +443,7 @@ def test_the_doctor_finds_nothing_to_complain_about(fronts: dict[str, Front], ma
     # No admin: /subscriptions waits for nodes that other tests have killed, for longer than the scaled patience.
     environment = {**os.environ, "FEED_TOKEN": token(["**"], ["**"]), "SSL_CERT_FILE": str(made.chain)}
 
-    [lines] = blocks(SECTION, "sh")
+    [lines] = blocks(*DOCTOR, "sh")
     [written] = [shlex.split(line, comments=True) for line in lines.splitlines() if line.startswith("feed doctor")]
 
     def examined(front: Front) -> subprocess.CompletedProcess[str]:

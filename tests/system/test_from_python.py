@@ -1,4 +1,4 @@
-"""The README's examples of the Python client, run as they stand there, and what it says of itself."""
+"""The examples of the page about the Python client, run as they stand there, and what the page says of it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import pytest
 
 from feed import client
 from feed.client import AsyncClient, AsyncSubscription, Client, Subscription
-from tests.support.readme_blocks import blocks, section
+from tests.support.doc_blocks import blocks, section
 from tests.support.running import RunningServer
 from tests.support.streams import eventually
 
-URL = "http://127.0.0.1:8000"  # as the README has it
+PAGE = ("guides/python-client.md", "From Python")
+URL = "http://127.0.0.1:8000"  # as the page has it
 
 
 @contextmanager
 def running_example(number: int, server: RunningServer, folder: Path) -> Iterator[list[str]]:
     """An example, which has no end, for as long as the block lasts; what it has printed."""
-    source = blocks("From Python")[number]
+    source = blocks(*PAGE)[number]
     assert URL in source
     script = folder / "example.py"
     script.write_text(source.replace(URL, server.url))
@@ -43,7 +44,7 @@ def running_example(number: int, server: RunningServer, folder: Path) -> Iterato
             collecting.join(10)
 
 
-def test_the_readmes_asyncio_example_publishes_and_prints_what_it_gets(server: RunningServer, tmp_path: Path) -> None:
+def test_the_asyncio_example_publishes_and_prints_what_it_gets(server: RunningServer, tmp_path: Path) -> None:
     with running_example(0, server, tmp_path) as lines:
         eventually(lambda: lines)
         id = server.publish("orders/43", "Hello")
@@ -52,9 +53,7 @@ def test_the_readmes_asyncio_example_publishes_and_prints_what_it_gets(server: R
     assert lines[1] == f"{id} orders/43 message Hello\n"
 
 
-def test_the_readmes_plain_example_publishes_and_pages_and_prints_what_it_gets(
-    server: RunningServer, tmp_path: Path
-) -> None:
+def test_the_plain_example_publishes_and_pages_and_prints_what_it_gets(server: RunningServer, tmp_path: Path) -> None:
     with running_example(1, server, tmp_path) as lines:
         eventually(lambda: "orders/2 {'total': 5}\n" in [line.split(" ", 1)[1] for line in lines[-1:]])
         before = len(lines)
@@ -66,15 +65,22 @@ def test_the_readmes_plain_example_publishes_and_pages_and_prints_what_it_gets(
     assert lines[-1] == "Hello\n"
 
 
-def test_whatever_the_readme_names_of_the_client_is_there() -> None:
+def test_whatever_the_page_names_of_the_client_is_there() -> None:
     parameters = {
         name
         for made in (AsyncClient, AsyncClient.subscribe, AsyncClient.history, AsyncClient.publish)
         for name in inspect.signature(made).parameters
     }
-    public = {*client.__all__, *dir(AsyncSubscription), *dir(Subscription), *parameters, *dir(AsyncClient)}
-    for name in re.findall(r"`(\w+)(?:=\w*|\(…\)|\(\)|\([\w=]+\))?`", section("From Python").partition("### Other")[0]):
-        if not name.isdigit() and name not in {"async", "await", "str", "bytes", "retry", "next", "gap", "OSError"}:
+    public = {
+        *client.__all__,
+        *dir(AsyncSubscription),
+        *dir(Subscription),
+        *parameters,
+        *dir(AsyncClient),
+        *dir(client.Page),
+    }
+    for name in re.findall(r"`(\w+)(?:=\w*|\(…\)|\(\)|\([\w=]+\))?`", section(*PAGE)):
+        if not name.isdigit() and name not in {"str", "bytes", "with", "break", "retry", "OSError"}:
             assert name in public, name
 
 

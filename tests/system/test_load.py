@@ -191,7 +191,7 @@ async def test_l2_readers_that_never_read_are_gone_in_time_and_all_they_held_is_
             await until(lambda: slow.ended or (slow.ids and slow.ids[-1] == ids[-1]))
             assert slow.ids == ids
         await until(lambda: watched.memory < memory + 32 * MEGABYTE)
-    counted = re.compile(r"(\d+) clients took nothing")
+    counted = re.compile(r"(\d+) clients read nothing")
     await until(lambda: sum(map(int, counted.findall(server.output))) == len(stuck))
 
 

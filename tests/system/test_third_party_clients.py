@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.support.browser import chromium
-from tests.support.readme_blocks import section
+from tests.support.doc_blocks import section
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually
 from tests.system import third_party
@@ -256,8 +256,8 @@ def test_what_some_clients_lose_is_no_more_than_is_known() -> None:
     }
 
 
-def test_the_readme_names_the_versions_that_were_tried() -> None:
-    text = section("Other clients")
+def test_the_page_names_the_versions_that_were_tried() -> None:
+    text = section("guides/other-clients.md", "Other clients")
     packages = json.loads((third_party.FOLDER / "package.json").read_text())["devDependencies"]
     tried = {**packages, **{name: version(name) for name in ("httpx-sse", "aiohttp-sse-client2", "sseclient-py")}}
     for name, number in tried.items():

@@ -1,4 +1,4 @@
-"""What the README and the dashboard for Grafana say of the figures: of those that there are, and of all of them."""
+"""What the pages and the dashboard for Grafana say of the figures: of those that there are, and of all of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from feed.fastapi.metrics.table import FIGURES
-from tests.support.paths import ROOT
-from tests.support.readme_blocks import section
+from tests.support.doc_blocks import section
+from tests.support.paths import DOCS
 from tests.support.running import RunningServer, running
 from tests.support.streams import eventually, subscribed
 from tests.support.tokens import SECRET, bearer, token
 
-GRAFANA = ROOT / "docs" / "grafana.json"
+GRAFANA = DOCS / "grafana.json"
+MONITORING = ("operations/monitoring.md", "Monitoring")
 OF_PROMETHEUS = {"job", "instance"}
 
 
@@ -103,32 +104,16 @@ def test_no_two_panels_of_the_dashboard_overlap() -> None:
         taken |= own
 
 
-def test_the_readme_says_of_each_figure_what_it_is() -> None:
-    rows = [row.split("|") for row in section("Watching it").splitlines() if row.startswith("| `feed_")]
-    named = [name for row in rows for name in re.findall(r"`(feed_\w+)`", row[1])]
-    totals = {"counter": "_total"}
-    assert sorted(named) == sorted(f"{figure.name}{totals.get(getattr(figure, 'kind', ''), '')}" for figure in FIGURES)
-    assert all(len(row) == 5 and row[2].strip() for row in rows)
-
-
-def test_the_readme_names_each_value_of_a_label(server: RunningServer) -> None:
-    rows = "\n".join(row for row in section("Watching it").splitlines() if row.startswith("| `feed_"))
-    for family in text_string_to_metric_families(server.http.get(f"{server.url}/metrics").text):
-        for sample in family.samples:
-            for label, value in sample.labels.items():
-                assert label in ("node", "le") or f"`{value}`" in rows, sample
-
-
-def test_the_readmes_rules_ask_for_what_there_is(labels: dict[str, set[str]]) -> None:
-    rules = re.findall(r"^ +expr: (.*)$", section("Watching it"), re.MULTILINE)
-    assert len(rules) == section("Watching it").count("- alert:") > 0
+def test_the_rules_of_the_page_ask_for_what_there_is(labels: dict[str, set[str]]) -> None:
+    rules = re.findall(r"^ +expr: (.*)$", section(*MONITORING), re.MULTILINE)
+    assert len(rules) == section(*MONITORING).count("- alert:") > 0
     for rule in rules:
         check(rule, labels)
 
 
-def test_the_readmes_lines_are_what_the_server_logs() -> None:
+def test_the_lines_of_the_page_are_what_the_server_logs() -> None:
     """Their names, in their order; the values are of a day like any other."""
-    in_readme = re.findall(r"^[\d-]+ [\d:.+]+ INFO (.*)$", section("Watching it"), re.MULTILINE)
+    on_the_page = re.findall(r"^[\d-]+ [\d:.+]+ INFO (.*)$", section(*MONITORING), re.MULTILINE)
     with running("--log", "memory:", log_level="info", log_format="text", jwt_secret=SECRET) as server:
         own = bearer(token(["**"], ["**"], sub="shop"))
         with subscribed(f"{server.url}/events/orders/*", own) as stream:
@@ -136,7 +121,7 @@ def test_the_readmes_lines_are_what_the_server_logs() -> None:
             stream.frame()
         logged = eventually(lambda: re.findall(r"INFO (.*)$", server.remarks, re.MULTILINE)[1:] and server.remarks)
     in_log = re.findall(r"INFO (.*)$", logged, re.MULTILINE)
-    assert [_names(line) for line in in_readme] == [_names(line) for line in in_log]
+    assert [_names(line) for line in on_the_page] == [_names(line) for line in in_log]
 
 
 def _names(line: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The server: the command `feed`, and the application that it serves.
 
-`settings` are the `FEED_…`, `app` puts the application together, `auth` verifies tokens, `server` is what listens,
-`cli` the command line, `logging` what it prints; `doctor` looks at a feed from the outside, `bench` measures one.
+`settings` reads the `FEED_…` variables, `app` builds the application, `auth` verifies tokens, `server` listens, `cli`
+is the command line, and `logging` writes the log. `doctor` checks a feed from outside, `bench` measures one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Settings", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: FastAPI takes a third of a second, and `feed tail` does without."""
+    """Import a public name when it is used: FastAPI takes a third of a second, and `feed tail` does not need it."""
     if name == "Settings":
         from feed_server.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The application: a feed's routes, the dashboard, the documentation, and what a load balancer asks for."""
+"""The application: a feed's routes, the dashboard, the documentation, and the health checks of load balancers."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 
 
 class _App(FastAPI):
-    """FastAPI, with the feed's own routes answered before it. It knows them too, for its documentation, for the methods
-    that they do not have, and for whoever adds middleware, which must not be passed by.
+    """FastAPI, with the feed's own routes answered before FastAPI's. FastAPI knows these routes too: for the
+    documentation, for the methods that they do not have, and for added middleware, which must not be bypassed.
 
-    Before anything else a request has to be for a name that is this server's, where `hosts` says so, and from a page
-    that may ask.
+    Every request is checked first: its Host must be one of `hosts`, where these are given, and its Origin must be
+    allowed.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class _App(FastAPI):
         describe: Callable[[dict[str, Any]], dict[str, Any]],
         **options: Any,
     ) -> None:
-        """`describe` makes the document of this server of the one that FastAPI makes of its routes."""
+        """`describe` turns the OpenAPI document that FastAPI makes of its routes into this server's."""
         super().__init__(**options)
         self._describe = describe
         self._endpoints = FeedEndpoints(gate)
@@ -66,7 +66,7 @@ class _App(FastAPI):
         self._hosts = hosts
 
     def openapi(self) -> dict[str, Any]:
-        """See FastAPI's."""
+        """Return the OpenAPI document. Overrides FastAPI's."""
         if self.openapi_schema is None:
             self.openapi_schema = self._describe(super().openapi())
         return self.openapi_schema
@@ -120,16 +120,24 @@ def _with_headers(send: Send, headers: Headers, log: RequestLog | None) -> Send:
 
 
 def create_app(settings: Settings | None = None, feed: Feed | None = None) -> FastAPI:
-    """The server's application, for any ASGI server. It opens and closes the feed.
+    """Make the server's application, for any ASGI server. The application opens and closes the feed.
 
-    It does not start where WEB_CONCURRENCY makes several processes of it, and the log is one that they cannot share.
+    Its start fails where WEB_CONCURRENCY asks for several processes and the log is one that they cannot share.
     """
     settings = settings or Settings()
     return application(settings, feed or Feed(settings.log, settings.options), processes=_processes())
 
 
-def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None, processes: int = 1) -> FastAPI:
-    """The same for `feed serve`, which knows how many `processes` it is, and counts more than bodies in `bodies`."""
+def application(
+    settings: Settings,
+    feed: Feed,
+    *,
+    bodies: Bodies | None = None,
+    processes: int = 1,
+    server_drains: bool = False,
+) -> FastAPI:
+    """Make the application for `feed serve`, which knows the number of `processes`, counts the unread bytes of its
+    connections in `bodies` too, and drains the feed itself (`server_drains`)."""
     metrics = metrics_of(feed, settings.node_name, dropped_lines=dropped_lines)
     tokens = _tokens(settings)
     bodies = bodies or Bodies(settings.max_bodies, settings.body_timeout)
@@ -137,9 +145,9 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if processes > 1 and not is_shared(feed.log):
-            # Here, and not earlier: uvicorn would start workers again and again that fail while they are loaded.
+            # Not earlier: uvicorn would start workers that fail while they are loaded again and again.
             raise LogRefused(f"WEB_CONCURRENCY is {processes}, and {only_one_process(feed.log)}, or one process")
-        async with open_with_application(feed):
+        async with open_with_application(feed, server_drains=server_drains):
             sharing = asyncio.create_task(metrics.keep(), name="feed-metrics")
             try:
                 yield
@@ -149,7 +157,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
                     await tokens.aclose()
         metrics.share()
 
-    shutdown_grace = settings.drain + 5  # our own drain decides when a stream is cut, and sse-starlette must not before
+    shutdown_grace = settings.drain + 5  # our own drain cuts streams; sse-starlette must not do so before
     authorize = allow_everything if tokens is None else Access(tokens, settings.public)
     gate = Gate(
         feed,
@@ -174,7 +182,7 @@ def application(settings: Settings, feed: Feed, *, bodies: Bodies | None = None,
         version=version("feed"),
         description="A live-update feed: publish by POST, subscribe over Server-Sent Events or WebSocket.",
         lifespan=lifespan,
-        servers=[{"url": "./"}],  # beside the document: a path that a proxy takes away is known to nobody here
+        servers=[{"url": "./"}],  # relative to the document: a path prefix that a proxy removes is not known here
         root_path_in_servers=False,
         docs_url=None,
         redoc_url=None,
@@ -199,6 +207,6 @@ def _tokens(settings: Settings) -> Tokens | None:
 
 
 def _processes() -> int:
-    """How many processes uvicorn and gunicorn are, unless told otherwise."""
+    """Return the number of processes that uvicorn and gunicorn start, unless told otherwise."""
     value = os.environ.get("WEB_CONCURRENCY", "").strip()
     return int(value) if value.isdecimal() else 1

@@ -1,6 +1,6 @@
-"""The server's settings: a name each, on the command line as `--name`, in the environment as `FEED_NAME`.
+"""The server's settings: each is `--name` on the command line and `FEED_NAME` in the environment.
 
-This is the one list of them: `feed serve` makes its options from it, and shows its descriptions and defaults.
+This is the only list of them: `feed serve` makes its options from it, and shows its descriptions and defaults.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _checked_log(url: str) -> str:
 
 
 def parse_list(value: Any) -> Any:
-    """Several values, separated by commas or spaces."""
+    """Split a text with several values at commas and spaces."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
@@ -80,7 +80,7 @@ def _checked_network(network: str) -> str:
     return network
 
 
-# feed_server.auth.keys is imported where there is a key: PyJWT and cryptography take a tenth of a second.
+# feed_server.auth.keys is imported only where there is a key: PyJWT and cryptography take a tenth of a second.
 
 
 def _checked_secret(secret: SecretStr) -> SecretStr:
@@ -102,13 +102,13 @@ def _checked_jwks_url(url: str) -> str:
 
 
 def only_one_process(log: str) -> str:
-    """Why several processes cannot share a log like this, and what to do about it."""
+    """Say why several processes cannot share a log like this, and what to do about it."""
     kind = log.partition(":")[0]
     return f"{kind}: is a log of one process, and several would be as many feeds: use --log redis://HOST:PORT/DB"
 
 
-# As JSON they are what a person would write. The upper bounds are no advice: they keep SQLite's integers and the
-# event loop's clock from overflowing.
+# As JSON they are written as a person would. The upper bounds are not advice: they keep SQLite's integers and the event
+# loop's clock from overflowing.
 Size = Annotated[
     int, BeforeValidator(parse_size), PlainSerializer(size_text, when_used="json"), Field(ge=1, le=1 << 62)
 ]
@@ -140,7 +140,7 @@ _KEYS = (
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, in which an empty value is as good as none, but for keys: whoever set one wants a server that is
+    """The environment. An empty value counts as unset, but not that of a key: whoever sets a key wants a server that is
     not open, and must not get an open one because a file was empty."""
 
     def __call__(self) -> dict[str, Any]:
@@ -148,9 +148,9 @@ class _Environment(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. The descriptions are what `feed serve --help` and the README say."""
+    """All settings. `feed serve --help` and docs/reference/settings.md show their descriptions."""
 
-    # Inputs are hidden as a secret that is refused would else stand in the traceback of whoever makes the application.
+    # Inputs are hidden: else a refused secret would stand in the traceback of an application that makes `Settings`.
     model_config = SettingsConfigDict(env_prefix="FEED_", extra="ignore", hide_input_in_errors=True)
 
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     ] = "sqlite:feed.db"
     workers: Annotated[
         int,
-        Field(ge=1, le=256, description="How many processes serve the port; more than one share a log on Redis."),
+        Field(ge=1, le=256, description="How many processes serve the port. More than one need a log on Redis."),
     ] = 1
     node: Annotated[
         str | None,
@@ -170,22 +170,23 @@ class Settings(BaseSettings):
             min_length=1,
             max_length=128,
             description="This server's name in /metrics and /subscriptions; unless set, the host's name and the port. "
-            "Workers add their numbers to it.",
+            "Workers append their numbers.",
         ),
     ] = None
 
     log_format: Annotated[
-        Format, Field(description="How log lines look: text, json, or auto: text on a terminal, else JSON.")
+        Format, Field(description="The format of log lines: text, json, or auto (text on a terminal, else JSON).")
     ] = "auto"
     log_level: Annotated[
         Level,
         Field(
-            description="What is logged: error, warning, info (a line for each request, and for each stream at its "
-            "end) or debug (health checks too)."
+            description="What is logged: error, warning, info (a line for each request, and for each stream when it "
+            "ends) or debug (health checks too)."
         ),
     ] = "info"
     quiet_publishes: Annotated[
-        bool, Field(description="No log line for a publish that succeeds: the line costs a tenth to a fifth of it.")
+        bool,
+        Field(description="Log no line for a publish that succeeds. The line takes a tenth to a fifth of its time."),
     ] = False
 
     jwt_secret: Annotated[
@@ -201,10 +202,12 @@ class Settings(BaseSettings):
     ] = None
     jwks_url: Annotated[
         JwksUrl | None,
-        Field(description="Where the public keys of whoever makes the tokens are: a JWK Set (RS256, ES256, EdDSA)."),
+        Field(
+            description="The URL of the public keys of the service that makes tokens: a JWK Set (RS256, ES256, EdDSA)."
+        ),
     ] = None
-    jwt_audience: Annotated[Text | None, Field(description="Tokens must be for it (`aud`).")] = None
-    jwt_issuer: Annotated[Text | None, Field(description="Tokens must be from it (`iss`).")] = None
+    jwt_audience: Annotated[Text | None, Field(description="The audience that tokens must be for (`aud`).")] = None
+    jwt_issuer: Annotated[Text | None, Field(description="The issuer that tokens must be from (`iss`).")] = None
     publisher_jwt_secret: Annotated[
         Secret | None, Field(description="A secret whose tokens can only grant to publish.")
     ] = None
@@ -221,7 +224,9 @@ class Settings(BaseSettings):
     hosts: Annotated[
         Listed,
         AfterValidator(_each(_checked_host)),
-        Field(description="Names besides localhost under which a server without a key answers: NAME or NAME:PORT."),
+        Field(
+            description="Host names besides localhost under which a server without a key answers: NAME or NAME:PORT."
+        ),
     ] = ()
     origins: Annotated[
         Listed,
@@ -231,33 +236,37 @@ class Settings(BaseSettings):
     public: Annotated[
         Listed,
         AfterValidator(_each(_checked_pattern)),
-        Field(description="Patterns that anybody may subscribe to, without a token."),
+        Field(description="Patterns that anyone may subscribe to without a token."),
     ] = ()
-    metrics_public: Annotated[bool, Field(description="Show /metrics to anybody, where there is a key.")] = False
-    insecure: Annotated[bool, Field(description="Listen on an address that others reach, though there is no key.")] = (
-        False
-    )
+    metrics_public: Annotated[bool, Field(description="Show /metrics to anyone, although there is a key.")] = False
+    insecure: Annotated[
+        bool, Field(description="Listen on an address that other machines reach, although there is no key.")
+    ] = False
     proxies: Annotated[
         Listed,
         AfterValidator(_each(_checked_network)),
-        Field(description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed."),
+        Field(description="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted."),
     ] = ()
 
     max_data: Annotated[Size, Field(description="The largest data of one event.")] = 256 << 10
     max_body: Annotated[Size, Field(description="The largest request body.")] = 16 << 20
     max_bodies: Annotated[
-        Size, Field(description="Request bodies that are read or handled at once, in sum; beyond it they are refused.")
+        Size, Field(description="The sum of all request bodies that are read or handled at once. More are refused.")
     ] = 256 << 20
     max_head: Annotated[Size, Field(le=1 << 20, description="The largest head of a request: its line and headers.")] = (
         64 << 10
     )
     head_timeout: Annotated[
-        Duration, Field(description="How long the head of a request may take to come, from when it is waited for.")
+        Duration,
+        Field(description="How long the head of a request may take to arrive, from when the server waits for it."),
     ] = 10
-    body_timeout: Annotated[Duration, Field(description="How long the body of a request may take to come.")] = 60
+    body_timeout: Annotated[Duration, Field(description="How long the body of a request may take to arrive.")] = 60
     idle: Annotated[
         Duration,
-        Field(description="How long a connection is kept between two requests: longer than any proxy in front does."),
+        Field(
+            description="How long a connection is kept open between two requests. It must be longer than in any proxy "
+            "in front."
+        ),
     ] = 65 * 60
 
     publish_rate: Annotated[
@@ -265,31 +274,33 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=1e9,
-            description="How many events a second one token or client address may publish in one process, a second's "
-            "worth at once; unless set, any number.",
+            description="How many events a second one token or client address may publish in one process, up to a "
+            "second's worth at once; unless set, any number.",
         ),
     ] = None
 
     retain_events: Annotated[Count, Field(description="How many events are kept.")] = 100_000
     retain_age: Annotated[Duration, Field(description="How long events are kept.")] = 7 * 86400
     retain_bytes: Annotated[
-        Size | None, Field(description="How many bytes of events are kept; unless set 1G, in memory 256M.")
+        Size | None, Field(description="How many bytes of events are kept; unless set, 1G, or 256M in memory.")
     ] = None
 
     queue_events: Annotated[
-        Count, Field(description="Events that may wait for one subscriber; beyond it reads the log.")
+        Count, Field(description="Events that may wait for one subscriber. One that lags further reads from the log.")
     ] = 256
     queue_bytes: Annotated[
-        Size, Field(description="Bytes that may wait for one subscriber; beyond it reads the log.")
+        Size, Field(description="Bytes that may wait for one subscriber. One that lags further reads from the log.")
     ] = 1 << 20
-    window_events: Annotated[Count, Field(description="Recent events held in memory for those who come back.")] = 10_000
-    window_bytes: Annotated[Size, Field(description="Bytes of recent events held in memory.")] = 32 << 20
+    window_events: Annotated[
+        Count, Field(description="Recent events that are held in memory for readers that reconnect.")
+    ] = 10_000
+    window_bytes: Annotated[Size, Field(description="Bytes of recent events that are held in memory.")] = 32 << 20
 
     max_subscribers: Annotated[
         Count | None,
         Field(
-            description="How many streams may be open at once in one process; unless set, as many as there are "
-            "descriptors for."
+            description="How many streams may be open at once in one process; unless set, as many as the limit of file "
+            "descriptors allows."
         ),
     ] = None
     max_subscribers_per_address: Annotated[
@@ -300,17 +311,22 @@ class Settings(BaseSettings):
         ),
     ] = None
     max_patterns: Annotated[
-        int, Field(ge=1, le=MAX_PATTERNS, description="How many topics and patterns one subscription may ask for.")
+        int, Field(ge=1, le=MAX_PATTERNS, description="How many topics and patterns one subscription may have.")
     ] = MAX_PATTERNS
     max_replays: Annotated[
-        Count, Field(description="How many pages of past events are read at once; others wait for their turn.")
+        Count, Field(description="How many pages of past events are read at once. Other readers wait for their turn.")
     ] = 4
-    stall: Annotated[Duration, Field(description="A client that takes nothing at all for this time is cut off.")] = 30
-    heartbeat: Annotated[Duration, Field(description="A quiet stream gives a sign of life after this time.")] = 15
-    retry: Annotated[Duration, Field(description="When clients are told to reconnect, jittered by half.")] = 3
+    stall: Annotated[
+        Duration, Field(description="A client that reads nothing at all for this time is disconnected.")
+    ] = 30
+    heartbeat: Annotated[Duration, Field(description="A stream without events sends a heartbeat after this time.")] = 15
+    retry: Annotated[Duration, Field(description="How long clients wait before they reconnect, jittered by half.")] = 3
     drain: Annotated[
         Duration,
-        Field(description="How long a stopping server waits for its streams to end, and over which they come back."),
+        Field(
+            description="How long a stopping server waits for its streams to end. Their readers reconnect spread over "
+            "this time."
+        ),
     ] = 10
 
     @classmethod
@@ -322,7 +338,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given, then the environment; see pydantic-settings."""
+        """Use what is given, then the environment; see pydantic-settings."""
         return init_settings, _Environment(settings_cls)
 
     @field_validator(*_KEYS, mode="before")
@@ -346,27 +362,29 @@ class Settings(BaseSettings):
             values = {name: value for name in named if (value := getattr(self, name)) is not None}
             if len(set(values.values())) < len(values):
                 names = ", ".join(map(variable, values))
-                raise ValueError(f"{names}: two are the same, and cannot tell publishers from subscribers")
+                raise ValueError(
+                    f"{names}: two have the same value, so that publishers and subscribers cannot be told apart"
+                )
         return self
 
     @property
     def keys(self) -> list[str]:
-        """The names of the settings that hold a key, or lead to some."""
+        """The names of the settings that hold a key or the URL of keys."""
         return [name for name in _KEYS if getattr(self, name) is not None]
 
     @property
     def has_key(self) -> bool:
-        """Whether there is any key. Where there is none, tokens are not asked for."""
+        """Whether there is a key. Without one no tokens are needed."""
         return bool(self.keys)
 
     @property
     def node_name(self) -> str:
-        """`node`, or what stands for it."""
+        """`node`, or the host's name and the port."""
         return self.node or f"{socket.gethostname()}:{self.port}"
 
     @property
     def options(self) -> FeedOptions:
-        """What of this is the feed's."""
+        """The options of the `Feed` itself."""
         return FeedOptions(
             node=self.node_name,
             max_data=self.max_data,
@@ -388,21 +406,21 @@ class Settings(BaseSettings):
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting is one that nobody may see. Such are in the environment only: a command line is visible to
-    every user of the machine."""
+    """Whether a setting is a secret. Secrets are read from the environment only: every user of a machine can see its
+    command lines."""
     return name.endswith("_secret")
 
 
 def option(name: str) -> str:
-    """A setting's name on the command line."""
+    """Return a setting's name on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def variable(name: str) -> str:
-    """A setting's name in the environment."""
+    """Return a setting's name in the environment."""
     return f"{Settings.model_config['env_prefix']}{name}".upper()
 
 
 def option_and_variable(name: str) -> str:
-    """Where a setting is set, as errors name it."""
+    """Return where a setting is set, as errors name it."""
     return variable(name) if is_secret(name) else f"{option(name)} ({variable(name)})"

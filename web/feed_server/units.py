@@ -1,4 +1,4 @@
-"""Sizes and durations, as people write them."""
+"""Sizes and durations as people write them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_size(value: Any) -> Any:
-    """Bytes: a number, or one with K, M or G (of 1024): `16M`."""
+    """Return bytes for a number, or for one with K, M or G (of 1024): `16M`. Raises `ValueError`."""
     if isinstance(value, str):
         if (parts := _SIZE.fullmatch(value.strip())) is None:
             raise ValueError("a size is a number of bytes, or one with K, M or G: 65536, 64K, 16M")
@@ -20,7 +20,7 @@ def parse_size(value: Any) -> Any:
 
 
 def parse_duration(value: Any) -> Any:
-    """Seconds: a number, or one with ms, s, m, h or d: `7d`."""
+    """Return seconds for a number, or for one with ms, s, m, h or d: `7d`. Raises `ValueError`."""
     if isinstance(value, str):
         if (parts := _DURATION.fullmatch(value.strip())) is None:
             raise ValueError("a duration is a number of seconds, or one with ms, s, m, h or d: 15, 500ms, 7d")
@@ -29,7 +29,7 @@ def parse_duration(value: Any) -> Any:
 
 
 def size_text(size: int) -> str:
-    """Bytes as `parse_size` reads them, and as short as it goes: `16M`."""
+    """Return bytes as `parse_size` reads them, as short as possible: `16M`."""
     for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
         if size and size % (1 << shift) == 0:
             return f"{size >> shift}{unit}"
@@ -37,7 +37,7 @@ def size_text(size: int) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as `parse_duration` reads them, to six digits: `7d`, `90s`."""
+    """Return seconds as `parse_duration` reads them, with up to six digits: `7d`, `90s`."""
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds and seconds % length == 0:
             return f"{seconds // length:g}{unit}"

@@ -1,7 +1,7 @@
-"""What verifies tokens, as the settings ask for it.
+"""Makes the verifier of tokens from the settings.
 
-Apart from `feed_server.auth`, which knows no settings: the settings check their keys with it. To import it takes a
-tenth of a second, for PyJWT and cryptography: it is done where there is a key.
+Apart from `feed_server.auth`, which does not know the settings: they check their keys with it. The import takes a tenth
+of a second, for PyJWT and cryptography, and is done only where there is a key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from feed_server.settings import Settings
 
 
 def verifier_of(settings: Settings) -> Tokens | None:
-    """Make what verifies tokens; None where the settings name no key."""
+    """Make the verifier of tokens. None where the settings name no key."""
     if not settings.has_key:
         return None
     remote = None if settings.jwks_url is None else RemoteKeys(settings.jwks_url)
@@ -23,7 +23,7 @@ def verifier_of(settings: Settings) -> Tokens | None:
 
 
 def keys_of(settings: Settings) -> list[Key]:
-    """Return all keys that are in the settings themselves; those behind `jwks_url` have to be fetched."""
+    """Return the keys that the settings themselves hold; those behind `jwks_url` have to be fetched."""
     return [
         *_keys(settings.jwt_secret, settings.jwt_public_key, KeyUse.ALL),
         *_keys(settings.publisher_jwt_secret, settings.publisher_jwt_public_key, KeyUse.PUBLISH),

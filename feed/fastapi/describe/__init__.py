@@ -1,1 +1,1 @@
-"""What the routes are, for programs: OpenAPI and AsyncAPI."""
+"""Describe the routes for programs: OpenAPI and AsyncAPI."""

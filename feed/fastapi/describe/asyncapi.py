@@ -1,7 +1,7 @@
-"""The AsyncAPI 3 document of a feed: what OpenAPI cannot say of streams and WebSockets. Served at `/asyncapi.json`.
+"""The AsyncAPI 3 document at `/asyncapi.json`. It describes streams and WebSockets, which OpenAPI cannot.
 
-It is written from the feed's side: the feed *sends* events to subscribers and *receives* what is published. Each topic,
-or each address of typed topics, is two channels, as its messages are not the same over HTTP and over a WebSocket.
+The document takes the feed's side: the feed *sends* events to subscribers and *receives* what is published. Each topic,
+or address of typed topics, is two channels, because its messages differ between HTTP and WebSocket.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIME: Json = {"type": "string", "format": "date-time"}
 
 
 class _Schemas(GenerateJsonSchema):
-    """JSON Schema as AsyncAPI has it: a discriminator is a name, not OpenAPI's object."""
+    """Generates JSON Schema for AsyncAPI, in which a discriminator is a name and not OpenAPI's object."""
 
     def tagged_union_schema(self, schema: Any) -> Json:
         made = super().tagged_union_schema(schema)
@@ -36,11 +36,11 @@ class _Schemas(GenerateJsonSchema):
 
 
 def document(place: Place, description: Json) -> Json:
-    """The whole document: what `describe` has made, for clients that reach the feed at this place."""
+    """Complete the document that `describe` made, for clients that reach the feed at this address."""
     secure = "s" if place.secure else ""
     servers = {
         _HTTP: ("http", "events", "Server-Sent Events, NDJSON, history, and publishing by POST."),
-        _WEBSOCKET: ("ws", "ws", "The same events as text messages, and publishing by what is sent."),
+        _WEBSOCKET: ("ws", "ws", "The same events as text messages. What a client sends is published."),
     }
     security = [
         {"$ref": f"#/components/securitySchemes/{name}"} for name in description["components"]["securitySchemes"]
@@ -52,8 +52,8 @@ def document(place: Place, description: Json) -> Json:
                 "host": place.host,
                 "pathname": f"{place.path}/{base}",
                 "protocol": f"{protocol}{secure}",
-                "description": f"{words} The URL of a channel is this server's, a slash, and the channel's address. A "
-                "path that a proxy takes away is missing where the proxy does not say so: X-Forwarded-Prefix.",
+                "description": f"{words} A channel's URL is this server's URL, a slash, and the channel's address. If "
+                "a proxy strips a path, that path is missing here, unless the proxy sends X-Forwarded-Prefix.",
                 **({"security": security} if security else {}),
             }
             for name, (protocol, base, words) in servers.items()
@@ -62,10 +62,10 @@ def document(place: Place, description: Json) -> Json:
 
 
 def describe(topics: Topics, *, title: str, version: str, key: bool) -> Json:
-    """What does not depend on who asks. `key`: whether tokens are needed."""
+    """Describe what does not depend on the request. `key`: whether tokens are needed."""
     wanted = sorted(
         enumerate(topics.topics), key=lambda each: each[1].address
-    )  # stable: in their order at each address
+    )  # stable: at each address the topics keep their order
     schemas, definitions = (
         TypeAdapter.json_schemas(
             [(place, "validation", topic.adapter) for place, topic in wanted],
@@ -82,7 +82,9 @@ def describe(topics: Topics, *, title: str, version: str, key: bool) -> Json:
         parameters: Json = {name: {} for name in re.findall(r"\{(\w+)\}", address)}
         _add(channels, operations, _identifier(address, channels), address, parameters, kinds)
     if not topics.strict:
-        parameters = {"topic": {"description": "A topic; to subscribe, a pattern: `orders/*`, `orders/**`, `**`."}}
+        parameters = {
+            "topic": {"description": "A topic to publish to. A pattern to subscribe to: `orders/*`, `orders/**`, `**`."}
+        }
         _add(channels, operations, "any", "{topic}", parameters, [(None, None)])
     return {
         "asyncapi": "3.0.0",
@@ -133,14 +135,14 @@ def _add(
         subscribe, publish = {"method": "GET", "query": _SUBSCRIBE_QUERY}, {"method": "POST", "query": _PUBLISH_QUERY}
         operations[f"subscribe_{channel}"] = {
             "action": "send",
-            "summary": "What a subscriber gets.",
+            "summary": "Events for a subscriber.",
             **at,
             "messages": _references(channel, [*sent, *controls]),
             **({"bindings": {"http": subscribe}} if server == _HTTP else {}),
         }
         operations[f"publish_{channel}"] = {
             "action": "receive",
-            "summary": "What is published.",
+            "summary": "Events to publish.",
             **at,
             "messages": _references(channel, received),
             "reply": {**at, "messages": _references(channel, answers)},
@@ -151,9 +153,12 @@ def _add(
 _SUBSCRIBE_QUERY: Json = {
     "type": "object",
     "properties": {
-        "last_event_id": {**_STRING, "description": "Resume after this event; `earliest`: from the oldest retained."},
-        "after": {**_STRING, "description": "The same by another name."},
-        "last": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Begin with the newest N."},
+        "last_event_id": {
+            **_STRING,
+            "description": "Resume after this id; `earliest`: with the oldest retained event.",
+        },
+        "after": {**_STRING, "description": "Another name of `last_event_id`."},
+        "last": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Begin with the newest N events."},
         "type": {"type": "array", "items": _STRING, "description": "Only events of these types."},
         "topic": {"type": "array", "items": _STRING, "description": "More patterns."},
     },
@@ -170,7 +175,7 @@ def _data(schema: Json | None) -> Json:
 
 
 def _sent_over_http(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
-    """SSE: the frame's `data` is the payload, its other fields are headers."""
+    """Describe SSE frames: `data` is the payload, the other fields are headers."""
     return _named(
         "event",
         (
@@ -180,7 +185,7 @@ def _sent_over_http(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
                 "headers": {
                     "type": "object",
                     "required": ["id"],
-                    "properties": {"id": _STRING, "event": {**_type(type), "description": "Left out for `message`."}},
+                    "properties": {"id": _STRING, "event": {**_type(type), "description": "Absent for `message`."}},
                 },
                 "payload": _data(schema),
             }
@@ -214,7 +219,7 @@ def _sent_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -> Jso
 
 
 def _published_over_http(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
-    key = {**_STRING, "pattern": "^[!-~]{1,255}$", "description": "Makes it safe to repeat for 24 hours."}
+    key = {**_STRING, "pattern": "^[!-~]{1,255}$", "description": "Makes the publish safe to repeat for 24 hours."}
     return _named(
         "published",
         (
@@ -240,9 +245,9 @@ def _published_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -
                     "properties": {
                         "data": _data(schema),
                         "type": {**_STRING, "default": "message"} if type is None else {"const": type},
-                        "topic": {**_STRING, "description": "Where the channel's address is a pattern."},
-                        "key": {**_STRING, "description": "Makes it safe to repeat for 24 hours."},
-                        "ref": {"description": "Comes back with the answer."},
+                        "topic": {**_STRING, "description": "Needed if the connection's URL is a pattern."},
+                        "key": {**_STRING, "description": "Makes the publish safe to repeat for 24 hours."},
+                        "ref": {"description": "Returned unchanged with the answer."},
                     },
                 },
             }
@@ -252,7 +257,7 @@ def _published_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -
 
 
 def _controls() -> Iterable[tuple[str, Json]]:
-    """What the feed says of a stream itself, and its answers."""
+    """Describe the control events, and the answers to publishing."""
     for name, payload in PAYLOADS.items():
         yield f"{name}.{_WEBSOCKET}", {"name": name, "payload": control_schema(name)}
         if name not in ANSWERS:
@@ -267,7 +272,7 @@ def _references(channel: str, messages: Iterable[str]) -> list[Json]:
 
 
 def _named(what: str, messages: Iterable[Json]) -> Json:
-    """`event`, or `event_1`, `event_2` … where there are several types."""
+    """Name the messages: `event`, or `event_1`, `event_2` … if there are several types."""
     made = list(messages)
     return {what if len(made) == 1 else f"{what}_{place}": each for place, each in enumerate(made, 1)}
 

@@ -1,4 +1,4 @@
-"""What `/docs` says of the feed's routes, by hand: they read requests and write streams that FastAPI does not see."""
+"""The OpenAPI texts of the feed's routes, written by hand: FastAPI does not see what they read and stream."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _PROBLEM: dict[str, Any] = {
         "detail": {"type": "string"},
         "errors": {
             "type": "array",
-            "description": "Of data that is not what its topic is for: what is wrong, and where.",
+            "description": "For data that does not fit its typed topic: what is wrong, and where (a JSON pointer).",
             "items": {
                 "type": "object",
                 "required": ["pointer", "detail"],
@@ -61,7 +61,7 @@ _PROBLEM: dict[str, Any] = {
 _RETRY_AFTER = {
     "Retry-After": {
         "required": True,
-        "description": "Seconds.",
+        "description": "Seconds to wait before trying again.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     }
 }
@@ -94,7 +94,7 @@ _EVENT: dict[str, Any] = {
         "id": {"type": "string", "example": "k3f9a2xm-184467"},
         "topic": {"type": "string"},
         "type": {"type": "string"},
-        "data": {"description": "The JSON value as it was published, else a string."},
+        "data": {"description": "The JSON value as it was published; text is a string."},
         "time": {"type": "string", "format": "date-time"},
     },
 }
@@ -117,31 +117,31 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "feed.position": {"type": "object"},
     "feed.closing": _object(
         reason={"enum": list(get_args(Reason))},
-        retry={"type": "integer", "minimum": 0, "description": "Milliseconds: when to come back."},
+        retry={"type": "integer", "minimum": 0, "description": "Milliseconds to wait before reconnecting."},
     ),
     "feed.ack": _object(["ref"], ref={}, id={"type": "string"}),
     "feed.error": _object(["ref"], ref={}, status={"type": "integer"}, detail={"type": "string"}),
 }
-"""What the feed says of a stream itself, by type: the data."""
+"""The data of each control event, by type."""
 
 ANSWERS = ["feed.ack", "feed.error"]
-"""Of these, what only answers what a WebSocket sent."""
+"""Those of `PAYLOADS` that only answer a message sent over a WebSocket."""
 
 
 def control_schema(name: str) -> dict[str, Any]:
-    """The object that such a message is on a WebSocket, and as a line of NDJSON."""
+    """Return the schema of a control event, as it is a WebSocket message or a line of NDJSON."""
     return _object(["id"], type={"const": name}, id={"type": "string"}, data=PAYLOADS[name])
 
 
 _LINE: dict[str, Any] = {"anyOf": [_EVENT, *(control_schema(name) for name in PAYLOADS if name not in ANSWERS)]}
 
-# As FastAPI describes the items of a stream of its own.
+# In the form in which FastAPI describes the items of its own streams.
 _FRAME: dict[str, Any] = {
     "type": "object",
-    "description": "A frame; those whose `event` begins with `feed.` say how the stream is.",
+    "description": "An SSE frame. If `event` begins with `feed.`, it is a control event: it tells how the stream is.",
     "properties": {
         "id": {"type": "string"},
-        "event": {"type": "string", "description": "The event's type; left out for `message`."},
+        "event": {"type": "string", "description": "The event's type; absent for `message`."},
         "data": {"type": "string"},
         "retry": {"type": "integer", "minimum": 0},
     },
@@ -156,13 +156,13 @@ _ONE: dict[str, Any] = {
 _MANY: dict[str, Any] = {
     "type": "object",
     "required": ["ids"],
-    "properties": {"ids": _list({"type": "string"}, description="In the batch's order.")},
+    "properties": {"ids": _list({"type": "string"}, description="One for each event, in the batch's order.")},
 }
 
 _KEY = _parameter(
     "Idempotency-Key",
     "header",
-    "Makes it safe to repeat: for 24 hours the same request gets the first answer again. Visible ASCII.",
+    "Makes a publish safe to repeat: for 24 hours the same request gets the first answer again. Visible ASCII.",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
 )
 
@@ -171,35 +171,41 @@ SECURITY_SCHEMES: dict[str, Any] = {
     "query": {"type": "apiKey", "in": "query", "name": "token"},
     "cookie": {"type": "apiKey", "in": "cookie", "name": "feed_token"},
 }
-"""Where a token may stand."""
+"""Where a request may carry a token."""
 
 _MAY_NOT = _problems(
-    status_401="A token is needed, or the one that was sent is not valid.",
-    status_403="The token does not allow it, or a page of a foreign origin asks.",
+    status_401="The token is missing or not valid.",
+    status_403="The request is not allowed, or comes from a page of another origin.",
 )
-_UNREADABLE = _problems(status_400="A query that is not UTF-8, or what is no HTTP request.")
-_UNKNOWN = _problems(status_503="The log, another node or the keys for tokens cannot be reached now.")
+_UNREADABLE = _problems(status_400="The query is not UTF-8, or the request is not valid HTTP.")
+_UNKNOWN = _problems(
+    status_503="The log, another node or the keys for tokens cannot be reached now: try again after `Retry-After`."
+)
 
 _SUBSCRIPTION: dict[str, Any] = {
     "type": "object",
-    "required": ["id", "patterns", "transport", "since", "address"],
+    "required": ["id", "patterns", "transport", "since", "address", "subject"],
     "properties": {
         "id": {"type": "string"},
         "patterns": _list({"type": "string"}),
         "transport": {"enum": ["sse", "ndjson", "websocket", "poll", "library"]},
         "since": {"type": "string", "format": "date-time"},
         "address": {"type": "string"},
+        "subject": {
+            "type": ["string", "null"],
+            "description": "Who reads: the `sub` of the token, or the `subject` of an application's `Grants`.",
+        },
     },
 }
 
 LIST_SUBSCRIPTIONS: dict[str, Any] = {
     "parameters": [
-        _parameter("after", "query", "Go on after this id: what `next` says."),
+        _parameter("after", "query", "Continue after this id: the `next` of the page before."),
         _parameter("limit", "query", "Subscriptions on a page.", {**_number(1000), "default": 100}),
     ],
     "responses": {
         "200": {
-            "description": "A page.",
+            "description": "A page of subscriptions.",
             "content": {
                 "application/json": {
                     "schema": {
@@ -222,20 +228,46 @@ LIST_SUBSCRIPTIONS: dict[str, Any] = {
 }
 
 END_SUBSCRIPTION: dict[str, Any] = {
-    "parameters": [_parameter("id", "path", "As in the list, and in the stream's own `feed.open`.")],
+    "parameters": [_parameter("id", "path", "The subscription's id, from the list or from the stream's `feed.open`.")],
     "responses": {
-        "204": {"description": "It was told `feed.closing`."},
+        "204": {"description": "The subscription was ended with `feed.closing`."},
         **_MAY_NOT,
         **_UNREADABLE,
         **_UNKNOWN,
-        **_problems(status_404="There is no such subscription.", status_422="A parameter of another route."),
+        **_problems(status_404="There is no such subscription.", status_422="A parameter belongs to another route."),
+    },
+}
+
+END_SUBSCRIPTIONS: dict[str, Any] = {
+    "parameters": [
+        {
+            **_parameter("subject", "query", "Whose: as `subject` in the list.", {"type": "string", "minLength": 1}),
+            "required": True,
+        }
+    ],
+    "responses": {
+        "200": {
+            "description": "So many were ended with `feed.closing`, and these nodes did not answer in time. Theirs may "
+            "still be open.",
+            "content": {
+                "application/json": {
+                    "schema": _object(ended={"type": "integer", "minimum": 0}, silent_nodes=_list({"type": "string"}))
+                }
+            },
+        },
+        **_MAY_NOT,
+        **_UNREADABLE,
+        **_problems(
+            status_422="`subject` is missing or empty, or a parameter belongs to another route.",
+            status_503="Nothing was ended, and not every node has answered: try again after `Retry-After`.",
+        ),
     },
 }
 
 METRICS: dict[str, Any] = {
     "responses": {
         "200": {
-            "description": "As the header `Accept` asks for.",
+            "description": "The metrics, in the format that `Accept` asks for.",
             "content": {
                 "text/plain": {"schema": {"type": "string"}},
                 "application/openmetrics-text": {"schema": {"type": "string"}},
@@ -257,17 +289,20 @@ READINESS: dict[str, Any] = {
 }
 
 _COOKIE = {"Set-Cookie": {"schema": {"type": "string"}}}
-_FOREIGN = _problems(status_403="A page of a foreign origin asks.")
+_FOREIGN = _problems(status_403="The request comes from a page of another origin.")
 
 BEGIN_SESSION: dict[str, Any] = {
     "responses": {
-        "204": {"description": "Done. Without a key there is no cookie.", "headers": _COOKIE},
+        "204": {
+            "description": "The cookie is set. A server without a key needs no tokens, and sets none.",
+            "headers": _COOKIE,
+        },
         **_FOREIGN,
         **_UNREADABLE,
         **_problems(
-            status_401="There is no token in the header, or one that is not valid.",
-            status_422="The token is longer than a cookie may be, or a parameter is one of another route.",
-            status_503="It cannot be known now whether the token is valid.",
+            status_401="The header `Authorization` has no token, or one that is not valid.",
+            status_422="The token is longer than a cookie may be, or a parameter belongs to another route.",
+            status_503="The token cannot be verified now: try again after `Retry-After`.",
         ),
     },
 }
@@ -277,26 +312,26 @@ END_SESSION: dict[str, Any] = {
         "204": {"description": "The cookie is cleared.", "headers": _COOKIE},
         **_FOREIGN,
         **_UNREADABLE,
-        **_problems(status_422="A parameter of another route."),
+        **_problems(status_422="A parameter belongs to another route."),
     }
 }
 
 _PUBLISH_PROBLEMS = _MAY_NOT | _problems(
     status_400="Malformed JSON or text, or a query that is not UTF-8.",
-    status_408="The body did not come in time.",
+    status_408="The body did not arrive in time.",
     status_413="The data or the body is too large.",
-    status_415="A compressed body, a charset other than UTF-8, or a media type that this route does not take.",
+    status_415="A compressed body, a charset other than UTF-8, or a media type that this route does not accept.",
     status_422="An invalid topic, type, key or field, or an empty batch.",
-    status_429="More than the log can take in: try again after `Retry-After`.",
-    status_503="The log cannot take it, and nothing was published: try again after `Retry-After`.",
-    status_504="It cannot be known whether it was published: Redis did not answer. Repeat it with the same key.",
+    status_429="More than the log can take, or than this client may publish: try again after `Retry-After`.",
+    status_503="The log is not available, and nothing was published: try again after `Retry-After`.",
+    status_504="Redis did not answer, so it is unknown whether the event was published: repeat it with the same key.",
 )
 
 _CLOUDEVENT: dict[str, Any] = {
     "type": "object",
-    "description": "A CloudEvent 1.0. Its `subject` is the topic unless the path names one, its `type` the event's "
-    "type, `source` and `id` together the idempotency key unless there is one. `datacontenttype` and `data_base64` are "
-    "understood; `time` and whatever else it has are not kept. Binary mode (`ce-` headers) is taken, too.",
+    "description": "A CloudEvent 1.0. Its `subject` becomes the topic and its `type` the event's type, unless the URL "
+    "names them; its `source` and `id` become the idempotency key, unless the request has one. `datacontenttype` and "
+    "`data_base64` are obeyed; `time` and other attributes are not kept. Binary mode (`ce-` headers) works too.",
     "required": ["specversion", "id", "source", "type"],
     "properties": {
         "specversion": {"const": "1.0"},
@@ -314,12 +349,12 @@ _CLOUDEVENTS: dict[str, Any] = {
 
 PUBLISH_TO_TOPIC: dict[str, Any] = {
     "parameters": [
-        _parameter("topic", "path", "Segments joined by `/`: `orders/42`.", _TOPIC),
-        _parameter("type", "query", "The event's name, SSE's `event:` field.", {**_TYPE, "default": "message"}),
+        _parameter("topic", "path", "The topic: segments joined by `/`, such as `orders/42`.", _TOPIC),
+        _parameter("type", "query", "The event's type: SSE's `event:` field.", {**_TYPE, "default": "message"}),
         _KEY,
     ],
     "requestBody": {
-        "description": "The data: JSON if it is `application/json`, else UTF-8 text, as it is.",
+        "description": "The data: JSON if the media type is `application/json`, else UTF-8 text, unchanged.",
         "content": {
             "application/json": {"schema": {}},
             "text/plain": {"schema": {"type": "string"}},
@@ -328,7 +363,7 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
     },
     "responses": {
         "201": {
-            "description": "Committed to the log.",
+            "description": "The event was committed to the log.",
             "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}},
         },
         **_PUBLISH_PROBLEMS,
@@ -348,13 +383,13 @@ PUBLISH_BATCH: dict[str, Any] = {
                     ]
                 }
             },
-            "application/x-ndjson": {"schema": {"type": "string", "description": "An event a line."}},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "One event a line."}},
             **_CLOUDEVENTS,
         },
     },
     "responses": {
         "201": {
-            "description": "Committed to the log, whole and in order.",
+            "description": "All events were committed to the log, in order.",
             "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}},
         },
         **_PUBLISH_PROBLEMS,
@@ -364,7 +399,7 @@ PUBLISH_BATCH: dict[str, Any] = {
 _TOPICS = _parameter(
     "topic",
     "query",
-    "A pattern; may be repeated. `*` is one segment, a last `**` one or more.",
+    "A pattern; may be repeated. `*` matches one segment, `**` at the end one or more.",
     _list(_PATTERN, minItems=1, maxItems=100),
 )
 
@@ -372,26 +407,32 @@ SUBSCRIBE: dict[str, Any] = {
     "parameters": [
         {**_TOPICS, "required": True},
         _parameter("type", "query", "Only events of these types; may be repeated.", _list(_TYPE)),
-        _parameter("Last-Event-ID", "header", "Resume after this event; `earliest`: from the oldest retained."),
-        _parameter("last_event_id", "query", "The same, for clients that cannot set the header, which wins."),
-        _parameter("after", "query", "The same by another name. Of the two the one counts that stands last."),
-        _parameter("lastEventId", "query", "The same, as polyfills add it on a reconnect: it goes before both."),
-        _parameter("last", "query", "Where no id is given: begin with the newest N.", _number(1000)),
+        _parameter("Last-Event-ID", "header", "Resume after this id; `earliest`: with the oldest retained event."),
+        _parameter(
+            "last_event_id", "query", "The same as the header, for clients that cannot set it. The header wins."
+        ),
+        _parameter("after", "query", "Another name of `last_event_id`. If a URL has both, the last one counts."),
+        _parameter(
+            "lastEventId",
+            "query",
+            "The same, as polyfills add it on a reconnect. It wins over `last_event_id` and `after`.",
+        ),
+        _parameter("last", "query", "Begin with the newest N events, if no id is given.", _number(1000)),
         _parameter("envelope", "query", "`1`: SSE's `data` is the whole event as JSON.", {"type": "string"}),
         _parameter("limit", "query", "History: events on a page.", {**_number(1000), "default": 100}),
         _parameter("before", "query", "History: page backwards from this id."),
-        _parameter("since", "query", "History: from this time on.", {"type": "string", "format": "date-time"}),
+        _parameter("since", "query", "History: events from this time on.", {"type": "string", "format": "date-time"}),
         _parameter(
             "wait",
             "query",
-            "History: seconds an empty page waits for the first event.",
+            "History: seconds that an empty page waits for an event (long poll).",
             {"type": "number", "minimum": 0, "maximum": 60},
         ),
     ],
     "responses": {
         "200": {
-            "description": "A stream, as Server-Sent Events or a JSON object a line; with `Accept: application/json` a "
-            "page of history.",
+            "description": "A stream of Server-Sent Events; with `Accept: application/x-ndjson` of JSON lines; with "
+            "`Accept: application/json` a page of history.",
             "content": {
                 "text/event-stream": {"itemSchema": _FRAME},
                 "application/x-ndjson": {"schema": {"type": "string"}, "itemSchema": _LINE},
@@ -401,7 +442,7 @@ SUBSCRIBE: dict[str, Any] = {
                         "required": ["events", "next"],
                         "properties": {
                             "events": {"type": "array", "items": _EVENT},
-                            "next": {"type": "string", "description": "Go on from here."},
+                            "next": {"type": "string", "description": "The id to continue with."},
                             "gap": _GAP,
                         },
                     }
@@ -410,9 +451,9 @@ SUBSCRIBE: dict[str, Any] = {
         },
         **_MAY_NOT,
         **_problems(
-            status_400="A query that is not UTF-8.",
+            status_400="The query is not UTF-8.",
             status_422="An invalid pattern, type or parameter.",
-            status_503="No stream here now: try again after `Retry-After`.",
+            status_503="No stream can begin here now: try again after `Retry-After`.",
         ),
     },
 }
@@ -420,8 +461,10 @@ SUBSCRIBE: dict[str, Any] = {
 SUBSCRIBE_TO_PATTERN: dict[str, Any] = {
     **SUBSCRIBE,
     "parameters": [
-        # As publishing calls it: one path of a document has one name for what stands there (OpenAPI 3.1, 4.8.8).
-        _parameter("topic", "path", "A pattern: a topic in which a segment may be `*`, and the last `**`.", _PATTERN),
+        # The same name as in publishing: within a path, OpenAPI allows one name for a parameter (OpenAPI 3.1, 4.8.8).
+        _parameter(
+            "topic", "path", "A pattern: a topic in which any segment may be `*`, and the last one `**`.", _PATTERN
+        ),
         {**_TOPICS, "schema": _list(_PATTERN, maxItems=99)},
         *SUBSCRIBE["parameters"][1:],
     ],
@@ -429,13 +472,16 @@ SUBSCRIBE_TO_PATTERN: dict[str, Any] = {
 
 
 def publish_typed(type: str | None) -> dict[str, Any]:
-    """What publishing to a typed topic takes besides what FastAPI knows: of the events of one type, or of any."""
+    """Describe publishing to a typed topic, except for its model. `type` is None for topics of several types."""
     name = {**_TYPE, "default": "message"} if type is None else {"const": type}
-    parameter = {**_parameter("type", "query", "The event's name.", name), "required": type is not None}
+    parameter = {**_parameter("type", "query", "The event's type.", name), "required": type is not None}
     return {
         "parameters": [parameter, _KEY],
         "responses": {
-            "201": {"description": "Committed to the log.", "content": {"application/json": {"schema": _ONE}}},
+            "201": {
+                "description": "The event was committed to the log.",
+                "content": {"application/json": {"schema": _ONE}},
+            },
             **_PUBLISH_PROBLEMS,
         },
     }
@@ -447,19 +493,19 @@ SUBSCRIBE_TYPED: dict[str, Any] = {
     ],
     "responses": {status: answer for status, answer in SUBSCRIBE["responses"].items() if status != "200"},
 }
-"""The same for subscribing to it."""
+"""Describes subscribing to a typed topic, except for its model."""
 
 _EVERYWHERE = _problems(
-    status_400="This is no HTTP request.",
-    status_403="The request is for a name that is not this server's, or a page of a foreign origin asks.",
-    status_408="The head of the request did not come in time.",
+    status_400="The request is not valid HTTP.",
+    status_403="The request is for a host name that is not this server's, or comes from a page of another origin.",
+    status_408="The head of the request did not arrive in time.",
     status_431="The head of the request is too large.",
 )
 
 
 def of_server(document: dict[str, Any], *, key: bool, public: bool, metrics_public: bool) -> dict[str, Any]:
-    """The document of our own server, with what holds for every request to it. `key`: whether there is one, and so
-    tokens; `public`: whether there are topics that need none, and `metrics_public` whether `/metrics` needs one."""
+    """Add to our own server's document what holds for all its requests. `key`: the server has a key, and so needs
+    tokens; `public`: some topics can be read without a token; `metrics_public`: so can `/metrics`."""
     if key:
         document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
     for path, operations in document["paths"].items():

@@ -1,4 +1,4 @@
-"""The documents of typed topics: AsyncAPI as a route, and the models for OpenAPI."""
+"""Document typed topics: serve the AsyncAPI document, and give the models to OpenAPI."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from feed.fastapi.topics import Topic, Topics
 
 
 def describe_streams(router: APIRouter, topics: Topics, *, key: bool) -> None:
-    """The AsyncAPI document."""
+    """Serve the AsyncAPI document."""
     descriptions: dict[str, Any] = {}
 
     @router.get("/asyncapi.json", include_in_schema=False)
     async def describe_streams(request: Request) -> Response:
-        """It is there where the application shows its OpenAPI document."""
+        """Answer with the document, if the application shows its OpenAPI document too."""
         app = request.app
         if getattr(app, "openapi_url", None) is None:
             raise HTTPException(404)
@@ -39,7 +39,7 @@ def describe_streams(router: APIRouter, topics: Topics, *, key: bool) -> None:
 
 
 def document_topics(router: APIRouter, topics: Topics) -> None:
-    """Typed topics, with their models."""
+    """Add a route for OpenAPI for each address of typed topics, with its models."""
     by_address: dict[str, list[Topic[Any]]] = {}
     for topic in topics.topics:
         by_address.setdefault(topic.address, []).append(topic)
@@ -71,7 +71,7 @@ def document_topics(router: APIRouter, topics: Topics) -> None:
 
 
 def _documented(names: Iterable[str], *, body: Any = None, gives: Any = None) -> Callable[..., Any]:
-    """What FastAPI takes for a route's function, with these parameters in the path, this body, and this stream."""
+    """Return a function from whose signature FastAPI derives these path parameters, this body, and this stream."""
 
     async def publish(**_: object) -> None:
         raise AssertionError("another route answers")

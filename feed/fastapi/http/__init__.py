@@ -1,1 +1,1 @@
-"""Requests read within their bounds, and answers in the feed's own words (RFC 9457)."""
+"""Read requests within bounds, and answer errors in the feed's own words (RFC 9457)."""

@@ -1,5 +1,4 @@
-"""The bodies of requests: read whole, but never more of one than its limit, nor longer than its time, nor of all
-together more than this process has room for."""
+"""Read whole request bodies, with bounds on the size and time of each, and on the memory of all together."""
 
 from __future__ import annotations
 
@@ -24,11 +23,11 @@ _IN_PIECES = 0.75
 class Bodies:
     """The room for all bodies that are being read or handled: `most` bytes.
 
-    A body counts from when it has come until its request has been answered; what is beyond `most` is refused with 503
-    as it comes. `seconds` is how long the whole of one may take from when it is asked for; then it is refused with 408.
+    Each byte counts from its arrival until its request is answered. A body that would exceed `most` is refused with
+    503. A body that is not complete after `seconds` is refused with 408.
 
-    Bodies that come in pieces have three quarters of the room. So clients that fill it with bodies that never end keep
-    out other large ones until their time is over, but nobody who sends a few kilobytes at once.
+    Bodies that arrive in pieces may use three quarters of the room. Clients that send bodies without an end can
+    therefore keep out other large bodies until `seconds` are over, but never a body of a few kilobytes sent at once.
     """
 
     def __init__(self, most: int = MAX_BODIES, seconds: float = BODY_SECONDS) -> None:
@@ -38,29 +37,29 @@ class Bodies:
         self._in_pieces = int(most * _IN_PIECES)
 
     def take(self, size: int, *, piece: bool = False) -> bool:
-        """Take room for `size` bytes more, if there is as much; `piece` if they are not all there is of a body.
-        Whoever took it gives it back by `release`."""
+        """Reserve room for `size` more bytes, and return whether there was enough. `piece`: they are only a part of a
+        body. The caller gives the room back with `release`."""
         if self.held + size > (self._in_pieces if piece else self.most):
             return False
         self.held += size
         return True
 
     def release(self, size: int) -> None:
-        """Give back what was taken."""
+        """Give back room that `take` reserved."""
         self.held -= size
 
     def read(self, request: Request, what: str, limit: int) -> Reading:
-        """`async with bodies.read(request, "data", limit) as body:` reads the whole body, and holds its room until the
-        block ends, however it does.
+        """Read the whole body: `async with bodies.read(request, "data", limit) as body:`. Its room is held until the
+        block ends.
 
-        Raises `Refused`: with 413 as soon as it is known to be larger than `limit` bytes, `what` being its name in the
-        answer, with 503 and 408 as said above. Raises `ClientDisconnect`.
+        Raises `Refused`: with 413 as soon as the body is known to be larger than `limit` bytes (the answer calls it
+        `what`), with 503 and 408 as described at `Bodies`. Raises `ClientDisconnect`.
         """
         return Reading(self, request, what, limit)
 
 
 class Reading:
-    """One body, while its request is handled. What costs a publish as little as possible: no generator."""
+    """One body, while its request is handled. Not a generator, so that it costs a publish as little as possible."""
 
     __slots__ = ("_bodies", "_held", "_limit", "_request", "_what")
 
@@ -91,7 +90,7 @@ class Reading:
         self._release()
 
     async def _rest(self, parts: list[bytes], receiving: Awaitable[Message] | None) -> bytes:
-        """The whole body, of which these parts are there, and the next one is being received or not."""
+        """Return the whole body: `parts`, then what `receiving` yields (if a receive is under way), then the rest."""
         more = True
         try:
             async with asyncio.timeout(self._bodies.seconds):
@@ -100,7 +99,7 @@ class Reading:
                     receiving = None
                     part, more = self._part(message, first=not parts)
                     parts.append(part)
-        except BaseException as error:  # this block is not entered, so it will not be left
+        except BaseException as error:  # `__aexit__` is not called when `__aenter__` raises
             self._release()
             if isinstance(error, TimeoutError):
                 raise self._late() from None
@@ -108,7 +107,7 @@ class Reading:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _part(self, message: Message, *, first: bool) -> tuple[bytes, bool]:
-        """What has come, and whether there is more to come. Takes room for it."""
+        """Return the part in a message, and whether more follow. Reserve room for it."""
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part: bytes = message.get("body", b"")
@@ -130,13 +129,13 @@ class Reading:
         return Refused(UnreadProblem(413, f"the {self._what} is larger than {self._limit:,} bytes, the limit here"))
 
     def _late(self) -> Refused:
-        return Refused(UnreadProblem(408, f"the {self._what} did not come within {self._bodies.seconds:g} s"))
+        return Refused(UnreadProblem(408, f"the {self._what} did not arrive within {self._bodies.seconds:g} s"))
 
     def _no_room(self) -> Refused:
         return Refused(
             UnreadProblem(
                 503,
-                "this server is reading as many bytes at once as it may: nothing was published",
+                "this server has no room for more request bodies now, and nothing was published: try again",
                 {"Retry-After": str(_RETRY_SECONDS)},
             )
         )

@@ -1,7 +1,7 @@
-"""JSON bodies: events that are read without making more of them than are taken, and the words for what is wrong.
+"""Decode events from JSON bodies, never more than a batch may hold, and say what is wrong with a bad one.
 
-msgspec says that a body is not what was expected, and nothing else of what it says is used: its words, and which error
-it raises for what, change with its release. What is wrong is found out here, once something is.
+msgspec only tells that a body is wrong. Its words, and its choice of exception, change between releases; so once a body
+is wrong, this module finds out what is.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from feed.options import MAX_BATCH
 T = TypeVar("T", bound=msgspec.Struct)
 
 LARGE = 256 << 10
-"""Bytes of a body that takes its time."""
+"""Size of a body, in bytes, above which decoding takes long enough to hold up other work."""
 
 SPACE = b" \t\r\n"
-"""What may stand around a value in JSON."""
+"""Whitespace that JSON allows around a value."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Whatever msgspec raises for bytes that it cannot read, or that are not what was expected. Not all of it is its own:
-invalid UTF-8 in a text is Python's in some releases."""
+"""All that msgspec raises for bytes that are not JSON, or not what was expected. Some releases raise Python's own error
+for invalid UTF-8 in a text."""
 
-_REPEATED = 64  # characters of a name that are said back: it is as long as a client has made it
+_REPEATED = 64  # characters of a client's name for a field that an error repeats
 
 
 class Kind(Generic[T]):
-    """One kind of event in JSON: the fields of a struct. `called` is its name in what is said of it, and `one` what
-    reads it, for those who say themselves what is wrong (`fault`)."""
+    """Decodes one kind of event from JSON: the fields of a struct. `called` is its name in error messages. `one` is the
+    plain decoder, for callers that turn its errors into messages themselves, with `fault`."""
 
     def __init__(self, struct: type[T], called: str) -> None:
         self._struct = struct
@@ -42,19 +42,19 @@ class Kind(Generic[T]):
         self._many = msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
 
     def decode(self, raw: bytes, place: str = "body") -> T:
-        """The event that this is. Raises `Malformed` for what is no JSON, and `Invalid`."""
+        """Decode one event. Raises `Malformed` for what is not JSON, and `Invalid`."""
         try:
             return self.one.decode(raw)
         except UNREADABLE as error:
             raise self.fault(error, raw, place) from None
 
     def decode_all(self, body: bytes) -> list[T]:
-        """The list that a body is. Raises as `decode` does, and for more than a batch may hold."""
+        """Decode a list of events. Raises as `decode` does, and `Invalid` for more events than a batch may hold."""
         if len(body) <= LARGE:
             try:
                 found: list[T] = self._many.decode(body)
             except UNREADABLE:
-                pass  # each by itself, for the place of the one that is wrong
+                pass  # decode them one by one below, to name the place of the wrong one
             else:
                 check_count(len(found))
                 return found
@@ -63,12 +63,12 @@ class Kind(Generic[T]):
         return [self.decode(bytes(raw), f"event {place}") for place, raw in enumerate(elements)]
 
     def fault(self, error: Exception, raw: bytes, place: str) -> Invalid | Malformed:
-        """What to raise for one of `UNREADABLE`, which these bytes are the cause of."""
+        """Return the error to raise instead of `error`, one of `UNREADABLE`, that `raw` caused."""
         raw = raw.strip(SPACE)
         if len(raw) > LARGE:
-            # To look into it would make as much of it as somebody likes to send.
+            # Not parsed: the objects made of it would take as much memory as the client likes.
             if isinstance(error, msgspec.ValidationError):
-                return Invalid(place, f"is not {self._called} of {self._fields}, or one of these is no text")
+                return Invalid(place, f"is not {self._called} with {self._fields}, or one of these has to be text")
             return Malformed(f"{place}: not JSON: {json_fault(raw)}")
         try:
             value = parse_json(raw, place)
@@ -78,22 +78,22 @@ class Kind(Generic[T]):
         return Invalid(*self._misfit(value, place))
 
     def _misfit(self, value: object, place: str) -> tuple[str, str]:
-        """What of a value is not as expected, and why."""
+        """Return which part of a value is wrong, and why."""
         if not isinstance(value, dict):
-            return place, f"is {self._called}, a JSON object of {self._fields}, and not {_kind_of(value)}"
+            return place, f"has to be {self._called}, a JSON object with {self._fields}, not {_kind_of(value)}"
         known = {field.encode_name: field for field in msgspec.structs.fields(self._struct)}
         where = "" if place == "body" else f"{place}: "
         if self._struct.__struct_config__.forbid_unknown_fields:
             for name in value:
                 if name not in known:
-                    return f"{where}{name[:_REPEATED]!a}", f"is no field of {self._called}: it has {self._fields}"
+                    return f"{where}{name[:_REPEATED]!a}", f"is not a field of {self._called}, which has {self._fields}"
         for name, field in known.items():
             if name not in value:
                 if field.required:
                     return f"{where}{name}", f"is missing: {self._called} has {self._fields}"
             elif not _is_text_or_free(value[name], field.type):
-                return f"{where}{name}", f"is text, and not {_kind_of(value[name])}"
-        return place, f"is not {self._called} of {self._fields}, each once"
+                return f"{where}{name}", f"has to be text, not {_kind_of(value[name])}"
+        return place, f"is not {self._called} with {self._fields}, each given once"
 
     @cached_property
     def _fields(self) -> str:
@@ -102,7 +102,7 @@ class Kind(Generic[T]):
 
 
 def _is_text_or_free(value: object, expected: object) -> bool:
-    """Whether a value is one for a field of this type: text, text or null, or whatever there is."""
+    """Return whether a value fits a field of this type: text, text or null, or anything (`msgspec.Raw`)."""
     if expected is msgspec.Raw:
         return True
     return isinstance(value, str) or (value is None and type(None) in get_args(expected))
@@ -124,11 +124,11 @@ def _kind_of(value: object) -> str:
 
 
 def _elements(body: bytes) -> list[msgspec.Raw]:
-    """The elements of an array, of which there may be one more than a batch holds. Raises as `Kind.decode` does."""
+    """Split an array into its elements, at most one more than a batch holds. Raises as `Kind.decode` does."""
     if not body.lstrip(SPACE).startswith(b"["):
         if len(body) <= LARGE:
             parse_json(body, "body")
-        raise Invalid("body", "is an array of events")
+        raise Invalid("body", "has to be an array of events")
     try:
         if len(body) <= LARGE:
             return _raws.decode(body)
@@ -142,9 +142,9 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 @cache
 def _bounded() -> msgspec.json.Decoder[Any]:
-    """A list of which no more is made than tells that it is too long. Else there would be hundreds of thousands of a
-    large body, and all other threads held up while they are made. Only a struct has a bound that is kept while it is
-    read. Made when it is needed: it takes a while itself."""
+    """Return a decoder for lists that stops one element above a batch's limit. Without that bound a large body would
+    become hundreds of thousands of objects, and hold up all other threads. Only a struct has a bound that msgspec obeys
+    while reading. The decoder is made at its first use, as making it takes a while."""
     places = [(f"element_{place}", msgspec.Raw, None) for place in range(MAX_BATCH + 1)]
     return msgspec.json.Decoder(msgspec.defstruct("Elements", places, array_like=True))
 
@@ -152,4 +152,4 @@ def _bounded() -> msgspec.json.Decoder[Any]:
 def check_count(count: int) -> None:
     """Raises `Invalid` for more events than a batch may hold."""
     if count > MAX_BATCH:
-        raise Invalid("batch", f"may hold {MAX_BATCH:,} events at most")
+        raise Invalid("batch", f"may hold at most {MAX_BATCH:,} events")

@@ -1,4 +1,4 @@
-"""Answers in JSON that end with a line's end, so that a terminal's prompt does not stick to them."""
+"""JSON answers that end with a line break, so that a terminal's prompt begins on a new line."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class JsonResponse(Response):
     media_type = JSON
 
     def render(self, content: Any) -> bytes:
-        """See Starlette's."""
+        """Encode the content (Starlette's method)."""
         return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,8 +1,8 @@
-"""The query parameters of all routes, in one table: what is not in it is passed over, unless one of it was meant.
+"""The query parameters of all routes, in one table. Other parameters are ignored, unless they look like a slip.
 
-A parameter that is passed over without a word loses events (`?lst=3` begins now) or falsifies them (`?typ=x`). So one
-that is close to one of ours, or that another route has, is refused. All others are somebody else's: what a cache is
-passed by with, what a proxy or the application around the feed looks at.
+A parameter that is silently ignored loses events (`?lst=3` begins now) or falsifies them (`?typ=x`). So a name that is
+close to one in the table, or that belongs to another route, is refused. All others are left to whoever they are for: a
+cache, a proxy, or the application around the feed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from feed import Invalid
 
 
 class Use(Enum):
-    """What a request asks for, in the words of a refusal."""
+    """What a request asks for, as error messages name it."""
 
     STREAM = "a stream of events"
     PAGE = "a page of history (GET with Accept: application/json)"
@@ -25,13 +25,14 @@ class Use(Enum):
     SESSION = "/session"
     SUBSCRIPTIONS = "GET /subscriptions"
     KICK = "DELETE /subscriptions/ID"
+    KICK_ALL = "DELETE /subscriptions"
 
 
 RECONNECTED = ("lastEventId", "Last-Event-ID", "evs_last_event_id")
-"""What polyfills of `EventSource` add to the URL on a reconnect."""
+"""Parameters that polyfills of `EventSource` add to the URL when they reconnect."""
 
 OPENED = ("last_event_id", "after")
-"""What a URL is opened with, to resume after an event."""
+"""Parameters with which a client resumes after an event."""
 
 _READING = frozenset({Use.STREAM, Use.PAGE})
 
@@ -47,27 +48,28 @@ PARAMETERS: dict[str, frozenset[Use]] = {
     "before": frozenset({Use.PAGE}),
     "since": frozenset({Use.PAGE}),
     "wait": frozenset({Use.PAGE}),
+    "subject": frozenset({Use.KICK_ALL}),
     "token": frozenset(Use),
 }
-"""Which parameter means something to what. A new one is added here, and is then known to all routes."""
+"""What each parameter may be used for. Add a new parameter here, and all routes know it."""
 
 
 def _letters(name: str) -> str:
-    """A name without what people get wrong most: case, and what stands between its words or, for a list, behind it."""
+    """Reduce a name to its letters and digits in lower case: people mistake case, separators and `[]` most often."""
     return re.sub(r"[\W_]", "", name).lower()
 
 
 _KNOWN = {name: _letters(name) for name in PARAMETERS}
-_COMPARED = 100  # names of one request that nobody knows: to compare one takes a while
-_SHORTEST, _LONGEST = 3, 20  # letters of a name that may be a slip of one of ours
-_LOOKED_AT = 40  # characters of a name: what is remembered of it is no longer
-_LONG = 8  # letters from which on two slips are believed
-_REPEATED = 64  # characters of a name that are said back
+_COMPARED = 100  # unknown names of one request that are compared: each takes a while
+_SHORTEST, _LONGEST = 3, 20  # letters of a name that may be a slip
+_LOOKED_AT = 40  # characters of a name that are compared, which bounds the cache's keys
+_LONG = 8  # letters of a name in which two slips are allowed, not one
+_REPEATED = 64  # characters of a name that an error repeats
 
 
 def check_parameters(names: Iterable[str], use: Use, own: Collection[str] = ()) -> None:
-    """Raises `Invalid` for a parameter of another route, and for one that is close to one of ours. `own` are those that
-    are the application's around the feed, whatever they look like."""
+    """Raises `Invalid` for a parameter of another route, and for a name that is close to a known one. `own` are
+    parameters of the application around the feed, which are allowed whatever they look like."""
     compared = 0
     for name in names:
         uses = PARAMETERS.get(name)
@@ -75,16 +77,16 @@ def check_parameters(names: Iterable[str], use: Use, own: Collection[str] = ()) 
             continue
         if uses is not None:
             other = next(each for each in Use if each in uses)
-            raise Invalid(name, f"is no parameter of {use.value}: did you mean {other.value}?")
+            raise Invalid(name, f"is not a parameter of {use.value}: did you mean {other.value}?")
         compared += 1
         if compared <= _COMPARED and (meant := _meant(name[:_LOOKED_AT], use)) is not None:
-            where = "" if use in PARAMETERS[meant] else f", which is no parameter of {use.value}"
-            raise Invalid(ascii(name[:_REPEATED]), f"is no parameter: did you mean {meant}{where}?")
+            where = "" if use in PARAMETERS[meant] else f", which is not a parameter of {use.value}"
+            raise Invalid(ascii(name[:_REPEATED]), f"is not a parameter: did you mean {meant}{where}?")
 
 
 @lru_cache(maxsize=1024)
 def _meant(name: str, use: Use) -> str | None:
-    """Which of ours somebody may have meant who wrote this name; one that the route has, if there are several."""
+    """Return the known parameter that was probably meant, preferably one that `use` has."""
     letters = _letters(name)
     if not _SHORTEST <= len(letters) <= _LONGEST:
         return None
@@ -98,7 +100,7 @@ def _is_close(one: str, other: str) -> bool:
 
 
 def _slips(one: str, other: str) -> int:
-    """How many letters to add, leave out, change, or swap with their neighbour make one name of the other."""
+    """Count the letters to add, drop, change, or swap with their neighbour that turn one name into the other."""
     before: list[int] = []
     last = list(range(len(other) + 1))
     for row, letter in enumerate(one, 1):

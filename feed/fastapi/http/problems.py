@@ -1,6 +1,6 @@
-"""Errors at the edge: every `FeedError` becomes a problem document (RFC 9457), and nothing else of it gets out.
+"""Turn every `FeedError` into a problem document (RFC 9457). Nothing else of the error reaches the client.
 
-Only on the feed's own routes: inside somebody's application the other routes keep their own format.
+This holds on the feed's own routes. The other routes of an application around the feed keep their own format.
 """
 
 from __future__ import annotations
@@ -38,19 +38,21 @@ from feed.fastapi.topics import Mismatch
 from feed.media_types import PROBLEM
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-"""Headers of every answer: a browser takes it for what it says it is, and tells nobody the URL, which may hold a
-token."""
+"""Headers of every answer. They stop a browser from guessing another media type, and from sending the URL, which may
+hold a token, to other sites."""
 
 LINGER_SECONDS = 2.0
-"""For how long what still comes is read after a refusal, so that the client sees it."""
+"""Seconds for which a refused request is read on, so that the client sees the answer."""
 
 _LINGER_BYTES = 64 << 20
+
+FAULT = "an error of this server, which its log explains"
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class Problem(Response):
-    """A problem document with the status's own phrase as its title."""
+    """A problem document, titled with the status's standard phrase."""
 
     media_type = PROBLEM
 
@@ -61,7 +63,7 @@ class Problem(Response):
         headers: Mapping[str, str] | None = None,
         members: Mapping[str, object] | None = None,
     ) -> None:
-        """`members` are more of the document's (RFC 9457, 3.2)."""
+        """`members` are extension members of the document (RFC 9457, 3.2)."""
         self.detail = detail
         document = {
             "type": "about:blank",
@@ -70,24 +72,24 @@ class Problem(Response):
             "detail": detail,
             **(members or {}),
         }
-        # With a line's end, like all answers in JSON: a terminal's prompt does not stick to it.
+        # With a line break at its end, like all JSON answers: a terminal's prompt begins on a new line.
         body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
         super().__init__(body, status, {"Cache-Control": "no-store", **(headers or {})})
         self.raw_headers += SAFE
 
 
 class UnreadProblem(Problem):
-    """A problem answered before the request's body was read to its end.
+    """A problem that is answered before the request's whole body was read.
 
-    The answer is complete at once, but the connection is closed only after reading on for a moment: closing it with
-    bytes unread makes the kernel reset it, and a client that is still sending would never see the answer.
+    The answer is sent at once, but the connection is closed only after reading on for a moment. Closing it with unread
+    bytes makes the kernel reset it, and a client that is still sending would never see the answer.
     """
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, detail, {"Connection": "close", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See Starlette's."""
+        """Send the answer, then read on for at most `LINGER_SECONDS`."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         left = _LINGER_BYTES
@@ -104,7 +106,7 @@ class UnreadProblem(Problem):
 
 
 async def deny(websocket: WebSocket, response: Response) -> None:
-    """Answer a handshake with a status, where the server can."""
+    """Refuse a WebSocket's handshake with this response, or by closing if the server cannot send one."""
     record_answer(websocket.scope, response)
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(response)
@@ -113,7 +115,7 @@ async def deny(websocket: WebSocket, response: Response) -> None:
 
 
 class Refused(Exception):
-    """A request that HTTP itself is wrong about. `response` is the whole answer."""
+    """Raised for a request that is refused at the level of HTTP. `response` is the whole answer."""
 
     def __init__(self, response: Problem) -> None:
         super().__init__(response.detail)
@@ -121,7 +123,7 @@ class Refused(Exception):
 
 
 def status_of(error: FeedError) -> int:
-    """The status that says whose fault `error` is."""
+    """Return the status for `error`, which says whose fault it is."""
     match error:
         case Malformed():
             return 400
@@ -143,15 +145,15 @@ def status_of(error: FeedError) -> int:
 
 
 def problem_of(error: FeedError) -> Problem:
-    """The document for `error`."""
+    """Return the problem document for `error`."""
     status = status_of(error)
     members = {"errors": error.errors} if isinstance(error, Mismatch) and error.errors else None
-    return Problem(status, str(error) if status != 500 else "", _headers_of(error), members)
+    return Problem(status, str(error) if status != 500 else FAULT, _headers_of(error), members)
 
 
 def _headers_of(error: FeedError) -> dict[str, str]:
     match error:
-        case Draining():  # not all of them at once
+        case Draining():  # spread out, so that not all clients come back at once
             return {"Retry-After": str(random.randint(1, error.retry_after))}
         case FeedUnavailable():
             return {"Retry-After": str(error.retry_after)}
@@ -161,10 +163,10 @@ def _headers_of(error: FeedError) -> dict[str, str]:
 
 
 class FeedRoute(APIRoute):
-    """A route whose errors are problem documents, in whatever application it is."""
+    """A route whose errors are problem documents, in any application."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """See FastAPI's."""
+        """Wrap FastAPI's handler: answer errors as problems, and add the headers `SAFE`."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
@@ -176,7 +178,7 @@ class FeedRoute(APIRoute):
 
 
 async def problems_answered(handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
-    """What `handle` answers, or the problem it raises."""
+    """Return what `handle` answers, or a problem for what it raises."""
     try:
         return await handle(request)
     except FeedError as error:
@@ -184,21 +186,21 @@ async def problems_answered(handle: Callable[[Request], Awaitable[Response]], re
     except Refused as refused:
         return refused.response
     except ClientDisconnect:
-        return Response(status_code=400)  # nobody is there to read it
+        return Response(status_code=400)  # the client has left and does not read it
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
-    """For our own application: no such path, no such method."""
+    """Answer an unknown path or method, or a failure, in our own application."""
     if not isinstance(error, HTTPException):
-        return Problem(500, "an error of this server, which its log explains")
+        return Problem(500, "this server failed, and its log says why")
     headers, detail = dict(error.headers or {}), error.detail
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = "there is nothing at this path: see /docs"
     if error.status_code == 405:
-        # A path is often several routes, and the one that refuses knows its own methods only (RFC 9110, 15.5.6).
+        # A path often has several routes, and the one that refuses knows only its own methods (RFC 9110, 15.5.6).
         allowed = {method for method in _METHODS if _is_routed(request, method)}
         headers["Allow"] = ", ".join(sorted(allowed.union(headers.get("Allow", "").split(", ")) - {""}))
-        detail = f"this path takes: {headers['Allow']}"
+        detail = f"this path accepts only {headers['Allow']}"
     return Problem(error.status_code, detail, headers)
 
 

@@ -1,4 +1,4 @@
-"""Reading a request: query, path and headers, strictly. Its body: see `feed.fastapi.http.bodies`."""
+"""Read a request's query, path and headers, strictly. Its body: see `feed.fastapi.http.bodies`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feed.wire import parse_rfc3339
 
 _DECIMAL = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
-# What is looked at before it is known who asks must cost next to nothing, and a head holds tens of thousands of these.
+# These are read before it is known who asks, so they must cost next to nothing; a head can hold tens of thousands.
 _MAX_PARAMETERS = 1_000
 _MAX_ACCEPT = 4_096  # characters
 
@@ -27,7 +27,7 @@ _QUERY = "feed.query"  # in the scope
 
 
 def query_of(connection: HTTPConnection) -> Query:
-    """The parameters of its URL, which are read once in a request. Raises `Malformed` as `Query` does."""
+    """Return the parameters of the URL, parsed once in a request. Raises `Malformed` as `Query` does."""
     query: Query | None = connection.scope.get(_QUERY)
     if query is None:
         query = connection.scope[_QUERY] = Query(connection.scope["query_string"])
@@ -35,12 +35,12 @@ def query_of(connection: HTTPConnection) -> Query:
 
 
 def forget_query(connection: HTTPConnection) -> None:
-    """A stream may live for days and has no more use for it."""
+    """Drop the parsed query, which a stream of days does not need any more."""
     connection.scope.pop(_QUERY, None)
 
 
 class Query:
-    """The parameters of a URL. Raises `Malformed` for what is not UTF-8, and for more than a thousand."""
+    """The parameters of a URL. Raises `Malformed` for invalid UTF-8, and for more than a thousand parameters."""
 
     def __init__(self, raw: bytes) -> None:
         if raw.count(b"&") >= _MAX_PARAMETERS:
@@ -55,7 +55,7 @@ class Query:
             self._values.setdefault(name, []).append(value)
 
     def all(self, name: str) -> list[str]:
-        """All values of a parameter that may be repeated."""
+        """Return all values of a parameter that may be repeated."""
         return self._values.get(name, [])
 
     def check(self, use: Use, own: Collection[str] = ()) -> None:
@@ -64,50 +64,50 @@ class Query:
             check_parameters(self._values, use, own)
 
     def one(self, name: str) -> str | None:
-        """The value of a parameter; of several the last one."""
+        """Return the value of a parameter: the last one, if there are several."""
         return self._values[name][-1] if name in self._values else None
 
     def newest(self, names: Collection[str]) -> str | None:
-        """The value of a parameter of several names, of which the one counts that stands last and is not empty: what
-        is added to a URL is added at its end."""
+        """Return the value of a parameter that has several names. The last one that is not empty counts: clients add to
+        a URL at its end."""
         return next((value for name, value in reversed(self._pairs) if value and name in names), None)
 
     def number(self, name: str, *, least: int, most: int) -> int | None:
-        """A whole number within its bounds, None if it is not given."""
+        """Return a whole number, None if it is not given. Raises `Invalid` if it is out of bounds."""
         value = self.one(name)
         if value is None:
             return None
         if not (value.isascii() and value.isdigit() and len(value) < 10 and least <= int(value) <= most):
-            raise Invalid(name, f"is a whole number from {least:,} to {most:,}")
+            raise Invalid(name, f"has to be a whole number from {least:,} to {most:,}")
         return int(value)
 
     def seconds(self, name: str, *, most: int) -> float:
-        """A time in seconds, 0 if it is not given."""
+        """Return a duration in seconds, 0 if it is not given. Raises `Invalid`."""
         value = self.one(name)
         seconds = 0.0 if value is None else float(value) if _DECIMAL.fullmatch(value) else -1.0
         if not 0 <= seconds <= most:
-            raise Invalid(name, f"is a number of seconds from 0 to {most}")
+            raise Invalid(name, f"has to be a number of seconds from 0 to {most}")
         return seconds
 
     def time(self, name: str) -> int | None:
-        """An RFC 3339 time, in milliseconds since 1970."""
+        """Return an RFC 3339 time in milliseconds since 1970, None if it is not given. Raises `Invalid`."""
         value = self.one(name)
         if value is None:
             return None
-        # The plus of an offset comes as a space if it was not percent-encoded.
+        # The plus of an offset arrives as a space if it was not percent-encoded.
         value = value[:19] + value[19:].replace(" ", "+")
         milliseconds = parse_rfc3339(value)
         if milliseconds is None:
-            raise Invalid(name, "is a time as in RFC 3339, such as 2026-11-21T03:05:00Z")
+            raise Invalid(name, "has to be an RFC 3339 time, such as 2026-11-21T03:05:00Z")
         return milliseconds
 
 
 def path_parameter(connection: HTTPConnection, name: str, called: str | None = None) -> str | None:
-    """The topic or pattern in the path, None if the route has none. Raises `Invalid` for what is not UTF-8, which it
-    calls `called`, or `name`."""
+    """Return the topic or pattern in the path, None if the route has none. Raises `Invalid` for invalid UTF-8, and
+    calls the parameter `called`, or `name`."""
     value: str | None = connection.path_params.get(name)
     if value is not None and "\ufffd" in value:
-        # Servers put this character where bytes were no UTF-8: then it is not what was asked for.
+        # Servers put this character where bytes were not UTF-8; then the text is not what the client asked for.
         try:
             unquote_to_bytes(connection.scope.get("raw_path", b"")).decode()
         except UnicodeDecodeError:
@@ -116,11 +116,11 @@ def path_parameter(connection: HTTPConnection, name: str, called: str | None = N
 
 
 def last_event_id(connection: HTTPConnection, query: Query) -> str | None:
-    """The id to resume after. What a reconnect says must beat what the URL was opened with: so the header wins, which
-    browsers send, then what polyfills add to the URL."""
+    """Return the id to resume after. A reconnect's id must win over the one that the URL was opened with: the header
+    (browsers) comes first, then what polyfills add to the URL, then the URL's own."""
     for name, value in connection.scope["headers"]:
         if name == b"last-event-id":
-            # Space around a header's value is no part of it (RFC 9110, 5.5), though servers pass it on.
+            # Space around a header's value is not part of it (RFC 9110, 5.5), though servers pass it on.
             header: str = value.strip(b" \t").decode("utf-8", "replace")
             if header:
                 return header
@@ -128,8 +128,8 @@ def last_event_id(connection: HTTPConnection, query: Query) -> str | None:
 
 
 def media_type(request: Request) -> str:
-    """The body's media type in lower case, without parameters. Refuses a charset other than UTF-8, compression, and
-    what is put together of parts: nobody means the seams of a form to be published."""
+    """Return the body's media type in lower case, without parameters. Raises `Refused` for a charset other than UTF-8,
+    for compression, and for multipart: nobody wants the boundaries of a form published."""
     content_type = request.headers.get("content-type", "")
     kind, _, parameters = content_type.partition(";")
     for parameter in parameters.split(";"):
@@ -137,17 +137,17 @@ def media_type(request: Request) -> str:
         if name.strip().lower() == "charset" and value.strip(' "').lower() not in {"utf-8", "utf8", "us-ascii"}:
             raise Refused(UnreadProblem(415, "the charset has to be UTF-8"))
     if any(value.strip().lower() not in {"", "identity"} for value in request.headers.getlist("content-encoding")):
-        raise Refused(UnreadProblem(415, "a compressed body is not accepted: send it as it is"))
+        raise Refused(UnreadProblem(415, "a compressed body is not accepted: send it uncompressed"))
     kind = kind.strip().lower()
     if kind.startswith("multipart/"):
-        detail = "a form in parts is no event: send the data itself as the body (curl -d or --data-binary, not -F)"
+        detail = "a multipart form is not an event: send the data itself as the body (curl -d or --data-binary, not -F)"
         raise Refused(UnreadProblem(415, detail))
     return kind
 
 
 def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:
-    """Which of the offered media types the client asked for by name and likes best; None if none. Raises `Malformed`
-    for a header that is longer than any that is meant."""
+    """Return the offered media type that the client prefers among those it names, None if it names none of them.
+    Raises `Malformed` for a header of more than `_MAX_ACCEPT` characters."""
     best, found = 0.0, None
     offered = frozenset(offered)
     headers = connection.headers.getlist("accept")
@@ -169,7 +169,7 @@ def accepted(connection: HTTPConnection, offered: Iterable[str]) -> str | None:
 
 
 class Place(NamedTuple):
-    """Where a feed is, as a client sees it: `path` is what stands before `/events`."""
+    """A feed's address, as a client sees it: `path` is the part before `/events`."""
 
     host: str
     path: str
@@ -177,8 +177,8 @@ class Place(NamedTuple):
 
 
 def place_of(request: Request, below: str) -> Place:
-    """Where the feed is one of whose own paths, `below`, was asked for: under a prefix, in a mounted application, or
-    behind a proxy that takes a path away (`root_path`, or what the proxy says)."""
+    """Return the address of the feed whose own path `below` was requested. The feed may be under a prefix, in a mounted
+    application, or behind a proxy that strips a path (known from `root_path` or X-Forwarded-Prefix)."""
     root: str = request.scope.get("root_path", "").rstrip("/")
     path: str = request.scope["path"]
     if not path.startswith(f"{root}/"):
@@ -190,13 +190,13 @@ def place_of(request: Request, below: str) -> Place:
 
 
 def _taken_away(request: Request) -> str:
-    """The path that proxies in front have taken away, as they say; "" for what is no path. Whoever invents one is told
-    his own words, as with the header `Host`."""
+    """Return the path that proxies in front say they stripped, "" if it is not a path. A client that invents one only
+    gets its own words back, as with the header `Host`."""
     said = ",".join(request.headers.getlist("x-forwarded-prefix"))
     path = "".join(each.strip(" \t").rstrip("/") for each in said.split(","))
     return path if _PREFIX.fullmatch(path) else ""
 
 
 def address(connection: HTTPConnection) -> str:
-    """The client's, as the server sees it or a known proxy says; "" if there is none."""
+    """Return the client's address, as the server sees it or a trusted proxy says; "" if there is none."""
     return connection.client.host if connection.client is not None else ""

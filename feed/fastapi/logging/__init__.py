@@ -1,1 +1,1 @@
-"""A line for each request and each stream."""
+"""Log a line for each request and each stream."""

@@ -1,4 +1,4 @@
-"""Log records made of names and values, and what takes tokens out of a text that is to be logged."""
+"""Log records made of names and values, and the removal of tokens from text that is logged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-# No line is made of a request's query or headers. This is for those that somebody else has made, and for tracebacks.
+# Our own lines contain no query and no headers. This is for the lines of other code, and for tracebacks.
 _TOKEN = re.compile(r"(?i)(token=|bearer\s+)[^\s&;,'\"]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
@@ -18,21 +18,21 @@ def without_tokens(text: str) -> str:
     return _TOKEN.sub(lambda found: f"{found[1] or ''}***", text)
 
 
-# The attributes of every record, without a place in the code: no line of ours shows one.
+# Default attributes of a record, without a source location: our records never show one.
 _WITHOUT_PLACE = {**vars(logging.makeLogRecord({})), "process": None, "thread": None}
 _LEVEL_NAMES = {level: logging.getLevelName(level) for level in (10, 20, 30, 40, 50)}
 
 
 class FactRecord(logging.LogRecord):
-    """A record of names and values, made in as little time as possible: there is one for each request.
+    """A record of names and values. It is made as fast as possible, because there is one for each request.
 
-    It works with any handler. A handler may look at all attributes of a record, or copy them to another record.
+    It works with any handler: a handler may look at all attributes of a record, or copy them to another record.
     """
 
     facts: Mapping[str, Any]
 
     def __init__(self, name: str, level: int, facts: Mapping[str, Any]) -> None:
-        # Without the base's constructor, which takes twice as long as all the rest of a line.
+        # The base's constructor is not called: it takes twice as long as all the rest of a line.
         created = time.time()
         self.__dict__ = {
             **_WITHOUT_PLACE,
@@ -47,7 +47,7 @@ class FactRecord(logging.LogRecord):
 
 
 class _Words:
-    """The facts as text: a value with its name, unless it needs none. Made only if a handler asks for it."""
+    """The facts as text, a value with its name unless it needs none. The text is made only if a handler asks for it."""
 
     __slots__ = ("_facts",)
 

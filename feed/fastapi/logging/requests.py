@@ -1,9 +1,8 @@
-"""The line for each request, and for each stream at its end: what it was, what became of it, for whom.
+"""Log a line for each request, and for each stream at its end: what it was, its outcome, and its client.
 
-They are ordinary records of the loggers `feed.requests` and `feed.streams`, and so are logged where the application
-says so: `feed serve` does, a stranger's application decides by itself. A request's line holds its path without the
-query, so that no token is in it, nor is any header. Where somebody has written `&token=` for `?token=`, it is taken
-out, too.
+The lines are ordinary records of the loggers `feed.requests` and `feed.streams`. `feed serve` logs them; any other
+application decides by its own configuration. A request's line has the path without the query, and no header, so that no
+token is in it. A token in the path, by `&token=` in place of `?token=`, is removed too.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from feed import Subscription
 from feed.fastapi.logging.records import FactRecord, without_tokens
 
 _requests = logging.getLogger("feed.requests")
-_publishes = logging.getLogger("feed.requests.publishes")  # those that have succeeded: there may be thousands a second
+_publishes = logging.getLogger("feed.requests.publishes")  # successful publishes: there may be thousands a second
 _streams = logging.getLogger("feed.streams")
 
 _KEY = "feed.request_log"  # in the scope
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked for all the time, by machines
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # machines ask for these all the time
 
-_MAX_PATH = 512  # characters of what a client has sent
+_MAX_PATH = 512  # characters of the path that a client sent
 _MAX_NAME = 128
 _MAX_PATTERNS = 10
 
 
 class RequestLog:
-    """What the line of a request will say, while the request is under way. In a scope only where the line is wanted."""
+    """Collects the line of a request while the request is under way. A scope has one only if the line is wanted."""
 
     __slots__ = ("_begun", "_level", "bytes_in", "bytes_out", "principal", "refused", "status", "streamed")
 
@@ -42,18 +41,18 @@ class RequestLog:
         self.bytes_in = 0
         self.bytes_out = 0
         self.principal: str | None = None
-        self.refused: str | None = None  # why there is no stream, though the status does not say so
-        self.streamed = False  # then there is a line for the stream
+        self.refused: str | None = None  # why there is no stream, if the status does not tell
+        self.streamed = False  # then the stream has a line of its own
 
     def write(self, scope: Scope) -> None:
-        """Log the request, which is over; a stream has a line of its own."""
+        """Log the finished request, unless a stream followed, which has a line of its own."""
         if self.streamed or (self.status == 201 and not _publishes.isEnabledFor(self._level)):
             return
         raw: bytes = scope.get("raw_path") or b""
         client = scope.get("client")
         facts: dict[str, Any] = {
             "event": "request",
-            "method": scope.get("method", "GET"),  # a WebSocket's handshake is one
+            "method": scope.get("method", "GET"),  # a WebSocket's handshake is a GET
             "path": _shown(raw.decode("latin-1"), _MAX_PATH),
             "status": self.status,
             "ms": round((time.perf_counter() - self._begun) * 1000, 2),
@@ -83,26 +82,26 @@ def request_log_of(scope: Scope) -> RequestLog | None:
 
 
 def record_answer(scope: Scope, response: Response) -> None:
-    """Record the whole answer."""
+    """Record the status and size of an answer that is not a stream."""
     if (log := request_log_of(scope)) is not None:
         log.status = response.status_code
         log.bytes_out = len(response.body)
 
 
 def record_stream(scope: Scope) -> None:
-    """Record that a stream follows, which will have a line of its own."""
+    """Record that a stream follows, which has a line of its own."""
     if (log := request_log_of(scope)) is not None:
         log.streamed = True
 
 
 def record_no_stream(scope: Scope, refused: str | None = None) -> None:
-    """Record that a stream's headers were sent but no stream follows: to a HEAD, or as it was `refused`."""
+    """Record that a stream's headers were sent but no stream follows: for a HEAD, or `refused` for this reason."""
     if (log := request_log_of(scope)) is not None:
         log.status, log.refused = 200, refused
 
 
 def log_unreadable(client: tuple[str, int] | None, status: int, detail: str) -> None:
-    """Log something that came and cannot be read as a request."""
+    """Log bytes that could not be read as a request."""
     if _requests.isEnabledFor(logging.INFO):
         facts = {"event": "request", "method": None, "path": None, "status": status, "refused": detail}
         facts["client"] = client[0][:_MAX_NAME] if client else ""
@@ -110,7 +109,7 @@ def log_unreadable(client: tuple[str, int] | None, status: int, detail: str) -> 
 
 
 def log_stream(subscription: Subscription) -> None:
-    """Log a stream that is over."""
+    """Log a stream that has ended."""
     if not _streams.isEnabledFor(logging.INFO):
         return
     peer, patterns = subscription.peer, subscription.selection.patterns
@@ -134,6 +133,8 @@ def log_stream(subscription: Subscription) -> None:
 
 
 def _shown(text: str, most: int) -> str:
-    if "eyJ" in text or "oken=" in text:  # a token's beginning; to look for whole ones costs more than the line
+    if (
+        "eyJ" in text or "oken=" in text
+    ):  # the beginning of a token; searching for whole tokens costs more than the line itself
         text = without_tokens(text)
     return text[:most]

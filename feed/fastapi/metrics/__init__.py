@@ -1,7 +1,7 @@
-"""What `/metrics` says.
+"""The `/metrics` page.
 
-Nothing here imports prometheus-client: it chooses its mode when it is imported, by the variable below.
+Nothing here imports prometheus-client: that library chooses its mode at import, by the variable below.
 """
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus-client calls, in the environment, the folder that several processes share."""
+"""The environment variable with which prometheus-client is told the folder that several processes share."""

@@ -1,12 +1,11 @@
-"""How `/metrics` is made of the figures, in Prometheus's format.
+"""Make the `/metrics` page, in Prometheus's format, from the table of metrics (`feed.fastapi.metrics.table`).
 
-**Nothing here is done per event.** The feed counts in plain numbers, and they are read when somebody asks; what waits
-in queues is summed up then, which takes a millisecond with 15,000 streams. Which figures: `feed.fastapi.metrics.table`.
-How they are read:
+**Nothing here is done per event.** The feed counts in plain numbers, which are read on request. The lengths of the
+queues are summed up on request too, which takes a millisecond with 15,000 streams. There are two ways:
 
-- one process: while the answer is written (`OwnMetrics`);
-- several workers behind one port: each shares its own twice a second in a file that the others read, by
-  prometheus-client's multiprocess mode, so that whichever answers, answers for all (`SharedMetrics`).
+- `OwnMetrics`, one process: the values are read while the answer is written;
+- `SharedMetrics`, several workers behind one port: each writes its values twice a second to a file that the others
+  read, by prometheus-client's multiprocess mode, so that any worker answers for all.
 
 The library chooses its mode when it is imported (see `METRICS_FOLDER`).
 """
@@ -46,23 +45,23 @@ _TRIES, _TRY_AGAIN = 5, 0.002  # seconds
 
 
 class Metrics(Protocol):
-    """What the application needs: an answer, and somebody to keep it true."""
+    """What the application needs: the page, and a task that keeps its values current."""
 
     async def page(self, accept: str) -> tuple[bytes, str]:
-        """All figures, and their media type, by a request's `Accept`."""
+        """Return the page and its media type, chosen by a request's `Accept`."""
 
     async def keep(self) -> None:
-        """Look at the event loop, and share with the other workers what this one knows, for ever."""
+        """Run until cancelled: measure the event loop's delay, and share this worker's values with the others."""
 
     def share(self) -> None:
-        """The same once. After the feed is closed it is the last word."""
+        """Share the values once. Call it after the feed is closed to share the final ones."""
 
 
 def metrics_of(feed: Feed, node: str, *, dropped_lines: Callable[[], int] | None = None) -> Metrics:
-    """The metrics of one feed, under the node's name. They have a registry of their own: several in one process, or
-    those of an application around them, do not get in each other's way.
+    """Return the metrics of one feed, labelled with the node's name. They have a registry of their own, apart from
+    those of other feeds in the process and of the application around.
 
-    `dropped_lines` tells how many lines the program's own log has lost; without it that figure is left out.
+    `dropped_lines` returns how many lines the program's own log has lost; without it that metric is left out.
     """
     loop = LoopDelay()
     kind = SharedMetrics if METRICS_FOLDER in os.environ else OwnMetrics
@@ -70,7 +69,7 @@ def metrics_of(feed: Feed, node: str, *, dropped_lines: Callable[[], int] | None
 
 
 class OwnMetrics(Collector):
-    """Of this process alone."""
+    """The metrics of this process alone."""
 
     def __init__(self, snapshot: Callable[[], Snapshot], loop: LoopDelay, node: str) -> None:
         self._snapshot = snapshot
@@ -80,7 +79,7 @@ class OwnMetrics(Collector):
         self._registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """What the library asks of a collector."""
+        """Yield the metrics, as prometheus-client asks of a collector."""
         now = self._snapshot()
         for figure in FIGURES:
             if isinstance(figure, Distribution):
@@ -107,7 +106,7 @@ class OwnMetrics(Collector):
         return _page(self._registry, accept)
 
     async def keep(self) -> None:
-        """See `Metrics`: there is nobody to share with."""
+        """See `Metrics`. There is no other process to share with."""
         await self._loop.watch()
 
     def share(self) -> None:
@@ -115,8 +114,8 @@ class OwnMetrics(Collector):
 
 
 class SharedMetrics:
-    """Of all processes that have the same folder. What a process that died has counted stays, its gauges go once the
-    one that looks after the workers has said so (`mark_process_dead`)."""
+    """The metrics of all processes that share the folder. The counters of a dead process stay; its gauges go when the
+    supervisor of the workers calls `mark_process_dead`."""
 
     def __init__(self, snapshot: Callable[[], Snapshot], loop: LoopDelay, node: str) -> None:
         self._snapshot = snapshot
@@ -126,7 +125,7 @@ class SharedMetrics:
         MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
     async def page(self, accept: str) -> tuple[bytes, str]:
-        """See `Metrics`. A worker that is just beginning may have made its file and not filled it yet."""
+        """See `Metrics`. Reads again if it fails: a worker that is just starting may not have filled its file yet."""
         self.share()
         return await asyncio.to_thread(self._merged, accept)  # a millisecond for each worker
 
@@ -135,7 +134,7 @@ class SharedMetrics:
             with contextlib.suppress(OSError, ValueError, struct.error):
                 return _page(self._registry, accept)
             time.sleep(_TRY_AGAIN)
-        raise FeedUnavailable("the workers are sharing their figures just now")
+        raise FeedUnavailable("the workers' metrics cannot be read just now: try again")
 
     async def keep(self) -> None:
         """See `Metrics`."""
@@ -145,7 +144,7 @@ class SharedMetrics:
                 try:
                     self.share()
                 except Exception:
-                    logger.exception("the metrics were not shared; the next time comes")
+                    logger.exception("the metrics were not shared with the other workers this time")
                 await asyncio.sleep(_SHARE_SECONDS)
         finally:
             watching.cancel()
@@ -166,7 +165,7 @@ def _labelled(figure: Figure | Distribution, node: str, of_label: str) -> list[s
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Each with the values that are up to its bound, those of the buckets before it included."""
+    """Return the buckets, each counting all values up to its bound, as Prometheus wants them."""
     return list(zip(_bounds(histogram), accumulate(histogram.counts), strict=True))
 
 
@@ -175,8 +174,8 @@ def _bounds(histogram: Histogram) -> list[str]:
 
 
 def _share(figure: Figure | Distribution, node: str) -> _Share:
-    """What puts the figure into this process's file. A sample is made at the first value: before it is known it would
-    say 0."""
+    """Return the function that writes a metric into this process's file. A sample is made at its first value: before
+    that it would show 0."""
     if isinstance(figure, Distribution):
         return _each(figure.values, lambda of_label: _shared_histogram(figure, _labelled(figure, node, of_label)))
     share = _shared_gauge if figure.kind == "gauge" else _shared_counter
@@ -214,8 +213,8 @@ def _shared_counter(figure: Figure, labelled: list[str]) -> Callable[[float], No
 
 
 def _shared_histogram(figure: Distribution, labelled: list[str]) -> Callable[[Histogram], None]:
-    """The library's own histogram takes single values, and here there are sums of very many: so it is its samples that
-    are written, as it writes them, each bucket by itself."""
+    """Return the function that writes a histogram. The library's own `Histogram` takes single values, but ours are
+    sums of many: so write the samples that it would write, one for each bucket."""
     made: list[Any] = []
     counted = [0.0]
 
@@ -230,7 +229,7 @@ def _shared_histogram(figure: Distribution, labelled: list[str]) -> Callable[[Hi
             made.append(sample("sum", labels, labelled))
             made.extend(sample("bucket", [*labels, "le"], [*labelled, bound]) for bound in _bounds(histogram))
             counted = [0.0] * len(made)
-        now = [histogram.sum, *histogram.counts]  # which may go on meanwhile, in another thread
+        now = [histogram.sum, *histogram.counts]  # another thread may go on counting meanwhile
         for place, (own, before) in enumerate(zip(made, counted, strict=True)):
             if now[place] > before:
                 own.inc(now[place] - before)
@@ -242,6 +241,6 @@ def _shared_histogram(figure: Distribution, labelled: list[str]) -> Callable[[Hi
 def _page(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     try:
         encode, media_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is none
+    except (TypeError, ValueError):  # for a version in `Accept` that is not a number
         encode, media_type = choose_encoder("")
     return encode(registry), media_type

@@ -1,1 +1,1 @@
-"""The routes: publish, subscribe, history, WebSocket, and what is around them."""
+"""The routes: publish, subscribe, history, WebSocket, sessions, administration."""

@@ -1,36 +1,36 @@
-"""What those who run a feed want of it, for anybody's application: `app.include_router(admin_router(feed))`."""
+"""The routes for operators of a feed, for any FastAPI application: `app.include_router(admin_router(feed))`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
 
 from feed import Feed
 from feed.fastapi.auth.access import allow_everything
-from feed.fastapi.auth.dependency import Dependency, dependency
+from feed.fastapi.auth.dependency import AuthorizeDependency, solved
 from feed.fastapi.routes.health import health_router
 from feed.fastapi.routes.subscriptions import subscriptions_router
 
 
-def admin_router(feed: Feed, *, authorize: Callable[..., object] | None = None, metrics: bool = True) -> APIRouter:
+def admin_router(feed: Feed, *, authorize: AuthorizeDependency | None = None, metrics: bool = True) -> APIRouter:
     """Serve `/subscriptions`, `/metrics`, `/healthz` and `/readyz`.
 
-    `authorize` is any FastAPI dependency that gives the `Grants` of a request, as for `feed_router`: subscriptions and
-    metrics are for those with `admin=True`, the others for everybody. Unless given, everything is allowed: then put the
-    router behind a login of yours, `include_router(admin_router(feed), prefix="/admin",
+    `authorize` is any FastAPI dependency that returns the `Grants` of a request, as for `feed_router`. Subscriptions
+    and metrics need `admin=True`; the health checks are open to everybody. Without `authorize` everything is allowed:
+    then put the router behind your own login, `include_router(admin_router(feed), prefix="/admin",
     dependencies=[Depends(login)])`.
 
-    `/metrics` says the figures of this process as those of the node `FeedOptions.node`, or of this host. They have a
-    registry of their own, and so leave yours alone. Where PROMETHEUS_MULTIPROC_DIR is set, whichever process answers,
-    answers for all. `metrics=False` leaves them out, and with them the need for prometheus-client.
+    `/metrics` shows the metrics of this process, under the node name `FeedOptions.node`, or this host's name. They have
+    a registry of their own and do not touch yours. If PROMETHEUS_MULTIPROC_DIR is set, any process answers for all.
+    `metrics=False` leaves `/metrics` out, and prometheus-client is then not needed.
 
-    Raises `ImportError` where prometheus-client is needed and missing.
+    Raises `ImportError` if prometheus-client is needed and missing.
     """
-    allowed = allow_everything if authorize is None else Dependency(dependency(authorize))
+    allowed = allow_everything if authorize is None else solved(authorize)
     if not metrics:
         router = APIRouter()
     else:
@@ -41,7 +41,7 @@ def admin_router(feed: Feed, *, authorize: Callable[..., object] | None = None, 
             if error.name is None or error.name.partition(".")[0] != "prometheus_client":
                 raise
             message = (
-                "admin_router: /metrics needs prometheus-client: pip install 'feed[metrics]', or say metrics=False"
+                "admin_router: /metrics needs prometheus-client: pip install 'feed[metrics]', or pass metrics=False"
             )
             raise ImportError(message) from None
         figures = metrics_of(feed, feed.options.node or socket.gethostname())

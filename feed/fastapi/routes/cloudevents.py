@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 over HTTP (the CloudEvents HTTP binding and its JSON format): from a request to drafts.
+"""CloudEvents 1.0 over HTTP (the CloudEvents HTTP binding and its JSON format): turn a request into drafts.
 
     a CloudEvent's      becomes
     type                the event's type, unless the URL says `?type=`
@@ -7,9 +7,9 @@
     data                the data: JSON where `datacontenttype` says so, else text
     data_base64         the same, decoded; it has to be UTF-8
 
-`time` is not kept: a feed's events bear the time of their commit. Nor are `source`, `id`, `dataschema` and extensions:
-whoever wants to read those publishes the whole CloudEvent as `application/json`, and it is kept as it is. `source`
-never names the topic: it says where an event comes from, by a URI, and not what it is about.
+`time` is not kept: a feed's events have the time of their commit. `source`, `id`, `dataschema` and extensions are not
+kept either; to keep them, publish the whole CloudEvent as `application/json`. `source` never names the topic: it is the
+URI of where an event comes from, not what the event is about.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HEADERS = frozenset({b"ce-specversion", b"ce-id", b"ce-source", b"ce-type", b"c
 
 
 class CloudEvent(msgspec.Struct):
-    """One of them, as in JSON. Attributes that are not here are passed over."""
+    """A CloudEvent in its JSON format. Other attributes are ignored."""
 
     specversion: str
     id: str
@@ -52,24 +52,24 @@ class CloudEvent(msgspec.Struct):
     data_base64: str | None = None
 
     def check(self) -> None:
-        """Raises `Invalid` for what is not CloudEvents 1.0."""
+        """Raises `Invalid` if this does not follow CloudEvents 1.0."""
         if self.specversion != "1.0":
-            raise Invalid("specversion", f"only CloudEvents 1.0 are taken here, not {self.specversion[:20]!r}")
+            raise Invalid("specversion", f"only CloudEvents 1.0 are accepted, not {self.specversion[:20]!r}")
         for name, value in (("id", self.id), ("source", self.source), ("type", self.type)):
             if not value:
                 raise Invalid(name, "may not be empty")
         if self.data and self.data_base64 is not None:
-            raise Invalid("data", "and data_base64 exclude each other")
+            raise Invalid("data", "may not be given together with data_base64")
 
     def draft(self, topic: str | None, type: str | None, max_data: int) -> Draft:
-        """What is published of it: to the topic and with the type of the URL, where that has them.
+        """Return the draft to publish. The URL's topic and type, if given, win over the CloudEvent's own.
 
         Raises `Invalid`, `Malformed` and `TooLarge`.
         """
         self.check()
         topic, type = topic or self.subject, type or self.type
         if topic is None:
-            raise Invalid("subject", "is missing: it names the topic, unless the URL does: POST /events/TOPIC")
+            raise Invalid("subject", "is missing: it names the topic, unless the URL does (POST /events/TOPIC)")
         data, is_json = self.content()
         if is_json:
             return json_draft(topic, check_json_size(data.removeprefix(BOM).strip(SPACE), max_data), type)
@@ -77,10 +77,10 @@ class CloudEvent(msgspec.Struct):
             return text_draft(topic, data.decode(), type)
         except UnicodeDecodeError as error:
             place = f"byte {error.start} is {data[error.start]:#04x}"
-            raise Malformed(f"data: not UTF-8, and a feed carries text: {place}") from None
+            raise Malformed(f"data: not UTF-8, and a feed carries only text: {place}") from None
 
     def content(self) -> tuple[bytes, bool]:
-        """The data, and whether it is JSON; else it is text. Without data the text is empty."""
+        """Return the data, and whether it is JSON; else it is text. Without data it is an empty text."""
         is_json = self.datacontenttype is None or _is_json(self.datacontenttype)
         if self.data_base64 is not None:
             data = _decoded(self.data_base64)
@@ -88,11 +88,11 @@ class CloudEvent(msgspec.Struct):
         data = bytes(self.data)
         if data and not is_json and not data.startswith(b'"'):
             raise Invalid("data", f"has to be a string, as datacontenttype is {(self.datacontenttype or '')[:100]!r}")
-        return data, bool(data)  # a string is text to the feed, whatever it is a string of
+        return data, bool(data)  # also a string in JSON, which the feed publishes as text
 
 
 class _Binary(CloudEvent):
-    """One whose data is the body."""
+    """A CloudEvent in binary mode: the body is the data."""
 
     body: bytes = b""
 
@@ -104,16 +104,16 @@ _cloudevent = Kind(CloudEvent, "a CloudEvent")
 
 
 def form_of(media_type: str, headers: Iterable[tuple[bytes, bytes]]) -> Form | None:
-    """How a request holds CloudEvents; None if it holds none. Without `ce-specversion` other `ce-` headers are
-    nothing to us. Raises `Refused` for a format of CloudEvents that is not JSON."""
+    """Return how a request holds CloudEvents, None if it holds none. Without `ce-specversion` other `ce-` headers are
+    ignored. Raises `Refused` for a CloudEvents format other than JSON."""
     if media_type.startswith("application/cloudevents"):
         if media_type == _STRUCTURED:
             return "structured"
         if media_type == _BATCH:
             return "batch"
-        detail = f"CloudEvents are taken as {_STRUCTURED}, as {_BATCH}, and in binary mode"
+        detail = f"CloudEvents are accepted as {_STRUCTURED}, as {_BATCH}, or in binary mode"
         raise Refused(UnreadProblem(415, detail))
-    # A plain loop: each publish comes through here, and a generator would cost it a microsecond.
+    # A plain loop: every publish runs it, and a generator would cost a microsecond.
     for name, _ in headers:
         if name == b"ce-specversion":
             return "binary"
@@ -121,7 +121,7 @@ def form_of(media_type: str, headers: Iterable[tuple[bytes, bytes]]) -> Form | N
 
 
 def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[CloudEvent]:
-    """The events of a request. Raises `Invalid`, for two that are the same too, and `Malformed`."""
+    """Read the events of a request. Raises `Malformed`, and `Invalid`, also for two with the same source and id."""
     if form == "binary":
         return [_binary(body, headers)]
     body = body.removeprefix(BOM)
@@ -129,7 +129,7 @@ def read(form: Form, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> lis
     first: dict[tuple[str, str], int] = {}
     for place, event in enumerate(events):
         if (earlier := first.setdefault((event.source, event.id), place)) != place:
-            raise Invalid(f"event {place}", f"has the source and id of event {earlier}")
+            raise Invalid(f"event {place}", f"has the same source and id as event {earlier}")
     return events
 
 
@@ -141,17 +141,17 @@ def _binary(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> CloudEvent:
         elif name in _HEADERS:
             attribute = name[3:].decode()
             if attribute in values:
-                raise Invalid(f"ce-{attribute}", "may be given once")
+                raise Invalid(f"ce-{attribute}", "may be given only once")
             values[attribute] = _unescaped(attribute, value)
     for attribute in ("id", "source", "type"):
         if attribute not in values:
-            raise Invalid(f"ce-{attribute}", "is missing: a CloudEvent has it")
+            raise Invalid(f"ce-{attribute}", "is missing: every CloudEvent has it")
     return msgspec.convert({**values, "body": body}, _Binary)
 
 
 def key_of(events: Sequence[CloudEvent]) -> str:
-    """The idempotency key of these: a digest of the source and id of each, as both may be of any length and script. A
-    batch has one key, as it is committed whole."""
+    """Return the idempotency key of these events: a digest of their sources and ids, which may be of any length and
+    script. A batch has one key, because it is committed whole."""
     digest = hashlib.sha256()
     for event in events:
         for part in (event.source, event.id):
@@ -169,12 +169,12 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Malformed("data_base64: not Base64: A to Z, a to z, 0 to 9, + and /, in groups of four") from None
+        raise Malformed("data_base64: not Base64 (A to Z, a to z, 0 to 9, + and /, in groups of four)") from None
 
 
 def _unescaped(name: str, value: bytes) -> str:
-    """A header's value as the attribute that it stands for (HTTP binding, 3.1.3.2): out of its quotes, if it has any,
-    then percent-decoded, once."""
+    """Return the attribute that a header's value stands for (HTTP binding, 3.1.3.2): remove the quotes, if any, then
+    percent-decode once."""
     text = value.strip(b" \t").decode("latin-1")
     if found := _QUOTED.fullmatch(text):
         text = re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL)

@@ -1,10 +1,10 @@
-"""A feed that opens and closes with an application, whatever server that is on, and drains with a uvicorn.
+"""Open and close a feed with its application, on any server, and drain it when uvicorn stops.
 
-Servers wait for open streams and long polls when they are told to stop, and tell neither them nor the application. The
-way out is `feed.drain()`, and the README shows for each server who calls it. Only uvicorn's own command line, and
-gunicorn with uvicorn's worker, need no help: they answer SIGTERM by a method of the server, and that is looked at here.
-It is a wire into somebody else's program, which is why it is in this one place, changes nothing there, and does nothing
-where it finds something else.
+A server that is told to stop waits for open streams and long polls, but tells neither them nor the application. Call
+`feed.drain()` to end them: docs/guides/embedding.md shows where, for each server. Only uvicorn's own command line, and
+gunicorn with uvicorn's worker, need no help: they handle SIGTERM with a method of the server object, which this module
+looks at. It reads the internals of another program, so it is kept in this one place, changes nothing there, and does
+nothing where it finds something else.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ _LOOK_SECONDS = 0.5
 
 
 @contextlib.asynccontextmanager
-async def open_with_application(feed: Feed) -> AsyncIterator[None]:
-    """Holds the feed open for as long as the block lasts, and lets it drain when the server does. Our own server sees
-    to that itself."""
+async def open_with_application(feed: Feed, *, server_drains: bool = False) -> AsyncIterator[None]:
+    """Hold the feed open for as long as the block lasts, and drain it when the server is told to stop.
+
+    `server_drains`: the server around the application drains the feed itself, as ours does once it has told every
+    connection that its next answer is the last. Drained before that, a stream would end on a connection that stays.
+    """
     async with contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(feed)
         except LogRefused as error:
-            # Servers show the whole way to an error of the start, and an operator is to see what to do.
+            # Servers show the whole traceback of an error at startup; keep it short, so that operators see what to do.
             raise LogRefused(str(error)) from None
-        watching = asyncio.create_task(_watch(feed), name="feed-drain")
-        try:
-            yield
-        finally:
-            watching.cancel()
+        if not server_drains:
+            watching = asyncio.create_task(_watch(feed), name="feed-drain")
+            stack.callback(watching.cancel)
+        yield
 
 
 async def _watch(feed: Feed) -> None:
@@ -48,10 +50,10 @@ async def _watch(feed: Feed) -> None:
 
 @contextlib.contextmanager
 def drained_by_signals(feed: Feed) -> Iterator[None]:
-    """For as long as the block lasts, in a lifespan, the feed drains when SIGINT or SIGTERM comes, and then the server
-    does what it would have done. For servers that tell an application only when all streams have ended.
+    """Drain the feed at SIGINT or SIGTERM, then let the server handle the signal. Use it in a lifespan, on servers that
+    tell an application that they stop only when all streams have ended.
 
-    Where the server does not answer a signal here, or is in a thread, nothing is changed.
+    It does nothing for a signal that has no Python handler, or outside the main thread.
     """
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
@@ -63,7 +65,7 @@ def drained_by_signals(feed: Feed) -> Iterator[None]:
 @contextlib.contextmanager
 def _drained_by(number: signal.Signals, feed: Feed) -> Iterator[None]:
     answer = signal.getsignal(number)
-    if not callable(answer):  # the system's own answer, which would be lost
+    if not callable(answer):  # the system's default action, which a handler would replace
         yield
         return
 
@@ -75,5 +77,5 @@ def _drained_by(number: signal.Signals, feed: Feed) -> Iterator[None]:
     try:
         yield
     finally:
-        if signal.getsignal(number) is drain_and_answer:  # else somebody has taken it over since
+        if signal.getsignal(number) is drain_and_answer:  # else other code has replaced the handler since
             signal.signal(number, answer)

@@ -1,4 +1,4 @@
-"""The routes as plain ASGI, and what answers a GET of events, whichever way it is read."""
+"""The routes as plain ASGI, and the answer to a GET of events in each of its formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @reads_counted
 async def read_events(gate: Gate, request: Request) -> Response:
-    """Answer a GET of events: with a page where JSON is asked for, with a stream of lines or else of SSE."""
+    """Answer a GET of events with the format that `Accept` prefers: a page of JSON, NDJSON, or else SSE."""
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
     if kind == JSON:
         return await history_page(gate.feed, request, await subscribe_request(gate, request, "poll"))
@@ -44,18 +44,18 @@ async def read_events(gate: Gate, request: Request) -> Response:
 
 
 class FeedEndpoints:
-    """The same routes as plain ASGI, for our own application.
+    """The feed's routes as plain ASGI, for our own application.
 
-    FastAPI's way to a route costs more than publishing does, and its middleware would wrap the server's `send`, which
-    the pump needs as it is.
+    FastAPI's routing costs more than a publish, and its middleware would wrap the server's `send`, which the pump needs
+    unwrapped.
     """
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> bool:
-        """Answer the request, with these headers too, if it is for one of the routes; else say so by `False`, with
-        nothing done."""
+        """Answer the request, with these headers added, if it is for one of the routes. Else return `False` and do
+        nothing."""
         kind = scope["type"]
         path: str = scope["path"]
         root = scope.get("root_path", "").rstrip("/")
@@ -92,7 +92,7 @@ class FeedEndpoints:
             response = await problems_answered(partial(handle, self._gate), Request(scope, receive))
         except Exception:
             logger.exception("%s %r failed", scope["method"], scope["path"])
-            response = Problem(500, "an error of this server, which its log explains")
+            response = Problem(500, "this server failed, and its log says why")
         response.raw_headers += headers
         if not isinstance(response, StreamResponse):
             record_answer(scope, response)

@@ -1,6 +1,6 @@
-"""What a request passes on its way to the feed: whether its page may ask, who it is for, and what they may.
+"""The checks before every route of a feed: the page's origin, the client's grants, and its rate limit.
 
-One gate stands before all routes of a feed; every handler gets its grants from here.
+A feed has one gate, and every handler gets its grants from there.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from feed.peer import Peer, address_key
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """A feed, and the rules for getting to it.
+    """A feed, and the rules for access to it.
 
-    `origins` is None where the application judges every request by them. `topics` say what may be published to which.
-    `max_body` bounds one request's body, in bytes, and `bodies` all of them together; `rate` is how much one client may
-    publish; `shutdown_grace`, in seconds, is how long an SSE stream may take to say `feed.closing` when the server
-    around it stops. `parameters` of a URL are not the feed's, whatever they look like.
+    `origins` is None if the application checks the origin of every request itself. `topics` are the typed topics.
+    `max_body` bounds one request's body, in bytes, and `bodies` all bodies together. `rate` limits what one client may
+    publish. `shutdown_grace` is the time, in seconds, in which an SSE stream may send `feed.closing` when the server
+    around it stops. `parameters` are query parameters of the application, and never refused.
     """
 
     feed: Feed
@@ -41,8 +41,8 @@ class Gate(msgspec.Struct, frozen=True):
     parameters: frozenset[str] = frozenset()
 
     async def publisher(self, connection: HTTPConnection) -> Grants:
-        """Who wants to publish, to topics that are not known yet. Raises `Forbidden`, what `Authorize` raises, and
-        `Overloaded` where it is more than one may."""
+        """Return the grants of a client that wants to publish, to topics that are not known yet, and count one event.
+        Raises `Forbidden`, what `Authorize` raises, and `Overloaded` above the client's rate limit."""
         self._check_origin(connection)
         grants = await self.authorize(connection)
         grants.check_publishes_at_all()
@@ -50,17 +50,17 @@ class Gate(msgspec.Struct, frozen=True):
         return grants
 
     def count(self, connection: HTTPConnection, grants: Grants) -> None:
-        """An event is to be published, whatever comes of it. Raises `Overloaded` if it is one too many."""
+        """Charge one event to the client's rate limit, even if publishing fails later. Raises `Overloaded`."""
         if self.rate is not None:
             self.rate.take(_named(grants, address_key(address(connection))))
 
     def count_more(self, connection: HTTPConnection, grants: Grants, events: int) -> None:
-        """The same for the other events of a batch whose first is counted already."""
+        """Charge the other events of a batch, whose first event `publisher` has charged."""
         if self.rate is not None:
             self.rate.take_more(_named(grants, address_key(address(connection))), events)
 
     async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
-        """Who wants to subscribe to these patterns. Raises `Forbidden` and what `Authorize` raises."""
+        """Return the grants of a client that wants these patterns. Raises `Forbidden`, and what `Authorize` raises."""
         self._check_origin(connection)
         grants = await self.authorize(connection)
         grants.check_subscribe(patterns)
@@ -72,15 +72,15 @@ class Gate(msgspec.Struct, frozen=True):
 
 
 def peer(connection: HTTPConnection, transport: str, grants: Grants) -> Peer:
-    """What the feed has to know of who subscribes."""
+    """Return what the feed has to know of a subscriber."""
     return Peer(transport, address(connection), grants.expires, grants.subject)
 
 
 def principal(connection: HTTPConnection, grants: Grants) -> str:
-    """Whom idempotency keys belong to: the token's subject, or the client's address."""
+    """Return the owner of idempotency keys: the token's subject, or the client's address."""
     return _named(grants, address(connection))
 
 
 def _named(grants: Grants, address: str) -> str:
-    # A space stands in no address: neither can pass for the other.
+    # No address contains a space, so an address and a subject cannot pass for each other.
     return address if grants.subject is None else f"token {grants.subject}"

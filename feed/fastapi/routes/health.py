@@ -1,4 +1,4 @@
-"""What a load balancer asks for: whether the process lives, and whether it takes streams and events."""
+"""Health checks for load balancers: is the process alive, and does it accept streams and events?"""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from feed.fastapi.describe import openapi
 from feed.fastapi.http.json_response import JsonResponse
 from feed.fastapi.http.problems import FeedRoute, Problem, problem_of
 
-_READY_SECONDS = 2.0  # that the log has for its answer
+_READY_SECONDS = 2.0  # within which the log has to answer
 
 
 def health_router(feed: Feed) -> APIRouter:
-    """`/healthz` and `/readyz`, for everybody."""
+    """Serve `/healthz` and `/readyz`, without authorization."""
     router = APIRouter(route_class=FeedRoute, tags=["health"])
 
     @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", openapi_extra=openapi.HEALTH)
     async def healthz() -> Response:
-        """Whether the process lives."""
+        """Tell whether the process is alive."""
         return JsonResponse({"status": "alive"})
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", openapi_extra=openapi.READINESS)
     async def readyz() -> Response:
-        """The log takes events, and streams are taken on."""
+        """Tell whether the log accepts events, and this server new streams."""
         if feed.draining:
             return Problem(503, "this server is being stopped", {"Retry-After": "1"})
         try:

@@ -19,7 +19,7 @@ _MAX_WAIT = 60  # seconds
 
 
 async def history_page(feed: Feed, request: Request, wanted: SubscribeRequest) -> Response:
-    """Answer `GET /events…` with `Accept: application/json`. Nobody waits longer than the grants last."""
+    """Answer `GET /events…` with `Accept: application/json`. A long poll ends when the grants expire."""
     if wanted.refused is not None:
         raise wanted.refused
     query = query_of(request)
@@ -39,9 +39,9 @@ async def history_page(feed: Feed, request: Request, wanted: SubscribeRequest) -
 
 
 async def _something(feed: Feed, request: Request, wanted: SubscribeRequest, after: str, wait: float) -> None:
-    """Return when there is something to tell of what comes after an id, at the latest after `wait` seconds, and at
-    once if the client leaves. Raises `FeedUnavailable` where there is no room to wait: an empty page at once would make
-    the client ask again and again."""
+    """Wait until there is an event or a gap after the id, for at most `wait` seconds, or until the client leaves.
+    Raises `FeedUnavailable` if there is no room to wait: an empty page at once would make the client ask again and
+    again."""
     subscription = await feed.attach(wanted.selection, after=after, last=None, peer=wanted.peer)
     tasks = [asyncio.create_task(_next(subscription)), asyncio.create_task(_disconnected(request))]
     try:

@@ -1,4 +1,4 @@
-"""Publishing over HTTP: from a request to drafts, and from the log's answer to a response."""
+"""Publish over HTTP: turn a request into drafts, and the log's answer into a response."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """One event in JSON: `data` is cut out of the text as it is, and never decoded."""
+    """One event in JSON. `data` is cut out of the text unchanged, and never decoded."""
 
     topic: str
     data: msgspec.Raw
@@ -56,7 +56,7 @@ _envelope = Kind(Envelope, "an event")
 
 @publishes_counted
 async def publish_to_topic(gate: Gate, request: Request) -> Response:
-    """`POST /events/{topic}`: the body is the data."""
+    """Answer `POST /events/{topic}`: the body is the data."""
     grants = await gate.publisher(request)
     topic = path_parameter(request, "topic") or ""
     grants.check_publish(topic)
@@ -67,7 +67,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     is_json = kind == JSON
     # A JSON string may be up to six times as long as the text it stands for.
     limit = min(gate.max_body, 6 * max_data + 2) if is_json else max_data
-    # The body before what else may be wrong: a client that is refused while it still sends may never see why.
+    # Read the body before other checks: a client that is refused while it still sends may never see why.
     async with gate.bodies.read(request, "data", limit) as body:
         check_topic(topic)
         type_ = _type(gate, request) or DEFAULT_TYPE
@@ -80,7 +80,7 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
 
 @publishes_counted
 async def publish_batch(gate: Gate, request: Request) -> Response:
-    """`POST /events`: the body holds the topic, for one event or for many."""
+    """Answer `POST /events`: the body names the topic, for one event or for many."""
     grants = await gate.publisher(request)
     kind = media_type(request)
     if (form := cloudevents.form_of(kind, request.scope["headers"])) is not None:
@@ -107,7 +107,7 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
 async def _publish_cloudevents(
     gate: Gate, request: Request, grants: Grants, form: cloudevents.Form, topic: str | None
 ) -> Response:
-    """Either route with CloudEvents: what the URL says of topic and type goes before what they say."""
+    """Publish CloudEvents, on either route. The URL's topic and type win over those of the CloudEvents."""
     max_data = gate.feed.options.max_data
     limit = min(gate.max_body, 6 * max_data + 2) if form == "binary" else gate.max_body
     async with gate.bodies.read(request, "body", limit) as body:
@@ -141,7 +141,7 @@ async def _publish_cloudevents(
 
 
 def _type(gate: Gate, request: Request) -> str | None:
-    """The type that the URL of one event names. Raises `Invalid`."""
+    """Return the event type in the URL, None if there is none. Raises `Invalid`."""
     query = query_of(request)
     query.check(Use.ONE, gate.parameters)
     type_ = query.one("type")
@@ -149,24 +149,24 @@ def _type(gate: Gate, request: Request) -> str | None:
 
 
 async def _in_thread_if_large(body: bytes, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A large body takes its time: the loop turns meanwhile."""
+    """Call `do`, in a thread if the body is large, so that the event loop is not held up."""
     return await asyncio.to_thread(do, *args, **kwargs) if len(body) > LARGE else do(*args, **kwargs)
 
 
 async def _append(
     gate: Gate, request: Request, grants: Grants, drafts: Sequence[Draft], form: str = "one", own_key: str | None = None
 ) -> list[str]:
-    """`own_key` is what makes the events known where the request does not."""
+    """Append the drafts to the log, and return their ids. `own_key` is used if the request has no `Idempotency-Key`."""
     headers = request.headers.getlist("idempotency-key")
     if len(headers) > 1:
-        raise Invalid("Idempotency-Key", "may be given once")
+        raise Invalid("Idempotency-Key", "may be given only once")
     name = headers[0].strip(" \t") if headers else own_key
     key = None if name is None else idempotency_key(principal(request, grants), name, drafts, form)
     return (await gate.feed.append(drafts, key)).ids
 
 
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
-    """The drafts of a JSON body, and whether it was one event rather than a list."""
+    """Return the drafts of a JSON body, and whether it was one event rather than a list."""
     body = body.removeprefix(BOM)
     if not body.startswith(b"[", _after_blanks(body, 0)):
         return [_draft(_envelope.decode(body), max_data)], True
@@ -180,7 +180,7 @@ def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
 
 
 def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
-    """The drafts of an NDJSON body, an event a line. Empty lines are passed over."""
+    """Return the drafts of an NDJSON body, one event a line. Empty lines are ignored."""
     body = body.removeprefix(BOM)
     drafts: list[Draft] = []
     start = 0
@@ -199,8 +199,8 @@ def _lines(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
 
 
 def _after_blanks(body: bytes, start: int) -> int:
-    """Where the next line begins that is not empty, or the space before it ends. In steps, as millions of empty lines
-    take a while, and another thread may run only between two calls."""
+    """Return the position after the whitespace at `start`. It goes in steps: millions of empty lines take a while, and
+    other threads can run only between two calls."""
     while (end := _BLANKS.match(body, start, start + _STEP).end()) == start + _STEP:  # type: ignore[union-attr]
         start = end
     return end
@@ -212,7 +212,7 @@ def _line(body: bytes, place: int) -> str:
 
 
 def _line_of(body: bytes, event: int) -> str:
-    """Where in an NDJSON body an event is."""
+    """Name the line of an event in an NDJSON body."""
     body = body.removeprefix(BOM)
     start = 0
     for _ in range(event):
@@ -225,7 +225,7 @@ def _draft(envelope: Envelope, max_data: int) -> Draft:
 
 
 def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:
-    # Space around the value is no part of it, nor is it published.
+    # Space around the value is not part of it, and not published.
     return json_draft(topic, check_json_size(body.removeprefix(BOM).strip(SPACE), max_data), type)
 
 
@@ -234,7 +234,7 @@ def _placed(error: Invalid | Malformed, place: str) -> Invalid | Malformed:
 
 
 def text_of(body: bytes) -> str:
-    """Data that is text. Raises `Malformed`."""
+    """Decode data that is text. Raises `Malformed`."""
     try:
         return body.decode()
     except UnicodeDecodeError as error:
@@ -242,7 +242,7 @@ def text_of(body: bytes) -> str:
 
 
 class Created(Response):
-    """The answer to a publish. Its few headers are put together by hand: Starlette takes longer for them than the log
+    """The answer to a publish. Its few headers are made by hand, because Starlette takes longer for them than the log
     for the event."""
 
     def __init__(self, answer: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of requests that are refused, counted by what kind of refusal it is (see `feed.counters`)."""
+"""Count refused requests by the kind of refusal (see `feed.counters`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Handle = Callable[[Gate, Request], Awaitable[Response]]
 
 
 def publishes_counted(handle: _Handle) -> _Handle:
-    """What publishes, and counts what it refuses. What it publishes the feed counts itself."""
+    """Decorate a handler that publishes: count its refusals. The feed itself counts what is published."""
 
     @wraps(handle)
     async def counted(gate: Gate, request: Request) -> Response:
@@ -41,7 +41,7 @@ def publishes_counted(handle: _Handle) -> _Handle:
 
 
 def reads_counted(handle: _Handle) -> _Handle:
-    """The same for what is asked for by readers."""
+    """Decorate a handler for readers: count its refusals."""
 
     @wraps(handle)
     async def counted(gate: Gate, request: Request) -> Response:
@@ -55,12 +55,12 @@ def reads_counted(handle: _Handle) -> _Handle:
 
 
 def publish_refused(counters: Counters, error: Exception) -> None:
-    """Nothing was published, and this is why."""
+    """Count a refused publish under the kind of its error."""
     counters.publishes[_outcome(error)] += 1
 
 
 def read_refused(counters: Counters, error: Exception) -> None:
-    """There is neither a stream nor a page, and this is why."""
+    """Count a reader that got neither a stream nor a page, under the kind of the error."""
     outcome = _outcome(error)
     reason: Refusal
     if isinstance(error, Draining):
@@ -76,13 +76,13 @@ def _outcome(error: Exception) -> Outcome:
     match error:
         case FeedError():
             status = status_of(error)
-        case HTTPException():  # of the application around the feed, as what follows
+        case HTTPException():  # of the application around the feed, as is the next case
             status = error.status_code
         case RequestValidationError():
             status = 422
         case Refused():
             status = error.response.status_code
-        case ClientDisconnect():  # before its request was there
+        case ClientDisconnect():  # before its whole request had arrived
             status = 400
         case _:
             status = 500

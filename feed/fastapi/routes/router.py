@@ -1,4 +1,4 @@
-"""The feed's routes, for our own application and for anybody's: `app.include_router(feed_router(feed))`."""
+"""The feed's routes, for any FastAPI application: `app.include_router(feed_router(feed))`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.types import Lifespan
 
 from feed import Feed
 from feed.fastapi.auth.access import allow_everything
-from feed.fastapi.auth.dependency import Dependency, dependency
+from feed.fastapi.auth.dependency import AuthorizeDependency, solved
 from feed.fastapi.auth.origins import Origins
 from feed.fastapi.describe import openapi
 from feed.fastapi.describe.topics import describe_streams, document_topics
@@ -30,8 +30,8 @@ _Endpoint = TypeVar("_Endpoint", bound=Callable[[Request], Awaitable[Response]])
 
 
 class _Whole(Convertor[str]):
-    """The rest of the path, whatever is in it. Starlette's own `path` stops at a line break, and so would take the
-    topic `a` out of `a%0A`."""
+    """Matches the rest of the path, whatever it contains. Starlette's own `path` stops at a line break, and would find
+    the topic `a` in `a%0A`."""
 
     regex = "(?s:.*)"
 
@@ -45,7 +45,7 @@ class _Whole(Convertor[str]):
 def feed_router(
     feed: Feed,
     *,
-    authorize: Callable[..., object] | None = None,
+    authorize: AuthorizeDependency | None = None,
     topics: Iterable[Topic[Any]] = (),
     strict_topics: bool = False,
     origins: Iterable[str] = (),
@@ -55,37 +55,39 @@ def feed_router(
     assets: bool = False,
     dashboard: bool = False,
 ) -> APIRouter:
-    """Publish, subscribe, history and WebSocket under `/events` and `/ws`.
+    """Return a router that serves publish, subscribe, history and WebSocket under `/events` and `/ws`.
 
-    The feed opens and closes with the application that the router is included in, unless the application has opened it
-    before (`async with feed:` in its lifespan) and so closes it after. Where no lifespan is run, as in an application
-    that is mounted in another, the feed opens at its first use, and closing it is the business of whoever has one.
+    The feed opens and closes with the application that includes the router. If the application opens the feed itself
+    (`async with feed:` in its lifespan), it closes it too. Where no lifespan runs, as in a mounted application, the
+    feed opens at its first use, and an application that has a lifespan has to close it.
 
     Errors on these routes are problem documents, whatever the application around them does.
 
-    `authorize` is any FastAPI dependency that gives the `Grants` of a request or a WebSocket's handshake; unless given,
-    everything is allowed. What it holds, by `yield` or in its own dependencies, is given back before a stream begins.
-    It may raise `feed.Unauthenticated` and `feed.Forbidden`; `HTTPException` is answered as on the application's own
-    routes.
+    `authorize` is any FastAPI dependency that returns the `Grants` of a request or a WebSocket's handshake. Without it
+    everything is allowed. Resources that it holds, by `yield` or in its own dependencies, are released before a stream
+    begins. It may raise `feed.Unauthenticated` and `feed.Forbidden`; an `HTTPException` is answered as on the
+    application's own routes. An open stream ends when its grants do, 15 minutes after they were made unless
+    `Grants.expires` says otherwise: then its client comes back, and `authorize` is asked again. Anything that is not
+    `Grants` is answered with `500`, and the log of the application names it.
 
-    `topics` say what the data of which events is; the first in the list that covers an event's topic and type counts.
-    With `strict_topics` nothing else may be published.
+    `topics` give the data of events a type. The first topic in the list that matches an event's topic and type counts.
+    With `strict_topics` only events that match one may be published.
 
-    Pages of an origin other than the application's own may not publish nor open a WebSocket, unless it is one of
-    `origins`; what else they may, CORS, is the application's business. `max_body` bounds a request's body, in bytes.
-    `shutdown_grace`, in seconds, is how long an SSE stream may take to say `feed.closing` when the server around it
-    stops.
+    Pages of another origin may not publish or open a WebSocket, unless the origin is one of `origins`; for CORS, set up
+    the application. `max_body` bounds a request's body, in bytes. `shutdown_grace` is the time, in seconds, in which an
+    SSE stream may send `feed.closing` when the server around it stops.
 
-    A query parameter that looks like one of the feed's, and is none, is `422`: `parameters` are the application's own.
+    An unknown query parameter that looks like one of the feed's is answered with `422`. List the application's own
+    query parameters in `parameters`.
 
-    With `assets`, `feed.js` and what it loads are served below `/assets`. With `dashboard` these are, and the dashboard
-    at `/`, below the prefix: the page itself is for everybody, what it shows is for whom `authorize` lets see it, by
-    what a browser sends along (a cookie, not a header). It asks for `metrics` beside it: see `admin_router`.
+    With `assets`, `feed.js` and the files it loads are served below `/assets`. With `dashboard` the dashboard is served
+    too, at `/` below the prefix. Everybody may load the page. `authorize` decides what it shows, by what a browser
+    sends with each request (a cookie, not a header). The page also reads `metrics` beside it: see `admin_router`.
     """
-    provide = None if authorize is None else dependency(authorize)
+    allowed = None if authorize is None else solved(authorize)
     gate = Gate(
         feed,
-        allow_everything if provide is None else Dependency(provide),
+        allowed or allow_everything,
         Origins(origins),
         Topics(topics, strict=strict_topics),
         max_body=max_body,
@@ -98,7 +100,7 @@ def feed_router(
         async with open_with_application(feed):
             yield
 
-    router = gated_router(gate, lifespan=lifespan, provide=provide)
+    router = gated_router(gate, lifespan=lifespan, provide=None if allowed is None else allowed.provide)
     if assets or dashboard:
         router.include_router(pages_router(dashboard=dashboard, own_login=True))
     return router
@@ -111,13 +113,13 @@ def gated_router(
     provide: Callable[..., object] | None = None,
     key: bool = False,
 ) -> APIRouter:
-    """The same behind a gate that is there already. Who opens the feed is the caller's business, or the lifespan's.
-    `provide` is the dependency that the gate asks, and `key` whether tokens are needed, for the documents."""
+    """Return the router for an existing gate. The caller, or `lifespan`, opens the feed. Only for the documents:
+    `provide` is the dependency that the gate asks, and `key` whether tokens are needed."""
     register_url_convertor("feed_whole", _Whole())
     router = APIRouter(route_class=FeedRoute, tags=["feed"], lifespan=lifespan)
 
-    # Beside what is served there are routes for OpenAPI alone, never reached as they come after: they have what the
-    # gate asks, and the models of typed topics, which FastAPI is to describe and not to act on.
+    # Each route exists twice. The second is for OpenAPI only, and never reached, as it comes later: it has the gate's
+    # dependency, and the models of typed topics, which FastAPI shall describe but not act on.
     documented = APIRouter(dependencies=[] if provide is None else [Depends(provide)])
 
     def route(path: str, method: str, documentation: dict[str, Any] | None) -> Callable[[_Endpoint], _Endpoint]:
@@ -132,7 +134,7 @@ def gated_router(
                     status_code=status,
                     response_class=Response,
                     response_model=None,
-                    responses={422: {}},  # else FastAPI describes its own
+                    responses={422: {}},  # else FastAPI adds its own description
                     openapi_extra=documentation,
                 )
             return endpoint
@@ -152,20 +154,20 @@ def gated_router(
     @route("/events/{topic:feed_whole}", "HEAD", None)
     @route("/events/{topic:feed_whole}", "GET", openapi.SUBSCRIBE_TO_PATTERN)
     async def subscribe_to_pattern(request: Request) -> Response:
-        """Subscribe, or page through the past with `Accept: application/json`."""
+        """Subscribe to a pattern, or page through history with `Accept: application/json`."""
         return await read_events(gate, request)
 
     @route("/events", "HEAD", None)
     @route("/events", "GET", openapi.SUBSCRIBE)
     async def subscribe(request: Request) -> Response:
-        """The same with the patterns in the query."""
+        """Subscribe to the patterns in the query, or page through history with `Accept: application/json`."""
         return await read_events(gate, request)
 
     @route("/ws/{pattern:feed_whole}", "GET", None)
     @route("/ws", "GET", None)
     async def no_websocket(request: Request) -> Response:
-        """What a proxy makes of a WebSocket if it is not told to pass it on."""
-        detail = "this is a WebSocket: a proxy in front has to pass Upgrade and Connection on, over HTTP/1.1"
+        """Answer a WebSocket's handshake whose `Upgrade` a proxy has removed."""
+        detail = "this path is a WebSocket: a proxy in front has to pass on Upgrade and Connection, over HTTP/1.1"
         return Problem(426, detail, {"Upgrade": "websocket"})
 
     @router.websocket("/ws/{pattern:feed_whole}")

@@ -1,4 +1,4 @@
-"""Streaming over HTTP, as Server-Sent Events or NDJSON: a subscription made into a response."""
+"""Stream a subscription over HTTP, as Server-Sent Events or NDJSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from feed.fastapi.routes.refusals import read_refused
 from feed.fastapi.routes.subscribe import SubscribeRequest
 from feed.media_types import NDJSON, SSE
 
-# Heartbeats are ours. Before 3.5 sse-starlette takes 0 for an interval, and pings without a pause.
+# The feed sends its own heartbeats. Before 3.5, sse-starlette takes 0 for an interval and pings without a pause.
 _NO_PING = 0 if tuple(map(int, version("sse-starlette").split(".")[:2])) >= (3, 5) else 365 * 86_400
 
 Format = Literal["sse", "envelope", "line"]
@@ -33,7 +33,7 @@ Format = Literal["sse", "envelope", "line"]
 _HEADERS = {
     format: [
         (b"content-type", media_type.encode()),
-        # What compresses answers holds a stream back for ever, unless it may not transform them (RFC 9111, 5.2.2.6).
+        # A proxy that compresses answers holds a stream back for ever, unless it may not transform (RFC 9111, 5.2.2.6).
         (b"cache-control", b"no-store, no-transform"),
         (b"connection", b"keep-alive"),
         (b"x-accel-buffering", b"no"),
@@ -46,12 +46,11 @@ _HEADERS = {
 class StreamResponse(Response):
     """A stream of events, or of JSON lines.
 
-    Where the server's own `send` is at hand the pump writes it, and one task waits for its end; elsewhere, inside a
-    stranger's application, sse-starlette carries it, with tasks of its own.
+    If the server's own `send` is at hand, the pump writes the stream, and one task waits for its end. Otherwise, as in
+    most applications around a feed, sse-starlette writes it, with tasks of its own.
 
-    The subscription is made and let go in one place, `__call__`, so that none outlives its response. A refusal for
-    capacity or while draining is no error on SSE, as an `EventSource` would never come back from one: it is a stream
-    that says so and ends.
+    `__call__` both makes the subscription and lets it go, so that none outlives its response. A refusal for capacity or
+    while draining is not an error on SSE, because an `EventSource` would never come back: the stream says so and ends.
     """
 
     def __init__(self, gate: Gate, wanted: SubscribeRequest, format: Format) -> None:
@@ -63,7 +62,7 @@ class StreamResponse(Response):
         self._format = format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See Starlette's."""
+        """Send the stream, until it ends or the client leaves."""
         feed = self._gate.feed
         if scope["method"] == "HEAD":
             record_no_stream(scope)
@@ -75,19 +74,21 @@ class StreamResponse(Response):
             read_refused(feed.counters, error)
             if self._format == "line":
                 problem = problem_of(error)
-                # What was added for the page that asks.
+                # The headers that were added for the page that asks.
                 problem.raw_headers += [header for header in self.raw_headers if header not in _HEADERS[self._format]]
                 record_answer(scope, problem)
                 await problem(scope, receive, send)
                 return
-            if isinstance(error, Draining):  # somebody came back too early: not later than the others, nor with them
+            if isinstance(
+                error, Draining
+            ):  # the client came back too early: wait a part of what others wait, at random
                 refusal = closing("shutdown", int(error.retry_after * random.uniform(0.1, 1) * 1000))
             else:
                 refusal = closing("busy", feed.options.limits.jittered_retry())
             record_no_stream(scope, "shutdown" if isinstance(error, Draining) else "busy")
             await self._carry(_Chunks(None, self._format, refusal), scope, receive, send)
             return
-        del self._wanted  # a stream may live for days and has no more use for it
+        del self._wanted  # a stream may live for days and does not need the request any more
         record_stream(scope)
         try:
             outlet = outlet_for(scope, send, subscription, _last)
@@ -129,15 +130,15 @@ def _last(_: Reason | None) -> Message:
 
 
 class _Chunks:
-    """All that waits for a reader, as one chunk. A class, as an async generator could not be left at any point."""
+    """Iterates over chunks, each of all items that wait. Not an async generator: those cannot be left at any point."""
 
     def __init__(self, subscription: Subscription | None, format: Format, only: Item | None = None) -> None:
         self._subscription = subscription
         self._wire: Callable[[Item], bytes] = attrgetter(format)
-        self._only = only  # to be said before the end, where there is no subscription
+        self._only = only  # the only item, if there is no subscription
 
     def set(self) -> None:
-        """What sse-starlette calls when it sees its server stop. Our own server has ended the feed before."""
+        """End the stream: sse-starlette calls this when its server stops. Our own server ends the feed before that."""
         if self._subscription is not None:
             self._subscription.end("shutdown")
 

@@ -1,4 +1,4 @@
-"""What a reader asks for, read and judged once for every way to read: SSE, NDJSON, a page, a WebSocket."""
+"""Read and check a reader's request, in one place for SSE, NDJSON, pages of history and WebSockets."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Transport = Literal["sse", "ndjson", "poll", "websocket"]
 
 
 class SubscribeRequest(msgspec.Struct, frozen=True):
-    """A reader's request that is well formed, and allowed.
+    """A reader's request that is well formed and allowed.
 
-    `pattern` is the one of the path, None where all are in the query. `refused` says why there can be no stream now,
-    though the request is right: a reader over SSE is told so by a stream that ends.
+    `pattern` is the pattern in the path, None if all are in the query. `refused` says why no stream can begin now,
+    though the request is correct: over SSE a reader is told so by a stream that ends.
     """
 
     pattern: str | None
@@ -35,14 +35,14 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     refused: FeedUnavailable | None
 
     async def attach(self, gate: Gate) -> Subscription:
-        """Begin the subscription. Raises `FeedUnavailable` where there can be none now, and what `Feed.attach` does."""
+        """Begin the subscription. Raises `FeedUnavailable` if none can begin now, and what `Feed.attach` raises."""
         if self.refused is not None:
             raise self.refused
         return await gate.feed.attach(self.selection, after=self.after, last=self.last, peer=self.peer)
 
 
 async def subscribe_request(gate: Gate, connection: HTTPConnection, transport: Transport) -> SubscribeRequest:
-    """Read what a request or a WebSocket's handshake asks for, and ask the gate whether it may.
+    """Read a request or a WebSocket's handshake, and ask the gate whether it is allowed.
 
     Raises `Malformed`, `Invalid`, `Unauthenticated` and `Forbidden`, and what `authorize` raises.
     """

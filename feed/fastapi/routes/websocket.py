@@ -1,4 +1,4 @@
-"""The WebSocket: the same events as over SSE, and publishing by what the client sends."""
+"""The WebSocket: it sends the same events as SSE, and publishes what the client sends."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _CLOSE_CODES = {"shutdown": 1001, "token-expired": 1008, "kicked": 1008, "slow":
 
 
 BATCH_PROTOCOL = "feed.batch"
-"""The subprotocol whose messages hold several events, as JSON objects, one a line."""
+"""The subprotocol whose messages hold several events: JSON objects, one a line."""
 
 
 class Published(msgspec.Struct, forbid_unknown_fields=True):
-    """What a client may send to say more than the data. `ref` comes back with the answer, as it is."""
+    """A message with which a client says more than the data. `ref` is returned unchanged with the answer."""
 
     data: msgspec.Raw
     topic: str | None = None
@@ -54,12 +54,12 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def max_message(max_data: int) -> int:
-    """Bytes of the largest message worth reading: the data may be escaped, six bytes a character, in its envelope."""
+    """Return the size limit of a message, in bytes: its data may be escaped, up to six bytes for one."""
     return 6 * max_data + 4096
 
 
 async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = None) -> None:
-    """One connection, from before it opens to its end. `send` is the server's own, where nothing wraps it."""
+    """Serve one connection, from its handshake to its end. `send` is the server's own, if nothing wraps it."""
     feed = gate.feed
     try:
         wanted = await subscribe_request(gate, websocket, "websocket")
@@ -92,7 +92,7 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
 def _stream(
     websocket: WebSocket, subscription: Subscription, encoders: Encoders, send: Send | None
 ) -> Callable[[], object]:
-    """Let the subscription flow: by the pump if that is possible, else by a task. Gives what stops it."""
+    """Start writing the subscription, with the pump if possible, else with a task. Return what stops it."""
     outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
     if outlet is None:
         return asyncio.create_task(_send(websocket, subscription, encoders.messages)).cancel
@@ -106,7 +106,7 @@ def _close(reason: Reason | None) -> Message:
 
 
 async def _send(websocket: WebSocket, subscription: Subscription, messages: Encoder) -> None:
-    """Everything the subscription hands out; then the close that its end calls for."""
+    """Send what the subscription hands out, then close with the code for its end."""
     reason = None
     try:
         while items := await subscription.take():
@@ -126,8 +126,8 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Enco
 async def _receive(
     gate: Gate, grants: Grants, websocket: WebSocket, subscription: Subscription, topic: str | None
 ) -> int | None:
-    """Publish what the client sends, one message after the other, until it leaves. Gives the code to close with, if
-    it is for us to close."""
+    """Publish what the client sends, one message after the other, until it leaves. Return the code to close with, None
+    if the connection is closed already."""
     while True:
         received = await websocket.receive()
         if received["type"] == "websocket.disconnect":
@@ -145,16 +145,16 @@ async def _receive(
         try:
             await websocket.send({"type": "websocket.send", "text": answer})
         except RuntimeError:
-            return None  # it was closed meanwhile: the stream has ended, or the client broke the rules
+            return None  # closed meanwhile: the stream has ended, or the client violated the protocol
         subscription.sent += len(answer) if answer.isascii() else len(answer.encode())
-        await asyncio.sleep(0)  # a flood of messages must not hold up everybody else
+        await asyncio.sleep(0)  # a flood of messages must not hold up other connections
 
 
 async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, topic: str | None) -> str:
-    """Publish one message. Gives the answer to its sender, good or bad; raises `TooLarge`, and what nobody foresaw."""
+    """Publish one message, and return the answer for its sender. Raises `TooLarge`, and what is not a `FeedError`."""
     ref = b""
     try:
-        grants.check_not_expired()  # the stream is about to end, and may take a moment
+        grants.check_not_expired()  # the stream ends when they expire, but perhaps a moment later
         gate.count(websocket, grants)
         message = _parse(text)
         if message is None:
@@ -172,13 +172,13 @@ async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, 
         publish_refused(gate.feed.counters, error)
         if not isinstance(error, FeedError) or isinstance(error, TooLarge):
             raise
-        ref = ref or _ref(text)  # whoever is refused wants to know for what
+        ref = ref or _ref(text)  # tell the sender which message was refused
         return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), json_text(str(error))))
     return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
 
 
 def _parse(text: str) -> Published | None:
-    """The message, if the text is a JSON object with the key `data`; else the text itself is the data."""
+    """Return the message if the text is a JSON object with the key `data`, else None: the text itself is the data."""
     text = text.removeprefix(_BOM)
     try:
         return _message.one.decode(text)
@@ -196,7 +196,7 @@ def _ref(text: str) -> bytes:
 
 
 def _on_one_line(ref: msgspec.Raw) -> bytes:
-    """With `feed.batch` an object is a line. A line break can stand only between the tokens of JSON."""
+    """Put JSON on one line, as `feed.batch` needs it. In JSON, line breaks can only stand between tokens."""
     return bytes(ref).replace(b"\r", b" ").replace(b"\n", b" ")
 
 
@@ -204,12 +204,12 @@ def _has_data(text: str) -> bool:
     try:
         return "data" in _object.decode(text)
     except UNREADABLE:
-        return _meant_as_message(text)  # the first thing that was wrong with it was not the last
+        return _meant_as_message(text)  # the parser stopped at the first error, so `data` may come later
 
 
 def _meant_as_message(text: str) -> bool:
-    """Whether what is not JSON to msgspec (a lone surrogate, deep nesting) is an object with the key `data` all the
-    same. Numbers are left alone: Python refuses to read very long ones."""
+    """Return whether text that msgspec refuses (a lone surrogate, deep nesting) is still an object with the key `data`.
+    Numbers are not converted: Python refuses very long ones."""
     try:
         value = json.loads(text, parse_int=str, parse_float=str)
     except RecursionError:
@@ -223,7 +223,9 @@ def _topic(own: str | None, of_url: str | None) -> str:
     if own is not None:
         return own
     if of_url is None or "*" in of_url:
-        raise Invalid("topic", "is missing: this connection's URL does not name a single one")
+        raise Invalid(
+            "topic", "is missing: name it in the message, as this connection's URL does not name a single topic"
+        )
     return of_url
 
 

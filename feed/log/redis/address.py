@@ -1,4 +1,4 @@
-"""Which Redis, and which stream on it: `redis://HOST:PORT/DB?stream=NAME`."""
+"""The address of a stream on a Redis: `redis://HOST:PORT/DB?stream=NAME`."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _OPTIONS = {
     "ssl_check_hostname": _SWITCH,
     "ssl_keyfile": _FILE,
 }
-"""And what may be said of each, so that redis-py has nothing to refuse in words of its own."""
+"""The values that each option may have, so that a bad one is refused here, in our words, and not by redis-py."""
 
 
 class Address(NamedTuple):
-    """A stream on a Redis. `url` is what redis-py connects to."""
+    """A stream on a Redis. redis-py connects to `url`."""
 
     url: str
     stream: str
 
     @property
     def keys(self) -> list[str]:
-        """All keys of the log: they share a hash tag, so that a Redis Cluster holds them on one node."""
+        """All keys of the log. They share a hash tag, so that a Redis Cluster keeps them on one node."""
         return [f"{{{self.stream}}}:{name}" for name in ("events", "epochs", "state", "answers", "expiries")]
 
     def key(self, name: str) -> str:
-        """Another key, or channel, of the same feed."""
+        """Return another key, or channel, of the same feed."""
         return f"{{{self.stream}}}:{name}"
 
 
 def parse_address(url: str) -> Address:
-    """Raises `LogRefused` for a URL that names no Redis, and says why."""
+    """Return the address. Raises `LogRefused`, which says what is wrong with the URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise LogRefused("this URL of Redis cannot be read: use redis://HOST:PORT/DB?stream=NAME") from None
+        raise LogRefused("the URL of Redis is not a valid URL: use redis://HOST:PORT/DB?stream=NAME") from None
     query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     stream = query.pop("stream", "feed")
     shown = without_password(url)
@@ -53,24 +53,24 @@ def parse_address(url: str) -> Address:
     except ValueError:
         port = 0
     if port == 0 or (parts.scheme == "unix" and not parts.path) or (parts.scheme != "unix" and not parts.hostname):
-        raise LogRefused(f"{shown!r} names no Redis: use redis://HOST:PORT/DB?stream=NAME")
+        raise LogRefused(f"{shown!r} does not name a Redis: use redis://HOST:PORT/DB?stream=NAME")
     if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+", parts.path):
-        raise LogRefused(f"{shown!r}: what follows the host is the number of a database, such as /0")
+        raise LogRefused(f"{shown!r}: the path must be the number of a database, such as /0")
     if not _STREAM.fullmatch(stream):
-        raise LogRefused(f"{shown!r}: the stream's name is 1 to 100 of A-Z a-z 0-9 . _ : -")
+        raise LogRefused(f"{shown!r}: the stream's name must be 1 to 100 characters of A-Z a-z 0-9 . _ : -")
     if unknown := query.keys() - _OPTIONS.keys():
         known = ", ".join(["stream", *sorted(_OPTIONS)])
-        raise LogRefused(f"{shown!r}: unknown option {min(unknown)!r}; known are {known}")
+        raise LogRefused(f"{shown!r}: there is no option {min(unknown)!r}; the options are {known}")
     for name, value in query.items():
         if not re.fullmatch(_OPTIONS[name], value):
             raise LogRefused(f"{shown!r}: {name!r} cannot be {value!r}")
         if name.startswith("ssl_") and parts.scheme != "rediss":
-            raise LogRefused(f"{shown!r}: {name!r} is for rediss://, where the connection is encrypted")
+            raise LogRefused(f"{shown!r}: {name!r} works with rediss:// only, where the connection is encrypted")
     return Address(parts._replace(query=urlencode(query)).geturl(), stream)
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """Return the URL with its password hidden, to be shown."""
     parts = urlsplit(url)
     if not parts.password:
         return url

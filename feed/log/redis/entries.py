@@ -1,4 +1,4 @@
-"""Between events and the entries of the stream."""
+"""Encodes events for the stream, and decodes its entries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]]) -> bytes:
-    """The batches as the script `append` takes them: one argument, which costs both sides less than one a field."""
+    """Encode batches for the script `append`. One argument costs both sides less than one for each field."""
     return _pack(
         [
             (
@@ -37,7 +37,8 @@ def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]
 
 
 def parse_entries(entries: Sequence[Any]) -> list[Event]:
-    """Events, from what XRANGE gives. What somebody else has written there, or broken, is left out: a hole."""
+    """Return the events of what XRANGE gives. An entry that somebody else has written or damaged is left out: a
+    hole."""
     events = []
     name, epoch = b"", ""
     for id, fields in entries:
@@ -55,6 +56,6 @@ def parse_entries(entries: Sequence[Any]) -> list[Event]:
 
 
 def last_seq(entries: Sequence[Any]) -> int | None:
-    """How far these entries reach, whosesoever they are; None if their ids are not the feed's."""
+    """Return the last seq of these entries, whoever wrote them; None if their ids are not the feed's."""
     prefix, _, seq = entries[-1][0].partition(b"-")
     return int(seq) if prefix == b"0" else None

@@ -1,7 +1,7 @@
-"""Following the stream: what is there is taken in one read, and looked at before it is handed on.
+"""Follows the stream: reads what is there, and checks it before it is handed on.
 
-It supervises itself: whatever becomes of the connection, it goes on where it was, and once a second it makes sure that
-what it hears is what is there.
+A follower supervises itself. Whatever happens to the connection, it continues from where it was, and once a second it
+makes sure that it hears of everything that is in the stream.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from feed.log.redis.writer import Writer
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
-_DEAF_SECONDS = 4.0  # that an event may be known here, and not heard of
-_STRANGE = 3  # looks after which events of epochs that nobody knows are none of this log
-_FEWEST, _MOST = 32, 512  # events of one read: XREAD knows no bound in bytes
+_DEAF_SECONDS = 4.0  # for which an event may be known here and not yet be read; then the connection is deaf
+_STRANGE = 3  # checks after which events of unknown epochs are taken not to belong to this log
+_FEWEST, _MOST = 32, 512  # events of one read: XREAD has no bound in bytes
 _LARGE = 4 << 20
-_TURNS = 2  # of the loop, from a request that has come to its append
-_PATIENCE = 0.005  # for an append to be answered
+_TURNS = 2  # of the loop, from the arrival of a request to its append
+_PATIENCE = 0.005  # seconds to wait for the answer to an append
 
 
 class Follower:
-    """Reads on after the position `after`. `away` is whether it cannot now."""
+    """Reads the stream after the position `after`. `away` tells that it cannot read now."""
 
     def __init__(self, state: State, link: Link, writer: Writer, stream: str, after: int) -> None:
         self._state = state
@@ -42,26 +42,26 @@ class Follower:
         self._after = after
         self._count = _FEWEST
         self._look_at = 0.0
-        self._deaf_at = -1  # where it was when a connection was given up as deaf
-        self._strange = 0  # reads in a row that had events of unknown epochs
-        self._in_step = 0.0  # when it was last known to miss nothing
+        self._deaf_at = -1  # the position at which a connection was last dropped as deaf
+        self._strange = 0  # consecutive reads with events of unknown epochs
+        self._in_step = 0.0  # when it last was known to miss nothing
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff()
         self._complaint = Reminder()
         self.away = False
 
     async def next(self) -> Sequence[Event]:
-        """The next events; none if there were none for a while. Raises `LogLost`."""
+        """Return the next events; none if none came for a while. Raises `LogLost`."""
         try:
             events = await self._next()
         except (FeedUnavailable, Indeterminate) as error:
             if self._complaint.is_due(str(error)) or not self.away:
-                logger.warning("cannot follow the log, and keep trying: %s", error)
+                logger.warning("cannot follow the log (%s); trying again", error)
             self.away = True
             await asyncio.sleep(self._backoff.next())
             return ()
         if self.away:
-            logger.warning("following the log again, from %d on", self._after)
+            logger.warning("following the log again, after %d", self._after)
             self.away = False
             self._backoff.reset()
         return events
@@ -72,7 +72,7 @@ class Follower:
             await self._link.use(self._state.check)
             self._look_at = now + _LOOK_SECONDS
         self._lost()
-        # At least as long as a round trip, so that it cannot spin.
+        # At least the time of a round trip, so that this loop cannot spin.
         block = max(5, int((self._look_at - self._loop.time()) * 1000))
         events, reached = await self._read(self._after, "BLOCK", block, patience=block / 1000 + ANSWER_SECONDS)
         if 0 < len(events) < self._count:
@@ -84,13 +84,13 @@ class Follower:
         if lost is not None:
             events = [event for event in events if event.seq <= lost.position]
             if not events:
-                self._after = lost.position  # of what comes before the loss nothing is left
+                self._after = lost.position  # no event before the loss is left
                 return events
         if not events and (reached <= self._after or lost is not None):
             await self._listen_closely()
             return events
         if not self._state.knows(events):
-            self._look_at = 0.0  # they wait in the stream until it is known what they are
+            self._look_at = 0.0  # they stay in the stream until their epoch is known
             self._strange += 1
             if self._strange < _STRANGE or self._state.news is not None:
                 if self._strange > 1:
@@ -109,7 +109,7 @@ class Follower:
         return events
 
     async def _read(self, after: int, *how: Argument, patience: float = ANSWER_SECONDS) -> tuple[list[Event], int]:
-        """Events, and how far is looked: beyond what others have written, too."""
+        """Return events, and the last seq that was looked at, which counts entries of other writers too."""
         command = ("XREAD", "COUNT", self._count, *how, "STREAMS", self._stream, f"0-{after}")
         answer = await self._link.ask(*command, patience=patience)
         if not answer:
@@ -119,12 +119,12 @@ class Follower:
         if (reached := last_seq(entries)) is not None:
             return events, reached
         if not events:
-            raise FeedUnavailable("somebody else has written into the stream, and nothing can follow")
+            raise FeedUnavailable("another program has written into the stream, and no event can follow")
         return events, events[-1].seq
 
     async def _rest_of(self, last: int) -> list[Event]:
-        """What this node is appending just now, and whatever else is there by then: it goes out together with what
-        woke us, or every reader would be written to once for each node that publishes."""
+        """Read what this node is appending just now, and whatever else has come by then. It goes out together with the
+        events that woke the follower: otherwise every reader would be written to once for each node that publishes."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         await self._writer.settled(_PATIENCE)
@@ -134,11 +134,12 @@ class Follower:
             rest, _ = await self._read(last)
         except (FeedUnavailable, Indeterminate):
             return []  # the next read will say so
-        # What retention has taken in between has to be seen between two batches.
+        # If retention removed events in between, that has to be seen between two batches.
         return rest if rest and rest[0].seq == last + 1 else []
 
     def _lost(self) -> LogLost | None:
-        """What is lost, but only after events that are still to come. Raises what is lost here, one loss at a time."""
+        """Return the next loss if events before it are still to come. Raise a loss that has been reached, one at a
+        time."""
         state = self._state
         record = state.news or state.record
         if record is self._record:
@@ -163,17 +164,17 @@ class Follower:
             self._count = min(_MOST, self._count * 2)
 
     async def _listen_closely(self) -> None:
-        """Raises `FeedUnavailable` if there are events that this connection does not tell of. Those that no other one
-        tells of either are gone."""
+        """Raise `FeedUnavailable` if this connection does not deliver events that are there. If another connection does
+        not deliver them either, they are gone."""
         position, now = self._state.position, self._loop.time()
         if position <= self._after:
             self._in_step = now
         elif now - self._in_step > _DEAF_SECONDS:
             self._in_step = now
             if self._deaf_at == self._after:
-                logger.error("the events after %d, up to %d, are in Redis no more", self._after, position)
+                logger.error("the events after %d, up to %d, are no longer in Redis: skipped", self._after, position)
                 self._after = position
                 return
             self._deaf_at = self._after
             await self._link.drop()
-            raise FeedUnavailable("the connection to Redis is deaf")
+            raise FeedUnavailable("the connection to Redis does not deliver events")

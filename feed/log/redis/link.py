@@ -1,14 +1,14 @@
-"""One connection to Redis: made when it is needed, checked before it is used, thrown away at the first fault.
+"""A connection to Redis: made when it is needed, checked before it is used, dropped at the first fault.
 
-redis-py's own client would reconnect and repeat in between, without our check, and would not tell whether a command
-was sent. So it is its `Connection` that is used here, and its errors become the feed's:
+redis-py's own client would reconnect and repeat a command without our check, and would not tell whether a command was
+sent. So its `Connection` is used here, and its errors become the feed's:
 
 - refused, or failed before the command was sent: `FeedUnavailable`. Nothing was done.
-- broken after it was sent: `Indeterminate`. It may have been done.
+- broken after the command was sent: `Indeterminate`. The command may have been done.
 
-A connection may outlive its server's role: behind an address that leads to whoever is the primary (a Service, a DNS
-name, a load balancer) those from before a failover lead to what is a replica now, and work. So whatever says that the
-other end is not the one that takes writes makes all connections of the log old (`Renewal`).
+A connection may outlive the role of its server. Behind an address that leads to the current primary (a Service, a DNS
+name, a load balancer), connections from before a failover lead to what is a replica now, and still work. So any sign
+that the other end does not take writes makes all connections of the log old (`Renewal`).
 """
 
 from __future__ import annotations
@@ -44,34 +44,33 @@ from feed.log.redis.address import Address
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 4.0
-"""Within which Redis has to answer, or it is taken for deaf."""
+"""The time in which Redis has to answer; after it the connection counts as dead."""
 
 _CONNECT_SECONDS = 2.0
 
-_RENEWAL_SECONDS = 1.0  # at least, and half as much again at most, between two renewals that did not help
-_HELPED_SECONDS = 10.0  # without another one: then the renewal has helped
+_RENEWAL_SECONDS = 1.0  # the longest pause after a renewal that did not help, before jitter of up to a half
+_HELPED_SECONDS = 10.0  # without another renewal: then the last one has helped
 
 _NOT_THE_PRIMARY = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError)
 _NOT_THE_PRIMARY_WORDS = ("UNBLOCKED", "NOREPLICAS")
-"""Answers by which a server says that it is a replica now, or about to become one, or cut off from those that count.
-One that was restarted has no connections from before. Full memory and a full disk are no such thing: whoever is the
-primary has them."""
+"""Answers of a server that is a replica now, or is about to become one, or is cut off from the others. (A restarted
+server has no connections from before.) Full memory and a full disk are not among them: a primary has these too."""
 
-_NOT_LET_IN = "Redis does not let us in: see that the URL has a user and a password that it knows"
+_NOT_LET_IN = "Redis refuses the login: check the user and the password in the URL"
 _NAMED = re.compile(r"(UNKNOWN|FORBIDDEN) (\w+)")
 
 Argument = str | bytes | int
 Ask = Callable[..., Awaitable[Any]]
 Work = Callable[[Ask], Awaitable[bool]]
-"""Some commands and scripts in a row. Gives whether it is the primary that has answered."""
+"""Some commands and scripts in a row. Returns whether the server that answered is the primary."""
 
 
 class Renewal:
-    """Makes the connections of one log old, all at once: what one of them has met counts for the others, which may
-    notice nothing, as reading and listening work on a replica too.
+    """Makes all connections of one log old at once. What one of them has met counts for the others, which may notice
+    nothing, because reading and listening work on a replica too.
 
-    Where a new connection leads to a replica again renewals pause, longer each time, up to a second or so: what can be
-    done on a replica is done meanwhile.
+    If a new connection leads to a replica again, renewals pause, longer each time, up to a second or so. Meanwhile
+    everything that a replica can do still works.
     """
 
     def __init__(self) -> None:
@@ -81,7 +80,7 @@ class Renewal:
         self._not_before = 0.0
 
     def ask_for(self, age: int) -> None:
-        """A connection of this age does not lead to the primary."""
+        """Note that a connection of this age does not lead to the primary."""
         now = asyncio.get_running_loop().time()
         if age != self.age or now < self._not_before:
             return
@@ -93,20 +92,20 @@ class Renewal:
 
 
 class Script:
-    """A Lua script: what is shared, and its own. Redis knows it by its hash once it has run."""
+    """A Lua script: the shared part, and its own. Redis knows the script by its hash once it has run."""
 
     def __init__(self, name: str) -> None:
         folder = files("feed.log.redis") / "scripts"
         shebang, _, own = (folder / f"{name}.lua").read_text("utf-8").partition("\n")
         self.source = f"{shebang}\n{(folder / 'common.lua').read_text('utf-8')}\n{own}"
-        self.hash = hashlib.sha1(self.source.encode()).hexdigest()  # noqa: S324  what Redis calls it by
+        self.hash = hashlib.sha1(self.source.encode()).hexdigest()  # noqa: S324  Redis names scripts by it
 
 
 class Link:
-    """A connection that one command at a time uses. `greet` is awaited on each new one, with what asks over it; what it
-    raises leaves it unused. `renewal` is shared by the links of one log.
+    """A connection that runs one command at a time. On each new connection `greet` is awaited, with a function that
+    asks over it; if it raises, the connection is not used. All links of one log share `renewal`.
 
-    After a failed attempt to connect it refuses at once for a while, longer each time.
+    After a failed attempt to connect the link refuses at once for a while, longer each time.
     """
 
     def __init__(self, address: Address, name: str, greet: Work, renewal: Renewal) -> None:
@@ -115,7 +114,7 @@ class Link:
         self._options = {
             **options,
             **({} if "path" in options else {"socket_keepalive": True}),
-            "socket_timeout": None,  # the times are ours
+            "socket_timeout": None,  # our own timeouts apply
             "socket_connect_timeout": _CONNECT_SECONDS,
             "client_name": name,
             "protocol": 2,
@@ -125,45 +124,46 @@ class Link:
         self._connection: AbstractConnection | None = None
         self._renewal = renewal
         self._complaint = Reminder()
-        self._age = renewal.age  # of the connection
+        self._age = renewal.age  # of the connection, as `Renewal` counts
         self._lock = asyncio.Lock()
         self._backoff = Backoff()
         self._not_before = 0.0
         self._connects = 0
-        self._moved_to: dict[str, str | int] = {}  # by a Redis Cluster
+        self._moved_to: dict[str, str | int] = {}  # the address that a Redis Cluster gave
         self._closed = False
 
     @property
     def reconnects(self) -> int:
-        """How often it had to connect again."""
+        """How often the link had to connect again."""
         return max(0, self._connects - 1)
 
     async def open(self) -> None:
-        """Connect, unless it is. Raises `FeedUnavailable`, and `LogRefused` for a Redis that may not be used."""
+        """Connect, unless there is a connection. Raises `FeedUnavailable`, and `LogRefused` for a Redis that may not be
+        used."""
         async with self._lock:
             await self._ready()
 
     async def ask(self, *command: Argument, patience: float = ANSWER_SECONDS) -> Any:
-        """One command, and its answer, as redis-py parses it."""
+        """Run one command, and return its answer as redis-py parses it."""
         async with self._lock, self._refusals_hidden():
             await self._ready()
             return await self._exchange(*command, patience=patience)
 
     async def run(self, script: Script, *arguments: Argument) -> Any:
-        """A script on the log's keys, and its answer."""
+        """Run a script on the log's keys, and return its answer."""
         async with self._lock, self._refusals_hidden():
             await self._ready()
             return await self._run(script, *arguments)
 
     async def use(self, work: Work) -> None:
-        """Some commands and scripts in a row, that nothing comes between."""
+        """Run some commands and scripts in a row; nothing else comes between."""
         async with self._lock, self._refusals_hidden():
             await self._ready()
             await self._look_for_the_primary(work)
 
     async def say(self, *command: Argument) -> None:
-        """A command whose answer `listen` gives. Nothing happens where the connection is closed, or still waits for an
-        answer, for which this one's would be taken. Raises `FeedUnavailable`."""
+        """Send a command whose answer `listen` returns. Does nothing if the connection is closed, or still waits for
+        another answer, which would be mistaken for the answer to this one. Raises `FeedUnavailable`."""
         connection = self._connection
         if connection is None or self._lock.locked():
             return
@@ -175,14 +175,14 @@ class Link:
             raise FeedUnavailable("the connection to Redis broke") from error
 
     async def listen(self, patience: float) -> Any:
-        """What Redis says next to a connection that has subscribed to a channel. Raises `FeedUnavailable`, also if it
-        says nothing for `patience` seconds, or the connection has become old."""
+        """Return the next message on a connection that has subscribed to a channel. Raises `FeedUnavailable`, also if
+        nothing comes for `patience` seconds, or the connection has become old."""
         connection = self._connection
         if connection is None:
             raise FeedUnavailable("the connection to Redis is closed")
         if self._age != self._renewal.age:
             await self.drop()
-            raise FeedUnavailable("the connection to Redis is old")
+            raise FeedUnavailable("the connection to Redis is replaced, because it may not lead to the primary")
         try:
             async with asyncio.timeout(patience):
                 return await connection.read_response()
@@ -191,27 +191,27 @@ class Link:
             raise FeedUnavailable("the connection to Redis broke") from error
 
     async def close(self) -> None:
-        """Let the connection go for good."""
+        """Close the connection for good."""
         self._closed = True
         await self.drop()
 
     async def drop(self) -> None:
-        """Let the connection go. It comes back when it is needed."""
+        """Close the connection. A new one is made when it is needed."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
 
     @contextlib.asynccontextmanager
     async def _refusals_hidden(self) -> AsyncIterator[None]:
-        """What an operator has to know is for the log of the server, not for those who are served meanwhile."""
+        """Log what only an operator has to know; clients that are served meanwhile get `FeedUnavailable`."""
         try:
             yield
         except LogRefused as error:
             if self._complaint.is_due(str(error)):
                 logger.error("%s", error)
-            raise FeedUnavailable("the log cannot be used", 5) from error
+            raise FeedUnavailable("the log cannot be used: the server's messages say why", 5) from error
         except _Moved as error:
-            raise FeedUnavailable("the log has just moved within the Redis Cluster") from error
+            raise FeedUnavailable("the log has just moved within the Redis Cluster: try again") from error
 
     async def _ready(self) -> None:
         connection = self._connection
@@ -219,7 +219,7 @@ class Link:
             is_old = self._age != self._renewal.age
             if not is_old and not _is_broken(connection) and not await connection.can_read():
                 return
-            await self.drop()  # Redis has hung up, or said something that nobody asked for, or is somebody else now
+            await self.drop()  # Redis has hung up, or sent something unasked, or another server is the primary now
         if self._closed:
             raise FeedUnavailable("the log is closed")
         if asyncio.get_running_loop().time() < self._not_before:
@@ -275,7 +275,7 @@ class Link:
         try:
             return await self._exchange("EVALSHA", *command)
         except _UnknownScript:
-            # Taught and run in one step: between two another client may empty Redis's memory of scripts again.
+            # Loaded and run in one step: between two, another client might flush Redis's scripts again.
             return await self._exchange("EVAL", script.source, *command[1:])
 
     async def _exchange(self, *command: Argument, patience: float = ANSWER_SECONDS) -> Any:
@@ -301,48 +301,48 @@ class Link:
             await self.drop()
             raise Indeterminate("Redis did not answer") from error
         except BaseException:
-            await self.drop()  # the answer would be taken for that to the next command
+            await self.drop()  # its answer would be mistaken for that to the next command
             raise
 
     def _refused(self, command: Sequence[Argument], error: RedisError) -> FeedError:
-        """What is to be said of an answer that is a refusal: nothing was done."""
+        """Return the error for an answer that is a refusal: nothing was done."""
         words = str(error)
         if isinstance(error, _NOT_THE_PRIMARY) or words.startswith(_NOT_THE_PRIMARY_WORDS):
             self._renewal.ask_for(self._age)
         if words.startswith(("WRONGTYPE", "FOREIGN")):
             return LogRefused(
-                f"the keys {self._keys[0]} and its like are somebody else's, or somebody else has written into them: "
-                "choose another name with ?stream=, or see that there are only events, numbered on (XDEL, XSETID)"
+                f"the keys {self._keys[0]} and its like belong to another program, or were changed by one: choose "
+                "another name with ?stream=, or leave only events in the stream, with ids that go on (XDEL, XSETID)"
             )
         name = str(command[0])
-        if (found := _NAMED.match(words)) is not None:  # by a script
+        if (found := _NAMED.match(words)) is not None:  # a script's error names the command
             name = found[2]
         if words.startswith(("unknown command", "UNKNOWN ")):
-            return LogRefused(f"this Redis has no command {name}: it was renamed or disabled, and the feed needs it")
+            return LogRefused(f"this Redis has no command {name}, which the feed needs: undo its renaming or disabling")
         if isinstance(error, NoPermissionError) or words.startswith("FORBIDDEN "):
-            return LogRefused(f"Redis does not let us use {name}, or not with these keys: see that its ACL allows it")
+            return LogRefused(f"Redis does not allow {name}, or not with these keys: allow it in the user's ACL")
         if self._complaint.is_due(words):
             logger.warning("Redis refuses %s: %s", name, words)
         return FeedUnavailable(f"Redis refuses: {_reason(error)}")
 
 
 def _is_broken(connection: AbstractConnection) -> bool:
-    """Whether it is known to be gone. redis-py itself takes one that was reset for a sound one, until it is used: then
-    nobody could tell whether the command was sent."""
-    writer = connection._writer  # noqa: SLF001  it has no name in public
+    """Tell whether the connection is known to be gone. redis-py itself takes a connection that was reset for a sound
+    one until it is used; then nobody could tell whether the command was sent."""
+    writer = connection._writer  # noqa: SLF001  there is no public name for it
     return writer is None or writer.is_closing()
 
 
 class _Moved(Exception):
-    """Another node of the Redis Cluster has the keys, and is connected to from now on. Nothing was done."""
+    """Another node of the Redis Cluster has the keys; the next connection goes there. Nothing was done."""
 
 
 class _UnknownScript(Exception):
-    """Redis does not know the script: it was started anew, or another client has emptied its memory of them."""
+    """Redis does not know the script: Redis was restarted, or another client has flushed its scripts."""
 
 
 def _reason(error: RedisError) -> str:
-    """What a client may know of it: the kind, not the words, which may name keys and settings."""
+    """Return what a client may know of the error: its kind, not its words, which may name keys and settings."""
     match type(error).__name__:
         case "OutOfMemoryError":
             return "its memory is full"

@@ -1,4 +1,4 @@
-"""The log on Redis, put together from what reads, follows and appends."""
+"""The log on Redis, composed of its reader, followers and writer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OLDEST_REDIS = 7
 
 
 class RedisLog:
-    """`redis://HOST:PORT/DB?stream=NAME`. Made by `open`."""
+    """`redis://HOST:PORT/DB?stream=NAME`. Use `open` to make one."""
 
     def __init__(self, url: str, retention: Retention, node: str) -> None:
         self._address = parse_address(url)
@@ -40,7 +40,7 @@ class RedisLog:
         self._asker = self._link("ask")
         self._reader = Reader([self._link("read") for _ in range(_READERS)], self._state)
         self._writer = Writer(self._link("append"), self._state)
-        self._following: set[Link] = set()  # all that ever did
+        self._following: set[Link] = set()  # all links that were ever used to follow
         self._followers: set[Follower] = set()
         self._idle_links: list[Link] = []
         self._asking = asyncio.Lock()
@@ -50,9 +50,9 @@ class RedisLog:
 
     @classmethod
     async def open(cls, url: str, retention: Retention, node: str) -> RedisLog:
-        """Connect, and begin an epoch if there has to be one.
+        """Connect, and begin an epoch if that is necessary.
 
-        Raises `LogRefused` for a Redis that may not be used, `FeedUnavailable` for one that is not there yet.
+        Raises `LogRefused` for a Redis that may not be used, and `FeedUnavailable` for one that cannot be reached yet.
         """
         log = cls(url, retention, node)
         try:
@@ -80,17 +80,17 @@ class RedisLog:
 
     @property
     def oldest_time(self) -> int | None:
-        """See `Log`. What Redis has said when it was last asked what has become of the log."""
+        """See `Log`. The answer of Redis when it was last asked for the log's state."""
         return self._state.oldest_time
 
     @property
     def commits(self) -> Histogram:
-        """See `Log`: a round trip to Redis each, and the script in it."""
+        """See `Log`: each is a round trip to Redis, including the script."""
         return self._writer.commits
 
     @property
     def file_bytes(self) -> FileBytes:
-        """See `Log`: there is none here."""
+        """See `Log`: there are no files here."""
         return FileBytes()
 
     @property
@@ -111,11 +111,11 @@ class RedisLog:
         return await self._reader.read_backward(self.oldest, min(before, self.position + 1), selection, limit)
 
     async def before_time(self, time: int) -> int:
-        """See `Log`. Where the clock of Redis was set back, it may be off by what was committed meanwhile."""
+        """See `Log`. If the clock of Redis was set back, the answer may be off by what was committed meanwhile."""
         return await self._reader.first_since(time, self.oldest, self.position) - 1
 
     async def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
-        """See `Log`. While Redis is away it waits, and goes on where it was."""
+        """See `Log`. While Redis cannot be reached this waits, and then continues from where it was."""
         link = self._idle_links.pop() if self._idle_links else self._link("follow")
         self._following.add(link)
         follower = Follower(self._state, link, self._writer, self._address.keys[0], after)
@@ -126,14 +126,14 @@ class RedisLog:
                     yield events
         finally:
             self._followers.discard(follower)
-            self._idle_links.append(link)  # not closed: nothing may be awaited while `LogLost` is on its way
+            self._idle_links.append(link)  # not closed: no `await` may come between raising and catching `LogLost`
 
     def id_at(self, position: int) -> str:
         """See `Log`."""
         return self._state.epochs.id_at(position)
 
     async def locate(self, id: str) -> int | None:
-        """See `Log`. An id that is not known here may be known to another node: Redis is asked."""
+        """See `Log`. Another node may know an id that this one does not: then Redis is asked."""
         position = self._state.epochs.locate(id, self.position)
         if position is None and is_id(id):
             await self._look()
@@ -146,7 +146,7 @@ class RedisLog:
         return self._state.record.losses_beyond(id)
 
     async def _look(self) -> None:
-        """Ask Redis anew. All who wait for their turn share the next answer."""
+        """Ask Redis for the log's state. All who wait for their turn share the next answer."""
         asked = self._asked
         async with self._asking:
             if asked == self._asked:
@@ -164,10 +164,10 @@ class RedisLog:
             raise FeedUnavailable("Redis does not answer") from error
 
     async def check(self) -> None:
-        """See `Log`: whether Redis takes writes, and those who follow can."""
+        """See `Log`: Redis takes writes, and the followers can follow."""
         await self._ask(self._state.check_writable)
         if any(follower.away for follower in self._followers):
-            raise FeedUnavailable("events cannot be followed now")
+            raise FeedUnavailable("this node cannot follow the log now")
 
     async def ask_others(self, question: bytes) -> Answers:
         """See `Log`."""
@@ -193,17 +193,17 @@ class RedisLog:
             await link.close()
 
     async def _keep_watch(self) -> None:
-        """Look once a second, if nobody else did: so that a follower whose connection is deaf is found out, and what is
-        too old goes also where nobody follows."""
+        """Check the log's state once a second, unless another task has done so. So a follower with a deaf connection is
+        found out, and events that are too old are removed where nobody follows, too."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if asyncio.get_running_loop().time() - self._state.seen > _LOOK_SECONDS * 0.9:
                 try:
                     await self._ask(self._state.check)
                 except FeedUnavailable:
-                    pass  # the follower tells of it
+                    pass  # the follower logs it
                 except Exception:
-                    logger.exception("it could not be seen what has become of the log; the next look comes")
+                    logger.exception("checking the state of the log failed; trying again in a second")
 
     def _link(self, purpose: str) -> Link:
         name = "".join(character if "!" <= character <= "~" else "-" for character in f"feed-{purpose}-{self._node}")
@@ -213,7 +213,7 @@ class RedisLog:
         information = _parse_information(await ask("INFO", "server", "memory"))
         version = information.get("redis_version", "0")
         if int(version.partition(".")[0]) < _OLDEST_REDIS:
-            raise LogRefused(f"this Redis is {version}: the feed needs {_OLDEST_REDIS}.0 or newer, or Valkey")
+            raise LogRefused(f"this Redis is version {version}: the feed needs {_OLDEST_REDIS}.0 or newer, or Valkey")
         policy = information.get("maxmemory_policy", "noeviction")
         if policy.startswith("allkeys"):
             raise LogRefused(

@@ -1,8 +1,8 @@
 """The nodes on one stream, and the questions that they ask each other over Redis's pub/sub.
 
-Each node says every few seconds that it lives (`nodes`, a sorted set by time), and listens on two channels: one for
-questions to everybody, one for answers to its own. Pub/sub loses what is said to who is away, so an asker waits for a
-moment for those that live, and names those that did not answer.
+Every few seconds each node gives a sign of life (`nodes`, a sorted set by time). It listens on two channels: one for
+questions to all nodes, one for the answers to its own. Pub/sub loses what is sent to a node that is away. So an asker
+waits a moment for the nodes that live, and names those that did not answer.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from feed.log.redis.link import Link, Script
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 2.0  # seconds that the others have for their answer
+_PATIENCE = 2.0  # seconds that the other nodes have to answer
 _BEAT = 2.0  # seconds between two signs of life
-_DEAF = 4 * _BEAT  # without any word, its own included, the listening connection is deaf
-_MAX_ASKING = 64  # questions under way at once
+_DEAF = 4 * _BEAT  # seconds without any message, its own included: then the listening connection is deaf
+_MAX_ASKING = 64  # questions that wait for answers at once
 
 
 class _Question(msgspec.Struct, frozen=True, array_like=True):
@@ -43,7 +43,7 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Asked:
-    """A question under way: what was answered, by node, and whose answers are awaited."""
+    """A question that waits for answers: those given, by node, and the nodes whose answers are awaited."""
 
     def __init__(self) -> None:
         self.awaited: set[str] = set()
@@ -51,18 +51,18 @@ class _Asked:
         self.complete = asyncio.Event()
 
     def take(self, answer: _Answer) -> None:
-        """An answer has come."""
+        """Add an answer."""
         self.given[answer.node] = answer.answer
         if self.awaited <= self.given.keys():
             self.complete.set()
 
 
 class Nodes:
-    """A node's place among the others. `answer` is what it says to their questions."""
+    """One node among the others. `answer` answers their questions."""
 
     def __init__(self, address: Address, node: str, speaker: Link, listener: Link) -> None:
         self.answer: Callable[[bytes], bytes] | None = None
-        self._name = f"{node} {secrets.token_hex(4)}"  # two may have been given one name
+        self._name = f"{node} {secrets.token_hex(4)}"  # two nodes may have been given the same name
         self._speaker = speaker
         self._listener = listener
         self._nodes = address.key("nodes")
@@ -76,9 +76,9 @@ class Nodes:
         ]
 
     async def ask(self, question: bytes) -> Answers:
-        """What the other nodes say. Raises `FeedUnavailable` if Redis cannot be asked who they are."""
+        """Ask the other nodes, and return their answers. Raises `FeedUnavailable` if Redis cannot say who they are."""
         if len(self._asked) >= _MAX_ASKING:
-            raise FeedUnavailable("too many questions to the other nodes at once")
+            raise FeedUnavailable("too many questions to the other nodes at once: ask again later")
         number = secrets.token_hex(8)
         asked = self._asked[number] = _Asked()
         try:
@@ -97,11 +97,11 @@ class Nodes:
         return Answers(list(asked.given.values()), sorted(name.rpartition(" ")[0] for name in silent))
 
     async def close(self) -> None:
-        """Take leave."""
+        """Leave the list of nodes, and close the connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(FeedUnavailable, Indeterminate):  # then it is forgotten after a while
+        with contextlib.suppress(FeedUnavailable, Indeterminate):  # then the other nodes forget this one after a while
             await self._speaker.ask("ZREM", self._nodes, self._name)
         await self._speaker.close()
         await self._listener.close()
@@ -110,17 +110,18 @@ class Nodes:
         await self._speaker.ask("PUBLISH", channel, msgspec.msgpack.encode(message))
 
     async def _live(self) -> None:
-        """A node whose sign of life is missing is not asked by the others: whatever goes wrong, the next one comes."""
+        """Give signs of life until cancelled. The others do not ask a node without one, so after any error the next
+        sign is tried."""
         sign = Script("live")
         while True:
-            await self._hearing.wait()  # who does not hear questions is not to be waited for
+            await self._hearing.wait()  # a node that does not hear questions must not be waited for
             try:
                 await self._speaker.run(sign, self._nodes, self._name, int(_DEAF * 1000))
                 await self._listener.say("PING")
             except (FeedUnavailable, Indeterminate):
-                pass  # the follower tells of it
+                pass  # the follower logs it
             except Exception:
-                logger.exception("this node could not say that it lives; it will try again")
+                logger.exception("this node could not give a sign of life; trying again")
             await asyncio.sleep(_BEAT)
 
     async def _listen(self) -> None:
@@ -135,21 +136,22 @@ class Nodes:
                     backoff.reset()
                     await self._answered(message)
             except (FeedUnavailable, Indeterminate):
-                pass  # the follower tells of it
+                pass  # the follower logs it
             except Exception:
-                logger.exception("this node could not listen to the others; it will try again")
+                logger.exception("this node could not listen to the other nodes; trying again")
                 await self._listener.drop()
             self._hearing.clear()
             await asyncio.sleep(backoff.next())
 
     async def _answered(self, message: Any) -> None:
-        """Anybody may say anything on a channel, and the others may be of another version."""
+        """Handle a message that may be anything: anybody may publish on a channel, and other nodes may have another
+        version."""
         try:
             await self._hear(message)
         except (FeedUnavailable, Indeterminate):
-            pass  # who has asked names this node
+            pass  # the node that asked names this one as silent
         except Exception:
-            logger.exception("a question or an answer of another node broke; the next one comes")
+            logger.exception("handling a question or an answer of another node failed; going on with the next one")
 
     async def _hear(self, message: Any) -> None:
         if not isinstance(message, list) or message[0] != b"message":

@@ -1,4 +1,4 @@
-"""Reading what is in the stream: a page a script call, which ends at its bytes; few at once."""
+"""Reads the stream: one script call for each page, which ends at its bytes, and few calls at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from feed.log.redis.link import Argument, Link, Script
 from feed.log.redis.state import State
 from feed.pattern import Selection
 
-_LOOKS = 2  # until what was found counts
-_SCAN_EVENTS = 500  # of one page: about as much as may be parsed without holding up the loop
+_LOOKS = 2  # reads of a range before its result counts
+_SCAN_EVENTS = 500  # of one page: about as many as may be parsed without holding up the loop
 
 
 class Reader:
@@ -36,7 +36,7 @@ class Reader:
             return Page([], after, after)
         events = await self._events("forward", after + 1, until, selection, limit)
         if not events:
-            return Page([], until, until)  # they are gone
+            return Page([], until, until)  # the events are gone
         scan = await _scanned(events, selection, limit)
         start = events[0].seq - 1
         return Page(scan.wanted, start, start + scan.looked)
@@ -53,31 +53,30 @@ class Reader:
         return Page(scan.wanted, end - scan.looked, end)
 
     async def first_since(self, time: int, oldest: int, position: int) -> int:
-        """The seq of the first event committed at `time` or later."""
+        """Return the seq of the first event committed at `time` or later."""
         return int(await self._run(self._search, time, oldest, position))
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         for link in self._links:
             await link.close()
 
     async def _events(self, direction: str, low: int, high: int, selection: Selection, limit: int) -> Sequence[Event]:
-        """Some of the events from `low` to `high`, up to the next hole; none if they are all gone."""
+        """Return some of the events from `low` to `high`, up to the next hole; none if they are all gone."""
         all_wanted = selection.everything and not selection.types
         count = min(limit, _SCAN_EVENTS) if all_wanted else _SCAN_EVENTS
         for _ in range(_LOOKS):
             events = leading_run(await self._found(direction, low, high, count))
             if self._state.knows(events) if events else high < self._state.oldest:
                 return events
-            # Nothing is where something should be, or something of an epoch that is not known here: these may be other
-            # events than those that were meant.
+            # Events are missing, or are of an epoch that is not known here: they may not be the events that were meant.
             await self._check()
         if self._state.news is not None:
             raise FeedUnavailable("the log has changed, and this node is still finding out how")
         return leading_run(self._state.known(events))
 
     async def _found(self, direction: str, low: int, high: int, count: int) -> Sequence[Event]:
-        """Where somebody else has written so much that nothing else is seen, what lies beyond."""
+        """Return events from this range. If pages hold nothing but entries of other writers, look beyond those."""
         while low <= high:
             entries = await self._run(self._page, direction, low, high, count, PAGE_BYTES)
             events = parse_entries(entries)
@@ -104,8 +103,8 @@ class Reader:
 
 
 async def _scanned(events: Sequence[Event], selection: Selection, limit: int) -> Scan:
-    """The page that events without a hole make. It gives the loop back now and then: they are here already, and to end
-    the page there would be to fetch them again."""
+    """Make a page from events without a hole. It gives the loop back now and then. It does not end the page there,
+    because the rest of these events would have to be fetched again."""
     scan = Scan(events, selection, limit)
     while scan.go_on():
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What Redis says of the log: which epochs it has had, and from where to where it reaches now."""
+"""What Redis says about the log: its epochs, and which events it holds now."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from feed.log.epochs import Epochs
 
 
 class Record(msgspec.Struct, frozen=True):
-    """`recorded` are the epochs as `(name, first seq)`, oldest first; `lossy` the names of those that began where
-    events had been lost. Unless it is `current`, Redis has become another server since the newest epoch began. Times
-    are milliseconds since 1970. `bytes` are the sizes of the events that are retained, together. `primary` is whether
-    the server that has answered is one: a replica may be behind, and may follow nobody.
-    """
+    """`recorded` are the epochs as `(name, first seq)`, oldest first; `lossy` names those that began where events had
+    been lost. If it is not `current`, Redis has become another server since the newest epoch began. Times are in
+    milliseconds since 1970. `bytes` is the sum of the sizes of the retained events. `primary` tells whether the server
+    that answered is one: a replica may be behind, and may follow nobody."""
 
     recorded: Sequence[tuple[str, int]]
     lossy: frozenset[str]
@@ -35,15 +34,15 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def epochs(self) -> Epochs:
-        """What ids mean by it."""
+        """What ids mean according to this record."""
         return Epochs(self.recorded, self.lossy)
 
     def has_same_epochs(self, other: Record) -> bool:
-        """Whether ids mean in both the same."""
+        """Tell whether ids mean the same in both records."""
         return self.recorded == other.recorded and self.lossy == other.lossy
 
     def loss_since(self, before: Record, position: int) -> LogLost | None:
-        """What is lost for somebody who has seen all up to `position` of the log as it was `before`."""
+        """Return what is lost for a reader that has seen everything up to `position` in the log as it was `before`."""
         known = before.names
         following = next((epoch for epoch in self.recorded if epoch[0] not in known), None)
         losses = [epoch for epoch in self.recorded if epoch[0] in self.lossy - before.lossy]
@@ -55,8 +54,8 @@ class Record(msgspec.Struct, frozen=True):
         return LogLost(place, self.epochs.id_at(place), before.epochs, self.epochs)
 
     def up_to(self, position: int, before: Record) -> Record:
-        """The part of it for somebody who knows it as it was `before` and has come to `position`: without the losses
-        beyond, and what followed them."""
+        """Return the part of this record for a reader that knows it as it was `before` and has come to `position`:
+        without later losses, and what followed them."""
         known = before.names
         recorded: list[tuple[str, int]] = []
         lossy: set[str] = set()
@@ -72,11 +71,12 @@ class Record(msgspec.Struct, frozen=True):
         return self if part.has_same_epochs(self) else part
 
     def _place(self, first: int) -> int:
-        """After which event those were lost before whose place an epoch began, for somebody who reads what is there."""
+        """Return the position after which events were lost before an epoch that begins at `first`, for a reader of what
+        is there."""
         return max(first, self.oldest) - 1
 
     def losses_beyond(self, id: str) -> Sequence[Loss]:
-        """See `Log`. Of several at one place it is one."""
+        """See `Log`. Several losses at one place are reported as one."""
         names = self.names
         name = id.partition("-")[0]
         losses: list[Loss] = []
@@ -91,7 +91,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def parse_record(answer: Sequence[Any]) -> Record:
-    """From what the scripts `look` and `enter` give."""
+    """Parse the answer of the scripts `look` and `enter`."""
     entries, current, position, oldest, oldest_time, now, size, primary = answer
     recorded: list[tuple[str, int]] = []
     lossy: set[str] = set()

@@ -1,7 +1,7 @@
-"""What this node knows of the log: which ids are valid, and from where to where it reaches.
+"""What this node knows about the log: which ids are valid, and which events it holds.
 
-**What ids mean changes in a follower's step only**, when it raises `LogLost`: between that and the reaction of whoever
-follows there is no `await`, so that no position is ever read with the wrong epochs. Until then the news waits.
+**What ids mean changes only in a step of a follower**, when it raises `LogLost`. There is no `await` between that and
+the reaction of the caller, so no position is ever read with the wrong epochs. Until then the new record waits.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from feed.log.epochs import Epochs, new_epoch
 from feed.log.redis.link import Argument, Ask, Script
 from feed.log.redis.record import Record, parse_record
 
-_RETAIN_BYTES = 1 << 30  # unless said
-_LEARN_SECONDS = 3.0  # that the follower has for the news
+_RETAIN_BYTES = 1 << 30  # unless given
+_LEARN_SECONDS = 3.0  # for the follower to react to a new record
 
 
 class State:
-    """One for a log. `news` is a record that its followers have not reacted to yet."""
+    """One for each log. `news` is a record that the log's followers have not reacted to yet."""
 
     def __init__(self, retention: Retention) -> None:
         self.bounds: Sequence[Argument] = (
@@ -32,17 +32,17 @@ class State:
             retention.keys,
         )
         self.record = Record([], frozenset(), False, 0, 1, 0, 0, 0, True)
-        self._names = frozenset(self.record.names)  # of its epochs
+        self._names = frozenset(self.record.names)  # of the record's epochs
         self.news: Record | None = None
         self.epochs = Epochs([("", 1)])
         self.position = 0
-        self.seen = 0.0  # when Redis last answered what has become of the log; the loop's time
+        self.seen = 0.0  # when Redis last told the log's state, in the loop's time
         self._retention = retention
         self._oldest = 1
         self._bytes = 0
         self._oldest_time = 0
         self._written = ("-", 0)
-        self._told = self._written  # what Redis has been told of
+        self._told = self._written  # what of `_written` Redis has been told
         self._changes = 0
         self._adopted = asyncio.Event()
         self._look, self._enter = Script("look"), Script("enter")
@@ -54,26 +54,28 @@ class State:
 
     @property
     def retained(self) -> Retained:
-        """See `Log`. The bytes are what Redis has said with the last append of this node, or when it was last asked
-        what has become of the log, which is done once a second."""
+        """See `Log`. Redis tells the bytes with each append of this node, and when it is asked for the log's state,
+        once a second."""
         return Retained(self.position + 1 - self.oldest, self._bytes)
 
     @property
     def oldest_time(self) -> int | None:
-        """See `Log`. Of an event that has just become the oldest it is known a second later."""
+        """See `Log`. For an event that has just become the oldest the time is known a second later."""
         return self._oldest_time if self.oldest <= self.position and self._oldest_time else None
 
     def knows(self, events: Sequence[Event]) -> bool:
-        """Whether they are all of epochs that this node knows."""
+        """Tell whether the epochs of all these events are known to this node."""
         return {event.epoch for event in events} <= self._names
 
     def known(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Those that are. To others, in a log that is known as it is now, no id leads: they are no events of it."""
+        """Return the events whose epochs are known. If the record is up to date, no id leads to the others: they do not
+        belong to this log."""
         return [event for event in events if event.epoch in self._names]
 
     @property
     def written(self) -> tuple[str, int]:
-        """The newest epoch and event that this node knows of; the epoch may be one whose meaning it has not learned."""
+        """The newest epoch and seq that this node knows of. The meaning of this epoch's ids may not be known here
+        yet."""
         names = self.record.names
         epoch, seq = self._written
         if epoch not in names:
@@ -81,12 +83,12 @@ class State:
         return names[-1], max(self.position, seq) if epoch == names[-1] else self.position
 
     async def check(self, ask: Ask) -> bool:
-        """Ask what has become of the log. Where this node knows otherwise, or events are too old, say so to Redis.
-        Gives whether it is a primary that has answered."""
+        """Ask for the log's state. If this node knows otherwise, or events are too old, tell Redis. Returns whether a
+        primary has answered."""
         return await self._learn(ask, self._looked)
 
     async def check_writable(self, ask: Ask) -> bool:
-        """The same, in such a way that it fails where Redis takes no writes."""
+        """The same, but it fails if Redis takes no writes."""
         return await self._learn(ask, self._entered)
 
     async def _looked(self, ask: Ask) -> Record:
@@ -94,7 +96,7 @@ class State:
         if not record.current or not record.has_same_epochs(self.record) or record.position < self.position:
             return await self._entered(ask)
         if record.oldest <= record.position and record.oldest_time < record.now - self._retention.age * 1000:
-            with contextlib.suppress(FeedUnavailable):  # it takes no writes now, and retention can wait
+            with contextlib.suppress(FeedUnavailable):  # Redis takes no writes now, and retention can wait
                 return await self._entered(ask)
         return record
 
@@ -112,7 +114,7 @@ class State:
             changes = self._changes
             record = await question(ask)
             if changes == self._changes:
-                break  # else the answer may be older than what another connection has brought meanwhile
+                break  # otherwise another connection may have brought a newer answer meanwhile
         self.seen = asyncio.get_running_loop().time()
         self._bytes = record.bytes
         self._oldest_time = record.oldest_time
@@ -128,7 +130,7 @@ class State:
         return record.primary
 
     def adopt(self, record: Record, news: Record | None = None) -> None:
-        """From now on ids mean what they mean in this record. `news` is what there is beyond, if it is a part."""
+        """From now on ids mean what they mean in this record. If it is a part only, `news` is the whole record."""
         if record.loss_since(self.record, self.position) is None:
             self.position = max(self.position, record.position)
         else:
@@ -142,14 +144,14 @@ class State:
         if news is not None:
             return
         if self._written[0] == self.epochs.current:
-            self.position = max(self.position, self._written[1])  # written since the record was
+            self.position = max(self.position, self._written[1])  # committed after the record was made
         if self._written == self._told and self._written[0] not in record.names:
-            self._written = ("-", 0)  # it is gone, and that is in the record
+            self._written = ("-", 0)  # its loss is in the record
         self._adopted.set()
         self._adopted = asyncio.Event()
 
     async def up_to_date(self) -> None:
-        """Wait until the news is known to all. Raises `FeedUnavailable` if that takes long."""
+        """Wait until all followers have reacted to the new record. Raises `FeedUnavailable` if that takes long."""
         try:
             async with asyncio.timeout(_LEARN_SECONDS):
                 while self.news is not None:
@@ -158,7 +160,7 @@ class State:
             raise FeedUnavailable("the log has just changed, and this node is still finding out how") from None
 
     def appended(self, appended: Appended, oldest: int, size: int) -> None:
-        """Something was committed. Under an epoch that is not known here yet its seq says nothing."""
+        """Note a commit. If its epoch is not known here yet, its seq says nothing."""
         self._written = appended.epoch, appended.first + appended.count - 1
         if self.news is None and appended.epoch == self.epochs.current:
             self.position = max(self.position, appended.first + appended.count - 1)
@@ -168,5 +170,5 @@ class State:
                 self._oldest_time = 0  # not known until Redis is asked again
 
     def reached(self, position: int) -> None:
-        """A follower has come to this event."""
+        """Note that a follower has come to this event."""
         self.position = max(self.position, position)

@@ -1,4 +1,5 @@
-"""Appends: what comes while a group is under way is the next group, one script call for all of it."""
+"""Appends to the stream. What arrives while a group is under way forms the next group; each group is one script
+call."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ _GROUP_BYTES = 4 << 20
 
 
 class Writer:
-    """Everything that this node appends, over one connection, a group at a time."""
+    """Appends for this node, over one connection, one group after the other."""
 
     def __init__(self, link: Link, state: State) -> None:
         self.commits = Histogram()
@@ -38,11 +39,11 @@ class Writer:
         self._queue: deque[Append] = deque()
         self._backlog = CommitBacklog()
         self._closed = False
-        self._group: asyncio.Future[None] | None = None  # done when the group that is under way is answered
+        self._group: asyncio.Future[None] | None = None  # done when the current group is answered
         self._task: asyncio.Task[None] | None = None
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None) -> Appended:
-        """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
+        """See `Log`. If this is cancelled, the batch may be committed or not, but never in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
         append = self._backlog.add(drafts, key)
@@ -52,19 +53,19 @@ class Writer:
         return await append.future
 
     async def settled(self, patience: float) -> None:
-        """Wait until the group that is under way is answered, if there is one, but only so many seconds."""
+        """Wait until the current group is answered, if there is one, but at most `patience` seconds."""
         if self._group is not None:
             await asyncio.wait([self._group], timeout=patience)
 
     async def close(self) -> None:
-        """Commit what waits."""
+        """Commit what waits, then close the connection."""
         self._closed = True
         if self._task is not None:
             await self._task
         await self._link.close()
 
     async def _run(self) -> None:
-        await asyncio.sleep(0)  # what is published in the same turn of the loop goes along
+        await asyncio.sleep(0)  # publishes of the same turn of the loop join the group
         while self._queue:
             group = self._gather()
             done = self._group = asyncio.get_running_loop().create_future()
@@ -73,9 +74,9 @@ class Writer:
                 answers = await self._commit(group)
             except Exception as error:
                 if not isinstance(error, FeedError):
-                    logger.exception("a commit broke")
-                    error = Indeterminate("the log broke")
-                # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
+                    logger.exception("a commit failed")
+                    error = Indeterminate("the commit failed: the server's messages say why")
+                # Each waiter gets its own exception: a shared one would collect the tracebacks of all.
                 answers = [copy.copy(error) for _ in group]
             finally:
                 self._answer(group, answers)
@@ -86,7 +87,7 @@ class Writer:
         for append, answer in zip(group, answers, strict=True):
             self._backlog.remove(append)
             if append.future.done():
-                continue  # whoever waited has gone
+                continue  # the publisher does not wait any more
             if isinstance(answer, FeedError):
                 append.future.set_exception(answer)
             else:
@@ -114,7 +115,7 @@ class Writer:
                 pack_batches([(append.drafts, append.key) for append in group]),
             )
         except Indeterminate as error:
-            raise Indeterminate("Redis did not answer: it may have been published or not") from error
+            raise Indeterminate("Redis did not answer: the event may be published or not") from error
         answers = [_parsed(each) for each in given]
         committed = [answer for answer, each in zip(answers, given, strict=True) if each is not None and len(each) == 3]
         if committed and isinstance(committed[-1], Appended):

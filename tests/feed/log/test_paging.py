@@ -69,8 +69,8 @@ async def test_what_a_log_does_not_get_beyond_is_passed_over_and_said(caplog: py
     assert await read_on(log, 5, 10, EVERYTHING, 100) == Page([], 10, 10)
     assert await read_back(log, 8, EVERYTHING, 100) == Page([], 0, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "the log does not go on after 5: what is there up to 10 is passed over",
-        "the log does not go back before 8: what is there down to 0 is passed over",
+        "the log cannot be read after 5: skipping everything up to 10",
+        "the log cannot be read before 8: skipping everything down to 0",
     ]
 
 

@@ -222,4 +222,4 @@ async def test_a_read_that_fails_is_not_called_a_publish(
         await told_so_many(told, 1)
     assert proxy.lost_answers == 1
     assert told == ids
-    assert "cannot follow the log, and keep trying: Redis did not answer\n" in caplog.text
+    assert "cannot follow the log (Redis did not answer); trying again\n" in caplog.text

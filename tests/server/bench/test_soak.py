@@ -388,9 +388,9 @@ def test_ctrl_c_ends_it_with_the_report_of_what_was_seen(tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (("--soak", "soon"), "a duration is a number of seconds, or one with s, m or h: 90s, 20m"),
-        (("--soak", "1m", "--nodes", "2"), "--soak: has nothing to do with nodes"),
-        (("storm", "--soak", "1m"), "--soak: has nothing to do with scenario"),
-        (("--soak", "1m", "--log", "memory:", "--log", "sqlite:"), "--soak: one --log at a time"),
+        (("--soak", "1m", "--nodes", "2"), "--soak: cannot be combined with nodes"),
+        (("storm", "--soak", "1m"), "--soak: cannot be combined with scenario"),
+        (("--soak", "1m", "--log", "memory:", "--log", "sqlite:"), "--soak: takes one --log"),
         (("--soak", "1m", "--log", "sqlite:feed.db"), "a soak has a fresh log, where TMPDIR says: --log sqlite:"),
         (("--soak", "1m", "--data", "10"), "--data 10: an event's token alone needs 64 bytes"),
     ],

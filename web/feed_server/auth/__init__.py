@@ -1,1 +1,1 @@
-"""Tokens, and the keys that they are verified with."""
+"""Tokens, and the keys that verify them."""

@@ -1,8 +1,8 @@
-"""The public keys of somebody else who makes the tokens, from a URL: a JWK Set (RFC 7517).
+"""The public keys of the service that makes the tokens, fetched from a URL: a JWK Set (RFC 7517).
 
-They are fetched at the first use and renewed every five minutes, and when a token names one that is not among them, but
-for that no more than twice a minute: who sends made-up names must not make us hammer another's server. However many
-wait, one fetch is under way. Whatever the answer, keys that were good stay until there are others.
+The keys are fetched at the first use and then every five minutes. They are also fetched when a token names an unknown
+key, but at most twice a minute: a client that sends made-up names must not make us flood another's server. However many
+requests wait, only one fetch runs. Whatever the answer, good keys stay until there are new ones.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from feed_server.auth.keys import Key, checked_jwk
 logger = logging.getLogger(__name__)
 
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
-"""What keys from elsewhere may be for. No secrets: one that has a URL is none."""
+"""The algorithms of fetched keys. None of them uses a secret: a secret that has a URL is not a secret."""
 
 MOST_KEYS = 100
-MOST_TRIED = 10  # keys for one token: for one that names none, as there are that fit it
+MOST_TRIED = 10  # keys for one token: a token that does not name its key may fit many
 _MAX_BODY = 512 << 10  # bytes
 
 
@@ -37,24 +37,24 @@ class Pace(msgspec.Struct, frozen=True):
     """How often keys are fetched, in seconds."""
 
     renew: float = 300.0
-    again: float = 30.0  # at the least between a fetch and one for an unknown key, or after one that failed
-    first: float = 1.0  # at the least between two, as long as there are no keys at all
-    timeout: float = 5.0  # of a fetch, all in all
+    again: float = 30.0  # at least, from any fetch to one for an unknown key, and after one that failed
+    first: float = 1.0  # at least, between two fetches as long as there are no keys at all
+    timeout: float = 5.0  # of a whole fetch
 
 
 def check_jwks_url(url: str) -> str:
-    """The URL itself. Raises `ValueError` for one that leads nowhere."""
+    """Return the URL. Raises `ValueError` for one that is not an absolute HTTP URL."""
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError):
         parsed = httpx.URL("")
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ValueError("is no http:// or https:// URL")
+        raise ValueError("is not an http:// or https:// URL")
     return url
 
 
 class RemoteKeys:
-    """The keys behind a URL. `version` counts how often they became others."""
+    """The keys behind a URL. `version` counts how often they have changed."""
 
     def __init__(self, url: str, pace: Pace | None = None) -> None:
         parsed = httpx.URL(check_jwks_url(url))
@@ -71,7 +71,7 @@ class RemoteKeys:
         self.version = 0
 
     async def aclose(self) -> None:
-        """Stop renewing them, until they are needed again."""
+        """Stop renewing the keys, until they are needed again."""
         tasks = [task for task in (self._renewing, self._fetching) if task is not None]
         for task in tasks:
             task.cancel()
@@ -82,33 +82,33 @@ class RemoteKeys:
             await http.aclose()
 
     async def need(self) -> None:
-        """Wait until there are keys. Raises `FeedUnavailable` where there never were any, and none can be had."""
+        """Wait until there are keys. Raises `FeedUnavailable` where none could ever be fetched."""
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew(), name="feed-jwks")
         if not self._keys:
             await self._fetch_after(self._pace.first)
         if not self._keys:
-            raise FeedUnavailable("the keys that tokens are verified with cannot be had", retry_after=2)
+            raise FeedUnavailable("the server cannot fetch the keys that verify tokens", retry_after=2)
 
     async def look_again(self, kid: str | None) -> bool:
-        """Whether they were fetched, as `kid` is none of them, or none was named."""
+        """Fetch the keys if `kid` is not one of them, or not named. Return whether they were fetched."""
         if kid is not None and any(key.id == kid for key in self._keys):
             return False
         return await self._fetch_after(self._pace.again)
 
     def fitting(self, algorithm: str, kid: str | None) -> list[Key]:
-        """Those to try for a token of this algorithm that names this key, or none."""
+        """Return the keys to try for a token of this algorithm that names the key `kid`, or no key."""
         found = [key for key in self._keys if key.algorithm == algorithm and kid in (None, key.id)]
         return found[:MOST_TRIED]
 
     async def _fetch_after(self, pause: float) -> bool:
-        """Fetch them, or wait with others who do, unless it was tried less than `pause` seconds ago."""
+        """Fetch the keys, or wait for the fetch that runs, unless the last one began less than `pause` seconds ago."""
         if self._fetching is None:
             if time.monotonic() < self._tried + pause:
                 return False
             self._tried = time.monotonic()
             self._fetching = asyncio.create_task(self._fetch(), name="feed-jwks-fetch")
-        # Whoever asked may go away, while others still wait for it.
+        # The caller may be cancelled while others still wait for the fetch.
         await asyncio.shield(self._fetching)
         return True
 
@@ -124,7 +124,7 @@ class RemoteKeys:
         except (httpx.HTTPError, OSError, TimeoutError, ValueError, Invalid) as error:
             self._fail(_words(error))
         except Exception as error:
-            logger.exception("keys cannot be read")
+            logger.exception("the fetched keys cannot be read")
             self._fail(type(error).__name__)
         else:
             self._take(members, keys)
@@ -132,13 +132,13 @@ class RemoteKeys:
             self._fetching = None
 
     async def _body(self) -> bytes:
-        # Not compressed, so that what is read is no more than what came.
+        # Not compressed: else a small answer could become a large one.
         if self._http is None:
             self._http = httpx.AsyncClient(
                 follow_redirects=False,
                 timeout=self._pace.timeout,
                 verify=tls_context() if self._url.lower().startswith("https:") else False,
-                trust_env=False,  # what it says is read by us
+                trust_env=False,  # proxies and certificates are read from the environment by `feed.client`
                 proxy=proxy_for(httpx.URL(self._url)),
             )
         headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
@@ -157,7 +157,7 @@ class RemoteKeys:
 
     def _fail(self, reason: str) -> None:
         if reason != self._failure:
-            kept = f"the {len(self._keys)} from before stay" if self._keys else "there are none"
+            kept = f"the keys from before stay in use ({len(self._keys)})" if self._keys else "there are no keys"
             logger.warning("keys for tokens: %s: %s: %s", self._shown, reason, kept)
         self._failure = reason
 
@@ -174,22 +174,22 @@ def _members(body: bytes) -> list[Any]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise ValueError("what it answers is not JSON") from None
+        raise ValueError("the answer is not JSON") from None
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):
-        raise ValueError("what it answers is no JWK Set")  # noqa: TRY004  of a parsed answer, not of an argument
+        raise ValueError("the answer is not a JWK Set")  # noqa: TRY004  of a parsed answer, not of an argument
     return members[:MOST_KEYS]
 
 
 def _keys(members: list[Any]) -> tuple[Key, ...]:
     keys = tuple(key for member in members if isinstance(member, Mapping) and (key := _key(dict(member))))
     if not keys:
-        raise ValueError("what it answers holds no key that is taken: RSA (RS256), EC P-256 (ES256), Ed25519 (EdDSA)")
+        raise ValueError("the answer holds no key of a supported kind: RSA (RS256), EC P-256 (ES256), Ed25519 (EdDSA)")
     return keys
 
 
 def _key(member: dict[str, Any]) -> Key | None:
-    """The key, unless it is one that signs nothing, or not as is done here."""
+    """Return the key. None for one that is not for signatures, or not of a supported kind."""
     operations = member.get("key_ops", ["verify"])
     if member.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return None

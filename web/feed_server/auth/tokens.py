@@ -1,9 +1,9 @@
-"""Tokens: from the text somebody presents to what they may do.
+"""Tokens: from the text that a client presents to what the client may do.
 
-PyJWT judges signatures and times. Nothing in a token's header is believed but which of the keys here to try: the
-algorithm is the key's own, and keys or their addresses in a header (`jwk`, `jku`, `x5u`) are not looked at. Whatever is
-wrong with a token, the answer is `Unauthenticated` with a short reason of our own words, which never repeats any of it,
-but for the start of what should be a pattern: patterns are no secret.
+PyJWT checks signatures and times. A token's header only says which of our keys to try: the algorithm is the key's own,
+and keys or their addresses in a header (`jwk`, `jku`, `x5u`) are ignored. Whatever is wrong with a token, the answer is
+`Unauthenticated` with a short reason in our own words. The reason never repeats a part of the token, except the start
+of what should be a pattern: patterns are not secret.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from feed_server.auth.keys import Key, KeyUse, PrivateKey, one_name
 if TYPE_CHECKING:
     from jwt.types import Options
 
-MAX_TOKEN = 16 << 10  # characters: to look at one takes PyJWT time in proportion
+MAX_TOKEN = 16 << 10  # characters: PyJWT takes time in proportion to the length
 MAX_SUBJECT = 255  # characters
-MAX_PATTERNS = 100  # of each kind: each publish is held against all of them
+MAX_PATTERNS = 100  # of each kind: each publish is compared with all of them
 LEEWAY = 10  # seconds that another's clock may be ahead of ours (RFC 7519, 4.1.5)
-LAST_TIME = 253402300799  # the end of the year 9999; beyond it somebody has counted milliseconds
+LAST_TIME = 253402300799  # the end of the year 9999; a later time was counted in milliseconds
 
-_REPEATED = 64  # characters of a pattern or a member that are said back
-_NAMED = 3  # members that are said back
+_REPEATED = 64  # characters of a pattern or a member that errors repeat
+_NAMED = 3  # unknown members that are named
 _REMEMBERED = 10_000  # tokens
-_REMEMBERED_BYTES = 8 << 20  # of tokens; what is remembered of one is no larger than it is
-_OVERHEAD = 512  # bytes that even the smallest counts for
+_REMEMBERED_BYTES = 8 << 20  # of tokens; what is remembered of a token is not larger than the token
+_OVERHEAD = 512  # bytes that each token counts for besides its length
 
 
 class _Claim(msgspec.Struct):
@@ -50,9 +50,9 @@ class _Claim(msgspec.Struct):
 
 
 class Tokens:
-    """Verifies tokens, and remembers those that it has verified until they expire.
+    """Verifies tokens, and remembers verified ones until they expire.
 
-    `audience` and `issuer` are what a token must be for and from; where there is none, it is not looked at.
+    `audience` and `issuer` are what a token's `aud` and `iss` must be; where one is None, the claim is ignored.
     """
 
     def __init__(
@@ -65,22 +65,23 @@ class Tokens:
     ) -> None:
         self._keys = tuple(keys)
         self._remote = remote
-        self._version = 0  # of the remote keys, which those that are remembered were verified with
+        self._version = 0  # of the remote keys that verified the remembered tokens
         self._audience = audience
         self._issuer = issuer
         self._options: Options = {
             "require": ["exp"],
             "verify_aud": audience is not None,
-            # RFC 7519, 4.1.6: `iat` says how old a token is, and nothing of when it is valid. Clocks differ, and one
-            # that was made a second "later" is as good as any.
+            # RFC 7519, 4.1.6: `iat` says how old a token is, not when it is valid. Clocks differ, and a token that was
+            # made a second "later" is as good as any.
             "verify_iat": False,
             "verify_nbf": False,  # see `_check_begun`
         }
         self._known = _TokenCache(_REMEMBERED, _REMEMBERED_BYTES)
 
     async def grants(self, token: str) -> Grants:
-        """What this token allows now. Raises `Unauthenticated`, or `FeedUnavailable` where the keys cannot be had."""
-        if len(token) > MAX_TOKEN:  # before any work in proportion
+        """Return what this token allows now. Raises `Unauthenticated`, and `FeedUnavailable` where the keys cannot be
+        fetched."""
+        if len(token) > MAX_TOKEN:  # before any work that grows with the length
             raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
         digest = _digest(token)
         known = self._remembered().get(digest)
@@ -91,14 +92,14 @@ class Tokens:
         return grants
 
     def _remembered(self) -> _TokenCache:
-        """What was verified with the keys of now: what a key that is gone has signed has to be verified anew."""
+        """Return the tokens that were verified with the present keys; after a change of keys all are verified anew."""
         if self._remote is not None and self._version != self._remote.version:
             self._version = self._remote.version
             self._known.clear()
         return self._known
 
     async def aclose(self) -> None:
-        """Let go of what is held."""
+        """Close the connections that fetch keys."""
         if self._remote is not None:
             await self._remote.aclose()
 
@@ -116,11 +117,11 @@ class Tokens:
             if grants is None and await remote.look_again(kid):
                 grants = self._try(token, named, remote.fitting(algorithm, kid))
         if grants is None:
-            raise _refusal("its signature is of no key that is known here (made with another secret or key?)")
+            raise _refusal("no key of this server has signed it (was it made with another secret or key?)")
         return grants
 
     def _try(self, token: str, algorithm: str, keys: Sequence[Key]) -> Grants | None:
-        """What the token allows, if its signature is of one of these keys, by an algorithm that it calls so."""
+        """Return what the token allows if one of these keys has signed it by an algorithm of this name, else None."""
         for key in keys:
             try:
                 claims = jwt.decode(
@@ -141,12 +142,12 @@ class Tokens:
 
 
 _ODD = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
-"""What parsers of other people raise at what they did not expect."""
+"""What the parsers of libraries raise at input that they do not expect."""
 
 
 class _TokenCache:
-    """Tokens that were verified, by their digests: who reads this process's memory finds none in it. The oldest goes
-    when there are too many. `size` is what they count for, in bytes."""
+    """Verified tokens by their digests: a dump of this process's memory holds no tokens from here. When there are too
+    many, the oldest is forgotten. `size` is what all count for, in bytes."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
@@ -158,7 +159,7 @@ class _TokenCache:
         return len(self._entries)
 
     def get(self, digest: bytes) -> Grants | None:
-        """What the token allows, if it is known and has not expired."""
+        """Return what the token allows. None if it is not known or has expired."""
         entry = self._entries.get(digest)
         if entry is None:
             return None
@@ -177,7 +178,7 @@ class _TokenCache:
             self._remove(next(iter(self._entries)))
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Forget all tokens."""
         self._entries.clear()
         self.size = 0
 
@@ -190,7 +191,7 @@ class _TokenCache:
 def issue(
     grants: Grants, key: PrivateKey | str, algorithm: str, *, audience: str | None = None, issuer: str | None = None
 ) -> str:
-    """A token that allows this, signed with a private key or a secret."""
+    """Make a token with these grants, signed with a private key or a secret."""
     allowed = {"publish": list(grants.publish), "subscribe": list(grants.subscribe), "admin": grants.admin}
     claims = {
         "sub": grants.subject,
@@ -204,7 +205,7 @@ def issue(
 
 
 class UnverifiedClaims(msgspec.Struct, frozen=True):
-    """A token's claims, whoever wrote them. `text` is the claims as they were written."""
+    """A token's claims, not verified: anyone may have written them. `text` is the claims as they were written."""
 
     algorithm: str
     kid: str | None
@@ -213,22 +214,22 @@ class UnverifiedClaims(msgspec.Struct, frozen=True):
 
     @property
     def unclear(self) -> Iterator[str]:
-        """What of it may not be what its maker meant, though nothing is wrong with it."""
+        """Describe valid claims that are probably not what the token's maker meant."""
         if "feed" not in self.claims:
-            yield "there is no claim `feed`, so it allows nothing"
+            yield "the claim `feed` is missing: the token allows nothing"
         elif isinstance(claim := self.claims["feed"], dict):
             known = _Claim.__struct_fields__
             for name in [name for name in claim if name not in known][:_NAMED]:
-                yield f"`feed` has {name[:_REPEATED]!a}, which means nothing: there are {', '.join(known)}"
+                yield f"`feed` has {name[:_REPEATED]!a}, which means nothing: it may have {', '.join(known)}"
 
     @property
     def grants(self) -> Grants:
-        """What it would allow. Raises `Unauthenticated` where it says so in a way that is not understood."""
+        """What the claims would allow. Raises `Unauthenticated` for claims that cannot be understood."""
         return _grants(self.claims, KeyUse.ALL)
 
 
 def read_unverified(token: str) -> UnverifiedClaims:
-    """What a token says, believed by nobody. Raises `Unauthenticated` where it cannot be read."""
+    """Read a token's claims without verifying them. Raises `Unauthenticated` where the token cannot be read."""
     algorithm, kid = _header(token)
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
@@ -248,7 +249,7 @@ def _refusal(detail: str) -> Unauthenticated:
 
 
 def _header(token: str) -> tuple[str, str | None]:
-    """The algorithm that it asks for, and the name of the key. PyJWT has looked at `kid` and `crit`."""
+    """Return the algorithm in a token's header, and the name of the key. PyJWT checks `kid` and `crit`."""
     if len(token) > MAX_TOKEN:
         raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
     if _COMPACT.fullmatch(token) is None:
@@ -262,7 +263,7 @@ def _header(token: str) -> tuple[str, str | None]:
 
 _UNREADABLE = "it cannot be read"
 
-# RFC 7515, 7.1. PyJWT before 2.14 passes over characters that do not belong there. `none` has no signature.
+# RFC 7515, 7.1. PyJWT before 2.14 ignores characters that do not belong there. `none` has no signature.
 _COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 
 
@@ -277,7 +278,7 @@ def _reason(error: Exception) -> str:
         case jwt.InvalidIssuerError():
             return "it is from another issuer (`iss`)"
         case jwt.exceptions.InvalidSubjectError():
-            return "`sub` is no text"
+            return "`sub` is not text"
     return _UNREADABLE
 
 
@@ -296,16 +297,16 @@ def _grants(claims: dict[str, Any], use: KeyUse) -> Grants:
 
 
 def _check_begun(claims: dict[str, Any]) -> None:
-    """Whether it is valid already. PyJWT's own leeway would be for `exp`, too, which is nobody's to prolong."""
+    """Raise `Unauthenticated` for a token that is not valid yet. PyJWT's own leeway would prolong `exp` too."""
     if "nbf" in claims and _time(claims, "nbf") > time.time() + LEEWAY:
         raise _refusal("it is not valid yet (`nbf`)")
 
 
 def _time(claims: dict[str, Any], name: str) -> int:
-    """A time in whole seconds, rounded down as PyJWT does; PyJWT takes "1" and true for times, too."""
+    """Return a time in whole seconds, rounded down as PyJWT does. PyJWT accepts "1" and true as times; we do not."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_TIME:
-        raise _refusal(f"`{name}` is no time in seconds")
+        raise _refusal(f"`{name}` is not a time in seconds")
     return int(value)
 
 
@@ -330,7 +331,7 @@ def _pattern(pattern: str, what: str) -> str:
     try:
         return check_pattern(pattern)
     except Invalid:
-        raise _refusal(f"`feed.{what}` holds {pattern[:_REPEATED]!a}, which is no pattern") from None
+        raise _refusal(f"`feed.{what}` holds {pattern[:_REPEATED]!a}, which is not a pattern") from None
 
 
 def _subject(claims: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""`feed bench`: the options, what is shown while it runs, and how it ends."""
+"""`feed bench`: the options, what is shown while a measurement runs, and the exit code."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Transport(enum.StrEnum):
 
 
 class Peer(enum.StrEnum):
-    """Whom to compare with."""
+    """The other server to compare with."""
 
     NCHAN = "nchan"
     NAIVE = "naive"
@@ -97,15 +97,15 @@ def bench(
     ] = ScenarioName.FANOUT,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Measure a feed that runs already; its CPU and memory are not seen."),
+        typer.Option(metavar="URL", help="Measure a feed that runs already; its CPU and memory are not measured."),
     ] = None,
     log: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URL",
             help="The log of the server: memory: (the default), sqlite: (in a temporary directory) or sqlite:PATH, "
-            "redis: (a redis-server of the bench's own, which keeps nothing on disk) or redis://HOST:PORT/DB (yours, "
-            "on a stream of each run's own that is removed afterwards). May be repeated: then they are compared.",
+            "redis: (a redis-server of the bench's own, which keeps nothing on disk) or redis://HOST:PORT/DB (yours; "
+            "each run uses a stream of its own and removes it afterwards). May be repeated, to compare several.",
         ),
     ] = None,
     nodes: Annotated[
@@ -113,85 +113,96 @@ def bench(
         typer.Option(
             metavar="N",
             min=1,
-            help="So many feed serve on one Redis, with the readers and publishers spread over them, and one alone, "
-            "in turn, with the ratios.",
+            help="Compare N nodes (feed serve) that share one Redis with a single node, and print the ratios. The "
+            "readers and publishers are spread over the nodes.",
         ),
     ] = 1,
     against: Annotated[
         list[Peer] | None,
         typer.Option(
             metavar="nchan|naive|token",
-            help="Run the same load on another server too, in turn, and print the ratios; may be repeated. nchan: "
-            "nginx with nchan. naive: FastAPI WebSockets and asyncio.gather. token: the same feed with a key, all who "
-            "publish and read bearing a token.",
+            help="Run the same load on another server in turn, and print the ratios; may be repeated. nchan: nginx "
+            "with nchan. naive: FastAPI WebSockets and asyncio.gather. token: the same feed with a key, where all "
+            "publishers and readers send a token.",
         ),
     ] = None,
     readers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many read. [default: 1000; storm: 5000; --soak: 500]")
+        int | None,
+        typer.Option(metavar="N", min=1, help="The number of readers. [default: 1000; storm: 5000; --soak: 500]"),
     ] = None,
-    transport: Annotated[Transport, typer.Option(metavar="sse|ws|ws-batch", help="How they read.")] = Transport.SSE,
-    publishers: Annotated[int, typer.Option(metavar="N", min=1, help="How many publish at once.")] = 16,
+    transport: Annotated[
+        Transport, typer.Option(metavar="sse|ws|ws-batch", help="How the readers read.")
+    ] = Transport.SSE,
+    publishers: Annotated[int, typer.Option(metavar="N", min=1, help="The number of publishers at once.")] = 16,
     rate: Annotated[
         float | None,
         typer.Option(
             parser=_rate,
             metavar="N/s",
-            help="Events per second of all publishers together. Without it each publishes as fast as it is answered.",
+            help="Events per second of all publishers together. Unless set, each publishes as fast as it is answered.",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Events in one publish.")] = 1,
     data: Annotated[int, typer.Option(metavar="BYTES", help="The size of an event's data.")] = 200,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long a round is measured.")] = 5.0,
-    warmup: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="What goes before, and is not.")] = 1.0,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often, each time on a fresh server.")] = 5,
+    warmup: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How long a round runs before it is measured.")
+    ] = 1.0,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of rounds, each on a new server.")] = 5,
     probe: Annotated[
         str,
         typer.Option(
             metavar="TIME",
-            help="How often the server is asked for a sign of life, to see its loop stall; 0: never. Each costs it "
-            "a request.",
+            help="The time between two health checks, which show when the server's event loop stalls; 0: no checks. "
+            "Each check costs the server a request.",
         ),
     ] = "50ms",
     rest: Annotated[
         str,
         typer.Option(
             metavar="TIME",
-            help="How long the readers wait between two looks at their sockets: they need less of their core, as "
-            "several events come at once, and acknowledge later, as if they were that far away. Latency includes it.",
+            help="How long the readers wait between two looks at their sockets. They then read several events at once "
+            "and need less of their core, and acknowledge later, like readers that far away. Latency includes it.",
         ),
     ] = "0",
     steps: Annotated[
-        str, typer.Option(metavar="N,N,…", help="idle: the numbers of readers to look at.")
+        str, typer.Option(metavar="N,N,…", help="idle: the numbers of readers to measure with.")
     ] = "0,2000,5000,10000",
-    behind: Annotated[int, typer.Option(metavar="N", min=1, help="storm: events that each has missed.")] = 500,
+    behind: Annotated[
+        int, typer.Option(metavar="N", min=1, help="storm: the events that each reader has missed.")
+    ] = 500,
     soak: Annotated[
         float | None,
         typer.Option(
             parser=_soak_seconds,
             metavar="TIME",
-            help="Instead of rounds: churn for this time, such as 20m. Readers of every kind come, stall, leave in "
-            "every way and come back with their last id; the server's memory, descriptors, threads and tasks are "
-            "watched. Exit code 1 for an event lost, doubled or out of order, and for what is left behind. Takes "
-            "--log, --readers, --transport (default: all), --publishers, --rate (default: 200/s), --data and --json.",
+            help="Churn for this time, such as 20m, instead of measuring rounds. Readers of every kind come, stall, "
+            "leave in every way and come back with their last id, while the server's memory, descriptors, threads and "
+            "tasks are watched. Exit code 1 for an event that was lost, doubled or out of order, and for resources "
+            "that were not released. Takes --log, --readers, --transport (default: all), --publishers, --rate "
+            "(default: 200/s), --data and --json.",
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything there, as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all results to this file, as JSON.")] = None,
 ) -> None:
     """Measure a feed.
 
-    Starts a server on a core of its own, holds readers, publishes, and checks that every reader got every event once
-    and in order; exit code 1 if not. Latency counts from when an event was meant to be sent, to its arrival.
+    The bench starts a server on a core of its own, opens readers, publishes, and checks that every reader got every
+    event once and in order; the exit code is 1 if not. Latency counts from the time when an event was to be sent until
+    its arrival.
 
-    Each node, and the redis-server of --log redis:, has a core of its own where there are enough for them and the load;
-    where there are not, they share what one core for the load leaves, and the report says so: then several nodes cannot
-    show what they deliver together, but what a delivery costs them in CPU.
+    Each node, and the redis-server of --log redis:, has a core of its own if there are enough cores for them and the
+    load. If not, they share the cores that are left beside one for the load, and the report says so: the result then
+    shows how much CPU a delivery costs, but not what several nodes deliver together.
+
+    Example: feed bench fanout --readers 1000 --rate 200/s
     """
     if soak is not None:
         given = _given(context)
         if useless := sorted(given - _SOAK_OPTIONS):
-            raise typer.BadParameter(f"--soak: has nothing to do with {', '.join(useless)}")
+            raise typer.BadParameter(f"--soak: cannot be combined with {', '.join(useless)}")
         if len(log or []) > 1:
-            raise typer.BadParameter("--soak: one --log at a time")
+            raise typer.BadParameter("--soak: takes one --log")
         forms = [transport.value] if "transport" in given else None
         if not _soak(soak, (log or ["memory:"])[0], readers, publishers, rate, data, forms, json):
             raise typer.Exit(1)
@@ -225,7 +236,7 @@ def bench(
 
 
 def _given(context: typer.Context) -> set[str]:
-    """The options that stand on the command line."""
+    """Return the names of the options that were given on the command line."""
     sources = ((name, context.get_parameter_source(name)) for name in context.params)
     return {name for name, source in sources if source is not None and source.name != "DEFAULT"}
 
@@ -240,7 +251,7 @@ def _soak(
     forms: list[str] | None,
     json: Path | None,
 ) -> bool:
-    """Run it; whether everything was right."""
+    """Run the soak. Return whether everything was right."""
     from rich.console import Console
 
     from feed_server.bench.cores import share_cores
@@ -267,7 +278,7 @@ def _soak(
 
 
 def _check_writable(file: Path) -> None:
-    """Before a run that may take minutes, not after it."""
+    """Raise `BadParameter` for a file that cannot be written: before a run of minutes, not after it."""
     try:
         file.open("a").close()
     except OSError as error:
@@ -275,7 +286,7 @@ def _check_writable(file: Path) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as on Ctrl-C: whatever was started has to be ended too."""
+    """Exit as on Ctrl-C, so that everything that was started is ended too."""
     raise SystemExit(128 + number)
 
 
@@ -290,7 +301,9 @@ def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer]) ->
     feeds: list[Target] = []
     if url is not None:
         if nodes > 1:
-            raise typer.BadParameter("--nodes: a feed that runs already is taken as it is")
+            raise typer.BadParameter(
+                "--nodes: cannot be combined with --url: a feed that runs already has the nodes that it has"
+            )
         feeds = [FeedUrlTarget(url)]
     elif nodes > 1:
         feeds = [FeedTarget(log, count, named=True) for log in dict.fromkeys(logs) for count in (nodes, 1)]
@@ -300,7 +313,7 @@ def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer]) ->
 
 
 def _measure(plan: Plan, json: Path | None) -> bool:
-    """Run it all; whether everything was right."""
+    """Run all rounds. Return whether everything was right."""
     from rich.console import Console
 
     from feed_server.bench.measure import run
@@ -335,16 +348,16 @@ def _summary(round: Round, plan: Plan) -> str:
 
 
 class _Plain:
-    """Progress for whatever is no terminal: only the lines."""
+    """Progress for a pipe or a file: only the lines that stay."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def status(self, text: str) -> None:
-        """Would be gone in a moment."""
+        """Show nothing: the text is only for a terminal."""
 
     def line(self, text: str) -> None:
-        """Something that is to stay."""
+        """Print a line that stays."""
         self._console.print(text, markup=False, soft_wrap=True)
 
 
@@ -356,7 +369,7 @@ class _Lively(_Plain):
         self.spinner = console.status("")
 
     def status(self, text: str) -> None:
-        """What is being done just now."""
+        """Show what is being done now."""
         from rich.markup import escape
 
         self.spinner.update(escape(text))

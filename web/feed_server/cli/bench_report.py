@@ -11,7 +11,7 @@ from feed_server.bench.report import FIGURES, Figure, Report, Spread
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The table, and what is to be said about it."""
+    """Print the table, the warnings and the faults."""
     first, *others = report.targets
     console.print(f"feed bench: {report.plan.description}")
     console.print(f"{report.cores}; medians of all rounds (least to most)\n")

@@ -1,4 +1,5 @@
-"""What the commands share that talk to a server: which one, as whom, and an output that may end before they do."""
+"""What the commands that talk to a server share: the options for its URL and a token, the messages while they wait, and
+an output whose reader may leave first."""
 
 from __future__ import annotations
 
@@ -41,17 +42,17 @@ Token = Annotated[
     typer.Option(
         envvar="FEED_TOKEN",
         metavar="TOKEN",
-        help="What says that it is allowed. Better in the environment: others on this machine can read command lines.",
+        help="The token that allows it. Set it in the environment: other users of this machine can read command lines.",
         callback=_check_token,
     ),
 ]
 
 
 class Waiting:
-    """A line on standard error for each thing that is waited for, not for each try, when it lasts."""
+    """Says on standard error why a command waits: a line for each reason, not for each try."""
 
     def __init__(self, url: str, until: str, *, patience: float = 0.0) -> None:
-        """`until` is what ends it; for so many seconds of `patience` nothing is said."""
+        """`until` says what the command does meanwhile. A wait shorter than `patience` seconds is not reported."""
         self._url = url
         self._until = until
         self._patience = patience
@@ -59,23 +60,23 @@ class Waiting:
         self._told = ""
 
     def __call__(self, reason: str) -> None:
-        """It did not work, and is tried again."""
+        """Note that a try has failed for `reason` and will be repeated."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        # That nobody is there has many forms, and that somebody is, but not the feed, is news.
+        # A server that is away has many reasons, and one line is enough. An answer that is not the feed's is news.
         is_news = not self._told or (answers(reason) and reason != self._told)
         if is_news and now - self._since >= self._patience:
             say(f"feed: {self._url}: {reason}: {self._until}")
             self._told = reason
 
     def over(self) -> bool:
-        """It works. Whether anything was told before that."""
+        """Note that a try has succeeded. Return whether a wait was reported before."""
         told, self._told, self._since = self._told, "", None
         return told != ""
 
 
 def answers(reason: str) -> bool:
-    """Whether what is waited for is another answer: its status begins the reason."""
+    """Whether the reason for a wait is an answer: then it begins with the answer's status."""
     return reason[:1].isdigit()
 
 
@@ -84,12 +85,12 @@ def run_to_end(command: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(command)
     except (BrokenPipeError, asyncio.CancelledError):
-        # Nobody is there to read the rest; Python itself must not find that out when it ends.
+        # The reader has closed the pipe. Without this, Python would report the same error when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end_with_reader() -> None:
-    """Cancel the running task when nobody reads standard output any more: it may never write again to find out."""
+    """Cancel the running task when nobody reads standard output any more: without a write it would not notice."""
     loop, task, output = asyncio.get_running_loop(), asyncio.current_task(), sys.stdout.fileno()
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""What `feed demo` publishes: readings of this machine, an object of numbers for each topic."""
+"""The readings of this machine that `feed demo` publishes: an object of numbers for each topic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPE = "reading"
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """What the system has counted since it started, in bytes, and when it was looked at, in seconds."""
+    """What the system has counted since its start, in bytes; `at` is when the counters were read, in seconds."""
 
     at: float
     sent: int
@@ -23,7 +23,7 @@ class Counters(msgspec.Struct, frozen=True):
 
 
 def counters() -> Counters:
-    """The counters of now. A machine without a network or a disk to ask counts nothing."""
+    """Read the counters. They are 0 on a machine whose network or disk cannot be asked."""
     network, disk = psutil.net_io_counters(), psutil.disk_io_counters()
     return Counters(
         time.monotonic(),
@@ -35,7 +35,7 @@ def counters() -> Counters:
 
 
 def readings(before: Counters, now: Counters) -> dict[str, Reading]:
-    """A reading for each topic."""
+    """Return a reading for each topic."""
     return {
         "system/cpu": cpu(),
         "system/memory": memory(),
@@ -45,8 +45,8 @@ def readings(before: Counters, now: Counters) -> dict[str, Reading]:
 
 
 def cpu() -> Reading:
-    """How busy the processors were since this was last asked, in percent (0 the first time); the load averages of 1, 5
-    and 15 minutes."""
+    """Return how busy the processors were since the last call, in percent (0 at the first one), and the load averages
+    of 1, 5 and 15 minutes."""
     cores: list[float] = psutil.cpu_percent(percpu=True)
     return {
         "percent": round(sum(cores) / len(cores), 1) if cores else 0.0,
@@ -56,7 +56,7 @@ def cpu() -> Reading:
 
 
 def memory() -> Reading:
-    """Memory and swap, in bytes and in percent."""
+    """Return the use of memory and swap, in bytes and in percent."""
     main, swap = psutil.virtual_memory(), psutil.swap_memory()
     return {
         "percent": main.percent,
@@ -69,7 +69,7 @@ def memory() -> Reading:
 
 
 def network(before: Counters, now: Counters) -> Reading:
-    """All interfaces together: bytes, and bytes a second between the two looks."""
+    """Return the traffic of all interfaces together: bytes, and bytes a second between the two counters."""
     return {
         "sent_per_second": _rate(before, now, now.sent - before.sent),
         "received_per_second": _rate(before, now, now.received - before.received),
@@ -79,7 +79,8 @@ def network(before: Counters, now: Counters) -> Reading:
 
 
 def disk(before: Counters, now: Counters) -> Reading:
-    """How full the root file system is, in bytes and in percent; all disks' bytes a second between the two looks."""
+    """Return how full the root file system is, in bytes and in percent, and the bytes a second of all disks between the
+    two counters."""
     usage = psutil.disk_usage("/")
     return {
         "percent": usage.percent,
@@ -92,5 +93,5 @@ def disk(before: Counters, now: Counters) -> Reading:
 
 
 def _rate(before: Counters, now: Counters, count: int) -> float:
-    # A counter that began anew, as one does when an interface goes away, is no traffic.
+    # A counter that starts again, as it does when an interface goes away, is not traffic.
     return round(max(0, count) / max(now.at - before.at, 1e-3), 1)

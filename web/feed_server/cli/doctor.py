@@ -1,4 +1,4 @@
-"""`feed doctor`: the options, what is shown, and how it ends."""
+"""`feed doctor`: the options, what is shown, and the exit code."""
 
 from __future__ import annotations
 
@@ -33,30 +33,33 @@ def doctor(
         typer.Option(
             envvar="FEED_TOKEN",
             metavar="TOKEN",
-            help="What says that it is allowed: it should publish to the topic, read it, and be admin.",
+            help="The token to check with. It should allow to publish to the topic, to subscribe to it, and admin.",
         ),
     ] = None,
     topic: Annotated[
         str | None,
-        typer.Option(metavar="TOPIC", help="Where it publishes. [default: feed-doctor/ and something random]"),
+        typer.Option(metavar="TOPIC", help="The topic to publish to. [default: feed-doctor/ and something random]"),
     ] = None,
     origin: Annotated[
-        str | None, typer.Option(metavar="ORIGIN", help="A page of another origin that is to use the feed.")
+        str | None,
+        typer.Option(metavar="ORIGIN", help="The origin of another page that should be able to use the feed."),
     ] = None,
     idle: Annotated[
-        str, typer.Option(metavar="TIME", help="For how long a quiet stream is watched; all in all it takes as long.")
+        str, typer.Option(metavar="TIME", help="How long to watch a quiet stream: all checks together take this long.")
     ] = "75s",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find out from the outside what is wrong with the way to a feed, and how to cure it.
+    """Check from outside what stands between browsers and a feed, and say how to repair it.
 
-    Are streams buffered, cut when quiet, compressed or cached on the way; do the WebSocket, resuming, CORS, the cookie
-    and large requests work; which HTTP do browsers get; is the clock off. A line for each: ok, warn, fail, or unknown
-    where it could not be found out, as without a token that may publish. It publishes ten small events, to its own
-    topic only, and larger ones where streams are buffered, to see how far.
+    The checks: are streams buffered, cut when quiet, compressed or cached on the way; do the WebSocket, resuming, CORS,
+    the cookie and large requests work; which HTTP version do browsers get; is the clock off. Each check is a line: ok,
+    warn, fail, or unknown where nothing could be found out, for example without a token that may publish. The doctor
+    publishes ten small events to a topic of its own, and larger ones where streams are buffered, to see how many bytes.
 
-    Exit codes: 0 nothing wrong was found, 1 there was no feed to look at, 2 a wrong command line, 3 a warning, 4
-    something is broken.
+    Exit codes: 0 nothing wrong was found, 1 no feed answered, 2 a wrong command line, 3 a warning, 4 something is
+    broken.
+
+    Example: feed doctor https://feed.example.org --origin https://app.example.org
     """
     from feed_server.doctor.finding import exit_code
     from feed_server.doctor.target import Target, topic_of_its_own
@@ -93,7 +96,7 @@ def _seconds(text: str) -> float:
     except ValueError as error:
         raise WrongUse(f"--idle: {error}") from None
     if not 0 < seconds <= _LONGEST:
-        raise WrongUse("--idle: is more than nothing and an hour at most")
+        raise WrongUse("--idle: must be more than 0 and at most one hour")
     return seconds
 
 
@@ -118,7 +121,7 @@ async def _examine(target: Target) -> Report:
 
 @contextlib.contextmanager
 def _progress(seconds: float, groups: int) -> Iterator[Callable[[], None]]:
-    """Shows how long it still takes, on a terminal only."""
+    """Show how many checks are done, and for how long they run. Only on a terminal."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -126,7 +129,7 @@ def _progress(seconds: float, groups: int) -> Iterator[Callable[[], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("looking: {task.completed} of {task.total} done"),
+        TextColumn("checking: {task.completed} of {task.total} done"),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn(f"of {seconds:.0f} s"),

@@ -1,8 +1,8 @@
-"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed demo`, `feed token`, `feed bench`,
-`feed doctor`.
+"""The command line: `feed serve`, `feed publish`, `feed tail`, `feed history`, `feed subscriptions`, `feed kick`,
+`feed demo`, `feed token`, `feed bench`, `feed doctor`.
 
 Exit codes: 0 is success, 1 a failure, 2 a wrong command line or setting, 130 Ctrl-C. An error is one line on standard
-error. `feed tail` into a pipe whose reader has had enough ends with 0: it has no other end.
+error. A command whose reader closes the pipe, as `feed tail … | head` does, ends with 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from feed.fastapi.metrics import METRICS_FOLDER
 from feed_server.cli.bench import bench
 from feed_server.cli.client import DEFAULT_URL, Token, Url, answers, run_to_end
 from feed_server.cli.doctor import doctor
+from feed_server.cli.history import history
 from feed_server.cli.publish import PublishCommand, publish
+from feed_server.cli.subscriptions import kick, subscriptions
 from feed_server.cli.tail import tail
 from feed_server.cli.terminal import WrongUse, say
 from feed_server.cli.token import token
@@ -38,22 +40,22 @@ _INTERRUPTED = 130  # what a shell makes of SIGINT, and typer too
 
 app = typer.Typer(
     help="A live-update feed: publish events, and every subscriber gets them at once, in order, none lost.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # the commands inherit it
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
 def main() -> None:
-    """What the console script `feed` runs."""
-    # Closed by whoever started us: then nobody wants to read it, and that is no error.
+    """Run the command line of this process, as the console script `feed` does."""
+    # Whoever started us may have closed them. That is not an error: nobody wants to read what we print.
     sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line, and give the exit code."""
+    """Run one command line, and return the exit code."""
     try:
         _check_encoding(arguments)
         return app(arguments, prog_name="feed", standalone_mode=False) or 0
@@ -69,12 +71,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _message(error: TyperException) -> str:
-    """What typer says, but where it would send somebody the wrong way, or speak of its own insides."""
-    # A secret's option is not there. What typer finds alike is --insecure.
+    """Return typer's message, or our own where typer's would mislead or speak of its internals."""
+    # Secrets have no option. The option that typer would suggest is --insecure.
     for name in filter(is_secret, Settings.model_fields):
         if getattr(error, "option_name", None) == option(name):
             return f"{option(name)}: secrets are read from the environment only: {variable(name)}"
-    # A flag has no value on the command line: this one is from the environment.
+    # A flag has no value on the command line: this value is from the environment.
     parameter = getattr(error, "param", None)
     if isinstance(error, typer.BadParameter) and parameter is not None and getattr(parameter, "is_bool_flag", False):
         return f"{option_and_variable(str(parameter.name))}: {NO_FLAG}"
@@ -112,14 +114,16 @@ def _feed(
 # feed serve
 
 
-def serve(**values: str | bool | None) -> None:
+def serve(*, check: bool, **values: str | bool | None) -> None:
     """Serve a feed until a signal comes.
 
     Each option is also a setting in the environment; the option wins. Sizes are in bytes, or as 64K, 16M, 1G;
     durations are in seconds, or as 500ms, 15s, 10m, 7d.
 
-    Secrets are settings in the environment only, as everybody on a machine can read its command lines: FEED_JWT_SECRET,
-    FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET.
+    Secrets are settings in the environment only, as every user of a machine can read its command lines:
+    FEED_JWT_SECRET, FEED_PUBLISHER_JWT_SECRET, FEED_SUBSCRIBER_JWT_SECRET.
+
+    Example: feed serve --port 9000 --log sqlite:/var/lib/feed/feed.db
     """
     for line in unknown_variables(os.environ):
         say(f"feed serve: {line}")
@@ -127,11 +131,14 @@ def serve(**values: str | bool | None) -> None:
         settings = Settings.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         raise WrongUse("; ".join(problems(error))) from None
-    # Until the server listens and takes signals itself, there is nothing to drain: just go, and well.
+    if check:
+        _check(settings)
+        return
+    # Until the server listens and handles signals itself, there is nothing to drain: exit at once, with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    os.environ.pop(METRICS_FOLDER, None)  # somebody else's
-    # Imported here, as they take a third of a second, and the other commands do not need them.
+    os.environ.pop(METRICS_FOLDER, None)  # one from outside belongs to another process
+    # Imported here: these modules take a third of a second, and the other commands do not need them.
     if settings.workers > 1:
         with tempfile.TemporaryDirectory(prefix="feed-metrics-", ignore_cleanup_errors=True) as folder:
             os.environ[METRICS_FOLDER] = folder
@@ -144,13 +151,22 @@ def serve(**values: str | bool | None) -> None:
         serve(settings)
 
 
+def _check(settings: Settings) -> None:
+    from feed_server.cli.check import check
+
+    try:
+        print(check(settings))
+    except FeedError as error:
+        raise WrongUse(str(error)) from None
+
+
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
 def _setting_options() -> inspect.Signature:
-    """An option for each setting, but for secrets. All but flags are strings here, so that the settings themselves are
-    what judges them."""
+    """Make `--check`, and an option for each setting that is not a secret. Only flags have a type here, all others are
+    strings: the settings themselves judge their values."""
     defaults = Settings.model_construct().model_dump(mode="json")
 
     def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -165,9 +181,17 @@ def _setting_options() -> inspect.Signature:
             annotation=Annotated[bool if is_flag else str | None, named],
         )
 
-    return inspect.Signature(
-        [parameter(name, field) for name, field in Settings.model_fields.items() if not is_secret(name)]
+    check = inspect.Parameter(
+        "check",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[
+            bool,
+            typer.Option("--check", help="Check the settings, print what would be served, and end: 0 good, 2 wrong."),
+        ],
     )
+    settings = [parameter(name, field) for name, field in Settings.model_fields.items() if not is_secret(name)]
+    return inspect.Signature([check, *settings])
 
 
 serve.__signature__ = _setting_options()  # type: ignore[attr-defined]
@@ -184,6 +208,17 @@ app.command(cls=PublishCommand)(publish)
 app.command()(tail)
 
 
+# feed history
+
+app.command()(history)
+
+
+# feed subscriptions, feed kick
+
+app.command()(subscriptions)
+app.command()(kick)
+
+
 # feed demo
 
 
@@ -193,9 +228,11 @@ def demo(
     token: Token = None,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.05, help="The time between two readings.")] = 1.0,
 ) -> None:
-    """Publish readings of this machine.
+    """Publish readings of this machine, as something to look at.
 
-    To the topics system/cpu, system/memory, system/network and system/disk, for the dashboard to show.
+    They go to the topics system/cpu, system/memory, system/network and system/disk, and the dashboard shows them.
+
+    Example: feed demo --every 5
     """
     run_to_end(_demo(AsyncClient(url, token, patience=max(every, 2.0)), every))
 
@@ -218,7 +255,7 @@ async def _demo(client: AsyncClient, every: float) -> NoReturn:
 
 
 async def _published(client: AsyncClient, readings: list[Draft]) -> str:
-    """What is to be said of it where it did not work, and may the next time."""
+    """Publish the readings. Return what to say where that failed and is tried again, "" where it worked."""
     try:
         await client.publish_batch(readings)
     except GaveUp as error:

@@ -1,4 +1,4 @@
-"""`feed publish`: one event, or one for each line of input."""
+"""`feed publish`: publish one event, or one for each line of input."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from typing import Annotated, Any
 
+import orjson
 import typer
 from typer.core import TyperCommand
 
@@ -25,25 +26,25 @@ _BATCH_BYTES = 1 << 20
 _MAX_LINE = 16 << 20  # bytes; more than any server takes by default
 _CHUNK = 64 << 10  # bytes of standard input that are read at a time
 _READ_AHEAD = 16  # chunks
-_UNSAID = 1.0  # seconds for which nobody need know that a server is away
+_UNSAID = 1.0  # seconds for which a server may be away before the user is told
 _OPTION = re.compile(r"--([A-Za-z][\w-]*(=.*)?)?", re.DOTALL)
 
 
 class PublishCommand(TyperCommand):
-    """Takes data that begins with a dash, such as -5, for what it is: where DATA is to come, and what comes cannot be
-    one of the options, of which each has two dashes and a name."""
+    """Takes an argument that begins with a dash, such as -5, for DATA where DATA is expected and the argument cannot be
+    an option: -h, or two dashes and a name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See typer."""
+        """Parse the arguments as typer does, with DATA behind `--` where that is needed."""
         with_value: set[str] = set()
-        flags: set[str] = set()
+        flags = set(ctx.help_option_names)
         for parameter in self.get_params(ctx):
             (flags if getattr(parameter, "is_flag", False) else with_value).update(parameter.opts)
         return super().parse_args(ctx, dashed_data_last(args, with_value, flags))
 
 
 def dashed_data_last(arguments: list[str], with_value: Collection[str], flags: Collection[str]) -> list[str]:
-    """The same command line, but with DATA that begins with a dash at its end, behind --."""
+    """Move DATA that begins with a dash to the end of the command line, behind `--`."""
     rest = iter(range(len(arguments)))
     words = 0
     for number in rest:
@@ -58,7 +59,7 @@ def dashed_data_last(arguments: list[str], with_value: Collection[str], flags: C
         elif words == 1 and _OPTION.fullmatch(argument) is None:
             return [*arguments[:number], *arguments[number + 1 :], "--", argument]
         else:
-            break  # whatever is wrong with it, the parser says it
+            break  # the parser says what is wrong with it
     return arguments
 
 
@@ -68,31 +69,36 @@ def publish(
         str,
         typer.Argument(
             metavar="DATA|-",
-            help="The event's data; - is standard input, an event a line. What looks like an option goes behind --.",
+            help="The event's data; - reads standard input, an event a line. Data that looks like an option goes "
+            "behind --.",
         ),
     ] = "-",
     url: Url = DEFAULT_URL,
     token: Token = None,
-    type: Annotated[str, typer.Option(metavar="NAME", help="The events' type.")] = "message",
+    type: Annotated[str, typer.Option(metavar="NAME", help="The type of the events.")] = "message",
     json: Annotated[bool, typer.Option("--json", help="DATA, or each line, is JSON. Empty lines are skipped.")] = False,
     key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Idempotency-Key: a repeat within 24 h publishes nothing more.")
     ] = None,
     patience: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="For how long to try again before giving up.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How long to try again before giving up.")
     ] = PATIENCE,
 ) -> None:
     """Publish an event, or one for each line of input.
 
-    The one event's id is printed. Lines go out in batches, each as soon as the one before is committed, and are there
-    once even if a batch had to be repeated.
+    DATA is published as text, with --json as JSON. The id of a single event is printed. Lines are published in batches,
+    each as soon as the one before is committed, and each line once even if a batch had to be sent again.
+
+    Example: feed publish orders/42 '{"state": "paid"}' --json
     """
     waiting = Waiting(checked_url(url), f"trying again, for {patience:g} s in all", patience=_UNSAID)
     client = AsyncClient(url, token, patience=patience, on_wait=waiting)
     if data != "-":
         run_to_end(_publish_one(client, topic, data.encode() if json else data, type, key))
+        if not json and _looks_like_json(data):
+            say("feed publish: this looks like JSON and was published as text: publish JSON with --json")
     elif key is not None:
-        raise WrongUse("--key is for one event: give DATA")
+        raise WrongUse("--key is for a single event: give DATA")
     elif sys.stdin is None:
         raise WrongUse("standard input is closed")
     else:
@@ -106,7 +112,7 @@ async def _publish_one(client: AsyncClient, topic: str, data: str | bytes, type:
 
 async def _publish_lines(client: AsyncClient, waiting: Waiting, topic: str, type: str, json: bool) -> None:
     if sys.stdin.isatty():
-        say("an event a line; Ctrl-D ends")
+        say("reading events from the terminal, one a line; Ctrl-D ends")
     published = 0
     try:
         with _progress() as show:
@@ -127,6 +133,18 @@ def _events(count: int) -> str:
     return f"{count:,} event{'' if count == 1 else 's'}"
 
 
+def _looks_like_json(text: str | bytes) -> bool:
+    """Whether a text is a JSON object or array: somebody may have forgotten `--json`. Numbers and words are JSON too,
+    but are as good as text."""
+    if text.lstrip()[:1] not in ("{", "[", b"{", b"["):
+        return False
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 _Batch = list[tuple[int, Draft]]
 """Events, each with the number of its line."""
 
@@ -139,13 +157,13 @@ async def _publish_batch(client: AsyncClient, batch: _Batch) -> int:
 
 
 class _StandardInput:
-    """Standard input, read by a thread, as it may be a file, a pipe or a terminal. The thread reads a little ahead."""
+    """Standard input, read a little ahead by a thread: it may be a file, a pipe or a terminal."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
         self._room = threading.Semaphore(_READ_AHEAD)
-        # A daemon, as nothing can wake it from its read when the command ends before its input does.
+        # A daemon: nothing can wake the thread from its read when the command ends before its input.
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -153,7 +171,7 @@ class _StandardInput:
         while chunk and not isinstance(chunk, OSError):
             self._room.acquire()
             try:
-                # Not sys.stdin's buffer: ending while a thread is in it is a fatal error of Python.
+                # Not through sys.stdin's buffer: Python aborts if it ends while a thread holds the buffer's lock.
                 chunk = os.read(sys.stdin.fileno(), _CHUNK)
             except OSError as error:
                 chunk = error
@@ -161,7 +179,7 @@ class _StandardInput:
                 self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
 
     async def read(self) -> bytes:
-        """The next bytes; none at the end."""
+        """Return the next bytes; none at the end. Raises `FeedError` where the input cannot be read."""
         chunk = await self._chunks.get()
         self._room.release()
         if isinstance(chunk, OSError):
@@ -170,12 +188,12 @@ class _StandardInput:
 
     @property
     def pauses(self) -> bool:
-        """Whether there is nothing more to be had at once."""
+        """Whether no more input is there now."""
         return self._chunks.empty()
 
 
 async def _lines(source: _StandardInput) -> AsyncIterator[bytes | None]:
-    """The lines, without their ends, and None whenever the input pauses."""
+    """Yield the lines without their ends, and None whenever the input pauses."""
     rest = b""
     while chunk := await source.read():
         *whole, rest = (rest + chunk).split(b"\n")
@@ -190,19 +208,25 @@ async def _lines(source: _StandardInput) -> AsyncIterator[bytes | None]:
 
 
 async def _batches(source: _StandardInput, topic: str, type: str, json: bool) -> AsyncGenerator[_Batch, None]:
-    """What to publish together: what has come when the input pauses, and no more than fits. There is no clock in it:
-    while one batch is on its way the next gathers, so that a slow input is not kept waiting and a fast one is not
-    sent line by line."""
+    """Yield what to publish together: the lines that have come when the input pauses, or as many as a batch may hold.
+
+    No clock is needed: while one batch is on its way the next one gathers, so that a slow input does not wait and a
+    fast one is not sent line by line.
+    """
     batch: _Batch = []
     size = number = 0
+    hinted = json
     failure: Malformed | None = None
     async for line in _lines(source):
         if line is not None:
             number += 1
+            if not hinted and _looks_like_json(line):
+                hinted = True
+                say(f"feed publish: line {number:,} looks like JSON and is published as text: publish JSON with --json")
             try:
                 batch += _event(number, line, topic, type, json)
             except Malformed as error:
-                failure = error  # after what stands before it
+                failure = error  # raised after the lines before it are published
             size += len(line)
         if batch and (line is None or failure or len(batch) >= _BATCH_EVENTS or size >= _BATCH_BYTES):
             yield batch
@@ -227,7 +251,7 @@ def _event(number: int, line: bytes, topic: str, type: str, json: bool) -> _Batc
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int], None]]:
-    """Shows how many events are published, and how many a second, while the block lasts; on a terminal only."""
+    """Show how many events are published, and how many a second, while the block lasts. Only on a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

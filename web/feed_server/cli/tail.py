@@ -1,4 +1,4 @@
-"""`feed tail`: what is published, a line each."""
+"""`feed tail`: print events as they are published, a line each."""
 
 from __future__ import annotations
 
@@ -24,26 +24,39 @@ def tail(
         int | None, typer.Option(metavar="N", min=1, max=1000, help="Begin with the newest N events.")
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="ID", help="Begin after this event; earliest: with the oldest there is.")
+        str | None, typer.Option(metavar="ID", help="Begin after this event; earliest: with the oldest.")
     ] = None,
     type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this type; may be repeated.")] = None,
-    transport: Annotated[Transport, typer.Option(help="How to listen.")] = "sse",
+    transport: Annotated[Transport, typer.Option(help="How to read.")] = "sse",
+    until_live: Annotated[
+        bool,
+        typer.Option(
+            "--until-live", help="End when the events of --last or --after are printed, instead of waiting for more."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print each event as a JSON object.")] = False,
 ) -> None:
     """Print events as they come.
 
-    One a line: time, topic, type and data, in which control characters are escaped. It goes on where it was when the
-    connection breaks or the server is restarted, and never prints an event twice.
+    Each event is a line: time, topic, type and data, with control characters escaped. When the connection breaks or the
+    server restarts, the command reconnects and goes on after the last event that it printed: no event is printed twice.
+
+    Example: feed tail 'orders/*' --last 10
     """
     if last is not None and after is not None:
         raise WrongUse("--last and --after: give one of them")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     client = AsyncClient(url, token)
     items = client.subscribe(*patterns, types=type or [], after=after, last=last, transport=transport)
-    run_to_end(_tail(client, items, _json_line if json else _line))
+    end = None
+    if until_live:
+        # Without a replay there is no `feed.live`: the stream is live from its start.
+        end = "feed.open" if last is None and after is None else "feed.live"
+    run_to_end(_tail(client, items, form_of(json=json), end))
 
 
-async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[Event], str]) -> None:
+async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[Event], str], end: str | None) -> None:
+    """Print events without end, or until the notice of type `end` comes."""
     end_with_reader()
     report = _Report(client.url)
     async with client, items:
@@ -52,6 +65,13 @@ async def _tail(client: AsyncClient, items: AsyncSubscription, form: Callable[[E
                 print(form(item), flush=True)
             else:
                 report(item)
+                if isinstance(item, Notice) and item.type == end:
+                    return
+
+
+def form_of(*, json: bool) -> Callable[[Event], str]:
+    """Return the function that makes the line to print for an event."""
+    return _json_line if json else _line
 
 
 def _line(event: Event) -> str:
@@ -63,8 +83,7 @@ def _json_line(event: Event) -> str:
 
 
 class _Report:
-    """What a reader should know of the stream itself, on standard error: a line for each thing that happens, not for
-    each try."""
+    """Reports on standard error what happens to the stream itself: a line for each event, not for each try."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -77,7 +96,11 @@ class _Report:
             case Notice(type="feed.open") if self._waiting.over():
                 say(f"feed: {self._url}: connected")
             case Gap(requested=requested, resumed_from=resumed_from, reason=reason):
-                facts = f"asked for {requested}, resumed from {resumed_from}"
-                say(f"feed: gap: events may be missing: {reason}: {facts}")
+                say_gap(requested, resumed_from, reason)
             case Notice(type="feed.closing", data=data):
                 say(f"feed: the server ends the stream: {data.get('reason')}")
+
+
+def say_gap(requested: str, resumed_from: str, reason: str) -> None:
+    """Say on standard error that events may be missing, and where."""
+    say(f"feed: gap: events may be missing: {reason}: asked for {requested}, resumed from {resumed_from}")

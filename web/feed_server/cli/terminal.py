@@ -1,5 +1,5 @@
-"""What the command line prints for people: an error is one line on standard error, and nothing that somebody else wrote
-can steer the terminal."""
+"""What the command line prints for people. An error is one line on standard error, and text from others cannot control
+the terminal."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class WrongUse(typer.BadParameter):
-    """Exit code 2, and the message as it is."""
+    """A wrong command line: exit code 2. The message is printed unchanged."""
 
     def format_message(self) -> str:
-        """The message."""
+        """Return the message."""
         return self.message
 
 
 def say(text: str) -> None:
-    """One line on standard error, whatever `text` holds."""
+    """Print `text` as one line on standard error, with control characters escaped."""
     print(escaped(text), file=sys.stderr, flush=True)
 
 
 def escaped(text: str) -> str:
-    """`text` on one line, without what a terminal would obey."""
+    """Return `text` as one line, with everything escaped that a terminal would obey."""
     return UNSAFE.sub(lambda found: _ESCAPES.get(found[0]) or _escape(found[0]), text)
 
 
@@ -35,5 +35,5 @@ def _escape(character: str) -> str:
 
 
 def escaped_json(line: str) -> str:
-    """The same for a JSON text, which stays the same JSON: what is escaped can stand in it only inside strings."""
+    """Escape a JSON text in the same way. It stays the same JSON: these characters stand only inside its strings."""
     return UNSAFE.sub(lambda found: _escape(found[0]), line)

@@ -1,4 +1,4 @@
-"""`feed token`: makes a token, or explains one."""
+"""`feed token`: make a token, or explain one."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from feed_server.auth.tokens import Tokens, UnverifiedClaims
 
 _NO_KEY = (
-    "there is no key to sign with: set FEED_JWT_SECRET to the server's own secret, or give --private-key FILE; "
-    "a new secret is made with: openssl rand -hex 32"
+    "there is no key to sign with: set FEED_JWT_SECRET to the server's secret, or give --private-key FILE; "
+    "make a new secret with: openssl rand -hex 32"
 )
 _HALVES = {"publisher_jwt_secret": "publishing", "subscriber_jwt_secret": "subscribing"}
 _LONGEST = 100 * 365 * 86400  # seconds
-_MOST_INPUT = 1 << 20  # bytes: a token of that length is refused, and is told so
+_MOST_INPUT = 1 << 20  # bytes: a token of that length is refused as too long
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 
@@ -40,32 +40,43 @@ def token(
     publish: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="May publish to topics that match; may be repeated, or hold several: 'a/*, b'."
+            metavar="PATTERN", help="May publish to matching topics. May be repeated, or hold several: 'a/*, b'."
         ),
     ] = None,
     subscribe: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="May subscribe to it, and to what is within it. May be repeated too."),
+        typer.Option(
+            metavar="PATTERN", help="May subscribe to this pattern, and to any within it. May be repeated too."
+        ),
     ] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="May see and end subscriptions, and read /metrics.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="May list and end subscriptions, and read /metrics.")] = False,
     subject: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose it is: idempotency keys and rates count for each name.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The user or service (`sub`): idempotency keys and rates count for each name."
+        ),
     ] = None,
-    expires: Annotated[str, typer.Option(metavar="TIME", help="How long it is valid: 90s, 15m, 1h, 7d.")] = "1h",
+    expires: Annotated[str, typer.Option(metavar="TIME", help="How long the token is valid: 90s, 15m, 1h, 7d.")] = "1h",
     private_key: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Sign with this private key (PEM: RSA, EC P-256, Ed25519), not a secret."),
+        typer.Option(
+            metavar="FILE", help="Sign with this private key (PEM: RSA, EC P-256, Ed25519) instead of a secret."
+        ),
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option(metavar="TOKEN|-", help="Explain this token, or the one on standard input; 0 if it is valid."),
+        typer.Option(
+            metavar="TOKEN|-", help="Explain this token, or the one on standard input. Exit code 0 if it is valid."
+        ),
     ] = None,
 ) -> None:
-    """Make a token that says what its bearer may do, or explain one.
+    """Make a token, or explain one.
 
-    Only the token is printed: TOKEN=$(feed token --publish 'orders/**' --expires 1h). It is signed with FEED_JWT_SECRET
-    and bears FEED_JWT_AUDIENCE and FEED_JWT_ISSUER where they are set, so that a server with the same environment takes
-    it. Nobody can take a token back before it expires: keep them short.
+    A token says what its bearer may do. It is signed with FEED_JWT_SECRET and names FEED_JWT_AUDIENCE and
+    FEED_JWT_ISSUER where they are set: a server with the same environment accepts it. Nothing but the token is printed.
+    A token cannot be revoked before it expires: make it short-lived.
+
+    Example: TOKEN=$(feed token --publish 'orders/**' --expires 1h)
     """
     try:
         settings = Settings()
@@ -81,7 +92,7 @@ def token(
         )
         print(_make(settings, grants, private_key))
     elif publish or subscribe or admin or subject is not None or private_key is not None:
-        raise WrongUse("--check is for a token that there is: give it alone")
+        raise WrongUse("--check explains an existing token: give it without options for a new one")
     elif not asyncio.run(_explain(settings, _given(check))):
         raise typer.Exit(1)
 
@@ -106,7 +117,7 @@ def _patterns(option: str, values: Iterable[str] | None) -> tuple[str, ...]:
     except Invalid as error:
         raise WrongUse(f"{option}: {error}") from None
     if len(checked) > MAX_PATTERNS:
-        raise WrongUse(f"{option}: a token has {MAX_PATTERNS} patterns at most")
+        raise WrongUse(f"{option}: a token may have at most {MAX_PATTERNS} patterns")
     return checked
 
 
@@ -116,7 +127,7 @@ def _seconds(text: str) -> float:
     except ValueError as error:
         raise WrongUse(f"--expires: {error}") from None
     if not 1 <= seconds <= _LONGEST:
-        raise WrongUse("--expires: is a second at least and 100 years at most")
+        raise WrongUse("--expires: must be at least 1 second and at most 100 years")
     return seconds
 
 
@@ -124,7 +135,7 @@ def _subject(text: str | None) -> str | None:
     from feed_server.auth.tokens import MAX_SUBJECT
 
     if text is not None and not 1 <= len(text) <= MAX_SUBJECT:
-        raise WrongUse(f"--subject: is 1 to {MAX_SUBJECT} characters long")
+        raise WrongUse(f"--subject: must be 1 to {MAX_SUBJECT} characters long")
     return text
 
 
@@ -134,19 +145,20 @@ def _make(settings: Settings, grants: Grants, private_key: Path | None) -> str:
 
     if not (grants.publish or grants.subscribe or grants.admin):
         raise WrongUse(
-            "it would allow nothing: give --publish, --subscribe or --admin, or --check TOKEN to explain one"
+            "the token would allow nothing: give --publish, --subscribe or --admin, or --check TOKEN to explain one"
         )
     key, algorithm = _secret(settings, grants) if private_key is None else _private_key(private_key)
     made = issue(grants, key, algorithm, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     if len(made) > MAX_TOKEN:
-        raise WrongUse(f"it would be longer than {MAX_TOKEN:,} characters, the limit: give fewer patterns")
+        raise WrongUse(f"the token would be longer than {MAX_TOKEN:,} characters, the limit: give fewer patterns")
     if (tokens := verifier_of(settings)) is not None and settings.jwks_url is None:
         asyncio.run(_compare(tokens, made, grants))
     return made
 
 
 def _secret(settings: Settings, grants: Grants) -> tuple[str, str]:
-    """The secret that can sign this: the one for everything, else one that is for no more than what is wanted."""
+    """Return the secret that can sign these grants: the one for everything, else one for only publishing or only
+    subscribing."""
     secret = settings.jwt_secret
     if secret is None and not grants.admin:
         if not grants.subscribe:
@@ -180,21 +192,21 @@ def _private_key(file: Path) -> tuple[PrivateKey, str]:
 
 
 async def _compare(tokens: Tokens, made: str, wanted: Grants) -> None:
-    """Say so if a server with these settings would not take what was made. It may be for another one."""
+    """Warn if a server with these settings would not accept the new token. It may be for another server."""
     try:
         got = await tokens.grants(made)
     except Unauthenticated as error:
-        say(f"feed token: beware: with the keys in this environment {error}")
+        say(f"feed token: warning: with the keys in this environment {error}")
         return
     if (got.publish, got.subscribe, got.admin) != (wanted.publish, wanted.subscribe, wanted.admin):
-        say("feed token: beware: with the keys in this environment it does not allow all of that")
+        say("feed token: warning: with the keys in this environment the token does not allow all of that")
 
 
 # Explaining one.
 
 
 async def _explain(settings: Settings, text: str) -> bool:
-    """Print what is to be known of a token. Whether it is valid."""
+    """Print what a token says. Return whether it is valid."""
     from feed_server.auth.tokens import read_unverified
     from feed_server.verifier import verifier_of
 
@@ -205,8 +217,8 @@ async def _explain(settings: Settings, text: str) -> bool:
         print(error)
         return False
     if tokens is None:
-        print("nothing was verified, as there is no key in this environment (FEED_JWT_SECRET and others)")
-        print("anybody can have written what it says:")
+        print("nothing was verified: there is no key in this environment (FEED_JWT_SECRET and others)")
+        print("anyone can have written these claims:")
         _show(claims, _claimed(claims))
         return False
     try:
@@ -214,7 +226,7 @@ async def _explain(settings: Settings, text: str) -> bool:
         half = await _half(settings, text)
     except Unauthenticated as error:
         print(error)
-        print("what it says, whoever has written it:")
+        print("its claims, not verified:")
         _show(claims, _claimed(claims))
         return False
     finally:
@@ -229,7 +241,7 @@ async def _explain(settings: Settings, text: str) -> bool:
 
 
 async def _half(settings: Settings, text: str) -> str | None:
-    """What alone the key of a valid token can grant, None if that is everything."""
+    """Return what the key of a valid token is limited to, None for a key that may grant everything."""
     from feed_server.auth.keys import KeyUse
     from feed_server.auth.tokens import Tokens
     from feed_server.verifier import keys_of
@@ -256,7 +268,7 @@ def _show(claims: UnverifiedClaims, grants: Grants | None) -> None:
 
 def _facts(claims: UnverifiedClaims, grants: Grants | None) -> Iterator[tuple[str, str]]:
     if grants is not None:
-        yield "whose", grants.subject or "nobody's in particular (no `sub`)"
+        yield "subject", grants.subject or "none (no `sub`)"
         yield "publish", _listed(grants.publish)
         yield "subscribe", _listed(grants.subscribe)
         yield "admin", "yes" if grants.admin else "no"
@@ -276,7 +288,7 @@ def _moment(seconds: float) -> str:
 
 
 def _length(seconds: float) -> str:
-    """In the largest unit of which there are two."""
+    """Return a duration in the largest unit of which there are at least two."""
     seconds = round(seconds)
     for unit, length in _UNITS:
         if seconds >= 2 * length:

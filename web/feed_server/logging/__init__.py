@@ -1,1 +1,1 @@
-"""How the program's log is written: its lines, and standard error."""
+"""The program's log: the format of its lines, and the output to standard error."""

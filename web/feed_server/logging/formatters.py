@@ -1,7 +1,7 @@
-"""What the server logs: a line each, whatever a client has put into it, and never a token.
+"""The format of log lines: one line for each record, whatever a client has sent, and never a token.
 
-As text for people, or as JSON, an object a line, for programs. The journal of systemd adds the time itself, and learns
-from a prefix of each line how serious it is (sd-daemon(3)).
+Lines are text for people, or JSON for programs, an object a line. The journal of systemd adds the time itself, and
+reads the level from a prefix of each line (sd-daemon(3)).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from feed.fastapi.logging.records import FactRecord, without_tokens
 from feed.wire import rfc3339
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""C0 and C1 controls, the line ends that only Unicode knows, what turns a terminal's text around, and what no encoding
-takes."""
+"""C0 and C1 controls, the line ends of Unicode, characters that change the direction of text, and surrogates, which no
+encoding accepts."""
 
 _LEVELS = {level: logging.getLevelName(level).lower() for level in (10, 20, 30, 40, 50)}
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 def one_line(text: str) -> str:
-    """The text with everything escaped that could end the line, or be more than text to a terminal."""
+    """Return the text with everything escaped that could end the line or control a terminal."""
     if text.isascii() and text.isprintable():
         return text
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class OneLine(logging.Formatter):
-    """A record is one line. Only a traceback goes on, in lines that are set in: none of them, not even one that quotes
-    a client, can be taken for a record."""
+    """Formats a record as one line. A traceback follows in indented lines, none of which can be mistaken for a record,
+    even if it quotes a client."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """See `logging.Formatter`."""
@@ -63,14 +63,14 @@ class OneLine(logging.Formatter):
 
 @lru_cache(maxsize=4)
 def _second(second: int) -> tuple[str, str]:
-    """In the time of this place, which people read, and how far that is from UTC: without it nobody elsewhere knows,
-    nor for the hour that comes twice in autumn."""
+    """Return local time, which people read, and its offset from UTC. Without the offset the time would mean nothing
+    elsewhere, nor in the hour that comes twice in autumn."""
     time_and_zone = datetime.fromtimestamp(second, UTC).astimezone().isoformat(" ")
     return time_and_zone[:19], time_and_zone[19:]
 
 
 class JournalLine(OneLine):
-    """The same for the journal, each line with its priority."""
+    """Formats a record as text for the journal, each line with its priority."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -79,8 +79,8 @@ class JournalLine(OneLine):
 
 
 class JsonLine(logging.Formatter):
-    """A record is a JSON object: `level`, `time` unless it is for the journal, `worker` where there are several; then
-    its facts, or `logger`, `message` and `exception`. `server` is what all of them say."""
+    """Formats a record as a JSON object: `level`, `time` except for the journal, `worker` where there are several; then
+    the record's facts, or `logger`, `message` and `exception`. The members of `server` are in every object."""
 
     def __init__(self, *, timed: bool, server: Mapping[str, Any]) -> None:
         super().__init__()
@@ -92,13 +92,13 @@ class JsonLine(logging.Formatter):
         return self.encoded(record).decode()
 
     def encoded(self, record: logging.LogRecord) -> bytes:
-        """The same as bytes, as they are made."""
+        """Return the line as bytes."""
         begin: dict[str, Any] = {"time": rfc3339(int(record.created * 1000))} if self._timed else {}
         begin["level"] = _LEVELS.get(record.levelno) or record.levelname.lower()
         line = {**begin, **self._server, **(record.facts if isinstance(record, FactRecord) else self._words(record))}
         try:
             encoded = orjson.dumps(line)
-        except orjson.JSONEncodeError:  # a lone surrogate, or a value of somebody else's
+        except orjson.JSONEncodeError:  # a lone surrogate, or a value that a library has logged
             return json.dumps(line, default=str).encode()
         if encoded.isascii() and b"\x7f" not in encoded:
             return encoded  # other controls are escaped already

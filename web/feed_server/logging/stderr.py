@@ -1,8 +1,8 @@
-"""Where the lines of the log go: standard error, for which nobody waits.
+"""The output of the log: standard error, without waiting for it.
 
-Whatever takes the lines may stop to do so: a full pipe, a disk, a terminal that somebody has paused. So a thread writes
-them, and what it cannot write in time is dropped, counted, and said so when there is room again. Nothing here touches
-the host application's logging: only `feed serve` calls `logging_to_stderr`.
+Standard error may block: a full pipe, a disk, a terminal that somebody has paused. So a thread writes the lines. Lines
+that it cannot write in time are dropped and counted, and the log says how many when there is room again. Nothing here
+touches the host application's logging: only `feed serve` calls `logging_to_stderr`.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ Level = Literal["debug", "info", "warning", "error"]
 _OWN = (
     "feed",
     "feed_server",
-)  # whose records the level is for; libraries say what they warn of: their debug lines hold URLs
+)  # the level is for their records; of libraries only warnings are logged: their debug lines contain URLs
 
 _MOST_BYTES = 4 << 20  # of lines that wait
 _MOST_LINE = 32 << 10  # bytes of one
 _ATOMIC = 4096  # bytes that a pipe takes whole, also where other workers write to it (PIPE_BUF, pipe(7))
-_AT_ONCE = 64 << 10  # bytes that one writer writes
-_GATHER = 0.1  # seconds that a line waits for others: to write each by itself would cost more than all the rest
-_FAREWELL = 1.0  # seconds for what waits when the server ends
+_AT_ONCE = 64 << 10  # bytes of one write by a process that writes alone
+_GATHER = 0.1  # seconds that a line waits for others: a write for each would cost more than all the rest
+_FAREWELL = 1.0  # seconds for the lines that wait when the server ends
 
 
 class Output(Protocol):
-    """What takes lines. `dropped` counts those that it could not."""
+    """An output for lines. `dropped` counts the lines that could not be written."""
 
     dropped: int
 
     def put(self, line: bytes) -> None:
-        """Take a line, from any thread, without ever waiting."""
+        """Take a line from any thread, without waiting."""
 
     def close(self) -> None:
-        """Write what waits, as far as that goes within a second."""
+        """Write the lines that wait, for at most a second."""
 
 
 class QueuedOutput:
-    """Writes from a thread of its own. `remark` makes the line that says how many were dropped. With `others` more
-    processes write to the same place."""
+    """Writes from a thread of its own. `remark` makes the line that says how many lines were dropped. `others` says
+    that other processes write to the same descriptor."""
 
     def __init__(self, descriptor: int, remark: Callable[[int], bytes], *, others: bool = False) -> None:
         self.dropped = 0
@@ -109,16 +109,16 @@ class QueuedOutput:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # somebody else, who shares it, has made it so
+            except BlockingIOError:  # another process that shares the descriptor has made it non-blocking
                 select.select([], [self._descriptor], [])
-            except OSError:  # nobody is there to take it
+            except OSError:  # the reader is gone
                 with self._lock:
                     self.dropped += bytes(rest).count(b"\n")
                 return
 
 
 def _pieces(lines: list[bytes], most: int) -> Iterator[bytes]:
-    """Runs of whole lines that are written at once."""
+    """Yield runs of whole lines to be written at once."""
     run: list[bytes] = []
     size = 0
     for line in lines:
@@ -132,7 +132,7 @@ def _pieces(lines: list[bytes], most: int) -> Iterator[bytes]:
 
 
 class DirectOutput:
-    """Writes at once if that is possible, and else not. For a process that forks, and so may have no thread."""
+    """Writes a line if that does not block, else drops it. For a process that forks and must not have threads."""
 
     def __init__(self, descriptor: int) -> None:
         self.dropped = 0
@@ -143,7 +143,7 @@ class DirectOutput:
     def put(self, line: bytes) -> None:
         """See `Output`."""
         for start in range(0, len(line), _ATOMIC):
-            # A pipe that is writable takes that much at once.
+            # A pipe that is writable takes this many bytes at once.
             if not self._poll.poll(0):
                 self.dropped += 1
                 return
@@ -155,7 +155,7 @@ class DirectOutput:
 
 
 class OutputHandler(logging.Handler):
-    """Hands records to an output, as lines."""
+    """Passes records to an output, as lines."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class OutputHandler(logging.Handler):
         return True
 
     def line(self, record: logging.LogRecord) -> bytes:
-        """The record's line."""
+        """Return the line of a record."""
         if isinstance(self.formatter, JsonLine):
             line = self.formatter.encoded(record)
         else:
@@ -185,7 +185,7 @@ class OutputHandler(logging.Handler):
             self.handleError(record)
 
     def remark(self, count: int) -> bytes:
-        """The line that says how many were dropped."""
+        """Return the line that says how many lines were dropped."""
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d log lines were dropped", (count,), None)
         return self.line(record)
 
@@ -194,9 +194,12 @@ class OutputHandler(logging.Handler):
 def logging_to_stderr(
     format: Format, level: Level, *, quiet_publishes: bool = False, worker: int | None = None, forks: bool = False
 ) -> Iterator[None]:
-    """Log to standard error for as long as the block lasts: in this format (`auto`: text on a terminal, else JSON),
-    what is as serious as `level` or more, but for publishes that succeed where those are to be `quiet_publishes`.
-    `worker` is named in each line. `forks`: there may be no thread."""
+    """Log to standard error for as long as the block lasts.
+
+    `auto` is text on a terminal, else JSON. Records of at least `level` are logged, without those of successful
+    publishes where `quiet_publishes` is true. `worker` is named in each line. `forks` says that the process forks and
+    must not have threads.
+    """
     descriptor = sys.stderr.fileno()
     handler = OutputHandler(_formatter(format, descriptor, worker))
     handler.output = (
@@ -206,7 +209,7 @@ def logging_to_stderr(
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[handler], force=True)
     for name in _OWN:
         logging.getLogger(name).setLevel(least)
-    quiet = logging.WARNING if quiet_publishes else logging.NOTSET  # a line costs a tenth to a fifth of what they do
+    quiet = logging.WARNING if quiet_publishes else logging.NOTSET  # a line costs a tenth to a fifth of a publish
     logging.getLogger("feed.requests.publishes").setLevel(quiet)
     try:
         yield
@@ -225,11 +228,11 @@ def _formatter(format: Format, descriptor: int, worker: int | None) -> logging.F
 
 
 def _is_journal(descriptor: int) -> bool:
-    """Whether it is the journal's socket: systemd names that so (systemd.exec(5), JOURNAL_STREAM)."""
+    """Whether a descriptor is the journal's socket, by what systemd sets (systemd.exec(5), JOURNAL_STREAM)."""
     status = os.fstat(descriptor)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def dropped_lines() -> int:
-    """How many lines of this process could not be written."""
+    """Return how many lines of this process could not be written."""
     return sum(handler.output.dropped for handler in logging.getLogger().handlers if isinstance(handler, OutputHandler))

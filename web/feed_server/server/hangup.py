@@ -1,4 +1,4 @@
-"""SIGHUP, which means two things: the terminal has been closed, or somebody wants something to be read anew."""
+"""SIGHUP, which has two meanings: the terminal was closed, or settings should be read again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import signal
 
 
 class Hangups:
-    """Made before the process takes the signal: whoever was started by `nohup` is to outlive its terminal."""
+    """Tells the two meanings apart. Make it before the process handles SIGHUP: with `nohup` the signal is ignored, and
+    the process must outlive its terminal."""
 
     def __init__(self) -> None:
         self._may_end = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     def is_end(self) -> bool:
-        """Whether one that has just come is the end of the terminal, and so of what was started there."""
+        """Whether a SIGHUP that has just arrived means that the terminal was closed, and with it this process ends."""
         return self._may_end and not _has_terminal()
 
 

@@ -1,4 +1,4 @@
-"""`feed serve`: the uvicorn server around the application, and how it stops."""
+"""`feed serve`: a uvicorn server around the application, which stops in its own way."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from feed_server.settings import Settings, variable
 logger = logging.getLogger(__name__)
 
 FORCED = 3
-"""Seconds for what is left once the drain is over."""
+"""Seconds for the requests that are left when the drain is over."""
 
-_LAST_REQUESTS = 0.1  # seconds for those that are under way when the last stream has ended
+_LAST_REQUESTS = 0.1  # seconds for requests that are under way when the last stream has ended
 _OWN_DESCRIPTORS = 64  # the database, the loop, and the files of the dashboard, forty at once
 _MANY_DESCRIPTORS = 1 << 20
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, but for how it stops: uvicorn waits for open streams before it tells them, and for ever."""
+    """uvicorn's server with another way to stop: uvicorn waits for open streams, for ever, before it tells them."""
 
     def __init__(self, settings: Settings, on_listening: Callable[[], None]) -> None:
-        """`on_listening` is called once it takes connections."""
+        """`on_listening` is called when the server accepts connections."""
         from feed_server.server.protocol import ConnectionLimit, HttpProtocol, ServerLimits, WebSocketProtocol
 
         self._http = HttpProtocol
@@ -61,34 +61,34 @@ class Server(uvicorn.Server):
         limits = ServerLimits(self._connections, bodies, settings.max_head, *self._deadlines)
         super().__init__(
             uvicorn.Config(
-                application(settings, self._feed, bodies=bodies),
+                application(settings, self._feed, bodies=bodies, server_drains=True),
                 loop="uvloop",
                 http=cast("type[asyncio.Protocol]", partial(HttpProtocol, limits=limits)),
                 ws=cast("type[asyncio.Protocol]", partial(WebSocketProtocol, limits=limits)),
                 ws_max_size=max_message(settings.max_data),
                 ws_per_message_deflate=False,  # up to hundreds of KiB a connection
-                access_log=False,  # uvicorn's prints the query, and with it tokens
+                access_log=False,  # uvicorn's prints queries, which may hold tokens
                 log_config=None,
-                # Unless they come from a proxy that is known, anybody could claim any address by them.
+                # X-Forwarded-For counts only from known proxies: else anyone could claim any address.
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=",".join(settings.proxies),
                 server_header=False,
                 backlog=BACKLOG,
-                # A proxy must be the first to let go: it cannot tell whether what it sent meanwhile was handled.
+                # A proxy must close first: it cannot tell whether a request that it sent meanwhile was handled.
                 timeout_keep_alive=cast("int", settings.idle),
-                workers=1,  # else WEB_CONCURRENCY is looked at
-                ws_ping_interval=settings.heartbeat,  # the sign of life of a WebSocket: proxies cut what is quiet
-                ws_ping_timeout=None,  # a pong waits behind what a slow reader has not read: `Stalled` judges better
+                workers=1,  # else uvicorn reads WEB_CONCURRENCY
+                ws_ping_interval=settings.heartbeat,  # the heartbeat of a WebSocket: proxies cut quiet ones
+                ws_ping_timeout=None,  # a pong waits behind all that a slow reader has not read: see `Stalled`
                 timeout_graceful_shutdown=FORCED,
             )
         )
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the log, and serve until it is told to stop. Raises `LogRefused`."""
+        """Open the log, and serve until told to stop. Raises `LogRefused`."""
         # Opened before uvicorn starts, so that a refused log is one clear line; closed after it, as a forced exit skips
         # the application's own shutdown.
         async with self._feed:
-            # What is there now stays: the collector need not look at it again and again, while nobody is served.
+            # The objects of now stay: the garbage collector need not look at them again in each full collection.
             gc.collect()
             gc.freeze()
             await super().serve(sockets)
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
         self._on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say goodbye to every stream while publishing goes on, then let uvicorn close what is left."""
+        """End every stream while publishing goes on, then let uvicorn close the other connections."""
         for watch in self._watches:
             watch.cancel()
         self.say_goodbye()
@@ -110,9 +110,9 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain
         while self._streams and loop.time() < deadline and not self.force_exit:
-            await asyncio.sleep(0.05)  # as uvicorn itself waits; an event would have to be set by every stream
+            await asyncio.sleep(0.05)  # as uvicorn itself waits; every stream would have to set an event
         if left := self._streams:
-            # Their clients take nothing any more. Only an abort ends a connection whose buffer never empties.
+            # Their clients read nothing any more. Only an abort ends a connection whose buffer never empties.
             if not self.force_exit:
                 logger.warning("%d streams did not end within %g s: cut off", left, self._settings.drain)
             for connection in list(self.server_state.connections):
@@ -120,25 +120,25 @@ class Server(uvicorn.Server):
         await self._answer_last_requests()
         await super().shutdown(sockets)
         if self.force_exit:
-            await self.lifespan.shutdown()  # which uvicorn leaves out then, though it takes no time here
+            await self.lifespan.shutdown()  # uvicorn leaves it out then, though it takes no time here
 
     @property
     def _streams(self) -> int:
-        """How many are open. `Feed.statistics` would look at each of them, twenty times a second."""
+        """The number of open streams. `Feed.statistics` would look at each of them, twenty times a second."""
         running = self._feed.running
         return 0 if running is None else len(running.broadcaster)
 
     def say_goodbye(self) -> None:
-        """From now on every answer says that it is the last one on its connection."""
+        """Make every answer from now on the last one on its connection."""
         self._connections.closing = True
         for connection in self.server_state.connections:
             if isinstance(connection, self._http):
                 connection.last_answer()
 
     async def _answer_last_requests(self) -> None:
-        """Take no more connections, and let what proxies have sent meanwhile on those that there are be answered: where
-        a connection is closed on a request, a proxy can only answer 502."""
-        await asyncio.sleep(0)  # connections that wait in the system are taken
+        """Accept no more connections, and answer the requests that proxies have sent meanwhile. If a connection is
+        closed on a request, a proxy can only answer 502."""
+        await asyncio.sleep(0)  # connections that wait in the system are accepted
         for server in self.servers:
             server.close()
         loop = asyncio.get_running_loop()
@@ -148,8 +148,8 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """See uvicorn's, which leaves out SIGHUP: it would end the process at once. Where it is ignored, as under
-        `nohup` and in a worker, that is somebody's wish."""
+        """Handle SIGHUP too, as uvicorn does not: the signal would end the process at once. Where SIGHUP is ignored, as
+        under `nohup` and in a worker, it stays ignored."""
         with super().capture_signals():
             is_main = threading.current_thread() is threading.main_thread()
             if not is_main or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -163,13 +163,13 @@ class Server(uvicorn.Server):
 
     def _hang_up(self, hangups: Hangups, number: int, frame: FrameType | None) -> None:
         if hangups.is_end():
-            self.should_exit = True  # a shell sends it once more: that is no second wish
+            self.should_exit = True  # not `handle_exit`: a shell sends SIGHUP twice, which must not end the drain
         else:
-            logger.info("SIGHUP changes nothing: settings are read when the server starts")
+            logger.info("SIGHUP has no effect: settings are read when the server starts")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A first signal begins the drain, a second one ends it. None is raised again afterwards, as uvicorn would
-        do: a server that stopped because it was told to has not failed."""
+        """Begin the drain at a first signal, end it at a second one. The signal is not raised again afterwards, as
+        uvicorn would do: a server that stops as it was told to has not failed."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -187,7 +187,7 @@ def serve(settings: Settings) -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """What a process needs before it serves. Raises `ServeError` for a server that would be open to everybody."""
+    """Prepare the process for serving. Raises `ServeError` for a server that would be open to everyone."""
     if not (settings.has_key or settings.insecure):
         check_private(settings.host)
     raise_descriptor_limit()
@@ -195,22 +195,22 @@ def prepare(settings: Settings) -> None:
 
 
 def on_port(settings: Settings, listening: socket.socket) -> Settings:
-    """The settings with the port that was taken."""
+    """Return the settings with the port of the socket."""
     return settings.model_copy(update={"port": listening.getsockname()[1]})
 
 
 def greet(url: str, settings: Settings) -> None:
-    """Say that the server is there."""
+    """Print that the server listens, and where."""
     print(greeting(url, settings), flush=True)
 
 
 def greeting(url: str, settings: Settings) -> str:
-    """What a newcomer needs to see first, and an operator too: who may do what."""
+    """Return what a new user needs first, and an operator too: the URLs, and who may do what."""
     bearing = '-H "Authorization: Bearer $TOKEN" ' if settings.has_key else ""
     lines = [
         f"feed is listening, events are kept in {without_password(settings.log)}",
         f"  dashboard   {url}/",
-        f"  access      {_access(settings)}",
+        f"  access      {access(settings)}",
         *([f"  token       {_token(settings)}"] if settings.has_key else []),
         f"  subscribe   curl -N {bearing}{url}/events/hello",
         f"  publish     curl {bearing}-d 'Hello' {url}/events/hello",
@@ -218,41 +218,42 @@ def greeting(url: str, settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def _access(settings: Settings) -> str:
+def access(settings: Settings) -> str:
+    """Return who may do what, in a few words."""
     if settings.has_key:
-        public = f"; everybody subscribes to {', '.join(settings.public)}" if settings.public else ""
+        public = f"; everyone may subscribe to {', '.join(settings.public)}" if settings.public else ""
         return f"tokens ({', '.join(map(variable, settings.keys))}){public}"
     if settings.insecure:
-        return "EVERYBODY who reaches it (no key, --insecure)"
-    return "everybody on this machine (no key)"
+        return "EVERYONE who reaches it (no key, --insecure)"
+    return "everyone on this machine (no key)"
 
 
 def _token(settings: Settings) -> str:
-    """How to come by $TOKEN."""
+    """Say how to get $TOKEN."""
     if settings.jwt_secret is not None:
         return "export TOKEN=$(feed token --publish '**' --subscribe '**')"
     if settings.jwt_public_key is not None:
         return "export TOKEN=$(feed token --publish '**' --subscribe '**' --private-key FILE)"
     if settings.jwks_url is not None:
-        return "TOKEN is from whoever keeps the private keys"
-    return "TOKEN is one to publish or one to subscribe: see feed token --help"
+        return "get TOKEN from the service that holds the private keys"
+    return "TOKEN can be for publishing or for subscribing: see feed token --help"
 
 
 def raise_descriptor_limit() -> None:
-    """Every stream is a descriptor: take as many as the system allows without asking."""
+    """Raise the limit of file descriptors to what the system allows: every stream takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # where "unlimited" is not a number that may be asked for
+    with contextlib.suppress(ValueError, OSError):  # on systems where "unlimited" cannot be set
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def descriptor_limit() -> int:
-    """How many descriptors a process may have."""
+    """Return how many file descriptors this process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def _raise_handshake_limits() -> None:
-    """Let a WebSocket's URL hold a hundred topics, as any request's may. The library reads its limits, the bytes of a
-    line and the number of headers, from the environment when it is imported, which uvicorn does later."""
+    """Let a WebSocket's URL hold a hundred topics, as any request's may. The library `websockets` reads its limits, the
+    bytes of a line and the number of headers, from the environment when it is imported, which uvicorn does later."""
     os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", str(1 << 20))
     os.environ.setdefault("WEBSOCKETS_MAX_NUM_HEADERS", "256")

@@ -1,9 +1,9 @@
-"""Finds the connections whose peers take nothing at all any more, and cuts them off.
+"""Finds connections whose peers read nothing at all any more, and aborts them.
 
-A peer that reads slowly is not stalled: what counts is whether its system acknowledges anything. (It does so in steps
-of a segment, or half its buffer: the time has to be longer than its reader takes for that.) `TCP_USER_TIMEOUT` does not
-tell these apart: it ended a reader that steadily took a kilobyte a second. A peer that vanished acknowledges nothing
-either.
+A peer that reads slowly is not stalled: what counts is whether its system acknowledges anything. (A system acknowledges
+in steps of a segment, or half its buffer: the time must be longer than the reader takes for that.) `TCP_USER_TIMEOUT`
+does not tell these apart: it ended a reader that steadily read a kilobyte a second. A peer that has vanished
+acknowledges nothing either.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 logger = logging.getLogger(__name__)
 
 _LOOKS = 6  # within the time after which a peer counts as stalled
-_SLICE = 500  # connections that are looked at in one go: 2 µs each
+_SLICE = 500  # connections that are looked at in one turn of the loop: 2 µs each
 
 _TCP_INFO_BYTES = 256
 _BYTES_ACKED = struct.Struct("@Q")
@@ -30,22 +30,22 @@ _INT = struct.Struct("i")
 
 
 class Connection(Protocol):
-    """What is watched."""
+    """A connection that is watched."""
 
     transport: asyncio.Transport
 
     def cut_off(self) -> None:
-        """End at once."""
+        """Abort the connection at once."""
 
 
 class _Seen(NamedTuple):
     taken: int
-    since: float  # when it had taken that first
+    since: float  # when that number was first seen
 
 
 class Stalled:
-    """Watches `connections` and cuts off those whose peer has taken nothing for `patience` seconds though there was
-    something to take."""
+    """Watches `connections` and aborts those whose peer has read nothing for `patience` seconds although there was
+    something to read."""
 
     def __init__(self, connections: Collection[Connection], patience: float) -> None:
         self._connections = connections
@@ -53,16 +53,16 @@ class Stalled:
         self._seen: dict[Connection, _Seen] = {}
 
     async def watch(self) -> None:
-        """Look at all of them now and then, for ever."""
+        """Look at all connections now and then, until cancelled."""
         while True:
             await asyncio.sleep(self._patience / _LOOKS)
             try:
                 cut = await self._look()
             except Exception:
-                logger.exception("some connections were not looked at; the next look comes")
+                logger.exception("some connections were not looked at; trying again at the next look")
                 continue
             if cut:
-                logger.warning("%d clients took nothing for %g s: cut off", cut, self._patience)
+                logger.warning("%d clients read nothing for %g s: disconnected", cut, self._patience)
 
     async def _look(self) -> int:
         now = asyncio.get_running_loop().time()
@@ -86,7 +86,7 @@ class Stalled:
 
 
 def _taken(transport: asyncio.Transport) -> int | None:
-    """A number that changes whenever the peer takes something; None if there is nothing for it to take."""
+    """Return a number that changes whenever the peer reads something; None if there is nothing to read."""
     try:
         connection: socket.socket = transport.get_extra_info("socket")
         unsent: int = _INT.unpack(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]

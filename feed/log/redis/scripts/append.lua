@@ -1,10 +1,12 @@
 #!lua
--- Commits batches, each whole. Without `allow-oom` Redis refuses it before its first step if there is no memory.
+-- Commits batches, each whole. Without the flag `allow-oom`, Redis refuses the script before its first step if memory
+-- is full.
 --
--- ARGV: the epoch and the position that the caller knows, a name should a new epoch begin, the four bounds of
--- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each, a draft being
--- {topic, type, json, data, size}. Gives {epoch, first seq, count} for each batch, with "again" where it was committed
--- before under its key, `false` where its key was used for another; and the oldest seq and the sizes of what is retained, together.
+-- ARGV: the epoch and the position that the caller knows, a name in case a new epoch begins, the four bounds of
+-- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each; a draft is
+-- {topic, type, json, data, size}. Returns, for each batch, {epoch, first seq, count}, with "again" if it was committed
+-- before under its key, or `false` if its key was used for another request; then the oldest seq and the sum of the
+-- retained sizes.
 local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
 local last, last_time = last_seq()
@@ -15,7 +17,7 @@ end
 local epoch = epoch_of(call('LINDEX', epochs, -1))
 local known = call('HMGET', state, 'end', 'last_time')
 local size = tonumber(known[1] or 0)
--- The times of events never go back, whatever the clock does, and on whichever machine it is.
+-- The times of events never go back, whatever the clock does, and whichever machine's clock it is.
 local time_text = text(math.max(time, last_time, tonumber(known[2] or 0)))
 
 local function earlier_answer(key, fingerprint)
@@ -30,7 +32,7 @@ local function earlier_answer(key, fingerprint)
   return { name, tonumber(first), tonumber(count), 'again' }
 end
 
--- Redis counts the seqs: where somebody else has set its count ahead there is a hole.
+-- Redis counts the seqs: if another client has set its count ahead, there is a hole.
 local function commit(drafts)
   local begin
   for _, draft in ipairs(drafts) do
@@ -45,7 +47,7 @@ end
 
 local given = {}
 for place, batch in ipairs(cmsgpack.unpack(ARGV[9])) do
-  local drafts, key, fingerprint = unpack(batch) -- no key is an empty one
+  local drafts, key, fingerprint = unpack(batch) -- an empty key means no key
   local answer
   if key ~= '' then
     answer = earlier_answer(key, fingerprint)

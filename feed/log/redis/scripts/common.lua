@@ -1,25 +1,25 @@
--- What the scripts share. Put in front of each of them, after its first line.
+-- The shared part of the scripts. It is put into each of them after the first line.
 --
--- events   a stream: an entry an event, its ids 0-1, 0-2, 0-3 …
--- epochs   a list, oldest first: "<name> <first seq>", and "<name> <first seq> lossy" where what stood there before
---          is known to be gone
--- state    a hash: `server` is whose epoch the newest is, `end` the sizes of all events ever, together; `last` and
---          `last_time` are the seq and the time of the newest event; `oldest`, `oldest_start` and `oldest_time` describe
---          the oldest retained one
--- answers  a hash: what was answered under an idempotency key; `expiries` (a sorted set) says until when it counts
+-- events   a stream: each event is one entry, with the ids 0-1, 0-2, 0-3 …
+-- epochs   a list, oldest first: "<name> <first seq>", or "<name> <first seq> lossy" if events that stood there before
+--          are known to be gone
+-- state    a hash: `server` is the server on which the newest epoch began; `end` is the sum of the sizes of all events
+--          ever; `last` and `last_time` are the seq and the time of the newest event; `oldest`, `oldest_start` and
+--          `oldest_time` describe the oldest retained event
+-- answers  a hash: the answer to each idempotency key; `expiries` (a sorted set) says until when an answer counts
 local events, epochs, state, answers, expiries = unpack(KEYS)
 
--- Beyond the first bound those go that no retained event is of; beyond the second the oldest events go with theirs.
+-- Beyond the first bound, epochs without retained events go; beyond the second, the oldest go with their events.
 local MAX_EPOCHS, MAX_EPOCHS_WITH_EVENTS = 1000, 10000
 
--- Beyond it a number of Lua does not count by ones any more.
+-- Beyond this a number in Lua cannot be counted up by one any more.
 local MAX_SEQ = 2 ^ 53
 
 local function foreign()
   error({ err = 'FOREIGN ' .. events .. ' is not a stream of this program' })
 end
 
--- As `redis.call`, which does not name the command in its error if Redis does not know it or does not let us use it.
+-- `redis.call` whose error names the command if Redis does not know or does not allow it.
 local function call(command, ...)
   local answer = redis.pcall(command, ...)
   local refused = type(answer) == 'table' and answer.err
@@ -33,7 +33,7 @@ local function call(command, ...)
     error({ err = 'FORBIDDEN ' .. command })
   end
   if string.find(refused, 'equal or smaller', 1, true) or string.find(refused, 'exhausted', 1, true) then
-    foreign() -- somebody has set the stream's count to where no seq follows
+    foreign() -- another client has set the stream's count so far that no seq can follow
   end
   error(answer)
 end
@@ -55,8 +55,8 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Redis takes another replication id whenever its history may have become another one: at each start of a master, when
--- a replica is promoted, and when it copies somebody else's data. Gives it, and whether this server is a master.
+-- Redis takes a new replication id whenever its history may have changed: at each start of a master, when a replica is
+-- promoted, and when it copies another server's data. Returns the id, and whether this server is a master.
 local function server_now()
   local replication = call('INFO', 'replication')
   return string.match(replication, 'master_replid:(%x+)'), string.match(replication, 'role:(%a+)') == 'master'
@@ -65,13 +65,13 @@ end
 -- The fields of an entry, as `append` writes them: epoch, time, start, topic, type, json, data.
 local FIELDS, TIME, START = 14, 4, 6
 
--- Somebody else may have written into the stream. What is not ours is passed over: a hole among the events.
+-- Another program may have written into the stream. Its entries are skipped: a hole among the events.
 local function is_ours(entry)
   local fields = entry[2]
   return #fields == FIELDS and fields[1] == 'epoch' and tonumber(fields[TIME]) and tonumber(fields[START])
 end
 
--- The newest seq that was ever given in this stream, also if somebody has deleted its event.
+-- The newest seq that was ever given in this stream, even if its event was deleted.
 local function last_given()
   if call('EXISTS', events) == 0 then
     return 0
@@ -84,8 +84,7 @@ local function last_given()
   end
 end
 
--- The same, and the time of the event. Redis tells it with the newest event's data, so that is asked for only if
--- somebody else has written or deleted.
+-- The newest seq and the time of its event. `last_given` is asked only if another client has written or deleted.
 local function last_seq()
   local newest = call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
   local seq = newest and seq_of(newest[1])
@@ -141,8 +140,8 @@ local function note_oldest(last, size, time)
   return oldest, start, time
 end
 
--- Whether a new epoch has to begin: the log is new, or Redis another one than it was, or events are gone that were
--- there, or of which somebody knows who knows of no newer epoch.
+-- Whether a new epoch has to begin: the log is new, or Redis is another server than before, or events are gone that
+-- were in the record, or that a caller knows who knows of no newer epoch.
 local function is_other(last, newest_known, written)
   local newest = call('LINDEX', epochs, -1)
   local values = call('HMGET', state, 'server', 'last')
@@ -153,8 +152,8 @@ local function is_other(last, newest_known, written)
   return first > last + 1 or (name == newest_known and last < written)
 end
 
--- Whether the epoch at a place covers nothing from `oldest` on, and nothing is known by it that is not known by the next
--- one: where a lossy one begins, readers from before have to be told of the loss.
+-- Whether the epoch at a place may be forgotten: it covers nothing from `oldest` on, or the next one begins at the same
+-- seq and tells of a loss if this one does. Readers from before a lossy epoch have to be told of the loss.
 local function is_spare(entries, place, oldest)
   local following = entries[place + 1]
   if not following then
@@ -195,7 +194,7 @@ end
 local function begin_epoch(name, last)
   local newest = call('LINDEX', epochs, -1)
   while newest and select(2, epoch_of(newest)) > last + 1 do
-    call('RPOP', epochs) -- all it covered is gone, and its ids must not be taken for those of others
+    call('RPOP', epochs) -- all events of this epoch are gone, and its ids must not be mistaken for those of others
     newest = call('LINDEX', epochs, -1)
   end
   local values = call('HMGET', state, 'last', 'end')
@@ -206,8 +205,8 @@ local function begin_epoch(name, last)
   forget_epochs(note_oldest(last, size, now()), last, size)
 end
 
--- Let go of the events that retention does not keep, and of answers that do not count any more. Gives the oldest seq
--- and the sizes of what is kept, together. What was committed just now, if anything, begins at `first`.
+-- Remove the events that retention does not keep, and the answers that have expired. Returns the oldest seq and the sum
+-- of the sizes that are kept. `first` is the seq of the first event committed just now, if there is one.
 local function retain(last, time, max_events, max_bytes, max_age, max_answers, first)
   local values = call('HMGET', state, 'end', 'oldest', 'oldest_start', 'oldest_time')
   local size = tonumber(values[1] or 0)
@@ -223,7 +222,7 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers, f
     call('XTRIM', events, 'MINID', '0-' .. text(keep))
     oldest, start = note_oldest(last, size, time)
   elseif oldest == first then
-    note_oldest(last, size, time) -- the log was empty, and what is known of its oldest is when that became so
+    note_oldest(last, size, time) -- the log was empty: its times were those of when it became so
   end
   local gone = call('ZRANGEBYSCORE', expiries, '-inf', time, 'LIMIT', 0, 100)
   local beyond = call('ZCARD', expiries) - #gone - max_answers
@@ -240,7 +239,7 @@ end
 local function record(last)
   local values = call('HMGET', state, 'server', 'oldest', 'oldest_time', 'end', 'oldest_start')
   local entry = call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
-  local there = entry and seq_of(entry[1]) or last + 1 -- somebody else may have trimmed the stream
+  local there = entry and seq_of(entry[1]) or last + 1 -- another client may have trimmed the stream
   local server, is_primary = server_now()
   return {
     call('LRANGE', epochs, 0, -1),

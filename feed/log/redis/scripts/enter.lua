@@ -1,19 +1,19 @@
 #!lua flags=allow-oom
--- Begins a new epoch if there has to be one, says in the record what is known to be lost, and lets go of what retention
+-- Begins a new epoch if that is necessary, notes in the record what is known to be lost, and removes what retention
 -- does not keep.
 --
--- ARGV: a name should a new epoch begin; the newest epoch and position that the caller knows to be written; the position
--- up to which it has seen everything; the four bounds of retention; how many epochs it has seen, their names, oldest
--- first, and the names of those that it knows to be lossy. Gives the record, as `look` does.
+-- ARGV: a name in case a new epoch begins; the newest epoch and position that the caller knows to be written; the
+-- position up to which it has seen everything; the four bounds of retention; how many epochs it has seen, their names,
+-- oldest first, and the names of those that it knows to be lossy. Returns the record, as `look` does.
 local new_epoch, newest, written, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = last_seq()
-last_given() -- where no seq can follow it is found out before somebody publishes
+last_given() -- fails if no seq can follow: found out before the next publish
 if is_other(last, newest, written) then
   begin_epoch(new_epoch, last)
 end
 
--- If an epoch that the caller does not know begins before where it has been, then events that it knows are gone. Other
--- nodes may not have seen them, and have to tell their readers too.
+-- If an epoch that the caller does not know begins before the position that it has seen, events that it knows are gone.
+-- Other nodes may not have seen these, and have to tell their readers too.
 local known, lossy = {}, {}
 for place = 10, #ARGV do
   local names = place < 10 + tonumber(ARGV[9]) and known or lossy

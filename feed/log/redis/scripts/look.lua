@@ -1,4 +1,4 @@
 #!lua flags=no-writes
--- The record: {epochs, whether the newest is of this server, last seq, oldest seq, when that was committed, now,
--- the sizes of what is retained, together, whether this server is a primary}.
+-- Returns the record: {epochs, whether the newest began on this server, last seq, oldest seq, the time of its commit,
+-- now, the sum of the retained sizes, whether this server is a primary}.
 return record(last_seq())

@@ -1,6 +1,6 @@
 #!lua flags=no-writes
--- ARGV: "forward" or "backward", the first and the last seq of a range, how many events at most, and after how many
--- bytes to stop. Gives entries of the stream, as XRANGE or XREVRANGE do; of what is not ours its id alone.
+-- ARGV: "forward" or "backward", the first and the last seq of a range, the most events, and after how many bytes to
+-- stop. Returns entries of the stream, as XRANGE or XREVRANGE do; of another program's entries only the id.
 local forward = ARGV[1] == 'forward'
 local low, high = tonumber(ARGV[2]), tonumber(ARGV[3])
 local count, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
