@@ -410,7 +410,7 @@ def test_text_that_may_be_meant_as_text_is_published_without_a_hint(data: str, s
 
 def test_data_that_is_no_json_is_an_error(server: RunningServer) -> None:
     result = feed("publish", "cli/bad", "{", "--json", "--url", server.url)
-    assert one_line(result).startswith("feed: not JSON: ")
+    assert one_line(result).startswith("feed: data: not JSON: ")
     assert result.returncode == 1
 
 
@@ -468,7 +468,7 @@ def test_no_input_is_no_event(server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [
-        (["--json"], b"1\n2\n\n{x\n5\n", "feed: line 4: not JSON: "),
+        (["--json"], b"1\n2\n\n{x\n5\n", "feed: line 4: data: not JSON: "),
         ([], b"1\n2\nx\xffx\n4\n", "feed: line 3: not UTF-8: byte 1 is 0xff"),
     ],
 )
@@ -485,8 +485,8 @@ def test_a_bad_line_is_named_and_what_stands_before_it_is_published(
 
 
 def test_a_refusal_says_which_lines_and_why(server: RunningServer) -> None:
-    result = feed("publish", "cli/*", "--url", server.url, stdin=b"1\n2\n")
-    assert re.match(r"feed: lines 1 to 2: refused with 422: .*topic.*; 0 events acknowledged before$", one_line(result))
+    result = feed("publish", "cli/large", "--url", server.url, stdin=b"1\n" + b"x" * 300_000 + b"\n")
+    assert re.match(r"feed: lines 1 to 2: refused with 413: .*data.*; 0 events acknowledged before$", one_line(result))
     assert result.returncode == 1
 
 
@@ -675,9 +675,17 @@ def test_a_gap_is_reported_with_its_reason_and_ids(server: RunningServer, start:
     )
 
 
-def test_a_refusal_is_its_detail_and_exit_code_1(server: RunningServer) -> None:
-    result = feed("tail", "a/**/b", "--url", server.url)
-    assert re.match(r"feed: refused with 422: pattern: '\*' may only be a whole segment", one_line(result))
+def test_a_refusal_is_its_detail_and_exit_code_1(serve: Serve) -> None:
+    server = serve("--log", "memory:", max_patterns=1)
+    result = feed("tail", "a", "b", "--url", server.url)
+    assert re.match(r"feed: refused with 422: pattern: at most 1 may be given", one_line(result))
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["tail", "history"])
+def test_a_bad_pattern_is_named_and_exit_code_1(command: str) -> None:
+    result = feed(command, "a/**/b", "--url", f"http://127.0.0.1:{free_port()}")
+    assert one_line(result).startswith("feed: pattern: '*' may only be a whole segment")
     assert result.returncode == 1
 
 
