@@ -158,7 +158,7 @@ def test_what_never_was_a_request_is_a_line(server: RunningServer, lines: Lines)
         "method": None,
         "path": None,
         "status": 400,
-        "refused": "this is no HTTP request",
+        "refused": "this is not an HTTP request",
         "client": "127.0.0.1",
     }
 
@@ -385,6 +385,6 @@ def test_a_level_or_format_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"log_level": "loud", "log_format": "xml"})
     assert list(problems(raised.value)) == [
-        "--log-format (FEED_LOG_FORMAT): is one of auto, text or json",
-        "--log-level (FEED_LOG_LEVEL): is one of debug, info, warning or error",
+        "--log-format (FEED_LOG_FORMAT): must be one of auto, text or json",
+        "--log-level (FEED_LOG_LEVEL): must be one of debug, info, warning or error",
     ]

@@ -471,7 +471,7 @@ def test_where_new_workers_cannot_start_the_old_ones_go_on_and_dead_ones_are_tri
         old = workers(server)
     redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     server.signal(signal.SIGHUP)
-    eventually(lambda: "worker 1 is not replaced, nor are the others" in server.output)
+    eventually(lambda: "worker 1 is not replaced, and the others are not either" in server.output)
     assert "worker 1 has ended: this Redis may evict" in server.output
     assert workers(server) == old
     assert server.http.get(f"{server.url}/healthz").status_code == 200

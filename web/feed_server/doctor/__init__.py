@@ -1,7 +1,7 @@
-"""`feed doctor`: a feed looked at from the outside, through whatever stands in front of it, and in words what is wrong
-with the way there and how to cure it.
+"""`feed doctor`: check a feed from outside, through everything that stands in front of it, and say what is wrong and
+how to cure it.
 
-Each module is a group of checks, in two halves: what gathers facts by asking (`look_…`), and pure functions from facts
-to findings (`judge_…`). `examination` runs all of them at once, `target` is how they ask. Whatever another machine says
-is bounded where it is read, and nothing is published but to one topic of the doctor's own.
+Each module is a group of checks in two halves: functions that gather facts by requests (`look_…`), and pure functions
+from facts to findings (`judge_…`). `examination` runs all groups at once, `target` sends the requests. Whatever another
+machine answers is bounded where it is read, and events are published only to one topic of the doctor's own.
 """

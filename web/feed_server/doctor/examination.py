@@ -1,4 +1,4 @@
-"""All checks at once: it takes as long as the longest of them, watching a quiet stream."""
+"""All checks at once. They take as long as the longest of them, which watches a quiet stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feed_server.doctor.target import Target, type_of_its_own
 
 
 class Report(NamedTuple):
-    """What was found. `reached` is whether there was a feed to look at."""
+    """What was found. `reached` says whether a feed answered."""
 
     reached: bool
     findings: list[Finding]
@@ -21,7 +21,7 @@ class Report(NamedTuple):
 async def examine(
     target: Target, done: Callable[[], None] = lambda: None, *, groups: Collection[str] | None = None
 ) -> Report:
-    """Look at everything, or at these `GROUPS` of it. `done` is called as each of them ends."""
+    """Run all checks, or only these `GROUPS`. `done` is called when a group ends."""
     way = await reach.look_way(target)
     if (finding := reach.judge_unreachable(way)) is not None:
         return Report(False, [finding])
@@ -109,4 +109,4 @@ GROUPS = {
     "requests": _requests,
     "addresses": _addresses,
 }
-"""What is looked at side by side, in the order in which it is told."""
+"""The groups of checks that run at the same time, in the order of the report."""

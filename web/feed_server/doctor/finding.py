@@ -1,4 +1,4 @@
-"""What a check has found, and how bad it is. Pure."""
+"""What a check has found, and how bad that is. Pure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NamedTuple
 
 
 class Severity(enum.Enum):
-    """How bad it is, from good to bad."""
+    """How bad a finding is, from good to bad."""
 
     OK = "ok"
     UNKNOWN = "unknown"
-    """It could not be found out: no verdict, and no promise that it works."""
+    """Nothing could be found out: it may work or not."""
     WARN = "warn"
-    """It works, but worse than it could, or not for everybody."""
+    """It works, but worse than it could, or not for everyone."""
     FAIL = "fail"
 
 
 _MOST_WORDS = 600
-"""Characters: some are the other side's."""
+"""Characters of a finding: some of them come from the other side."""
 
 
 class Finding(NamedTuple):
-    """One verdict: which check, in words what was seen, and what to do about it."""
+    """One verdict: the check, what was seen in words, and what to do about it."""
 
     check: str
     severity: Severity
@@ -32,27 +32,27 @@ class Finding(NamedTuple):
 
 
 def ok(check: str, words: str) -> Finding:
-    """All is well."""
+    """Make the finding that all is well."""
     return _made(check, Severity.OK, words)
 
 
 def unknown(check: str, words: str, cure: str = "") -> Finding:
-    """What could not be found out, and what it would take."""
+    """Make the finding that nothing could be found out, and say what that would take."""
     return _made(check, Severity.UNKNOWN, words, cure)
 
 
 def warn(check: str, words: str, cure: str) -> Finding:
-    """Could be better."""
+    """Make the finding that something could be better."""
     return _made(check, Severity.WARN, words, cure)
 
 
 def fail(check: str, words: str, cure: str) -> Finding:
-    """Broken."""
+    """Make the finding that something is broken."""
     return _made(check, Severity.FAIL, words, cure)
 
 
 def _made(check: str, severity: Severity, words: str, cure: str = "") -> Finding:
-    # Headers may hold what is no text at all, which could not be printed as JSON.
+    # Headers may hold bytes that are not text, which could not be printed as JSON.
     words = words.encode("utf-8", "replace").decode()
     return Finding(check, severity, words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…", cure)
 
@@ -62,7 +62,7 @@ _CODES = {Severity.WARN: 3, Severity.FAIL: 4}  # 2 is a wrong command line, as w
 
 
 def exit_code(findings: Iterable[Finding], *, reached: bool) -> int:
-    """0: nothing wrong was found. 1: there was no feed to look at. 3: a warning at most. 4: something is broken."""
+    """Return 0 if nothing wrong was found, 1 if no feed answered, 3 for warnings at most, 4 if something is broken."""
     if not reached:
         return UNREACHED
     return max((_CODES.get(finding.severity, 0) for finding in findings), default=0)

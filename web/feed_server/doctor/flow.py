@@ -1,4 +1,5 @@
-"""Whether a stream flows: events at once and one by one, not compressed, not out of a cache, and kept while quiet."""
+"""Whether a stream flows: events arrive at once and one by one, not compressed, not from a cache, and a quiet stream is
+kept open."""
 
 from __future__ import annotations
 
@@ -18,17 +19,17 @@ SPACING = 0.3
 
 _EVENTS = 4
 _LATE = 1.0  # seconds: nothing on the way has a reason to take longer …
-_TRIPS = 3  # … but where a request and its answer take so long themselves
-_PADDING = (4 << 10, 16 << 10, 64 << 10)  # bytes that make a buffer run over
-_LONGER = 20.0  # seconds: a feed that says nothing for longer was told to (FEED_HEARTBEAT is 15 s)
+_TRIPS = 3  # … unless a request and its answer take that long: an event may take so many trips
+_PADDING = (4 << 10, 16 << 10, 64 << 10)  # bytes that fill a buffer, so that it is flushed
+_LONGER = 20.0  # seconds: longer than FEED_HEARTBEAT, which is 15 s by default
 
-_SLACK = 1.0  # seconds by which a sign of life may be late
+_SLACK = 1.0  # seconds by which a heartbeat may be late
 
 SILENTLY_CUT = (
-    "something on the way forgets connections without ending them: let it keep them for longer than FEED_HEARTBEAT, or "
-    "set FEED_HEARTBEAT to less than that"
+    "something on the way forgets connections without closing them: let it keep them for longer than FEED_HEARTBEAT, "
+    "or make FEED_HEARTBEAT shorter than that time"
 )
-"""The cure where neither end is told."""
+"""The cure where neither end is told that the connection is gone."""
 
 _UNBUFFER = (
     "turn response buffering off for the feed (nginx: `proxy_buffering off`, and no `proxy_ignore_headers "
@@ -38,27 +39,28 @@ _UNCOMPRESS = "do not compress text/event-stream and application/x-ndjson (nginx
 
 
 class Seen(NamedTuple):
-    """What came on one stream. `opened` is how long its first event took, in seconds, None if it never came; `position`
-    that event's id; `refused` what the feed itself said where there was no stream to be had."""
+    """What came on one stream. `opened` is how many seconds its first event took, None if it never came; `position` is
+    that event's id; `arrived` are the times at which events came, by id; `refused` is the feed's answer if it refused
+    the stream."""
 
     opened: float | None
     arrived: Mapping[str, float]
     encoding: str = ""
     subscription: str = ""
     cache: tuple[str, str, str] = ("", "", "")
-    """Its Cache-Control, Age, and what a cache says of itself."""
+    """The headers Cache-Control and Age, and what a cache says of itself (X-Cache and its kin)."""
     refused: Answer | None = None
     away: str = ""
-    """In which words the feed turned it away, if it did."""
+    """The feed's words if it turned the stream away."""
     position: str = ""
 
 
 class Flow(NamedTuple):
-    """Events that were `sent`, each with its id and when that was known, and what came of them on a stream that takes
-    compression, as browsers do, on one that does not, and on one of JSON lines.
+    """The events that were `sent`, each with its id and the time when the id was known, and what came of them on three
+    streams: one that accepts compression, as browsers do, one that does not, and one of JSON lines.
 
-    `trip` is the longest that publishing one took. `refused` is the answer where none could be published. `released` is
-    how many bytes had to follow before the first came, None where that did not help or was not tried.
+    `trip` is the longest time that one publish took. `refused` is the answer if nothing could be published. `released`
+    is how many bytes had to follow before the first event came, None if that did not help or was not tried.
     """
 
     sent: Sequence[tuple[str, float]]
@@ -71,7 +73,7 @@ class Flow(NamedTuple):
 
 
 async def look_flow(target: Target, type: str) -> Flow:
-    """Publish some events apart from each other, and see when they come."""
+    """Publish some events at intervals, and note when they arrive."""
     path = target.path(type=type)
     async with AsyncExitStack() as stack:
         readings = [
@@ -141,37 +143,39 @@ def _seen(reading: Reading) -> Seen:
 
 
 def judge_compression(flow: Flow) -> Finding:
-    """Whether streams are compressed for those who take that, as all browsers do."""
+    """Judge whether streams are compressed for clients that accept it, as all browsers do."""
     if flow.browser.away or flow.plain.away:
         return unknown("compression", f"the feed turned the stream away: {flow.browser.away or flow.plain.away}", ROOM)
     if _is_late(flow, flow.browser) and not _is_late(flow, flow.plain):
-        words = "streams are compressed for those who take that, and the compressor keeps the events"
+        words = "streams are compressed for clients that accept it, and the compressor holds events back"
         return fail("compression", words, _UNCOMPRESS)
     if flow.browser.encoding:
-        words = f"streams are compressed on the way ({flow.browser.encoding}): memory and work for each reader"
+        words = (
+            f"streams are compressed on the way ({flow.browser.encoding}), which costs memory and CPU for each reader"
+        )
         return warn("compression", words, _UNCOMPRESS)
     if flow.browser.opened is None:
         return unknown("compression", "nothing came on the stream")
-    return ok("compression", "streams are not compressed, and so nothing waits for more")
+    return ok("compression", "streams are not compressed, so that no event waits for more data")
 
 
 def judge_buffering(flow: Flow) -> Finding:
-    """Whether events come at once, one by one."""
+    """Judge whether events arrive at once, one by one."""
     if away := flow.plain.away or flow.lines.away:
         return unknown("buffering", f"the feed turned the stream away: {away}", ROOM)
     if flow.plain.refused is not None:
-        words = f"not looked at, as no stream may be read: {flow.plain.refused}"
-        return unknown("buffering", words, "give a token that may publish to the topic and read it")
+        words = f"not checked, because no stream may be read: {flow.plain.refused}"
+        return unknown("buffering", words, "give a token that may publish and subscribe to the topic")
     if not flow.sent:
         return _judge_unsent(flow)
     held = [_is_late(flow, seen) for seen in (flow.plain, flow.lines)]
     if not any(held):
-        # Where only the compressed one is late, that is what judge_compression says.
+        # If only the compressed stream is late, judge_compression says so.
         worst = max(_worst(flow.sent, flow.plain), _worst(flow.sent, flow.lines))
-        return ok("buffering", f"events come at once, one by one ({max(0.0, worst) * 1000:.0f} ms at most)")
+        return ok("buffering", f"events arrive at once, one by one (within {max(0.0, worst) * 1000:.0f} ms)")
     if held == [False, True]:
-        words = "streams of JSON lines (Accept: application/x-ndjson) are held back; Server-Sent Events come at once"
-        return warn("buffering", words, "turn off buffering for them, too (Caddy: `flush_interval -1`)")
+        words = "streams of JSON lines (Accept: application/x-ndjson) are held back; Server-Sent Events arrive at once"
+        return warn("buffering", words, "turn buffering off for them, too (Caddy: `flush_interval -1`)")
     return _judge_held(flow)
 
 
@@ -180,10 +184,10 @@ def _judge_held(flow: Flow) -> Finding:
     seen = (flow.browser, flow.plain, flow.lines)
     ids = {id for id, _ in flow.sent} | {each.position for each in seen if each.position}
     if len({id.rpartition("-")[0] for id in ids}) > 1:
-        words = "what is published is in several logs, and comes only where it is published by chance"
+        words = "the nodes have different logs: an event arrives only at readers of the node that it was published to"
         return fail("buffering", words, "let all nodes behind the proxy share one log (FEED_LOG=redis://…)")
     if flow.released is not None:
-        words = f"events are held back until more follows: the first came after {flow.released >> 10} KiB"
+        words = f"events are held back until more data follows: the first came after {flow.released >> 10} KiB"
         return fail("buffering", words, _UNBUFFER)
     if len(arrived) < len(flow.sent):
         words = f"events are held back: {len(arrived)} of {len(flow.sent)} came while the stream was open"
@@ -191,14 +195,16 @@ def _judge_held(flow: Flow) -> Finding:
     times = [arrived[id] for id, _ in flow.sent]
     late = _worst(flow.sent, flow.plain)
     if max(times) - min(times) < SPACING * (len(times) - 1) / 2:
-        return fail("buffering", f"events that were apart come together, up to {late:.1f} s late", _UNBUFFER)
-    return warn("buffering", f"events are {late:.1f} s late", "is the way that long, or the server that busy?")
+        return fail(
+            "buffering", f"events that were published one by one come together, up to {late:.1f} s late", _UNBUFFER
+        )
+    return warn("buffering", f"events are {late:.1f} s late", "is the network that slow, or the server that busy?")
 
 
 def _judge_unsent(flow: Flow) -> Finding:
     if flow.refused is not None and flow.plain.opened is None:
-        return fail("buffering", "not even the first bytes of a stream come", _UNBUFFER)
-    words = f"the first bytes of a stream come, but whether events do was not timed: publishing: {flow.refused}"
+        return fail("buffering", "not even the first bytes of a stream arrive", _UNBUFFER)
+    words = f"the first bytes of a stream arrive, but events could not be timed: publishing: {flow.refused}"
     return unknown("buffering", words, "give a token that may publish to the topic")
 
 
@@ -207,31 +213,33 @@ def _is_late(flow: Flow, seen: Seen) -> bool:
 
 
 def _worst(sent: Sequence[tuple[str, float]], seen: Seen) -> float:
-    """The longest that an event took, in seconds; infinite where one never came."""
+    """Return the longest time that an event took, in seconds; infinite if one never came."""
     if seen.opened is None:
         return float("inf")
     return max((seen.arrived.get(id, float("inf")) - at for id, at in sent), default=0.0)
 
 
 def judge_caching(flow: Flow) -> Finding:
-    """Whether each reader has a stream of its own, fresh from the feed."""
+    """Judge whether each reader has a stream of its own, fresh from the feed."""
     control, age, said = flow.plain.cache
-    cure = "let no cache keep what is below /events, nor join requests for it"
+    cure = "let no cache store answers below /events, or merge requests for them"
     if flow.plain.opened is None:
         return unknown("caching", "nothing came on the stream")
     if flow.plain.subscription == flow.browser.subscription:
-        return fail("caching", "two readers were given one stream: a cache on the way joins or repeats them", cure)
+        return fail(
+            "caching", "two readers got the same stream: a cache on the way merges requests or repeats answers", cure
+        )
     if age not in {"", "0"} or "hit" in said.lower():
         return fail("caching", f"a cache on the way answered (Age: {age or '-'}, {said or 'no X-Cache'})", cure)
     if "no-store" not in control:
-        words = f"Cache-Control is {control!r} by the time it is here, and not no-store"
-        return warn("caching", words, "let the proxy leave Cache-Control as it is")
-    return ok("caching", "each reader has a stream of its own, and nothing is to be kept")
+        words = f"Cache-Control arrives as {control!r} instead of no-store"
+        return warn("caching", words, "let the proxy leave Cache-Control unchanged")
+    return ok("caching", "each reader has a stream of its own, and no cache may store it")
 
 
 class Quiet(NamedTuple):
-    """A stream on which nothing was published, watched for `asked` seconds at most. `beats` are the seconds after its
-    first event at which it gave a sign of life, `ended` those after which it ended, None if it did not, and `how`."""
+    """A stream without events, watched for at most `asked` seconds. `beats` are the seconds after its first event at
+    which heartbeats came; `ended` is after how many seconds it ended, None if it did not, and `how` is why."""
 
     asked: float
     opened: bool
@@ -241,7 +249,7 @@ class Quiet(NamedTuple):
 
 
 async def look_quiet(target: Target, type: str) -> Quiet:
-    """Watch one."""
+    """Watch a quiet stream."""
     async with target.reading(target.path(type=type)) as reading:
         if not await _opened(target, reading):
             return Quiet(target.idle, opened=False, how=reading.end)
@@ -255,20 +263,20 @@ async def look_quiet(target: Target, type: str) -> Quiet:
 
 
 def judge_quiet(quiet: Quiet) -> Finding:
-    """Whether a stream is kept while nothing happens."""
+    """Judge whether a stream stays open while nothing happens."""
     if not quiet.opened:
         return unknown("idle", f"nothing came on the stream{f': {quiet.how}' if quiet.how else ''}")
     if quiet.ended is None:
         return _judge_kept(quiet)
     after = f"{quiet.ended:.0f} s"
     if quiet.how.startswith("feed.closing"):
-        return warn("idle", f"the feed itself ended a stream after {after}: {quiet.how}", "see why in its log")
+        return warn("idle", f"the feed itself ended a stream after {after}: {quiet.how}", "see its log for the reason")
     if not quiet.beats:
-        words = f"a quiet stream is cut after {after}, before the feed's first sign of life"
+        words = f"a quiet stream is cut after {after}, before the feed's first heartbeat"
         cure = "let the proxy wait for longer than FEED_HEARTBEAT (nginx: `proxy_read_timeout`, HAProxy: `timeout "
-        return fail("idle", words, f"{cure}server`), or set FEED_HEARTBEAT to less than that")
-    words = f"a stream is cut after {after}, though it was alive: something limits how long a request may take"
-    return warn("idle", words, "raise that limit: readers come back and miss nothing, but all the time")
+        return fail("idle", words, f"{cure}server`), or make FEED_HEARTBEAT shorter than that time")
+    words = f"a stream is cut after {after}, although it was alive: something limits how long a request may take"
+    return warn("idle", words, "raise that limit: readers reconnect and miss nothing, but do so all the time")
 
 
 def _judge_kept(quiet: Quiet) -> Finding:
@@ -276,11 +284,15 @@ def _judge_kept(quiet: Quiet) -> Finding:
         times = [0.0, *quiet.beats]
         longest = max(later - earlier for earlier, later in pairwise(times))
         if quiet.asked - times[-1] > 1.5 * longest + _SLACK:
-            words = f"a quiet stream falls silent after {times[-1]:.0f} s, and nothing says that it has ended"
+            words = f"a quiet stream falls silent after {times[-1]:.0f} s, and its client is not told that it has ended"
             return fail("idle", words, SILENTLY_CUT)
-        words = f"a quiet stream is kept, for {quiet.asked:.0f} s at least, with a sign of life every {longest:.0f} s"
+        words = f"a quiet stream stays open for at least {quiet.asked:.0f} s, with a heartbeat every {longest:.0f} s"
         return ok("idle", words)
-    words = f"a quiet stream was kept for {quiet.asked:.0f} s, without a sign of life"
+    words = f"a quiet stream stayed open for {quiet.asked:.0f} s, without a heartbeat"
     if quiet.asked < _LONGER:
-        return unknown("idle", words, "watch it for longer: --idle 75s")
-    return warn("idle", words, "is FEED_HEARTBEAT that long, or is it held back? It is what keeps proxies from cutting")
+        return unknown("idle", words, "watch a stream for longer: --idle 75s")
+    return warn(
+        "idle",
+        words,
+        "is FEED_HEARTBEAT that long, or are heartbeats held back? Without them proxies cut quiet streams",
+    )

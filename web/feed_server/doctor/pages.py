@@ -1,5 +1,4 @@
-"""Whether pages in browsers may do what they have to: those of the feed's own origin, those of another, and with a
-cookie."""
+"""Whether pages in browsers can use the feed: those of its own origin, those of another origin, and with a cookie."""
 
 from __future__ import annotations
 
@@ -15,20 +14,20 @@ from feed_server.doctor.target import Answer, Target
 _NEEDED = ("last-event-id", "authorization", "content-type", "idempotency-key")
 _STRANGER = "https://feed-doctor.invalid"
 _COOKIE = "feed_token"
-_EMPTY = b"[]"  # a batch that is refused, whoever sends it
+_EMPTY = b"[]"  # a batch that is always refused
 
 
 class Origins(NamedTuple):
-    """The answers to publishing nothing as a page of the feed's own origin, and as one of a stranger's."""
+    """The answers to publishing an empty batch as a page of the feed's own origin, and of a foreign one."""
 
     own: Answer
     stranger: Answer
     asked: str = ""
-    """The own one."""
+    """The feed's own origin."""
 
 
 async def look_origins(target: Target) -> Origins:
-    """Ask as a page would."""
+    """Send the requests that pages would send."""
     json = {"Content-Type": JSON}
     own, stranger = await asyncio.gather(
         *(
@@ -40,17 +39,19 @@ async def look_origins(target: Target) -> Origins:
 
 
 def judge_origins(origins: Origins) -> Finding:
-    """Whether the feed knows its own pages from others, which it does by Host and Origin."""
+    """Judge whether the feed can tell its own pages from others, which it does by Host and Origin."""
     if _is_foreign(origins.own):
-        words = "a page of this very address is taken for a stranger's: Host is not what browsers sent"
+        words = "the feed takes its own page for a foreign one: Host does not arrive as browsers send it"
         listed = f"FEED_ORIGINS={origins.asked}"
-        cure = f"let the proxy pass it on (nginx: `proxy_set_header Host $http_host`), or list the address: {listed}"
+        cure = f"let the proxy pass Host on (nginx: `proxy_set_header Host $http_host`), or list the address: {listed}"
         return fail("origin", words, cure)
     if _is_foreign(origins.stranger):
-        return ok("origin", "the feed's own pages may use it, and a stranger's may not publish")
+        return ok("origin", "the feed's own pages may publish, and foreign pages may not")
     if origins.stranger.is_problem:
-        words = f"a stranger's page is not told that it is one: {origins.stranger}"
-        return warn("origin", words, "let the proxy pass Origin on: it is what keeps other sites from publishing")
+        words = f"a foreign page is not refused for its origin: {origins.stranger}"
+        return warn(
+            "origin", words, "let the proxy pass Origin on: the feed needs it to keep other sites from publishing"
+        )
     return unknown("origin", f"the answer is not the feed's: {origins.stranger}")
 
 
@@ -59,7 +60,7 @@ def _is_foreign(answer: Answer) -> bool:
 
 
 class Cors(NamedTuple):
-    """What a browser was told for a page of `origin`: before it asks, and with what it asked for."""
+    """What a browser is told for a page of `origin`: in the preflight, and in the answer itself."""
 
     origin: str
     preflight: Answer
@@ -67,7 +68,7 @@ class Cors(NamedTuple):
 
 
 async def look_cors(target: Target) -> Cors | None:
-    """Ask as a browser does for a page of another origin; None if there is none to ask for."""
+    """Send the requests that a browser sends for a page of another origin; None without such an origin."""
     if target.origin is None:
         return None
     asked = {
@@ -83,12 +84,12 @@ async def look_cors(target: Target) -> Cors | None:
 
 
 def judge_cors(cors: Cors | None) -> Finding:
-    """Whether the browser would let that page read, publish and resume, with cookies and a token."""
+    """Judge whether a browser would let that page read, publish and resume, with cookies and a token."""
     if cors is None:
         return unknown(
             "cors",
-            "not looked at",
-            "--origin https://app.example.org, where pages of another origin are to use the feed",
+            "not checked",
+            "--origin https://app.example.org, if pages of another origin use the feed",
         )
     wrong = [*_wrong_origin(cors, cors.answer, "answers")]
     if cors.preflight.status not in range(200, 300):
@@ -107,22 +108,22 @@ def _cure(cors: Cors) -> str:
     if cors.preflight.status == 403 and cors.preflight.is_problem:
         return f"list it: FEED_ORIGINS={cors.origin}"
     if any(len(answer.all("access-control-allow-origin")) > 1 for answer in (cors.preflight, cors.answer)):
-        return "either the proxy or the feed: take the proxy's own CORS headers away"
-    return "let the proxy pass OPTIONS, Origin and the Access-Control headers on as they are, and add none"
+        return "let only one of the proxy and the feed set CORS headers: remove the proxy's own CORS headers"
+    return "let the proxy pass OPTIONS, Origin and the Access-Control headers on unchanged, and add none"
 
 
 def _wrong_origin(cors: Cors, answer: Answer, which: str) -> Sequence[str]:
     allowed = answer.all("access-control-allow-origin")
     if len(allowed) > 1:
-        return [f"{which} allow an origin {len(allowed)} times, and browsers then none"]
+        return [f"{which} allow an origin {len(allowed)} times, which browsers refuse"]
     if not allowed:
         return [f"{which} ({answer}) do not allow the origin"]
     if allowed == ["*"]:
-        return [f"{which} allow *, which does not count with cookies"]
+        return [f"{which} allow *, which browsers ignore with cookies"]
     if allowed != [cors.origin]:
         return [f"{which} allow another origin: {allowed[0]}"]
     if answer.all("access-control-allow-credentials") != ["true"]:
-        return [f"{which} do not allow credentials, and so no cookies"]
+        return [f"{which} do not allow credentials, and with them cookies"]
     return []
 
 
@@ -131,8 +132,8 @@ def _listed(answer: Answer, name: str) -> set[str]:
 
 
 class Session(NamedTuple):
-    """What came of putting the token into a cookie: the `answer`, over TLS or not (`secure`), and what opening a
-    stream with nothing but that cookie was answered."""
+    """The `answer` to putting the token into a cookie, over TLS or not (`secure`), and the answer to opening a stream
+    with only that cookie."""
 
     secure: bool
     answer: Answer
@@ -140,7 +141,7 @@ class Session(NamedTuple):
 
 
 async def look_session(target: Target) -> Session | None:
-    """Begin one, and read with it; None where there is no token to begin with."""
+    """Put the token into a cookie, and read with that; None without a token."""
     if target.token is None:
         return None
     secure = target.parsed.scheme == "https"
@@ -166,23 +167,27 @@ def _cookie(answer: Answer) -> Morsel[str] | None:
 
 
 def judge_session(session: Session | None) -> Finding:
-    """Whether an EventSource, which cannot send headers, can bear a token."""
+    """Judge whether an EventSource, which cannot send headers, can send a token."""
     if session is None:
-        return unknown("cookie", "not looked at, as there is no token to put into one", "--token, or FEED_TOKEN")
+        return unknown(
+            "cookie", "not checked, because there is no token to put into a cookie", "--token, or FEED_TOKEN"
+        )
     answer, cookie = session.answer, _cookie(session.answer)
     if answer.status == 404:
-        return unknown("cookie", "there is no /session here: right if the feed is a part of another application")
+        return unknown(
+            "cookie", "there is no /session here, which is right if the feed is a part of another application"
+        )
     if answer.status != 204:
-        return fail("cookie", f"/session does not take the token: {answer}", "feed token --check explains the token")
+        return fail("cookie", f"/session does not accept the token: {answer}", "feed token --check explains the token")
     if cookie is None:
-        words = "the token was taken, but no cookie came"
-        return unknown("cookie", words, "right if the feed has no key; else let the proxy pass Set-Cookie on")
+        words = "the token was accepted, but no cookie came"
+        return unknown("cookie", words, "this is right if the feed has no key; else let the proxy pass Set-Cookie on")
     return _judge_cookie(session, cookie)
 
 
 def _judge_cookie(session: Session, cookie: Morsel[str]) -> Finding:
     if session.secure and not cookie["secure"]:
-        words = "the cookie is not Secure: the feed does not know that browsers come over TLS"
+        words = "the cookie is not Secure: the feed does not know that browsers use TLS"
         cure = "let the proxy set X-Forwarded-Proto, and list the proxy in FEED_PROXIES"
         return warn("cookie", words, cure)
     if not session.secure and cookie["secure"]:
@@ -190,8 +195,8 @@ def _judge_cookie(session: Session, cookie: Morsel[str]) -> Finding:
         return fail("cookie", words, "use https://, or let the proxy set X-Forwarded-Proto to what browsers use")
     if cookie["path"] != "/" or not cookie["httponly"] or cookie["samesite"].lower() != "strict":
         words = "the cookie was changed on the way: the feed sets it with Path=/, HttpOnly and SameSite=Strict"
-        return warn("cookie", words, "let the proxy leave Set-Cookie as it is")
+        return warn("cookie", words, "let the proxy leave Set-Cookie unchanged")
     if session.opened is None or session.opened.status != 200:
         words = f"the cookie is set, but does not open a stream: {session.opened}"
         return fail("cookie", words, "let the proxy pass Cookie on")
-    return ok("cookie", "the token goes into a cookie, and a stream opens with it")
+    return ok("cookie", "the token can be put into a cookie, and a stream opens with it")

@@ -1,4 +1,4 @@
-"""Whether there is a feed at all: the way there, its certificate, the version of HTTP, its health, and its clock."""
+"""Whether there is a feed at all: the connection, its certificate, the version of HTTP, the health, and the clock."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from feed.media_types import JSON
 from feed_server.doctor.finding import Finding, fail, ok, unknown, warn
 from feed_server.doctor.target import REDIRECTS, Answer, Target, shortened
 
-_DIRECTLY = "look from where no proxy is needed, or list the host in NO_PROXY"
-_SOON = 14  # days; Let's Encrypt's are renewed a month before
-_CLOCK = 2.0  # seconds; the header Date knows whole ones only
-_GIVE_TOKEN = "give a token (--token, or FEED_TOKEN) that may publish to the topic and read it"  # noqa: S105
+_DIRECTLY = "run the doctor where no proxy is needed, or list the host in NO_PROXY"
+_SOON = 14  # days; certificates of Let's Encrypt are renewed a month before their end
+_CLOCK = 2.0  # seconds; the header Date has whole seconds only
+_GIVE_TOKEN = "give a token (--token, or FEED_TOKEN) that may publish and subscribe to the topic"  # noqa: S105
 
 
 class Way(NamedTuple):
-    """How a connection to it comes about. `alpn` is the protocol that TLS settled on for a client that offers what
-    browsers offer; `days` is how long the certificate is valid still."""
+    """How a connection is made. `alpn` is the protocol that TLS agrees on with a client that offers what browsers
+    offer; `days` is how long the certificate is still valid."""
 
     secure: bool
     local: bool
@@ -33,13 +33,13 @@ class Way(NamedTuple):
     error: str = ""
     untrusted: bool = False
     plain: bool = False
-    """Whether what answered TLS was none."""
+    """Whether the answer to TLS was not TLS."""
     proxied: bool = False
-    """Whether it leads through a proxy of the environment, and so was not looked at."""
+    """Whether a proxy of the environment is used, so that the connection was not checked."""
 
 
 async def look_way(target: Target) -> Way:
-    """Connect, as a browser would."""
+    """Connect as a browser would."""
     secure = target.parsed.scheme == "https"
     context = None
     if secure:
@@ -57,7 +57,7 @@ async def look_way(target: Target) -> Way:
     except ssl.SSLError as error:
         return way._replace(error=shortened(str(error)), plain=error.reason == "WRONG_VERSION_NUMBER")
     except socket.gaierror as error:
-        return way._replace(error=f"its name has no address ({error.strerror})")
+        return way._replace(error=f"the host name has no address ({error.strerror})")
     except (OSError, TimeoutError) as error:
         return way._replace(error=shortened(str(error)) or "nothing came in time")
     try:
@@ -74,82 +74,90 @@ async def look_way(target: Target) -> Way:
 
 
 def judge_unreachable(way: Way) -> Finding | None:
-    """What keeps everybody out, if anything does."""
+    """Return what keeps everyone out, None if nothing does."""
     if way.untrusted:
-        words = f"browsers and clients refuse its certificate: {way.error}"
-        return fail("tls", words, "renew it, and let the proxy send the whole chain; SSL_CERT_FILE names a CA of yours")
+        words = f"browsers and clients refuse the certificate: {way.error}"
+        return fail(
+            "tls", words, "renew it, and let the proxy send the whole chain; name a CA of your own in SSL_CERT_FILE"
+        )
     if way.plain:
-        return fail("reach", "what answers there speaks no TLS", "is it http://, or another port?")
+        return fail("reach", "the server there does not speak TLS", "is it http://, or another port?")
     if way.error:
         return fail("reach", f"no connection: {way.error}", "is the name right, the server up, and the port open?")
     return None
 
 
 def judge_tls(way: Way) -> Finding:
-    """The certificate, or that there is none."""
+    """Judge the certificate, or that there is none."""
     if not way.secure:
         if way.local:
-            return ok("tls", "none, which is fine on this machine")
-        return warn("tls", "none: tokens and events can be read on the way", "put a proxy with TLS in front")
+            return ok("tls", "no TLS, which is fine on this machine")
+        return warn("tls", "no TLS: tokens and events can be read on the way", "put a proxy with TLS in front")
     if way.proxied:
-        return unknown("tls", "not looked at, as the way leads through a proxy of the environment", _DIRECTLY)
+        return unknown("tls", "not checked, because a proxy of the environment is used", _DIRECTLY)
     if way.days < _SOON:
-        return warn("tls", f"the certificate ends in {way.days:.0f} days", "renew it, and see why nothing did so")
+        return warn(
+            "tls",
+            f"the certificate ends in {way.days:.0f} days",
+            "renew it, and find out why that was not done automatically",
+        )
     return ok("tls", f"the certificate is trusted, and valid for {way.days:.0f} days")
 
 
 def judge_version(way: Way) -> Finding:
-    """HTTP/1.1 or HTTP/2: over the former browsers have six connections for each host, and a stream takes one."""
+    """Judge the version of HTTP: over HTTP/1.1 browsers have six connections for each host, and a stream takes one."""
     if way.proxied:
-        return unknown("http", "not looked at, as the way leads through a proxy of the environment", _DIRECTLY)
+        return unknown("http", "not checked, because a proxy of the environment is used", _DIRECTLY)
     if way.alpn == "h2":
-        return ok("http", "browsers get HTTP/2: as many streams as they like over one connection")
-    six = "browsers get HTTP/1.1, and with it six connections for each host, of all tabs together; feed.js shares one"
+        return ok("http", "browsers get HTTP/2: many streams over one connection")
+    six = "browsers get HTTP/1.1: six connections for each host, shared by all tabs; feed.js uses one for all tabs"
     if not way.secure:
         return ok("http", six)
     return warn("http", six, "let the proxy offer HTTP/2 (nginx: `listen 443 ssl http2`, HAProxy: `alpn h2,http/1.1`)")
 
 
 async def look_feed(target: Target) -> Answer:
-    """A page of history: what only a feed answers."""
+    """Ask for a page of history, which only a feed answers."""
     return await target.ask("GET", target.path(limit="1"), {"Accept": JSON})
 
 
 def judge_stranger(answer: Answer) -> Finding | None:
-    """Why what is there is no feed that could be looked at, if so."""
+    """Return why the answer is not that of a feed that can be checked, None if it is."""
     if answer.status == 200 and isinstance(answer.json, dict) and "events" in answer.json:
         return None
     if answer.status in {401, 403} and answer.is_problem and "FEED_HOSTS" not in answer.detail:
         return None
     if answer.status == 403 and answer.is_problem:
-        return fail("reach", answer.detail, "let the proxy pass Host on as it came, and list it in FEED_HOSTS")
+        return fail("reach", answer.detail, "let the proxy pass Host on unchanged, and list it in FEED_HOSTS")
     if answer.status in REDIRECTS:
-        words = f"it sends everybody elsewhere: {shortened(answer.one('location'))}"
-        return fail("reach", words, "give that address (without what follows the feed's own); publishers need it, too")
+        words = f"it redirects everyone elsewhere: {shortened(answer.one('location'))}"
+        return fail("reach", words, "give that address (only as far as the feed's own part); publishers need it, too")
     if not answer.status:
-        cure = "is it stuck, or what stands in front of it? look at its log"
-        return fail("reach", f"it takes connections, but does not answer: {answer.error}", cure)
+        cure = "does the feed, or a proxy in front, hang? see its log"
+        return fail("reach", f"it accepts connections, but does not answer: {answer.error}", cure)
     if answer.status in {502, 503, 504} and not answer.is_problem:
-        return fail("reach", f"the proxy has no feed behind it: {answer}", "is the feed up, and where the proxy looks?")
+        return fail(
+            "reach", f"the proxy has no feed behind it: {answer}", "is the feed up, at the address that the proxy uses?"
+        )
     if answer.status in {429, 503}:
-        return fail("reach", f"it is there, but takes no requests: {answer}", "look at its log")
-    return fail("reach", f"there is no feed at this URL: {answer}", "the URL is the one below which /events is")
+        return fail("reach", f"it is there, but takes no requests: {answer}", "see its log")
+    return fail("reach", f"there is no feed at this URL: {answer}", "give the URL below which /events is")
 
 
 def judge_right(answer: Answer, *, token: bool) -> Finding:
-    """Whether we may read the topic."""
+    """Judge whether the topic may be read."""
     if answer.status == 200:
-        return ok("reach", "there is a feed, and the topic may be read")
+        return ok("reach", "a feed answers, and the topic may be read")
     if token and answer.status == 401 and "invalid_token" not in answer.one("www-authenticate"):
         words = f"the feed did not get the token that was sent: {answer}"
         return fail("reach", words, "let the proxy pass the header Authorization on")
     if token and answer.status == 401:
-        return fail("reach", f"the feed does not take the token: {answer}", "feed token --check explains it")
-    return unknown("reach", f"there is a feed, but the topic may not be read: {answer}", _GIVE_TOKEN)
+        return fail("reach", f"the feed does not accept the token: {answer}", "feed token --check explains it")
+    return unknown("reach", f"a feed answers, but the topic may not be read: {answer}", _GIVE_TOKEN)
 
 
 async def look_health(target: Target) -> tuple[Answer, Answer]:
-    """What a load balancer asks for."""
+    """Ask for what a load balancer asks for."""
     healthz, readyz = await asyncio.gather(
         target.ask("GET", "/healthz", named=False), target.ask("GET", "/readyz", named=False)
     )
@@ -157,18 +165,20 @@ async def look_health(target: Target) -> tuple[Answer, Answer]:
 
 
 def judge_health(healthz: Answer, readyz: Answer) -> Finding:
-    """Whether the process lives and its log answers."""
+    """Judge whether the process lives and its log answers."""
     if healthz.status == readyz.status == 200 and isinstance(healthz.json, dict) and isinstance(readyz.json, dict):
-        return ok("health", "/healthz and /readyz say that it lives and takes events")
+        return ok("health", "/healthz and /readyz say that the feed lives and takes events")
     if readyz.status == 503 and readyz.is_problem:
-        return fail("health", f"/readyz: {readyz.detail}", "look at the server's log")
+        return fail("health", f"/readyz: {readyz.detail}", "see the server's log")
     words = f"/healthz: {healthz}; /readyz: {readyz}"
-    return unknown("health", words, "right if they are kept inside, or the feed is a part of another application")
+    return unknown(
+        "health", words, "this is right if they are not public, or the feed is a part of another application"
+    )
 
 
 class Clocks(NamedTuple):
-    """What it was on either side, in seconds since 1970: here `before` a request and `after` its answer, and in the
-    answer's header Date; and the same around an event and its time."""
+    """The time on both sides, in seconds since 1970: here `before` a publish and `after` its answer; there in the
+    answer's header Date, and the time of the `event`."""
 
     before: float
     after: float
@@ -177,7 +187,7 @@ class Clocks(NamedTuple):
 
 
 async def look_clock(target: Target, type: str) -> Clocks:
-    """Publish, and see when that was on the other side."""
+    """Publish an event, and read the time that it has on the other side."""
     before = time.time()
     published = await target.publish(type)
     after = time.time()
@@ -198,10 +208,10 @@ def _date(text: str) -> float | None:
 
 
 def judge_clock(clocks: Clocks) -> Finding:
-    """Delays are shown by it, and tokens end by it."""
+    """Judge the clock: delays are shown and tokens expire by it."""
     theirs = clocks.date if clocks.event is None else clocks.event
     if theirs is None:
-        return unknown("clock", "nothing says what time it is there")
+        return unknown("clock", "no answer says what time it is there")
     resolution = 1.0 if clocks.event is None else 0.0
     whose = "the answers' Date, perhaps the proxy's," if clocks.event is None else "the feed's clock"
     off = 0.0
@@ -210,6 +220,6 @@ def judge_clock(clocks: Clocks) -> Finding:
     elif theirs > clocks.after:
         off = theirs - clocks.after
     if abs(off) <= _CLOCK:
-        return ok("clock", f"{whose} agrees with the one here")
-    words = f"{whose} is {abs(off):,.0f} s {'behind' if off < 0 else 'ahead of'} the one here"
-    return warn("clock", words, "let both machines keep time by NTP: tokens end, and delays are shown, by the clock")
+        return ok("clock", f"{whose} agrees with the clock here")
+    words = f"{whose} is {abs(off):,.0f} s {'behind' if off < 0 else 'ahead of'} the clock here"
+    return warn("clock", words, "synchronize both clocks by NTP: tokens expire, and delays are shown, by the clock")

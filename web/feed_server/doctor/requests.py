@@ -1,4 +1,4 @@
-"""Whether requests and answers pass as they are: large bodies, refusals, paths, and the addresses of clients."""
+"""Whether requests and answers pass unchanged: large bodies, refusals, paths, and the addresses of clients."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ from feed_server.doctor.finding import Finding, fail, ok, unknown, warn
 from feed_server.doctor.target import REDIRECTS, Answer, Target
 
 SIZE = 2 << 20
-"""Bytes of the body that is tried: more than nginx allows unless told to."""
+"""Bytes of the body that is tried: more than nginx allows by default."""
 
 _EVENT = 128 << 10  # bytes, less than an event may have
-_CLAIMED = "203.0.113.7"  # of nobody (RFC 5737)
+_CLAIMED = "203.0.113.7"  # an address for documentation (RFC 5737)
 _TRIES, _AGAIN = 4, 0.5  # seconds
 
 
 def large_batch(topic: str) -> bytes:
-    """A batch of that size which is refused as a whole at its end, so that nothing of it is published."""
+    """Return a batch of that size whose last event is refused, and with it the whole batch: nothing is published."""
     event = orjson.dumps({"topic": topic, "data": "x" * _EVENT})
     return b"\n".join([*[event] * (SIZE // _EVENT), orjson.dumps({"topic": "", "data": ""})])
 
 
 async def look_body(target: Target) -> Answer:
-    """Send it."""
+    """Send the large batch."""
     headers = {"Content-Type": NDJSON}
     return await target.ask("POST", "/events", headers, content=large_batch(target.topic))
 
 
 def judge_body(answer: Answer) -> Finding:
-    """Whether the feed got it: then it is the feed that refuses it."""
+    """Judge whether the feed got the batch: then it is the feed that refuses it."""
     size = f"{SIZE >> 20} MiB"
     if answer.status == 422 and answer.is_problem:
-        return ok("bodies", f"a request of {size} gets there")
+        return ok("bodies", f"a request of {size} arrives")
     if answer.status == 413 and answer.is_problem:
-        return ok("bodies", f"a request of {size} gets there, and is more than FEED_MAX_BODY")
+        return ok("bodies", f"a request of {size} arrives, and is larger than FEED_MAX_BODY")
     if answer.status in {401, 403, 429} and answer.is_problem:
-        words = f"how large a request may be was not tried, as nothing may be published: {answer}"
+        words = f"large requests were not tried, because nothing may be published: {answer}"
         return unknown("bodies", words, "give a token that may publish to the topic")
     if answer.status == 413 or not answer.status:
-        cure = "let the proxy take as much as FEED_MAX_BODY, 16 MiB (nginx: `client_max_body_size 16m`)"
-        return fail("bodies", f"a request of {size} does not get there: {answer}", cure)
-    return warn("bodies", f"a request of {size} is answered {answer}", "what on the way answers instead of the feed?")
+        cure = "let the proxy accept as much as FEED_MAX_BODY, 16 MiB (nginx: `client_max_body_size 16m`)"
+        return fail("bodies", f"a request of {size} does not arrive: {answer}", cure)
+    return warn("bodies", f"a request of {size} is answered {answer}", "find out what answers instead of the feed")
 
 
 async def look_refusal(target: Target) -> Answer:
-    """Ask for nothing in particular, which is refused."""
+    """Ask for events without a topic, which the feed refuses."""
     return await target.ask("GET", "/events", {"Accept": JSON})
 
 
 def judge_refusal(answer: Answer) -> Finding:
-    """Whether clients get to know why."""
+    """Judge whether clients are told why they are refused."""
     if answer.status == 422 and answer.is_problem:
-        return ok("refusals", "they come as the feed writes them")
-    cure = "let the proxy pass errors on as they are (nginx: no `proxy_intercept_errors`)"
-    words = f"a refusal of the feed's, 422 with its reason, comes as {answer}"
+        return ok("refusals", "refusals arrive as the feed writes them")
+    cure = "let the proxy pass errors on unchanged (nginx: no `proxy_intercept_errors`)"
+    words = f"a refusal of the feed, 422 with its reason, comes as {answer}"
     return fail("refusals", words, cure)
 
 
 class Paths(NamedTuple):
-    """The answers for a topic as it is, with its slash as %2F, with an empty segment, and with a slash behind it. The
-    feed takes the second for the first, and refuses the others."""
+    """The answers for a topic as it is, with its slash as %2F, with an empty segment, and with a slash at its end. For
+    the feed the second is the same as the first, and the others are refused."""
 
     plain: Answer
     encoded: Answer
@@ -77,7 +77,7 @@ async def look_paths(target: Target, type: str) -> Paths:
     """Publish one event, and ask for pages of history."""
     await target.publish(type)
     topic = quote(target.topic)
-    for _ in range(_TRIES):  # another node may be a moment behind
+    for _ in range(_TRIES):  # another node may lag for a moment
         answers = [
             target.ask("GET", f"/events/{path}?last=1&type={type}", {"Accept": JSON})
             for path in (topic, quote(target.topic, safe=""), f"{topic}//doctor", f"{topic}/")
@@ -90,17 +90,17 @@ async def look_paths(target: Target, type: str) -> Paths:
 
 
 def judge_paths(paths: Paths) -> Finding:
-    """Whether the feed sees paths as they were sent."""
-    cure = "let the proxy pass the path on as it came (nginx: `proxy_pass http://feed;`, with nothing behind the host)"
+    """Judge whether the feed sees paths as they were sent."""
+    cure = "let the proxy pass the path on unchanged (nginx: `proxy_pass http://feed;`, with nothing behind the host)"
     if _told(paths.plain) != _told(paths.encoded):
         words = f"%2F in a path, as encodeURIComponent writes a topic, is answered {paths.encoded}"
         return warn("paths", words, cure)
     for what, answer in (("two slashes", paths.doubled), ("a slash at its end", paths.trailing)):
         if answer.status in REDIRECTS:
-            return warn("paths", f"a path with {what} is redirected, which loses what a POST brings", cure)
+            return warn("paths", f"a path with {what} is redirected, which loses the body of a POST", cure)
         if answer.status != 422:
-            return warn("paths", f"a path with {what} is not refused, but answered {answer}: it is rewritten", cure)
-    return ok("paths", "they get there as they were sent")
+            return warn("paths", f"a path with {what} is not refused, but answered {answer}: a proxy changes it", cure)
+    return ok("paths", "paths arrive as they were sent")
 
 
 def _told(answer: Answer) -> tuple[int, object]:
@@ -109,8 +109,8 @@ def _told(answer: Answer) -> tuple[int, object]:
 
 
 class Seen(NamedTuple):
-    """As which address the feed sees us, honest and with a forged X-Forwarded-For; None if it does not show us.
-    `answer` is that of /subscriptions, and `local` whether we are on its machine."""
+    """The address that the feed sees for our two streams, an honest one and one with a forged X-Forwarded-For; None if
+    it does not show them. `answer` is that of /subscriptions, and `local` says whether the feed is on this machine."""
 
     local: bool
     answer: Answer
@@ -119,7 +119,7 @@ class Seen(NamedTuple):
 
 
 async def look_addresses(target: Target, honest: str, forged: str) -> Seen:
-    """Two streams, told apart by their types, and the list of who listens."""
+    """Open two streams, with different types to tell them apart, and ask for the list of subscriptions."""
     lie = {"X-Forwarded-For": _CLAIMED}
     async with (
         target.reading(target.path(type=honest)) as first,
@@ -129,7 +129,7 @@ async def look_addresses(target: Target, honest: str, forged: str) -> Seen:
         await second.until(lambda: second.opened, target.moment)
         streams = [stream.first("feed.open") for stream in (first, second)]
         ids = [None if stream is None else _subscription(stream.data) for stream in streams]
-        for _ in range(_TRIES):  # another node may not have been heard of in time
+        for _ in range(_TRIES):  # another node may not have answered in time
             answer = await target.ask("GET", "/subscriptions?limit=1000")
             addresses = _addresses(answer)
             if answer.status != 200 or all(id is None or id in addresses for id in ids):
@@ -139,7 +139,7 @@ async def look_addresses(target: Target, honest: str, forged: str) -> Seen:
 
 
 def _addresses(answer: Answer) -> dict[str, str]:
-    """Of each subscription in a list of them."""
+    """Return the address of each subscription in a list, by id."""
     try:
         return {str(each["id"]): str(each["address"]) for each in answer.json["subscriptions"]}
     except (KeyError, TypeError):
@@ -154,18 +154,18 @@ def _subscription(data: str) -> str:
 
 
 def judge_addresses(seen: Seen) -> Finding:
-    """Whether limits for each address count clients, and not the proxy or what clients claim."""
+    """Judge whether limits for each address count clients, not the proxy or what clients claim."""
     if seen.honest is None:
-        words = f"as whom the feed sees clients is not known: /subscriptions: {seen.answer}"
-        return unknown("addresses", words, "give a token with admin, and a topic that it may read")
+        words = f"the addresses that the feed sees are not known: /subscriptions: {seen.answer}"
+        return unknown("addresses", words, "give a token with admin that may subscribe to the topic")
     if seen.forged == _CLAIMED:
         words = "a client can claim any address with X-Forwarded-For"
-        cure = "let the first proxy set it, rather than add to it (nginx: `$remote_addr`), and list it in FEED_PROXIES"
+        cure = "let the first proxy set it instead of adding to it (nginx: `$remote_addr`), and list it in FEED_PROXIES"
         return warn("addresses", words, cure)
     if not seen.local and _is_inside(seen.honest):
-        words = f"the feed takes all clients for {seen.honest}, the proxy: limits for each address count all as one"
+        words = f"the feed sees all clients as {seen.honest}, the proxy: limits for each address count them as one"
         return warn("addresses", words, "let the proxy set X-Forwarded-For, and list the proxy in FEED_PROXIES")
-    return ok("addresses", f"the feed sees {seen.honest}, and not what a client claims to be")
+    return ok("addresses", f"the feed sees {seen.honest}, and not an address that a client claims")
 
 
 def _is_inside(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a reader that comes back goes on where it was, by the header that browsers send and by the query."""
+"""Whether a reader that reconnects goes on where it was, by the header that browsers send and by the query."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import NamedTuple
 from feed_server.doctor.finding import Finding, fail, ok, unknown
 from feed_server.doctor.target import ROOM, Answer, Reading, Target
 
-_BAD_ID = "feed-doctor-0"  # of no log: epochs have another form
+_BAD_ID = "feed-doctor-0"  # not an id of any log: epochs have another form
 _EVENTS = 3
 
-_PASS = "let the proxy pass the header Last-Event-ID on: an EventSource has no other way to say where it was"  # noqa: S105
+_PASS = "let the proxy pass the header Last-Event-ID on: an EventSource has no other way to resume"  # noqa: S105
 
 
 class Resumed(NamedTuple):
-    """What streams said that were opened after an id of no log, once in the header and once in the query: the names of
-    their first control events; and the ids that a stream was sent of those that were `published`, after the first.
-
-    `replayed` is None where it never got so far as to be live.
+    """What three streams sent. Two were opened after an id that no log has, one by the header and one by the query:
+    `by_header` and `by_query` are the names of their control events. The third was opened after the first of the
+    `published` ids: `replayed` are the ids that it was sent, None if it never became live.
     """
 
     by_header: Sequence[str] = ()
@@ -27,11 +26,11 @@ class Resumed(NamedTuple):
     replayed: Sequence[str] | None = None
     refused: Answer | None = None
     away: str = ""
-    """In which words the feed turned one of the first two away, if it did."""
+    """The feed's words if it turned one of the first two away."""
 
 
 async def look_resume(target: Target, type: str) -> Resumed:
-    """Come back three times: after nonsense, and after an event."""
+    """Resume three times: twice after an id that no log has, and once after an event."""
     async with (
         target.reading(target.path(type=type), {"Last-Event-ID": _BAD_ID}) as header,
         target.reading(target.path(type=type, last_event_id=_BAD_ID)) as query,
@@ -46,7 +45,7 @@ async def look_resume(target: Target, type: str) -> Resumed:
             return found._replace(refused=answer)
         published.append(answer.published)
     async with target.reading(target.path(type=type), {"Last-Event-ID": published[0]}) as reading:
-        # Not only until it is live: another node may be a moment behind, and then what follows comes after that.
+        # Not only until it is live: another node may lag for a moment, and then the rest comes after that.
         await reading.until(
             lambda: reading.first("feed.live") and set(published[1:]) <= set(_ids(reading, type)), target.moment
         )
@@ -63,7 +62,7 @@ def _controls(reading: Reading) -> list[str]:
 
 
 def judge_resume(resumed: Resumed) -> list[Finding]:
-    """Whether the id gets there, and whether what comes then is whole."""
+    """Judge whether the id arrives at the feed, and whether the replay is complete."""
     header = judge_header(resumed.by_header, resumed.by_query)
     if resumed.away:
         header = unknown("resume", f"the feed turned the stream away: {resumed.away}", ROOM)
@@ -71,26 +70,26 @@ def judge_resume(resumed: Resumed) -> list[Finding]:
 
 
 def judge_header(by_header: Sequence[str], by_query: Sequence[str]) -> Finding:
-    """A feed tells whoever comes with an id of no log that there is a gap: so it can be seen what got there."""
+    """Judge whether the header and the query arrive: a feed answers an id that no log has with a gap."""
     if "feed.gap" in by_header:
-        return ok("resume", "Last-Event-ID gets there, and an id that is none is answered with feed.gap")
+        return ok("resume", "Last-Event-ID arrives at the feed, and an unknown id is answered with feed.gap")
     if "feed.gap" in by_query:
-        return fail("resume", "the header Last-Event-ID does not get there, while ?last_event_id= does", _PASS)
+        return fail("resume", "the header Last-Event-ID does not arrive at the feed, while ?last_event_id= does", _PASS)
     if not by_header and not by_query:
         return unknown("resume", "nothing came on the stream")
-    words = "neither Last-Event-ID nor ?last_event_id= gets there: a reader that comes back misses what was meanwhile"
-    return fail("resume", words, "let the proxy pass the header and the query on as they came")
+    words = "neither Last-Event-ID nor ?last_event_id= arrives: a reader that reconnects misses the events meanwhile"
+    return fail("resume", words, "let the proxy pass the header and the query on unchanged")
 
 
 def judge_replay(resumed: Resumed) -> Finding:
-    """A reader that comes back after an event gets what followed it, once and in order."""
+    """Judge whether a reader that resumes after an event gets all later ones, once and in order."""
     if not resumed.published:
-        words = f"not looked at, as nothing could be published: {resumed.refused}"
+        words = f"not checked, because nothing could be published: {resumed.refused}"
         return unknown("replay", words, "give a token that may publish to the topic")
     if resumed.replayed is None:
-        return unknown("replay", "the stream never said that it was live")
+        return unknown("replay", "the stream never became live: no feed.live came")
     expected = list(resumed.published[1:])
     if list(resumed.replayed) == expected:
-        return ok("replay", "a reader that comes back after an event gets all that followed, once and in order")
-    words = f"a reader that came back after an event got {len(resumed.replayed)} of {len(expected)} that followed it"
-    return fail("replay", words, "do all nodes behind the proxy share one log, and does Last-Event-ID get there?")
+        return ok("replay", "a reader that resumes after an event gets all later ones, once and in order")
+    words = f"a reader that resumed after an event got {len(resumed.replayed)} of the {len(expected)} later ones"
+    return fail("replay", words, "do all nodes behind the proxy share one log, and does Last-Event-ID arrive there?")

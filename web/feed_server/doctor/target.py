@@ -1,7 +1,7 @@
-"""How the checks ask: one URL, with or without a token, and one topic to publish to.
+"""The requests of the checks: to one URL, with or without a token, and with one topic to publish to.
 
-Whatever is at the other end may be anything: what is read of an answer is bounded, also where it is compressed, each
-request has a time, and an answer that does not come is an answer too (`Answer.error`).
+Anything may be at the other end: what is read of an answer is bounded, also if it is compressed, each request has a
+deadline, and the lack of an answer is an answer too (`Answer.error`).
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from feed.media_types import SSE
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 MAX_BODY = 256 << 10
-"""Bytes of an answer that are looked at."""
+"""Bytes of an answer that are read."""
 
 MAX_PIECES = 1000
-"""Events of one stream that are looked at."""
+"""Events of one stream that are read."""
 
 REFUSED = "refused"
-"""Why there is nothing on a stream that was answered with another status than 200."""
+"""Why a stream is empty that was answered with another status than 200."""
 
 MAX_STREAM = 4 << 20
-"""Bytes of one stream that are looked at."""
+"""Bytes of one stream that are read."""
 
 ROOM = (
-    "raise FEED_MAX_SUBSCRIBERS_PER_ADDRESS (a dozen streams are opened at once) or FEED_MAX_SUBSCRIBERS, or look "
-    "again when fewer are there"
+    "raise FEED_MAX_SUBSCRIBERS_PER_ADDRESS (the doctor opens a dozen streams at once) or FEED_MAX_SUBSCRIBERS, or try "
+    "again when fewer streams are open"
 )
 """The cure where the feed turns streams away."""
 
-_MOST_OPEN = 1 << 20  # bytes of an event or line that has not ended: more is no stream of a feed
+_MOST_OPEN = 1 << 20  # bytes of an event or line that has not ended: a feed sends no longer ones here
 _KEPT = 1024  # characters of an event's data
-_UNPACKED = 64 << 10  # bytes that are unpacked at a time: a few may claim to be gigabytes
-_CODINGS = "gzip, deflate"  # what browsers take, too, and what is unpacked here
+_UNPACKED = 64 << 10  # bytes that are unpacked at a time: a few bytes may unpack to gigabytes
+_CODINGS = "gzip, deflate"  # browsers accept them too, and the doctor can unpack them
 
 
 class Answer(NamedTuple):
-    """What was answered. `status` is 0 where nothing was, and `error` says why."""
+    """An answer. `status` is 0 if none came, and `error` says why."""
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
@@ -58,11 +58,11 @@ class Answer(NamedTuple):
     error: str = ""
 
     def all(self, name: str) -> list[str]:
-        """The values of a header, one for each time that it is there."""
+        """Return all values of a header."""
         return [value for key, value in self.headers if key == name]
 
     def one(self, name: str) -> str:
-        """The first value of a header, or nothing."""
+        """Return the first value of a header, "" without one."""
         return next(iter(self.all(name)), "")
 
     @property
@@ -75,22 +75,22 @@ class Answer(NamedTuple):
 
     @property
     def published(self) -> str:
-        """The id of the event that was published, or nothing if none was."""
+        """The id of the event that was published, "" if none was."""
         return str(self.json.get("id", "")) if self.status == 201 and isinstance(self.json, dict) else ""
 
     @property
     def is_problem(self) -> bool:
-        """Whether it is a refusal of the feed's own, and not somebody else's page."""
+        """Whether the answer is a refusal by the feed, and not a page of a proxy."""
         return self.one("content-type").startswith("application/problem+json") and isinstance(self.json, dict)
 
     @property
     def is_busy(self) -> bool:
-        """Whether the feed says that it cannot do it now."""
+        """Whether the feed says that it cannot do this now."""
         return self.status == 503 and self.is_problem
 
     @property
     def detail(self) -> str:
-        """What the feed says of a refusal."""
+        """The feed's reason for a refusal."""
         return str(self.json.get("detail", "")) if self.is_problem else ""
 
     def __str__(self) -> str:
@@ -102,12 +102,12 @@ class Answer(NamedTuple):
 
 
 def shortened(text: str) -> str:
-    """At most so much of what others say."""
+    """Shorten a text of others to 200 characters."""
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 class Piece(NamedTuple):
-    """An event of a stream, or a comment (`event` is then `:`). `at` is when it came, by the clock of the loop."""
+    """An event of a stream, or a comment (`event` is then `:`). `at` is when it came, by the monotonic clock."""
 
     at: float
     event: str
@@ -116,52 +116,52 @@ class Piece(NamedTuple):
 
 
 class Reading:
-    """A stream that is being read: what came so far, and when."""
+    """A stream that is being read: what has come so far, and when."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.head: Answer | None = None
         self.pieces: list[Piece] = []
         self.end = ""
-        """Why there will be no more; empty while there may be."""
+        """Why the stream has ended; "" while it is open."""
         self.ended_at = 0.0
         self._news = asyncio.Event()
 
     def add(self, piece: Piece) -> None:
-        """One more came."""
+        """Add a piece that has come."""
         self.pieces.append(piece)
         self.tell()
 
     def tell(self) -> None:
-        """Something has changed."""
+        """Wake those who wait for a change."""
         self._news.set()
 
     def finish(self, why: str) -> None:
-        """There will be no more."""
+        """Note that the stream has ended."""
         self.end = why
         self.ended_at = time.monotonic()
         self.tell()
 
     def first(self, event: str) -> Piece | None:
-        """The first of this name."""
+        """Return the first event of this name."""
         return next((piece for piece in self.pieces if piece.event == event), None)
 
     @property
     def opened(self) -> float | None:
-        """Seconds until the stream's first event was there."""
+        """Seconds until the stream's first event came, None before it."""
         opening = self.first("feed.open")
         return None if opening is None else opening.at - self.began
 
     @property
     def turned_away(self) -> str:
-        """In which words the feed itself said that it takes on no stream now; nothing if it did not."""
+        """The feed's words if it turned the stream away, "" if not."""
         closing = self.first("feed.closing")
         if closing is not None and self.opened is None:
             return f"feed.closing {closing.data}"
         return str(self.head) if self.head is not None and self.head.is_busy else ""
 
     async def until(self, condition: Callable[[], object], seconds: float) -> bool:
-        """Wait until it holds, the stream ends, or the time is over. Whether it holds."""
+        """Wait until `condition` holds, the stream ends, or the time is over. Return whether it holds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not (condition() or self.end):
@@ -171,12 +171,12 @@ class Reading:
 
 
 class Target:
-    """A feed to be looked at, and as whom.
+    """The feed to be checked, and the token to check it with.
 
-    `url` is its base, without a slash at its end. `topic` is the only one that is published to; checks that share it
-    tell their events apart by type. `idle` is for how many seconds a quiet stream is watched, `patience` for how many
-    each request's answer is waited for; what should come at once is given half of that. Raises `Invalid` for a proxy or
-    a file of certificates in the environment that is no good.
+    `url` is the base URL, without a slash at its end. Events are published only to `topic`; checks share it, and tell
+    their events apart by type. A quiet stream is watched for `idle` seconds. Each answer is waited for `patience`
+    seconds, and what should come at once for half of that. Raises `Invalid` for a proxy or a file of certificates in
+    the environment that cannot be used.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Target:
         self.tls = tls_context(system=True)
         self._http = httpx.AsyncClient(
             verify=self.tls,
-            trust_env=False,  # what it says is read by us
+            trust_env=False,  # proxies and certificates are read from the environment by `feed.client`
             proxy=self.proxy,
             headers={"Accept-Encoding": _CODINGS},
             timeout=httpx.Timeout(patience),
@@ -214,16 +214,16 @@ class Target:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the feed is on this machine."""
         return self.parsed.host in {"localhost", "::1"} or self.parsed.host.startswith("127.")
 
     @property
     def bearer(self) -> dict[str, str]:
-        """The header that bears the token, where there is one."""
+        """The header with the token, if there is one."""
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
     def path(self, kind: str = "events", **query: str) -> str:
-        """Of the topic, below `/events` or `/ws`."""
+        """Return the topic's path below `/events` or `/ws`."""
         text = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
         return f"/{kind}/{quote(self.topic)}{'?' if text else ''}{text}"
 
@@ -236,27 +236,27 @@ class Target:
         content: bytes | None = None,
         named: bool = True,
     ) -> Answer:
-        """One request, as the one whom the token names, or without it. Redirects are not followed."""
+        """Send one request, with the token if `named`. Redirects are not followed."""
         sent = {**(self.bearer if named else {}), **(headers or {})}
         try:
             async with (
                 asyncio.timeout(self.patience * 3),
                 self._http.stream(method, self.url + path, headers=sent, content=content) as response,
             ):
-                self._http.cookies.clear()  # each request has those that it says it has
+                self._http.cookies.clear()  # a request has only the cookies in its own headers
                 return Answer(response.status_code, _headers(response), await _body(response))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError) as error:
             return Answer(0, error=_why(error))
 
     async def publish(self, type: str, data: str = "feed doctor was here") -> Answer:
-        """One event to the topic."""
+        """Publish one event to the topic."""
         return await self.ask("POST", self.path(type=type), {"Content-Type": "text/plain"}, content=data.encode())
 
     @contextlib.asynccontextmanager
     async def reading(
         self, path: str, headers: Mapping[str, str] | None = None, *, named: bool = True
     ) -> AsyncIterator[Reading]:
-        """A stream that is read for as long as the block lasts. It may not be there yet, nor ever."""
+        """Read a stream for as long as the block lasts. The stream may not be open yet, and may never open."""
         reading = Reading()
         sent = {"Accept": SSE, **(self.bearer if named else {}), **(headers or {})}
         task = asyncio.create_task(self._read(reading, path, sent))
@@ -283,12 +283,12 @@ class Target:
 
 
 def topic_of_its_own() -> str:
-    """One that nobody else has."""
+    """Return a topic that nobody else uses."""
     return f"feed-doctor/{secrets.token_hex(6)}"
 
 
 def type_of_its_own(check: str) -> str:
-    """A type that tells a check's own events from others on the topic."""
+    """Return a type that tells a check's own events from others on the topic."""
     return f"doctor-{check}-{secrets.token_hex(3)}"
 
 
@@ -297,22 +297,22 @@ def _headers(response: httpx.Response) -> list[tuple[str, str]]:
 
 
 async def _unpacked(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body piece by piece, each of a bounded size. Not by httpx, which unpacks all of what came at once, and
-    several layers of it. Raises `ValueError` for what was not asked for, or is not what it claims to be."""
+    """Yield the body in pieces of bounded size. httpx would unpack all that has come at once, and several layers of it.
+    Raises `ValueError` for a coding that was not asked for, and for a body that is not in the coding that it names."""
     coding = response.headers.get("content-encoding", "").strip().lower()
     if coding in {"", "identity"}:
         async for chunk in response.aiter_raw():
             yield chunk
         return
     if coding not in {"gzip", "deflate"}:
-        raise ValueError(f"it is packed as {coding!r}, which nobody asked for")
+        raise ValueError(f"it is compressed as {coding!r}, which was not asked for")
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either, as its first bytes say
     async for chunk in response.aiter_raw():
         while chunk and not unpacker.eof:
             try:
                 yield unpacker.decompress(chunk, _UNPACKED)
             except zlib.error:
-                raise ValueError(f"it is not packed as {coding}, though it says so") from None
+                raise ValueError(f"it is not compressed as {coding}, although its header says so") from None
             chunk = unpacker.unconsumed_tail
 
 
@@ -332,7 +332,7 @@ def _why(error: Exception) -> str:
 
 
 async def _pieces(response: httpx.Response, reading: Reading) -> bool:
-    """Read SSE, or lines of JSON, until it ends. False where that was not to be waited for."""
+    """Read SSE, or lines of JSON, until the end. Return False if too much came."""
     is_json = "ndjson" in response.headers.get("content-type", "")
     pieces_of = (_JsonLines() if is_json else _SseFrames()).pieces
     left = MAX_STREAM
@@ -348,13 +348,13 @@ async def _pieces(response: httpx.Response, reading: Reading) -> bool:
 
 
 class _SseFrames:
-    """Server-Sent Events, as the client reads them. A comment comes after the events of the same bytes."""
+    """Parses Server-Sent Events, as the client does. A comment comes after the events of the same bytes."""
 
     def __init__(self) -> None:
         self._frames = Frames(_MOST_OPEN)
 
     def pieces(self, chunk: bytes, at: float) -> Iterator[Piece]:
-        """Yield what ends within `chunk`. Raises `TooLarge`."""
+        """Yield the events that end within `chunk`. Raises `TooLarge`."""
         comments = self._frames.comments
         for frame in self._frames.feed(chunk):
             yield Piece(at, frame.event or "message", frame.id or "", (frame.data or "")[:_KEPT])
@@ -363,13 +363,13 @@ class _SseFrames:
 
 
 class _JsonLines:
-    """An event a line, as JSON. A line that is something else counts as a comment."""
+    """Parses lines of JSON, an event each. Any other line counts as a comment."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def pieces(self, chunk: bytes, at: float) -> Iterator[Piece]:
-        """Yield what ends within `chunk`. Raises `TooLarge`."""
+        """Yield the events that end within `chunk`. Raises `TooLarge`."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > _MOST_OPEN:
             raise TooLarge("a line", _MOST_OPEN)

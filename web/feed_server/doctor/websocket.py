@@ -1,4 +1,4 @@
-"""Whether a WebSocket comes about, carries events both ways, resumes, and is kept while quiet."""
+"""Whether a WebSocket opens, carries events both ways, resumes, and stays open while quiet."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from feed_server.doctor.finding import Finding, fail, ok, unknown, warn
 from feed_server.doctor.flow import SILENTLY_CUT
 from feed_server.doctor.target import MAX_BODY, REDIRECTS, ROOM, Answer, Target, shortened
 
-_TRIES = 20  # messages among which an expected one has to be
-_MAX_MESSAGE = 1 << 20  # bytes; ours have a few
+_TRIES = 20  # messages that are read for an expected one
+_MAX_MESSAGE = 1 << 20  # bytes; ours are much smaller
 _BUSY = 0.1  # seconds between two pings of a connection that is never quiet
-_CLEAR = 1.5  # seconds: what ends sooner may have been quiet for as long between two pings
+_CLEAR = 1.5  # seconds: a connection that ends sooner may have been quiet as long between two pings
 
 _UPGRADE = (
     "let the proxy pass Upgrade and Connection on over HTTP/1.1 (nginx: `proxy_http_version 1.1`, `proxy_set_header "
@@ -31,10 +31,10 @@ _UPGRADE = (
 
 
 class Socket(NamedTuple):
-    """How it went. `handshake` is the answer, of status 101 if it came about. `opened`, `acknowledged`, `heard` and
-    `resumed` are whether the first message came, what was sent was published, that came back as an event, and a second
-    socket that named the position before it got it again; None where it was not tried. `refusal` is why nothing could
-    be published."""
+    """What came of a WebSocket. `handshake` is its answer, of status 101 if it succeeded. `opened` says whether the
+    first message came, `acknowledged` whether a sent event was published, `heard` whether that event came back, and
+    `resumed` whether a second WebSocket, opened with the position before it, got the event again; None if not tried.
+    `refusal` is why nothing could be published."""
 
     handshake: Answer
     opened: bool = False
@@ -45,7 +45,7 @@ class Socket(NamedTuple):
 
 
 class _Connect(Unredirected, connect):
-    """No browser follows a redirect here, either."""
+    """A connection that does not follow redirects, as no browser does here."""
 
 
 @contextlib.asynccontextmanager
@@ -58,14 +58,14 @@ async def _connected(target: Target, path: str) -> AsyncIterator[ClientConnectio
         ssl=target.tls if target.parsed.scheme == "https" else None,
         open_timeout=target.patience,
         close_timeout=1,
-        ping_interval=None,  # ours would keep alive what the feed's do not
+        ping_interval=None,  # our pings would keep a connection open that the feed's do not
         max_size=_MAX_MESSAGE,
     ) as socket:
         yield socket
 
 
 async def look_socket(target: Target, type: str) -> Socket:
-    """Open one, send to it, hear it back, and open another that resumes."""
+    """Open a WebSocket, send an event, wait until it comes back, and open another WebSocket that resumes."""
     found = Socket(Answer(0))
     try:
         async with _connected(target, target.path("ws", type=type)) as socket:
@@ -103,7 +103,7 @@ async def _try_sending(target: Target, socket: ClientConnection, type: str, foun
 
 
 async def _message(target: Target, socket: ClientConnection, *types: str) -> dict[str, Any] | None:
-    """The next of one of these types, None if it does not come."""
+    """Return the next message of one of these types, None if it does not come."""
     with contextlib.suppress(TimeoutError, ConnectionClosed, orjson.JSONDecodeError):
         async with asyncio.timeout(target.moment):
             for _ in range(_TRIES):
@@ -114,19 +114,19 @@ async def _message(target: Target, socket: ClientConnection, *types: str) -> dic
 
 
 def judge_socket(socket: Socket) -> Finding:
-    """Whether it works as the contract says."""
+    """Judge whether a WebSocket works."""
     handshake = socket.handshake
     if handshake.status != 101:
         return _judge_handshake(handshake)
     if not socket.opened:
-        return fail("websocket", "it opens, but nothing comes over it", "let the proxy not buffer it")
+        return fail("websocket", "it opens, but nothing arrives over it", "turn the proxy's buffering off for it")
     if socket.acknowledged is False and socket.refusal:
         return unknown("websocket", f"it opens; nothing could be published over it: {socket.refusal}")
     if not socket.acknowledged or not socket.heard:
-        return fail("websocket", "it opens, but what is sent over it does not come back", "let the proxy not buffer it")
+        return fail("websocket", "it opens, but an event sent over it does not come back", "turn off its buffering")
     if not socket.resumed:
-        words = "it works, but does not resume: ?last_event_id= gets lost"
-        return fail("websocket", words, "let the proxy pass the query on as it came")
+        words = "it works, but does not resume: ?last_event_id= is lost on the way"
+        return fail("websocket", words, "let the proxy pass the query on unchanged")
     return ok("websocket", "it opens, carries events both ways, and resumes")
 
 
@@ -134,19 +134,20 @@ def _judge_handshake(answer: Answer) -> Finding:
     if answer.status == 426:
         return fail("websocket", "the feed was asked for a plain page: the upgrade got lost on the way", _UPGRADE)
     if answer.is_busy:
-        return unknown("websocket", f"it gets there, and the feed turned it away: {answer}", ROOM)
+        return unknown("websocket", f"the handshake arrives, but the feed turned it away: {answer}", ROOM)
     if answer.status in {401, 403} and answer.is_problem:
-        return unknown("websocket", f"it gets there, but is not allowed: {answer}")
+        return unknown("websocket", f"the handshake arrives, but is not allowed: {answer}")
     if answer.status in REDIRECTS:
-        words = f"it is redirected, which browsers do not follow: {shortened(answer.one('location'))}"
-        return fail("websocket", words, "let the proxy take /ws to the feed, and not elsewhere")
+        words = f"it is redirected, and browsers do not follow: {shortened(answer.one('location'))}"
+        return fail("websocket", words, "let the proxy pass /ws to the feed without a redirect")
     return fail("websocket", f"it does not open: {answer}", _UPGRADE)
 
 
 class QuietSocket(NamedTuple):
-    """One on which nothing happened, watched for `asked` seconds at most. `ended` is after how many it was closed, None
-    if it was not, and `how` with which code; `answered` whether the feed answered a ping at the end. `busy_ended` is
-    after how many another was closed, that was opened with it and never quiet; None if it outlived this one."""
+    """A WebSocket without events, watched for at most `asked` seconds. `ended` is after how many seconds it was closed,
+    None if it was not, and `how` with which code; `answered` says whether the feed answered a ping at the end.
+    `busy_ended` is after how many seconds another one was closed that was opened with it and never quiet; None if that
+    outlived this one."""
 
     asked: float
     opened: bool
@@ -157,7 +158,7 @@ class QuietSocket(NamedTuple):
 
 
 async def look_quiet_socket(target: Target, type: str) -> QuietSocket:
-    """Watch one, beside another that is kept busy: where both are closed, it was not for being quiet."""
+    """Watch a quiet WebSocket beside a busy one: if both are closed together, it was not because one was quiet."""
     busy = asyncio.create_task(_look_busy(target, type))
     try:
         found = await _look_quiet(target, type)
@@ -171,12 +172,12 @@ async def look_quiet_socket(target: Target, type: str) -> QuietSocket:
 
 
 def _together(seconds: float) -> float:
-    """Within how many seconds of each other what ends after so many has ended at the same time."""
+    """Return how many seconds apart two connections may end and count as closed together, after so many seconds."""
     return max(1.0, seconds / 10)
 
 
 async def _look_busy(target: Target, type: str) -> float | None:
-    """After how many seconds one was closed that we ping all the time; None if it never opened."""
+    """Return after how many seconds a WebSocket was closed that is pinged all the time; None if it never opened."""
     try:
         async with _connected(target, target.path("ws", type=type)) as socket:
             if await _message(target, socket, "feed.open") is None:
@@ -214,34 +215,36 @@ async def _look_quiet(target: Target, type: str) -> QuietSocket:
                         return found._replace(answered=True)
             except ConnectionClosed as closed:
                 how = (
-                    "without a word" if closed.rcvd is None else f"with {closed.rcvd.code} {closed.rcvd.reason}".strip()
+                    "without a Close"
+                    if closed.rcvd is None
+                    else f"with {closed.rcvd.code} {closed.rcvd.reason}".strip()
                 )
                 return found._replace(ended=time.monotonic() - began, how=shortened(how))
     except (*FAULTS, TimeoutError):
-        pass  # if it was never there, judge_socket says why
+        pass  # if it never opened, judge_socket says why
     return found
 
 
 def judge_quiet_socket(quiet: QuietSocket) -> Finding:
-    """Whether it is kept while nothing happens."""
+    """Judge whether a WebSocket stays open while nothing happens."""
     check = "websocket idle"
     if not quiet.opened:
-        return unknown(check, "there was none to be watched")
+        return unknown(check, "there was no WebSocket to watch")
     if quiet.ended is None and not quiet.answered:
-        words = f"a WebSocket that was quiet for {quiet.asked:.0f} s is dead, and nothing says so: no answer to a ping"
+        words = f"a WebSocket that was quiet for {quiet.asked:.0f} s is dead without a Close: a ping is not answered"
         return fail(check, words, SILENTLY_CUT)
     if quiet.ended is None:
-        return ok(check, f"a quiet WebSocket is kept, for {quiet.asked:.0f} s at least")
+        return ok(check, f"a quiet WebSocket stays open for at least {quiet.asked:.0f} s")
     words = f"a quiet WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}"
     if quiet.how.startswith("with 1001") or quiet.how.startswith("with 1008"):
-        return warn(check, words, "the feed did that: see why in its log")
+        return warn(check, words, "the feed did that: see its log for the reason")
     if _is_limited(quiet.ended, quiet.busy_ended):
         words = f"a WebSocket is closed after {quiet.ended:.0f} s, {quiet.how}, quiet or not: something limits its time"
-        return warn(check, words, "raise that limit: readers come back and miss nothing, but all the time")
+        return warn(check, words, "raise that limit: readers reconnect and miss nothing, but do so all the time")
     cure = "let the proxy wait for longer than FEED_HEARTBEAT (nginx: `proxy_read_timeout`, HAProxy: `timeout tunnel`)"
     return fail(check, words, cure)
 
 
 def _is_limited(ended: float, busy_ended: float | None) -> bool:
-    """Whether the quiet one and the busy one were closed together."""
+    """Whether the quiet and the busy WebSocket were closed together."""
     return busy_ended is not None and ended >= _CLEAR and abs(busy_ended - ended) <= _together(ended)

@@ -1,11 +1,11 @@
-"""The parent of `feed serve --workers N`: it holds the port, and sees to it that N workers serve it.
+"""The parent of `feed serve --workers N`: it holds the port, and keeps N workers serving it.
 
-uvicorn's own supervisor is not used, as little of it would be left: it has no end to a drain, no second signal, no word
-of why a worker did not start, leaves its workers behind when it is killed, and lets them all take from one socket,
-which spreads connections badly (see `feed_server.server.listening`).
+uvicorn's own supervisor is not used, as little of it would be left: it does not limit a drain, ignores a second signal,
+does not say why a worker failed to start, leaves its workers behind when it is killed, and lets all accept from one
+socket, which spreads connections badly (see `feed_server.server.listening`).
 
-Workers are forked from a parent that has imported everything, and runs neither a thread nor an event loop: a new one
-serves after some ten milliseconds, and while there is none its connections wait in its socket, which the parent holds.
+Workers are forked from a parent that has imported everything and runs neither a thread nor an event loop: a new worker
+serves after some ten milliseconds. Meanwhile its connections wait in its socket, which the parent holds.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from feed_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_PRELOADED = ("feed.log.redis.log", "uvloop", "feed_server.server.protocol")  # what a server imports late
+_PRELOADED = ("feed.log.redis.log", "uvloop", "feed_server.server.protocol")  # modules that a server imports late
 
 _HUNG_SECONDS = 10.0  # without a sign of life
 _LOOK_SECONDS = 1.0
-_STEADY_SECONDS = 10.0  # a worker that has lived so long is replaced at once
-_KILL_SECONDS = 2.0  # beyond what workers have to end in, until they are killed
+_STEADY_SECONDS = 10.0  # a worker that ends after a longer life is replaced at once
+_KILL_SECONDS = 2.0  # after the time that workers have to end, until they are killed
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve_with_workers(settings: Settings) -> None:
-    """Serve by several workers until a signal comes. Raises `ServeError` if they cannot start."""
+    """Serve with several workers until a signal comes. Raises `ServeError` if they cannot start."""
     prepare(settings)
     for name in _PRELOADED:
         importlib.import_module(name)
@@ -58,7 +58,7 @@ def serve_with_workers(settings: Settings) -> None:
 
 
 class _Worker:
-    """A worker, as its parent sees it: the `number` of its socket, what it has said, and the channel to it."""
+    """A worker as its parent knows it: the `number` of its socket, what it has said, and the channel to it."""
 
     def __init__(self, number: int, pid: int, channel: socket.socket) -> None:
         self.number = number
@@ -71,7 +71,7 @@ class _Worker:
         self._rest = b""
 
     def read(self) -> Sequence[bytes] | None:
-        """What it says now, None if it has ended."""
+        """Return the words that have come from the worker, None if it has ended."""
         with contextlib.suppress(ConnectionError):
             if data := self.channel.recv(4096):
                 *words, self._rest = (self._rest + data).split(b"\n")
@@ -79,22 +79,22 @@ class _Worker:
         return None
 
     def tell(self, word: bytes) -> None:
-        """To one that is ending it may come too late."""
+        """Send a word. A worker that is ending may not read it."""
         with contextlib.suppress(OSError):
             self.channel.send(word + b"\n")
 
     def kill(self) -> None:
-        """Its end is found by its channel, as any other."""
+        """Kill the worker. Its end is noticed by the channel, like any other."""
         os.kill(self.pid, signal.SIGKILL)
 
 
 class Supervisor:
-    """Keeps a worker on each of `sockets`, which listen on one port. `on_listening` is called when the first of them
+    """Keeps a worker on each of `sockets`, which listen on one port. `on_listening` is called when the first worker
     serves.
 
-    SIGTERM, SIGINT and the end of the terminal let them drain, a second SIGTERM or SIGINT ends them at once. Any other
-    SIGHUP replaces them, one after the other, with nobody refused. A worker that dies, or whose event loop stands still
-    for ten seconds, is replaced.
+    SIGTERM, SIGINT and the end of the terminal let the workers drain, a second SIGTERM or SIGINT ends them at once. Any
+    other SIGHUP replaces them, one after the other, without refusing a connection. A worker that dies, or whose event
+    loop stands still for ten seconds, is replaced.
     """
 
     def __init__(self, settings: Settings, sockets: Sequence[socket.socket], on_listening: Callable[[], None]) -> None:
@@ -102,7 +102,7 @@ class Supervisor:
         self._sockets = list(sockets)
         self._on_listening = on_listening
         self._workers: list[_Worker] = []
-        self._due: dict[int, float] = {}  # the numbers for which there is no worker, and when one is started
+        self._due: dict[int, float] = {}  # numbers without a worker, and when to start one
         self._backoffs = [Backoff() for _ in sockets]
         self._replacing: deque[int] = deque()
         self._served = False
@@ -114,7 +114,7 @@ class Supervisor:
         self._hangups = Hangups()
 
     def run(self) -> None:
-        """Until a signal comes and all workers have ended. Raises `ServeError` if the first ones cannot start."""
+        """Run until a signal has come and all workers have ended. Raises `ServeError` if the first cannot start."""
         with self._signals_taken():
             try:
                 self._due = dict.fromkeys(range(1, len(self._sockets) + 1), 0.0)
@@ -149,7 +149,7 @@ class Supervisor:
     def _look(self, now: float) -> None:
         if now - self._looked > 2 * _LOOK_SECONDS:
             for worker in self._workers:
-                worker.heard = now  # it was this process that stood still, and they may have done so with it
+                worker.heard = now  # this process stood still, and the workers perhaps with it
         self._looked = now
         for worker in self._workers:
             if now > self._deadline:
@@ -168,7 +168,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # or a signal would be rung twice
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # else the child would pass a signal on to the parent too
         pid = os.fork()
         if pid == 0:
             os._exit(self._be_worker(number, ours, theirs))
@@ -179,7 +179,7 @@ class Supervisor:
         self._selector.register(ours, selectors.EVENT_READ, partial(self._hear, worker))
 
     def _be_worker(self, number: int, ours: socket.socket, channel: socket.socket) -> int:
-        """In the new process: what it shares with the others it lets go, or nobody would find out who has ended."""
+        """Be a worker, in the new process. What it shares with the others is closed: else their ends go unnoticed."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -197,10 +197,10 @@ class Supervisor:
                 try:
                     return work(settings, listening, channel)
                 except BaseException:
-                    logger.exception("worker %d broke", number)
+                    logger.exception("worker %d has failed", number)
                     return 1
         except BaseException:
-            logger.exception("worker %d broke", number)
+            logger.exception("worker %d has failed", number)
             return 1
         finally:
             sys.stdout.flush()
@@ -233,7 +233,7 @@ class Supervisor:
         return all(other is worker or other.number != worker.number for other in self._workers)
 
     def _before(self, worker: _Worker) -> list[_Worker]:
-        """Those in whose place it is to come."""
+        """Return the older workers that this one replaces."""
         return [other for other in self._workers if other.number == worker.number and other.begun < worker.begun]
 
     def _ended(self, worker: _Worker) -> None:
@@ -253,7 +253,9 @@ class Supervisor:
         if self._alone(worker):
             self._replace_soon(worker)
         elif not worker.listening and self._before(worker):
-            logger.error("worker %d is not replaced, nor are the others", worker.number)
+            logger.error(
+                "worker %d is not replaced, and the others are not either: the new one did not start", worker.number
+            )
             self._replacing.clear()
         if worker.leaving:
             self._replace_next()
@@ -274,14 +276,14 @@ class Supervisor:
             if number != signal.SIGHUP:
                 self._stop()
             elif self._hangups.is_end():
-                if not self._stopping:  # a shell sends it once more: that is no second wish
+                if not self._stopping:  # a shell sends SIGHUP twice, which must not end the drain
                     self._stop()
             elif not self._replacing:
                 self._replacing.extend(range(1, len(self._sockets) + 1))
                 self._replace_next()
 
     def _replace_next(self) -> None:
-        """Start a second worker on a socket; when it serves the first one goes, and then comes the next."""
+        """Start a second worker on a socket. When it serves, the first one ends, and then the next is replaced."""
         while self._replacing and not self._stopping:
             number = self._replacing.popleft()
             if sum(worker.number == number for worker in self._workers) == 1:
@@ -289,7 +291,7 @@ class Supervisor:
                 break
 
     def _stop(self) -> None:
-        """The first time let all drain, the second time end them at once."""
+        """Let all workers drain; the second time end them at once."""
         patience = 0.0 if self._stopping else self._settings.drain + FORCED
         self._deadline = min(self._deadline, time.monotonic() + patience + _KILL_SECONDS)
         for worker in self._workers:
@@ -297,7 +299,7 @@ class Supervisor:
         self._stopping = True
         self._due.clear()
         for each in self._sockets:
-            each.close()  # else what connects now would wait here for nobody
+            each.close()  # else new connections would wait here without an answer
 
     def _end_all(self) -> None:
         for worker in self._workers:

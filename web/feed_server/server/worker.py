@@ -1,8 +1,9 @@
-"""One worker of `feed serve --workers N`: a server like any other, but that its parent tells it when to stop.
+"""One worker of `feed serve --workers N`: a server whose parent tells it when to stop.
 
-What a terminal or a service manager sends to all processes at once would otherwise count twice here: once by itself,
-and once by what the parent makes of it. So the parent alone decides, and says so on a channel. By the same channel a
-worker finds out that its parent is gone, and the parent that a worker is, or that its event loop stands still.
+A terminal or a service manager sends signals to all processes at once. A worker would get such a signal twice:
+directly, and through its parent. So the parent alone decides, and tells the workers over a channel. By the same channel
+a worker notices that its parent is gone, and the parent notices that a worker is gone, or that its event loop stands
+still.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from feed_server.settings import Settings
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
-"""How often a worker says that it lives."""
+"""How often a worker sends a sign of life."""
 
-# What a worker says on the channel, a line each; a failure goes on with why, as JSON.
+# What a worker sends on the channel, a line each. A failure is followed by its reason as JSON.
 ALIVE, LISTENING, LEAVING, FAILED = b"alive", b"listening", b"leaving", b"failed "
 
-# What it is told: to end with all others, to end as another has taken its place, to end at once.
+# What a worker is told: end with all others, end because another has taken its place, end at once.
 DRAIN, RETIRE, END = b"drain", b"retire", b"end"
 
-_LATE_SECONDS = 0.5  # that the request of a connection may come after it
+_LATE_SECONDS = 0.5  # by which the request on a new connection may be late
 
 
 def work(settings: Settings, listening: socket.socket, channel: socket.socket) -> int:
-    """Be a worker until the parent says so, or is gone. Gives the exit code."""
+    """Serve until the parent says to stop, or is gone. Return the exit code."""
     signal.signal(signal.SIGTERM, _leave)  # until the server listens there is nothing to drain
     worker = Worker(settings, channel)
     try:
@@ -52,7 +53,7 @@ def work(settings: Settings, listening: socket.socket, channel: socket.socket) -
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except BaseException:
-        logger.exception("a worker broke")
+        logger.exception("a worker has failed")
         return 1
     finally:
         if worker.orphaned:
@@ -61,7 +62,7 @@ def work(settings: Settings, listening: socket.socket, channel: socket.socket) -
 
 
 class Worker(Server):
-    """`orphaned` says that its parent is gone."""
+    """The server of a worker. `orphaned` says that its parent is gone."""
 
     def __init__(self, settings: Settings, channel: socket.socket) -> None:
         super().__init__(settings, lambda: self._tell(LISTENING))
@@ -83,7 +84,7 @@ class Worker(Server):
             loop.remove_reader(self._channel)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `Server`. Where another has taken its place it takes no more connections, and answers those it has."""
+        """See `Server`. A worker that is replaced accepts no more connections first, and answers those it has."""
         if self._retiring:
             self.say_goodbye()
             for server in self.servers:
@@ -92,7 +93,7 @@ class Worker(Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal to this worker alone: another one is to take its place first."""
+        """Handle a signal to this worker alone: ask the parent for another one to take its place first."""
         if sig == signal.SIGTERM:
             self._tell(LEAVING)
 
@@ -102,7 +103,7 @@ class Worker(Server):
             await asyncio.sleep(BEAT_SECONDS)
 
     def _tell(self, word: bytes) -> None:
-        with contextlib.suppress(OSError):  # the parent reads nothing now, or never again, which `_hear` finds out
+        with contextlib.suppress(OSError):  # the parent does not read now, or is gone: `_hear` finds that out
             self._channel.send(word + b"\n")
 
     def _hear(self) -> None:
@@ -110,7 +111,7 @@ class Worker(Server):
             data = self._channel.recv(4096)
         except BlockingIOError:
             return
-        except OSError:  # a parent that has not read all it was told leaves a reset
+        except OSError:  # a reset: the parent has ended without reading all
             data = b""
         if not data:
             self.orphaned = True

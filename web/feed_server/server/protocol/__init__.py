@@ -1,7 +1,7 @@
-"""The connections of our own server: uvicorn's protocols, and what they leave undone or unoffered.
+"""The connections of our own server: uvicorn's protocols, with what they lack.
 
-Both let a stream write framed bytes straight to the socket's transport, tell it when the buffer is full and when it
-has drained, and stand in the ASGI scope's `extensions` for that (see `feed.fastapi.outlet`).
+Both let a stream write framed bytes straight to the socket's transport, and tell the stream when the buffer is full and
+when it has drained. A stream finds its connection in the ASGI scope's `extensions` (see `feed.fastapi.outlet`).
 """
 
 from feed_server.server.protocol.common import ConnectionLimit, ServerLimits

@@ -1,4 +1,4 @@
-"""What connections have in common: how a stream writes to them, how many there may be, and whose turn it is."""
+"""What HTTP and WebSocket connections have in common: writing of streams, limits, and taking turns."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_KEPT = 10_000
-"""Connections that are kept between two requests, some 8 KiB each. A proxy has hundreds at most; browsers that find one
-closed take another."""
+"""Connections that are kept open between two requests, some 8 KiB each. A proxy has hundreds at most; a browser that
+finds a connection closed opens another."""
 
 _INT = struct.Struct("i")
-_LOOK_AT = 100  # idle connections, for one that may go
+_LOOK_AT = 100  # idle connections that are looked at for one to close
 _TURN_SECONDS = 0.004
 
 
 class Streaming(asyncio.Protocol):
-    """What both protocols offer a stream: see `feed.fastapi.outlet.Connection`."""
+    """The part of both protocols that a stream uses: see `feed.fastapi.outlet.Connection`."""
 
-    # Slots: with so many attributes the instance's dictionary would no more be shared, a kilobyte each.
+    # Slots: with so many attributes instances would not share their dictionaries' keys, a kilobyte each.
     __slots__ = ("stream", "write_paused")
 
     transport: asyncio.Transport
@@ -47,7 +47,7 @@ class Streaming(asyncio.Protocol):
         self.write_paused = False
 
     def cut_off(self) -> None:
-        """End at once: the peer takes nothing any more, and only an abort ends a connection whose buffer never
+        """Abort the connection: its peer reads nothing any more, and only an abort ends a connection whose buffer never
         empties."""
         if self.stream is not None:
             self.stream.end("slow")
@@ -73,19 +73,19 @@ class Streaming(asyncio.Protocol):
 
 
 class Idle(Protocol):
-    """A connection that waits for a request, and may be closed instead."""
+    """A connection that waits for a request and may be closed."""
 
     transport: asyncio.Transport
 
 
 class ConnectionLimit:
-    """How many connections there may be, and which of them nobody would miss.
+    """Limits the number of connections, and closes those that are not missed.
 
-    When one more comes than `most`, the one that has been without a whole request for longest makes room for it: so
-    there are descriptors left for publishers and health checks, whoever opens connections and leaves them. Of those
-    that have had an answer and wait for the next request `most_kept` are kept.
+    When there are more connections than `most`, the one that has waited longest for a whole request is closed: so there
+    are descriptors left for publishers and health checks, even if a client opens connections and abandons them. Of the
+    connections that were answered and wait for their next request, at most `most_kept` are kept open.
 
-    `closing` says that the server is being stopped: what a connection is answered now is its last answer.
+    `closing` says that the server is being stopped: the next answer on a connection is its last one.
     """
 
     def __init__(self, most: int, most_kept: int = MOST_KEPT) -> None:
@@ -93,28 +93,28 @@ class ConnectionLimit:
         self.most_kept = most_kept
         self.closing = False
         self.idle: dict[Idle, None] = {}  # the longest idle first
-        self._kept: dict[Idle, None] = {}  # of these, those that have had an answer
+        self._kept: dict[Idle, None] = {}  # those of them that were answered before
 
     def enter(self, connection: Idle, connections: int) -> None:
-        """A new one, of so many. Another is let go if there are too many."""
+        """Note a new connection; `connections` is the new total. Close another one if there are too many."""
         self.idle[connection] = None
         if connections > self.most and len(self.idle) > 1:
             self._let_go(self.idle)
 
     def keep(self, connection: Idle) -> None:
-        """It has had its answer, and waits for the next request."""
+        """Note that a connection was answered and waits for its next request."""
         self.idle[connection] = self._kept[connection] = None
         if len(self._kept) > self.most_kept:
             self._let_go(self._kept)
 
     def leave(self, connection: Idle) -> None:
-        """It has a request, or is gone."""
+        """Note that a connection has a request, or is closed."""
         self.idle.pop(connection, None)
         self._kept.pop(connection, None)
 
     def _let_go(self, connections: dict[Idle, None]) -> None:
         for oldest in islice(connections, _LOOK_AT):
-            # Else it is still taking an answer, or its next request is there: closed now, that would be lost.
+            # Else it still reads an answer, or its next request has come: a close would lose that.
             if oldest.transport.get_write_buffer_size() == 0 and not unread(oldest.transport):
                 self.leave(oldest)
                 oldest.transport.abort()
@@ -122,16 +122,16 @@ class ConnectionLimit:
 
 
 class Turns:
-    """Work that a crowd or a flood asks for, for a few milliseconds in a turn of the loop, so that it does not hold up
-    everybody else: the handshakes of WebSockets, half a millisecond each when all come back at once, and frames beyond
-    the first few thousand bytes of them."""
+    """Runs the work that a crowd causes for at most a few milliseconds in each turn of the event loop, so that other
+    connections do not wait: the handshakes of WebSockets, half a millisecond each when all reconnect at once, and
+    frames beyond the first few thousand bytes."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._running = False
 
     def later(self, work: Callable[[], None]) -> None:
-        """Call it, in its turn."""
+        """Call `work` in its turn."""
         self._waiting.append(work)
         if not self._running:
             self._running = True
@@ -144,7 +144,7 @@ class Turns:
             try:
                 work()
             except Exception:
-                logger.exception("a connection broke")
+                logger.exception("a connection has failed")
         self._running = bool(self._waiting)
         if self._running:
             asyncio.get_running_loop().call_soon(self._turn)
@@ -152,11 +152,11 @@ class Turns:
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What the connections of a server share: how much they may together, and for how long.
+    """The limits that the connections of a server share.
 
-    `max_head` is in bytes, of a request's line and headers. `heads` is the time that each head has once the connection
-    is there, or the head has begun (between two requests uvicorn's `timeout_keep_alive` counts), `messages` the time
-    for a WebSocket's message once it has begun, and `bodies` the room for what has come and is not handled yet.
+    `max_head` is in bytes, of a request's line and headers. `heads` is the deadline of each head, from the start of the
+    connection or of the head (between two requests uvicorn's `timeout_keep_alive` counts). `messages` is the deadline
+    of a WebSocket's message from its first byte. `bodies` is the room for bytes that have come and are not handled yet.
     """
 
     connections: ConnectionLimit
@@ -169,7 +169,7 @@ class ServerLimits:
 
 
 def unread(transport: asyncio.Transport) -> int:
-    """How many bytes have come that nobody has read."""
+    """Return how many bytes wait in the socket to be read."""
     try:
         descriptor: int = transport.get_extra_info("socket").fileno()
         waiting: int = _INT.unpack(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(_INT.size)))[0]

@@ -1,4 +1,4 @@
-"""An HTTP connection."""
+"""The protocol of an HTTP connection."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 
 MAX_HEADERS = 256
-"""Headers of a request; each costs some hundred bytes of memory, however small it is."""
+"""Headers of a request. Each takes some hundred bytes of memory, however small it is."""
 
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 
-_SMALL_HEAD = 4 << 10  # bytes for which every connection has room of its own
+_SMALL_HEAD = 4 << 10  # bytes of a head that do not count among the bodies
 _PIPELINED = 16  # requests that may wait for the one before them
-_PIPELINED_BYTES = 64 << 10  # of their bodies
+_PIPELINED_BYTES = 64 << 10  # of the bodies of these requests
 
 
 class _Unacceptable(Exception):
@@ -39,12 +39,13 @@ class _Unacceptable(Exception):
 
 
 class HttpProtocol(Streaming, HttpToolsProtocol):
-    """An HTTP connection. What no request may be is refused while it streams in, a head has to come in time, and when
-    the connection is lost, every request on it is told, also those that wait for the one before.
+    """An HTTP connection. A request that breaks the rules is refused while it arrives, a head must arrive in time, and
+    when the connection is lost, every request on it is told, also those that wait for the one before.
 
-    Of what comes, the connection itself keeps at most: a head of `max_head` bytes and what one read brings beyond it,
-    256 KiB, as it keeps of a body that nobody takes; and while one request is being answered, the next 16. A head that
-    is not whole and larger than most counts among the bodies: there are more connections than room for all of them.
+    The connection itself keeps at most a head of `max_head` bytes and what one read brings beyond it, 256 KiB, as much
+    as it keeps of a body that the application does not read; and the next 16 requests while one is being answered. An
+    unfinished head that is larger than most counts among the bodies: there is not room for such heads on all
+    connections.
     """
 
     __slots__ = (
@@ -64,14 +65,14 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._limits = limits
         self._running: RequestResponseCycle | None = None
-        self._head = False  # whether one has begun and not ended
-        self._steps = 0  # how often the parser got on: a head, a body's bytes, an end
-        self._idle_bytes = 0  # that came since it did
-        self._held = 0  # of these, bytes that count among the bodies
-        self._piped = 0  # bytes of the bodies that wait for the request before them
+        self._head = False  # whether a head has begun and not ended
+        self._steps = 0  # how often the parser has advanced: a head, bytes of a body, an end
+        self._idle_bytes = 0  # bytes since it last advanced
+        self._held = 0  # of these, the bytes that count among the bodies
+        self._piped = 0  # bytes of bodies whose requests wait for the one before
         self._refused = False
-        self._reread = False  # whether the request is to be read again
-        self._early = b""  # what came behind a WebSocket's handshake, before that was answered
+        self._reread = False  # whether the request must be read again
+        self._early = b""  # what came after a WebSocket's handshake, before the answer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -97,30 +98,30 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         self._running = None
 
     def late(self) -> None:
-        """No head came in time. What was begun is answered, so that the client knows why it is closed."""
+        """Close the connection: no head has come in time. If one has begun, the client is told why."""
         if self._refused or self.transport.is_closing():
             return
         if self._head:
             self._refuse(408, "the head of the request did not come in time")
         elif unread(self.transport):
-            self._limits.heads.begin(self)  # it comes just now
+            self._limits.heads.begin(self)  # it arrives just now
         else:
             self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
-        """See uvicorn's: no request came for as long as the connection is kept."""
-        if not unread(self.transport):  # else it comes just now: closed, a proxy could not tell whether it was handled
+        """Close the connection, on which no request has come for as long as it is kept. Overrides uvicorn's."""
+        if not unread(self.transport):  # else one arrives just now, and a proxy could not tell whether it was handled
             super().timeout_keep_alive_handler()
 
     def last_answer(self) -> None:
-        """The server is being stopped: what is being answered is told so, for a proxy that would use the connection
-        again. What is read from now on finds `ConnectionLimit.closing`."""
+        """Make the answers under way the last ones, as the server is being stopped, and say so to proxies that would
+        use the connection again. Later requests see `ConnectionLimit.closing`."""
         for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None:
                 cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """See uvicorn's: close it, unless a request is under way."""
+        """Close the connection unless a request is under way. Overrides uvicorn's."""
         if not unread(self.transport):
             super().shutdown()
 
@@ -139,7 +140,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             self._limits.connections.leave(self)
         elif cycle is not None and cycle.more_body and not self.transport.is_closing():
-            cycle.more_body = False  # it was answered before its body had come
+            cycle.more_body = False  # it was answered before all of its body had come
             self._limits.heads.end(self)
             self._limits.connections.leave(self)
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -153,7 +154,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         self._piped = sum(len(cycle.body) for cycle, _ in self.pipeline)
         if not is_last:
             return
-        if self._head or self.cycle.more_body:  # what has begun has to end in time
+        if self._head or self.cycle.more_body:  # a request that has begun must end in time
             self._unset_keepalive_if_required()
             self._limits.heads.begin(self)
             self._limits.connections.idle[self] = None
@@ -165,7 +166,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         if self.pipeline or (self._running is not None and not self._running.response_complete):
-            # Its stream would hear nothing more of the connection.
+            # The stream that is being answered would not be told that the connection is lost.
             self.transport.abort()
             return
         self.transport.pause_reading()
@@ -179,7 +180,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if self._early:
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(self._early)
         unlink_scope(self.scope)
-        self.parser = None  # type: ignore[assignment]  # it would keep this protocol, as this one keeps it
+        self.parser = None  # type: ignore[assignment]  # parser and protocol refer to each other
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -193,7 +194,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if passed == 0:
             self._idle_bytes += len(data)
         else:
-            # Where a head begins there may be the end of a body before it: then only what follows is counted.
+            # Before the start of a head there may be the end of a body: then only what follows is counted.
             self._idle_bytes = len(data) if passed == 1 and self._head else 0
         if self._idle_bytes > self._limits.max_head and not self._refused and not self.transport.is_closing():
             self._unacceptable(
@@ -205,13 +206,15 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             self._hold(self._idle_bytes if self._idle_bytes > _SMALL_HEAD else 0)
 
     def _hold(self, size: int) -> None:
-        """Count this much among the bodies, or refuse it."""
+        """Count this many bytes among the bodies, or refuse the request."""
         if size <= self._held:
             self._limits.bodies.release(self._held - size)
         elif self._refused or self.transport.is_closing():
             return
         elif not self._limits.bodies.take(size - self._held, piece=True):
-            self._unacceptable(_Unacceptable(503, "this server is reading as many bytes at once as it may"))
+            self._unacceptable(
+                _Unacceptable(503, "this server already reads as many bytes at once as it may: try again")
+            )
             return
         self._held = size
 
@@ -220,7 +223,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
             why = error.__context__
-            self._unacceptable(why if isinstance(why, _Unacceptable) else _Unacceptable(400, "this is no HTTP request"))
+            self._unacceptable(
+                why if isinstance(why, _Unacceptable) else _Unacceptable(400, "this is not an HTTP request")
+            )
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
             if self._should_upgrade():
@@ -230,8 +235,8 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
                 self._read_without_upgrade(rest)
 
     def _read_without_upgrade(self, rest: bytes) -> None:
-        """An upgrade that is not for us, such as curl's to HTTP/2, may be passed over (RFC 9110, 7.8). The parser takes
-        what follows for the other protocol, though, a body included: so the request is read again, without it."""
+        """Ignore an upgrade that is not for us, such as curl's to HTTP/2, as RFC 9110, 7.8 allows. The parser takes all
+        that follows for the other protocol, a body too: so the request is read again, without the upgrade."""
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         self._reread = False
@@ -247,13 +252,13 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head:
-            return  # a trailer: as a header it could pretend to be what a proxy has checked (RFC 9110, 6.5.1)
+            return  # a trailer: as a header it could pretend to be one that a proxy has checked (RFC 9110, 6.5.1)
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
         if len(self.headers) > MAX_HEADERS:
-            raise _Unacceptable(431, f"a request may have {MAX_HEADERS} headers")
+            raise _Unacceptable(431, f"a request may have at most {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         self._steps += 1
@@ -267,19 +272,19 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             raise _Unacceptable(400, "too many requests wait for the one before them")
         self._limits.heads.end(self)
         super().on_headers_complete()
-        self.flow.resume_reading()  # else nobody would notice the client leave, as it may while a stream goes on
-        if self._limits.connections.closing and self.cycle is not None:  # none before a WebSocket
+        self.flow.resume_reading()  # else it would go unnoticed that a client leaves its stream
+        if self._limits.connections.closing and self.cycle is not None:  # None before a WebSocket
             self.cycle.keep_alive = False
         if self.scope["method"] == "POST" and not self.parser.should_upgrade():
             self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
 
     def _check_head(self) -> None:
-        """What the parser lets through, and proxies read in other ways than we would (RFC 9112, 2.3, 3.2, 6.1)."""
+        """Refuse what the parser accepts but proxies read in another way than we would (RFC 9112, 2.3, 3.2, 6.1)."""
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise _Unacceptable(400, "send HTTP/1.1")
         if self.parser.get_method() == b"CONNECT":
-            raise _Unacceptable(400, "this is no proxy")
+            raise _Unacceptable(400, "this server is not a proxy")
         size = len(self.url) + 16
         hosts = 0
         for name, value in self.headers:
@@ -287,20 +292,20 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             if name == b"host":
                 hosts += 1
             elif name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
-                raise _Unacceptable(400, "Transfer-Encoding may be chunked, and in HTTP/1.1 only")
+                raise _Unacceptable(400, "Transfer-Encoding may only be chunked, and only in HTTP/1.1")
         if size > self._limits.max_head:
             raise _head_too_large(self._limits.max_head)
         if hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise _Unacceptable(400, "a request has one Host header")
+            raise _Unacceptable(400, "a request must have one Host header")
 
     def _take_authority(self) -> None:
-        """A target that is a whole URL says for which host it is, whatever the header says (RFC 9112, 3.2.2): else a
-        proxy that goes by the one would let through what is answered by the other."""
+        """Take the host from a target that is a whole URL, whatever the Host header says (RFC 9112, 3.2.2): else a
+        proxy that checks the one would let a request pass that is answered for the other."""
         if self.url.startswith(b"/") or (self.url == b"*" and self.parser.get_method() == b"OPTIONS"):
             return
         found = _ABSOLUTE.fullmatch(self.url)
         if found is None or not found[1] or b"@" in found[1]:
-            raise _Unacceptable(400, "the target of a request is a path, or a whole http:// URL without a user")
+            raise _Unacceptable(400, "the target of a request must be a path, or a whole http:// URL without a user")
         self.url = found[2] if found[2].startswith(b"/") else b"/" + found[2]
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
         self.headers.append((b"host", found[1]))
@@ -310,11 +315,11 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if self.cycle is not self._running:
             self._piped += len(body)
             if self._piped > _PIPELINED_BYTES:
-                raise _Unacceptable(400, "too large a body waits for the request before it")
+                raise _Unacceptable(400, "a body that is too large waits for the request before it")
         super().on_body(body)
 
     def _unacceptable(self, why: _Unacceptable) -> None:
-        """Refuse, without getting in the way of what is being answered."""
+        """Refuse the request, without disturbing the answer that is under way."""
         running = self._running
         if self.stream is not None:
             self._refused = True
@@ -323,10 +328,10 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if running is not None and not running.response_complete:
             if running.more_body and running.response_started:
                 self._refused = True
-                self.transport.close()  # its own body is broken, and it is being answered already
+                self.transport.close()  # its own body is wrong, and its answer has begun
                 return
             if not running.more_body:
-                # Its answer must not be lost, nor have another one in its midst.
+                # Its answer must not be lost, and no other one may be written into it.
                 self._refused = True
                 running.keep_alive = False
                 self.pipeline.clear()
@@ -338,7 +343,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         self._refused = True
         log_unreadable(self.client, status, detail)
         self.transport.write(_refusal(status, detail))
-        # Closed with bytes unread, the kernel would reset the connection, and the answer might never arrive.
+        # A close with unread bytes would make the kernel reset the connection, and the answer might not arrive.
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
@@ -348,7 +353,7 @@ def _head_too_large(most: int) -> _Unacceptable:
 
 
 def _refusal(status: int, detail: str) -> bytes:
-    """A problem document as a whole answer, for what never was a request."""
+    """Return a whole answer with a problem document, for bytes that never became a request."""
     headers = {"Connection": "close"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "1"
@@ -365,8 +370,8 @@ async def _run(
     receive: ASGIReceiveCallable,
     send: ASGISendCallable,
 ) -> None:
-    """The application. uvicorn learns that a client has left only a turn of the loop after the transport does, and
-    takes an answer that was left off meanwhile for a mistake of the application's."""
+    """Run the application. uvicorn learns a turn of the loop later than the transport that a client has left, and would
+    take an answer that was abandoned meanwhile for a mistake of the application."""
     await app(scope, receive, send)
     if cycle.transport.is_closing():
         cycle.disconnected = True
@@ -380,8 +385,8 @@ def _give_up(cycle: RequestResponseCycle) -> None:
 
 
 class _Unchunked(Steppable):
-    """Answers an HTTP/1.0 client, which knows no chunks (RFC 9112, 7.1): where the length is not known, the body ends
-    with the connection. nginx is one towards what it passes to, unless it is told otherwise."""
+    """Answers an HTTP/1.0 client, which does not know chunks (RFC 9112, 7.1): where the length is unknown, the body
+    ends with the connection. nginx is such a client of its upstreams, unless configured otherwise."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
@@ -389,7 +394,7 @@ class _Unchunked(Steppable):
         self._endless = False
 
     async def send(self, message: ASGISendEvent) -> None:
-        """See ASGI."""
+        """Send an ASGI message."""
         cycle = self._cycle
         if message["type"] == "http.response.start":
             headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
@@ -403,8 +408,8 @@ class _Unchunked(Steppable):
 
 
 class _HeadWithBody:
-    """A transport that keeps a response's head back until its body comes, at most to the next turn of the loop. uvicorn
-    writes them one after the other, and a system call costs as much as all the rest of a publish."""
+    """A transport that delays a response's head until its body comes, at most to the next turn of the loop. uvicorn
+    writes the two separately, and a system call costs as much as all the rest of a publish."""
 
     __slots__ = ("_flushing", "_head", "_loop", "_transport")
 
@@ -415,7 +420,7 @@ class _HeadWithBody:
         self._flushing: asyncio.Handle | None = None
 
     def write(self, data: bytes) -> None:
-        """Write, or keep if it is the first."""
+        """Write `data`, or keep it back if it is the head."""
         if self._flushing is None:
             self._head = data
             self._flushing = self._loop.call_soon(self._flush)
@@ -432,11 +437,11 @@ class _HeadWithBody:
             self._transport.write(head)
 
     def close(self) -> None:
-        """Close after what was written."""
+        """Write the head if it still waits, and close."""
         if self._head:
             self._flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Whether it is closed, or being closed."""
+        """Whether the transport is closed, or being closed."""
         return self._transport.is_closing()

@@ -1,4 +1,4 @@
-"""A WebSocket's connection."""
+"""The protocol of a WebSocket connection."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_SLICE = 4 << 10  # bytes of frames that are looked at in one go: at most 700 frames, some milliseconds
+_SLICE = 4 << 10  # bytes of frames that are read in one turn: at most 700 frames, some milliseconds
 
-_CLOSE = 0x88  # the first byte of a whole one
+_CLOSE = 0x88  # the first byte of a Close frame
 _MASKED = 0x80  # in the second byte, beside the length
 _CLOSE_HEAD = 6  # bytes, the mask included
 _MOST_IN_CLOSE = 125
@@ -28,46 +28,46 @@ _LONGEST_CLOSE = _CLOSE_HEAD + _MOST_IN_CLOSE
 
 
 class _Conversation(ServerProtocol):
-    """The library's, for which a Close between the fragments of a message breaks the rules. It does not: a control
-    frame may come there (RFC 6455, 5.4), and who goes away owes nobody the rest."""
+    """The library's protocol, which takes a Close between the fragments of a message for an error. It is not one: a
+    control frame may stand there (RFC 6455, 5.4), and a client that leaves need not send the rest."""
 
     def recv_frame(self, frame: Frame) -> None:
-        """See the library's."""
+        """Handle a frame. A Close ends the message that has begun."""
         if frame.opcode is Opcode.CLOSE:
             self.current_size = None
         super().recv_frame(frame)
 
 
 class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
-    """A WebSocket, read in slices: no more than the application, the socket and everybody else have time for.
+    """A WebSocket that is read in slices, as the application, the socket and the other connections have time.
 
-    Nothing is read before the handshake is answered, while messages wait for the application, or while more waits to be
-    written than the socket takes: so whoever floods it with messages, pings or fragments fills only its own socket. A
-    message that has begun has to end in time, and counts among the bodies until it has been handled.
+    Nothing is read before the handshake is answered, while messages wait for the application, or while the socket does
+    not accept what waits to be written: so a client that sends a flood of messages, pings or fragments fills only its
+    own socket. A message that has begun must end in time, and counts among the bodies until it is handled.
 
     A handshake that cannot be read is answered and closed; uvicorn 0.54 leaves it open, and fails on it when it stops.
-    After a frame that breaks the rules what still comes is read for a moment, so that the client sees with which code
-    it was closed, or until it answers with a Close of its own. A refusal by the application is no error, nor is a
-    client that breaks the rules.
+    After a frame that breaks the rules the connection is read on for a moment, or until the client answers with a
+    Close, so that the client sees the code. A refusal by the application, or a client that breaks the rules, is not
+    logged as an error.
     """
 
     __slots__ = ("_begun", "_handled", "_held", "_in_turn", "_last", "_limits", "_unread")
 
     def __init__(self, *arguments: Any, limits: ServerLimits, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.conn.parser.close()  # it would keep what it belongs to
+        self.conn.parser.close()  # parser and connection refer to each other
         self.conn = _Conversation(max_size=self.config.ws_max_size, logger=self.logger)
         self._limits = limits
-        self._last = b""  # of what came after the rules were broken
-        self._unread = bytearray()  # not even looked at yet
-        self._in_turn = False  # whether a slice is to be read in its turn
-        self._begun = False  # whether there is a part of a message
-        self._held = 0  # bytes of it, and of the messages that the application has not handled
-        self._handled = 0  # of these, bytes of the messages
+        self._last = b""  # the end of what came after the rules were broken
+        self._unread = bytearray()  # not parsed yet
+        self._in_turn = False  # whether a slice waits for its turn
+        self._begun = False  # whether a part of a message has come
+        self._held = 0  # bytes of it, and of messages that the application has not handled
+        self._handled = 0  # of these, the bytes of whole messages
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # They hold each other, and so would stay: nobody collects garbage while there are many (see
+        # They refer to each other, and garbage is not collected while there are many connections (see
         # feed_server.server.gc).
         self.conn.parser.close()
         self.conn.parser_exc = None
@@ -79,13 +79,13 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             unlink_scope(self.scope)
 
     def late(self) -> None:
-        """A message was begun, and did not end in time."""
+        """Close the WebSocket: a message has begun and did not end in time."""
         if not self.close_sent and not self.transport.is_closing():
-            self._fail(1008, "a message did not come in time")
+            self._fail(1008, "a message did not arrive in time")
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
-        self.read_paused = True  # as the HTTP connection has left it, until the handshake is answered
+        self.read_paused = True  # by the HTTP connection, until the handshake is answered
         if not self.close_sent:
             self.scope["extensions"] = {**(self.scope["extensions"] or {}), EXTENSION: {"connection": self}}
 
@@ -106,17 +106,17 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
 
     @property
     def _broken(self) -> bool:
-        """Whether it is being closed because the client broke the rules: what comes now is of no interest."""
+        """Whether the WebSocket is being closed because the client broke the rules. What comes now is ignored."""
         return self.close_sent and (self.conn.parser_exc is not None or self.conn.eof_sent)
 
     @property
     def _free(self) -> bool:
-        """Whether more can be read: what came before has been taken, and the answers to it too."""
+        """Whether more can be read: the messages before were handled, and the answers to them written."""
         taken = self.handshake_complete and (self.queue.empty() or self.close_sent)
         return taken and not self.write_paused
 
     def _go_on(self) -> None:
-        """Read on if that is possible now, and else not."""
+        """Read on if that is possible now, else pause."""
         if self.transport.is_closing() or self.disconnected:
             return
         if self._broken:
@@ -150,8 +150,8 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
                 self._look_for_close(data + self._last)
 
     def _look_for_close(self, received: bytes) -> None:
-        """End at once where both have said Close (RFC 6455, 5.5.1). Where frames begin nobody knows any more; but a
-        Close is the last thing that a client sends, and all that came last."""
+        """Close at once when both sides have sent a Close (RFC 6455, 5.5.1). Where frames begin is not known any more,
+        but a Close is the last frame that a client sends."""
         self._last = received[-_LONGEST_CLOSE:]
         if ends_with_close(self._last) and self.close_timer is not None:
             self.close_timer.cancel()
@@ -159,7 +159,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             self.transport.close()
 
     def _account(self) -> None:
-        """What there is of messages, for how much and for how long."""
+        """Count the bytes of messages, and start or stop their deadline."""
         partial = len(self.conn.reader.buffer) + sum(map(len, self.frames))
         begun = partial > 0 or self.conn.current_size is not None
         if self._broken:
@@ -172,22 +172,22 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
                 self._limits.messages.end(self)
         held = partial + self._handled
         if self._broken:
-            held = min(held, self._held)  # closing it for want of room must not ask for room again
+            held = min(held, self._held)  # a close for lack of room must not ask for room again
         if held <= self._held:
             self._limits.bodies.release(self._held - held)
         elif not self._limits.bodies.take(held - self._held, piece=begun):
-            self._fail(1013, "this server is reading as many bytes at once as it may")
+            self._fail(1013, "this server already reads as many bytes at once as it may: try again")
             return
         self._held = held
 
     def _fail(self, code: int, reason: str) -> None:
-        """Close it, and read nothing more."""
+        """Close the WebSocket, and read nothing more."""
         if not self.conn.eof_sent:
             self.conn.fail(code, reason)
         self.handle_parser_exception()
 
     def handle_cont(self, event: Frame) -> None:
-        # A list of the fragments would cost more than they hold, without end if they are empty.
+        # A list of the fragments would take more memory than they hold, without limit if they are empty.
         frames = cast("list[bytes | bytearray]", self.frames)
         if not isinstance(frames[0], bytearray):
             frames[0] = bytearray(frames[0])
@@ -197,7 +197,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         data, self.frames = self.frames[0], []
-        if self._begun:  # what there may be of the next one has a time of its own
+        if self._begun:  # the next message has a deadline of its own
             self._begun = False
             self._limits.messages.end(self)
         if self.close_sent:
@@ -242,22 +242,22 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        # Closed with bytes unread, the kernel would reset the connection, and the close frame might never arrive.
+        # A close with unread bytes would make the kernel reset the connection, and the Close might not arrive.
         self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
         if message["type"] == "websocket.accept":
-            del self.request, self.response  # kilobytes that nothing looks at any more
+            del self.request, self.response  # kilobytes that are not needed any more
             self._go_on()
         elif message["type"] == "websocket.close":
             self._go_on()  # to the client's own close
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # as far as it goes: uvicorn would log an error
+            self.handshake_complete = True  # by a refusal; else uvicorn would log an error
 
 
 def ends_with_close(received: bytes) -> bool:
-    """Whether a client's Close is the last of it."""
+    """Whether bytes from a client end with a Close frame."""
     return any(
         received[start] == _CLOSE and received[start + 1] == _MASKED | len(received) - _CLOSE_HEAD - start
         for start in range(max(0, len(received) - _LONGEST_CLOSE), len(received) - _CLOSE_HEAD + 1)
