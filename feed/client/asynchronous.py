@@ -40,7 +40,7 @@ class AsyncClient:
     reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
     `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. `trust_env`:
     proxies and certificates as the environment has them; `ssl` is for certificates of one's own. `on_wait` is called
-    with the reason before a call is tried again. Raises `Invalid` for a URL or token that is none, and here or where
+    with the reason before a call is tried again. Raises `Invalid` for a bad URL or token, and here or where
     it is used for a variable of the environment that is no good.
     """
 

@@ -41,7 +41,7 @@ class Client:
     `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. A server that
     takes a large request drop by drop can outlast `patience`: no thread can be called back from there. `trust_env`:
     proxies and certificates as the environment has them; `ssl` is for certificates of one's own. `on_wait` is called
-    with the reason before a call is tried again. Raises `Invalid` for a URL or token that is none, and here or where
+    with the reason before a call is tried again. Raises `Invalid` for a bad URL or token, and here or where
     it is used for a variable of the environment that is no good.
     """
 

@@ -83,8 +83,8 @@ class Topic(Generic[T]):
         return matches(self.pattern, topic) and self.type in (None, type)
 
     def parse(self, event: Event) -> T:
-        """The data of an event as a value of the model. Raises `Mismatch` for what is none, or is of another topic or
-        type: events may be older than the model, or have come another way."""
+        """The data of an event as a value of the model. Raises `Mismatch` for data that the model does not
+        take, and for another topic or type: events may be older than the model, or have come another way."""
         if not self.covers(event.topic, event.type):
             raise Mismatch("event", f"{event.topic!r} with the type {event.type!r} is not one of {self!r}")
         return self.validate(event.text, is_json=event.is_json)
