@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
+from typing import overload
 
 from feed.admission import Admission
 from feed.backoff import Backoff, Reminder
@@ -32,7 +33,7 @@ from feed.peer import Peer
 from feed.running import Running
 from feed.statistics import TRANSPORTS, Counters, Delivered, Statistics, transport_of
 from feed.subscription import Subscription
-from feed.survey import Subscribers
+from feed.survey import SilentNodes, Subscribers
 
 logger = logging.getLogger(__name__)
 
@@ -463,18 +464,39 @@ class Feed:
     # Looking around.
 
     async def subscribers_everywhere(self, *, after: str = "", limit: int = 100) -> Subscribers:
-        """Who listens now, on all nodes: the first `limit` whose id comes after `after`. Raises `FeedUnavailable`."""
+        """Return who listens now, on all nodes: the first `limit` subscriptions whose id comes after `after`. Raises
+        `FeedUnavailable`."""
         return await (await self._ready()).survey.subscribers(after, limit)
 
-    async def kick(self, id: str) -> bool:
-        """End a subscription, on whichever node it is. Whether there was one; it may come back.
+    @overload
+    async def kick(self, id: str) -> bool: ...
 
-        Raises `FeedUnavailable` if nobody had it, and some node did not answer.
+    @overload
+    async def kick(self, *, subject: str) -> int: ...
+
+    async def kick(self, id: str | None = None, *, subject: str | None = None) -> bool | int:
+        """End streams, on whichever node they are: one by its id, or all of a subject (`Grants.subject`, or the `sub`
+        of a token), such as a user who has logged out.
+
+        Returns whether there was such a stream, or how many the subject had. A kick is not a ban: a client may come
+        back, and is judged anew. So end the session before.
+
+        Raises `FeedUnavailable`, and names the nodes, if nodes did not answer and may still have such a stream.
+        Raises `Invalid` for an empty subject.
         """
-        ended, silent = await (await self._ready()).survey.end(id)
-        if not ended and silent:
-            raise FeedUnavailable(f"these nodes did not answer: {', '.join(silent)}")
-        return ended
+        if subject == "":
+            raise Invalid("subject", "is empty")
+        if id is not None and subject is None:
+            ended, silent = await (await self._ready()).survey.end(id)
+            if not ended and silent:
+                raise SilentNodes(silent)
+            return ended
+        if subject is not None and id is None:
+            count, silent = await (await self._ready()).survey.end_of(subject)
+            if silent:
+                raise SilentNodes(silent, count)
+            return count
+        raise TypeError("kick takes the id of one subscription, or subject=")
 
     # The past.
 

@@ -1,10 +1,10 @@
 """Other processes that answer at the same address: the workers of one server.
 
-A log of one process would be another one in each of them, and a reader would get what happens to reach the same worker.
-Servers (uvicorn, gunicorn, hypercorn, granian) bind a socket and hand it to all workers that they start: those have one
-parent, and hold one socket. That tells them from what is alike and does no harm, such as a reloader with its one
-process, tests in several processes, or the workers of a task queue. Linux shows both in `/proc`. Elsewhere it can only
-be seen that there is a supervisor, and not how many it has started.
+With a log of one process, each worker would have a feed of its own, and a reader would get only the events that are
+published to the same worker. Servers (uvicorn, gunicorn, hypercorn, granian) bind a socket and hand it to all workers
+that they start. So workers have one parent and hold one socket. That tells them from processes that are alike and do no
+harm: a reloader with its one process, tests in several processes, the workers of a task queue. Linux shows both in
+`/proc`. Elsewhere only the supervisor can be seen, not how many workers it has started.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from feed.errors import LogRefused
 logger = logging.getLogger(__name__)
 
 _TOGETHER = 5.0  # seconds between the starts of workers that are to stay beside each other
-_REPLACED = 20.0  # seconds that a process which is being replaced has for its end: gunicorn gives a new one 30
+_REPLACED = 20.0  # seconds in which a process that is being replaced has to end: gunicorn gives a new one 30
 _LOOK = 0.1
-_LINGER = 1.0  # seconds for which one that is refused can be seen by those that come a little later
+_LINGER = 1.0  # seconds for which a process that is refused stays, for those that start a little later to see it
 
-_HELP = (
-    "each of them would have a feed of its own, and its readers would miss what reaches another: start one process "
-    "(--workers 1, WEB_CONCURRENCY=1), or share a log, redis://HOST:PORT/DB?stream=NAME"
-)
+_WHY = {
+    "sqlite": "only one process can use the file",
+    "memory": "each worker would have a feed of its own, and its readers would miss what is published to another one",
+}
+_CURE = "start one worker (--workers 1, WEB_CONCURRENCY=1), or share a log, redis://HOST:PORT/DB?stream=NAME"
 
 
 class _Sibling(NamedTuple):
@@ -44,17 +45,18 @@ class _Sibling(NamedTuple):
 
 
 async def check_alone(kind: str, processes: Path = Path("/proc")) -> None:
-    """Raises `LogRefused` if another process answers where this one does, and so would have such a log of its own.
+    """Raise `LogRefused` if another process answers at the same address as this one, and so would have a log of its
+    own.
 
-    One that is a good deal older may be about to be replaced by this one, and has some time to end. `kind` is what the
-    log is called in the message, and `processes` is where the system shows what runs.
+    A process that is a good deal older may be about to be replaced by this one, and gets some time to end. `kind` is
+    the scheme of the log, for the message. `processes` is the folder in which the system shows the processes.
     """
     if not (processes / "self/fd").is_dir():
         _judge_by_supervisor(kind)
         return
     addresses = _addresses(processes)
     if not addresses:
-        return  # nobody can have been handed them
+        return  # there is no socket that several could hold
     deadline = time.monotonic() + _REPLACED
     while siblings := await asyncio.to_thread(_siblings, kind, processes, addresses):
         own = _parent_and_start(processes / str(os.getpid()))[1]
@@ -62,7 +64,8 @@ async def check_alone(kind: str, processes: Path = Path("/proc")) -> None:
             pids = ", ".join(str(sibling.pid) for sibling in siblings)
             await asyncio.sleep(_LINGER)
             raise LogRefused(
-                f"{kind}: is a log of one process, and process {pids} answers at {siblings[0].address} too: {_HELP}"
+                f"{kind}: is a log of one process, and process {pids} answers at {siblings[0].address} too: "
+                f"{_WHY[kind]}: {_CURE}"
             )
         await asyncio.sleep(_LOOK)
 
@@ -72,12 +75,14 @@ def _judge_by_supervisor(kind: str) -> None:
         return
     count = os.environ.get("WEB_CONCURRENCY", "").strip()
     if count.isdecimal() and int(count) > 1:
-        raise LogRefused(f"{kind}: is a log of one process, and WEB_CONCURRENCY is {count}: {_HELP}")
-    logger.warning("%s: is a log of one process; if there are more workers than this one, %s", kind, _HELP)
+        raise LogRefused(f"{kind}: is a log of one process, and WEB_CONCURRENCY is {count}: {_WHY[kind]}: {_CURE}")
+    logger.warning(
+        "%s: is a log of one process; if there are more workers than this one, %s: %s", kind, _WHY[kind], _CURE
+    )
 
 
 def _addresses(processes: Path) -> Mapping[str, str]:
-    """Where this process answers, or is about to, by the names that its sockets have among the descriptors."""
+    """Return the addresses at which this process answers, or soon will, by the names of its sockets in `/proc`."""
     found: dict[str, str] = {}
     for number, name in _sockets(processes / "self"):
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as held:
@@ -87,7 +92,8 @@ def _addresses(processes: Path) -> Mapping[str, str]:
 
 
 def _bound_address(held: socket.socket) -> str | None:
-    """Where a socket takes connections, or will; None for a connection, and for what was not bound."""
+    """Return the address at which a socket takes connections, or soon will. None for a connection, and for a socket
+    that is not bound."""
     try:
         held.getpeername()
     except OSError as error:
@@ -102,7 +108,7 @@ def _bound_address(held: socket.socket) -> str | None:
 
 
 def _siblings(kind: str, processes: Path, addresses: Mapping[str, str]) -> list[_Sibling]:
-    """All other children of this process's parent that hold one of its sockets."""
+    """Return the other children of this process's parent that hold one of this process's sockets."""
     found: list[_Sibling] = []
     hidden = False
     for folder in processes.iterdir():
@@ -125,13 +131,13 @@ def _siblings(kind: str, processes: Path, addresses: Mapping[str, str]) -> list[
 
 
 def _parent_and_start(folder: Path) -> tuple[int, float]:
-    """A process's parent, and when it started. See proc(5): its name, in brackets, may hold anything."""
+    """Return a process's parent, and when the process started. In proc(5) its name, in brackets, may be anything."""
     fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
     return int(fields[1]), int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _sockets(folder: Path) -> Iterator[tuple[int, str]]:
-    """The descriptors of a process that are sockets, with the name of each, which is the same in all processes."""
+    """Yield the descriptors of a process that are sockets, each with its name, which is the same in all processes."""
     for link in (folder / "fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             name = str(link.readlink())

@@ -1,7 +1,7 @@
-"""Who listens, on all nodes: what nodes ask each other, and how one answers.
+"""Who listens, on all nodes: what the nodes ask each other, and how a node answers.
 
-A node asks all others at once and waits for a moment; those that said nothing are named, rather than left out in
-silence. How questions travel is the log's business (`Log.ask_others`): a log in one process has no others.
+A node asks all others at once and waits for a moment. Nodes that do not answer are named, not left out silently. The
+log carries the questions (`Log.ask_others`). A log in one process has no other nodes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from feed.broadcaster import Broadcaster
+from feed.errors import FeedUnavailable
 from feed.log.contract import Answers, Log
 from feed.subscription import Subscription
 
@@ -21,9 +22,9 @@ class Subscriber(msgspec.Struct, frozen=True):
     """One subscription: what it asked for, when it began (milliseconds since 1970), the id up to which it has read, how
     many events wait in its queue, and whether it reads the log because it could not keep up or has just come back.
 
-    `transport` and `address` are its `Peer`'s. `bytes_sent` is what of its stream's body was handed to the connection:
-    on HTTP the body, on a WebSocket what the text messages hold, without chunks and frames; 0 where there is no
-    connection. What a node of an older version does not tell is empty, or 0.
+    `transport`, `address` and `subject` (None where nobody has said who it is) are those of its `Peer`. `bytes_sent`
+    counts the bytes of the stream's body that were handed to the connection: on a WebSocket the text of the messages,
+    without frames; 0 without a connection. A field that a node of an older version does not send is empty, 0 or None.
     """
 
     id: str
@@ -37,15 +38,27 @@ class Subscriber(msgspec.Struct, frozen=True):
     transport: str = ""
     address: str = ""
     bytes_sent: int = 0
+    subject: str | None = None
 
 
 class Subscribers(msgspec.Struct, frozen=True):
-    """A page of them, in the order of their ids. `next` is the id to go on after, None at the end; `silent` are the
-    nodes that did not answer in time."""
+    """A page of subscriptions, in the order of their ids. `next` is the id to continue after, None at the end. `silent`
+    are the nodes that did not answer in time."""
 
     subscribers: Sequence[Subscriber]
     next: str | None
     silent: Sequence[str]
+
+
+class SilentNodes(FeedUnavailable):
+    """Nodes did not answer in time, so their streams may still be open. `ended` streams of the other nodes were ended.
+    `nodes` are the names of the silent ones."""
+
+    def __init__(self, nodes: Sequence[str], ended: int = 0) -> None:
+        done = f"; streams that were ended on other nodes: {ended:,}" if ended else ""
+        super().__init__(f"these nodes did not answer: {', '.join(nodes)}{done}")
+        self.nodes = nodes
+        self.ended = ended
 
 
 class ListSubscribers(msgspec.Struct, frozen=True, tag=True):
@@ -56,14 +69,21 @@ class ListSubscribers(msgspec.Struct, frozen=True, tag=True):
 
 
 class EndSubscription(msgspec.Struct, frozen=True, tag=True):
-    """End this one, and let it say that it was kicked."""
+    """End this one, with `feed.closing`, reason `kicked`."""
 
     id: str
 
 
-_question = msgspec.msgpack.Decoder(ListSubscribers | EndSubscription)
+class EndSubscriptionsOf(msgspec.Struct, frozen=True, tag=True):
+    """End all of this subject in the same way. A node of an older version does not know the question, and is silent."""
+
+    subject: str
+
+
+_question = msgspec.msgpack.Decoder(ListSubscribers | EndSubscription | EndSubscriptionsOf)
 _subscribers = msgspec.msgpack.Decoder(list[Subscriber])
 _ended = msgspec.msgpack.Decoder(bool)
+_count = msgspec.msgpack.Decoder(int)
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -73,7 +93,7 @@ _UNKNOWN = "a node of another version"
 
 
 def _understood(answers: Answers, decode: Callable[[bytes], T]) -> tuple[list[T], Sequence[str]]:
-    """What was said, and those that did not answer: one whose answer means nothing here is one of them."""
+    """Return the answers, and the nodes without one. A node whose answer cannot be read is one of them."""
     given: list[T] = []
     strange: list[str] = []
     for answer in answers.given:
@@ -85,7 +105,7 @@ def _understood(answers: Answers, decode: Callable[[bytes], T]) -> tuple[list[T]
 
 
 class Survey:
-    """A node's side of it: it asks the others, and answers them."""
+    """What one node does: it asks the others, and answers them."""
 
     def __init__(self, node: str, log: Log, broadcaster: Broadcaster) -> None:
         self._node = node
@@ -93,7 +113,7 @@ class Survey:
         self._broadcaster = broadcaster
 
     async def subscribers(self, after: str, limit: int) -> Subscribers:
-        """Ask everybody, this node too."""
+        """Return a page of the subscriptions of all nodes."""
         question = ListSubscribers(after, limit)
         answers = await self._log.ask_others(_pack(question))
         listed, silent = _understood(answers, _subscribers.decode)
@@ -104,7 +124,7 @@ class Survey:
         return Subscribers(found, found[-1].id if is_more else None, silent)
 
     async def end(self, id: str) -> tuple[bool, Sequence[str]]:
-        """Whether a node had it and ended it; and the nodes that did not say."""
+        """End a subscription. Return whether a node had it, and the nodes that did not answer."""
         question = EndSubscription(id)
         if self._end(question):
             return True, ()
@@ -112,9 +132,19 @@ class Survey:
         ended, silent = _understood(answers, _ended.decode)
         return any(ended), silent
 
+    async def end_of(self, subject: str) -> tuple[int, Sequence[str]]:
+        """End all subscriptions of a subject. Return how many there were, and the nodes that did not answer."""
+        question = EndSubscriptionsOf(subject)
+        ended = self._end_of(question)  # at once: the others may take a while to answer
+        answers = await self._log.ask_others(_pack(question))
+        counts, silent = _understood(answers, _count.decode)
+        return ended + sum(counts), silent
+
     def answer(self, question: bytes) -> bytes:
-        """What this node says to another's question."""
+        """Answer another node's question."""
         asked = _question.decode(question)
+        if isinstance(asked, EndSubscriptionsOf):
+            return _pack(self._end_of(asked))
         if isinstance(asked, EndSubscription):
             return _pack(self._end(asked))
         return _pack(self._list(asked))
@@ -128,6 +158,12 @@ class Survey:
         if subscription is not None:
             subscription.end("kicked")
         return subscription is not None
+
+    def _end_of(self, asked: EndSubscriptionsOf) -> int:
+        found = [each for each in self._broadcaster if each.peer.principal == asked.subject and each.reason is None]
+        for subscription in found:
+            subscription.end("kicked")
+        return len(found)
 
     def _describe(self, subscription: Subscription) -> Subscriber:
         subscription.note_position()
@@ -143,4 +179,5 @@ class Survey:
             transport=subscription.peer.transport,
             address=subscription.peer.address,
             bytes_sent=subscription.sent,
+            subject=subscription.peer.principal,
         )

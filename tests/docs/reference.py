@@ -39,7 +39,7 @@ _INNER: dict[str, set[str]] = {
     "Event": {"sse", "line", "envelope", "forget_wire_formats", "size"},
     "Draft": {"data_bytes", "is_json", "envelope"},
     "Gap": _WIRE,
-    "Feed": {"append", "attach", "check_process", "detach", "loop", "running", "select", "turn_away"},
+    "Feed": {"append", "attach", "check_process", "detach", "loop", "read_page", "running", "select"} | {"turn_away"},
     "Grants": {"check_admin", "check_not_expired", "check_publish", "check_publish_all", "check_publishes_at_all"}
     | {"check_subscribe", "hint"},
     "Limits": {"drained_retry", "jittered_retry", "retry_after"},

@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import cached_property
+from textwrap import dedent
 from types import ModuleType
 
 import msgspec
@@ -64,8 +65,11 @@ def call(name: str, function: Callable[..., object], *, width: int = 0) -> str:
 
 
 def whole_text(value: object) -> str:
-    """Return all paragraphs of a docstring, each on one line."""
-    return "\n\n".join(" ".join(each.split()) for each in (inspect.getdoc(value) or "").split("\n\n"))
+    """Return all paragraphs of a docstring, each on one line; a paragraph that is indented is a block of code."""
+    paragraphs = (inspect.getdoc(value) or "").split("\n\n")
+    return "\n\n".join(
+        f"```python\n{dedent(each)}\n```" if each.startswith("    ") else " ".join(each.split()) for each in paragraphs
+    )
 
 
 def _described(name: str, value: object, inner: Set[str]) -> str:

@@ -1,4 +1,4 @@
-"""The examples of the guides that no other test runs: curl, the browser's own classes, and a pair of keys."""
+"""The examples of the guides that no other test runs: curl, the browser's own classes, a pair of keys, a dashboard."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page
 
+from feed.testing import AppServer
 from tests.support.browser import Watched
 from tests.support.doc_blocks import blocks
 from tests.support.running import FEED, RunningServer
@@ -95,3 +98,26 @@ def test_a_pair_of_keys_is_made_as_the_page_about_tokens_says(tmp_path: Path) ->
     variable, _, _ = serving.partition(" ")
     assert variable == "FEED_JWT_PUBLIC_KEY=public.pem"
     assert "valid" in shell(f"{variable} feed token --check {token}", folder=tmp_path)
+
+
+def test_the_dashboard_is_for_whom_the_login_lets_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "shop"}
+    [block] = blocks("guides/embedding.md", "The dashboard, and what operators want")
+    exec(compile(block, "shop.py", "exec", dont_inherit=True), names)
+    with AppServer(names["app"], names["feed"]) as server:
+        paths = ("/", "/assets/feed.js", "/readyz", "/events/a", "/metrics")
+        statuses = {
+            cookie: [
+                httpx.get(
+                    f"{server.url}/live{path}", headers={"Accept": "application/json", "Cookie": cookie}
+                ).status_code
+                for path in paths
+            ]
+            for cookie in ("", "user=ann", "user=boss")
+        }
+    assert statuses == {
+        "": [200, 200, 200, 401, 401],
+        "user=ann": [200, 200, 200, 200, 403],
+        "user=boss": [200, 200, 200, 200, 200],
+    }

@@ -434,17 +434,20 @@ def test_a_header_that_was_meant_to_bear_a_token_is_told_how(guarded: RunningSer
     said = "the header Authorization has to be `Bearer TOKEN`"
     answer = guarded.http.post(f"{guarded.url}/events/{TOPIC}", content=b"x", headers={"Authorization": header})
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-    assert answer.json()["detail"] == f"a token is needed to publish: {said}"
+    assert answer.json()["detail"] == f"not allowed to publish: a token is needed: {said}"
     answer = guarded.http.get(f"{guarded.url}/metrics", headers={"Authorization": header})
-    assert answer.json()["detail"] == f"a token with `admin` is needed: {said}"
+    assert answer.json()["detail"] == f"not allowed to do this without `admin`: a token is needed: {said}"
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic YTpi"}, {"Authorization": "negotiate x"}])
 def test_a_proxys_own_header_is_no_mistake(guarded: RunningServer, headers: dict[str, str]) -> None:
     answer = guarded.http.post(f"{guarded.url}/events/{TOPIC}", content=b"x", headers=headers)
-    assert (answer.status_code, answer.json()["detail"]) == (401, "a token is needed to publish")
+    assert (answer.status_code, answer.json()["detail"]) == (401, "not allowed to publish: a token is needed")
     answer = guarded.http.get(f"{guarded.url}/subscriptions", headers=headers)
-    assert (answer.status_code, answer.json()["detail"]) == (401, "a token with `admin` is needed")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        401,
+        "not allowed to do this without `admin`: a token is needed",
+    )
 
 
 def test_a_strange_header_beside_a_token_elsewhere_is_nothing(guarded: RunningServer) -> None:

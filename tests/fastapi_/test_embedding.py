@@ -28,7 +28,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from feed import Feed, FeedUnavailable, Forbidden, LogRefused, Unauthenticated
-from feed.fastapi import Grants, drained_by_signals, feed_router
+from feed.fastapi import Grants, admin_router, drained_by_signals, feed_router
 from feed.testing import AppServer
 from tests.support.redis_server import free_port
 from tests.support.running import START_SECONDS
@@ -336,8 +336,16 @@ async def greedy(request: Request) -> Grants:
     return Grants(publish=["**"])
 
 
-def nothing(_: HTTPConnection) -> None:
+def perhaps(_: HTTPConnection) -> Grants | None:
     return None
+
+
+async def never(request: Request) -> None:
+    assert request.method
+
+
+def everything() -> dict[str, list[str]]:
+    return {"subscribe": ["**"]}
 
 
 class Door:
@@ -355,7 +363,6 @@ def test_authorize_may_be_a_plain_function_of_the_connection_an_object_or_a_gene
     memory = Feed("memory:")
     app.include_router(feed_router(memory, authorize=bare), prefix="/bare")
     app.include_router(feed_router(memory, authorize=Door("news/*")), prefix="/door")
-    app.include_router(feed_router(memory, authorize=nothing), prefix="/nothing")
     app.include_router(feed_router(memory, authorize=greedy), prefix="/greedy")
     with AppServer(app) as server, httpx.Client(base_url=server.url, headers=Json) as client:
         assert client.get("/bare/events/a").json()["detail"] == "who are you?"
@@ -366,15 +373,46 @@ def test_authorize_may_be_a_plain_function_of_the_connection_an_object_or_a_gene
         with connect(f"ws://127.0.0.1:{server.port}/door/ws/news/a"):
             pass
         # Each with a connection of its own: uvicorn closes those whose application has failed.
-        nobody = httpx.get(f"{server.url}/nothing/events/a", headers=Json)
-        assert nobody.status_code == 500, "what is no Grants lets nobody in"
         unread = httpx.post(f"{server.url}/greedy/events/a", content="x")
         assert unread.status_code == 500, "the body is the event, and not for authorize to read"
 
 
+def test_what_is_not_grants_lets_nobody_in_and_the_log_says_whose_fault_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    memory = Feed("memory:")
+    # mypy complains of each of these three.
+    app.include_router(feed_router(memory, authorize=perhaps), prefix="/perhaps")  # type: ignore[arg-type]
+    app.include_router(feed_router(memory, authorize=never), prefix="/never")  # type: ignore[arg-type]
+    app.include_router(feed_router(memory, authorize=everything), prefix="/everything")  # type: ignore[arg-type]
+    app.include_router(admin_router(memory, authorize=never, metrics=False), prefix="/admin")  # type: ignore[arg-type]
+    with AppServer(app) as server:
+        for _ in range(2):
+            for method, path in (
+                ("GET", "/perhaps/events/a"),
+                ("POST", "/never/events/a"),
+                ("GET", "/everything/events/a"),
+                ("GET", "/admin/subscriptions"),
+            ):
+                answer = httpx.request(method, f"{server.url}{path}")
+                assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+                assert answer.json()["detail"] == "an error of this server, which its log explains"
+        with pytest.raises(InvalidStatus) as refused, connect(f"ws://127.0.0.1:{server.port}/perhaps/ws/a"):
+            pass
+        assert refused.value.response.status_code == 500
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("feed.")]
+    must = "it must return feed.fastapi.Grants, or raise feed.Unauthenticated, feed.Forbidden or an HTTPException"
+    assert told == [
+        f"authorize ({__name__}.perhaps) returned None: {must}",
+        f"authorize ({__name__}.never) returned None: {must}",
+        f"authorize ({__name__}.everything) returned dict: {must}",
+        f"authorize ({__name__}.never) returned None: {must}",  # of the other router
+    ]
+    assert "Traceback" not in caplog.text
+
+
 def test_what_cannot_be_asked_is_refused_when_the_router_is_made() -> None:
     memory = Feed("memory:")
-    with pytest.raises(TypeError, match="authorize is a function"):
+    with pytest.raises(TypeError, match="authorize has to be a function"):
         feed_router(memory, authorize=Grants())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="annotate connection, other"):
         feed_router(memory, authorize=lambda connection, other: Grants())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
+import timeit
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed import Forbidden, Unauthenticated
+from feed import FeedError, Forbidden, Unauthenticated
 from feed.fastapi.auth.grants import EVERYTHING, NOTHING, Grants
 from feed.pattern import covers, matches
 from tests.support.topic_strategies import PATTERNS, TOPICS
@@ -64,11 +69,17 @@ def test_each_right_is_a_right_of_its_own() -> None:
         assert found == missing
 
 
-def test_who_has_no_token_is_asked_for_one_and_who_has_one_is_not() -> None:
-    with pytest.raises(Unauthenticated, match="a token is needed to subscribe to 'a'"):
+def test_who_has_not_logged_in_is_asked_to_and_nobody_is_told_of_tokens() -> None:
+    with pytest.raises(Unauthenticated, match=r"^not allowed to subscribe to 'a': log in first$"):
         NOTHING.check_subscribe(["a"])
-    with pytest.raises(Forbidden, match="this token does not allow to subscribe to 'a'"):
+    with pytest.raises(Unauthenticated, match=r"^not allowed to publish: a token is needed$"):
+        Grants(anonymous=True, hint="a token is needed").check_publishes_at_all()
+    with pytest.raises(Forbidden, match=r"^not allowed to subscribe to 'a'$"):
         Grants().check_subscribe(["a"])
+    with pytest.raises(Forbidden, match=r"^not allowed to publish to 'x'$"):
+        Grants().check_publish("x")
+    with pytest.raises(Forbidden, match=r"^not allowed to do this without `admin`$"):
+        Grants().check_admin()
 
 
 def test_what_is_refused_is_named_but_not_at_any_length() -> None:
@@ -94,5 +105,85 @@ def test_a_batch_of_ten_thousand_topics_is_judged_in_milliseconds() -> None:
 
 @pytest.mark.parametrize("rights", [{"publish": "orders/**"}, {"subscribe": "**"}])
 def test_one_string_is_no_list_of_patterns(rights: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match="lists of patterns"):
+    with pytest.raises(TypeError, match=r"is a list of patterns, such as .*, not one string"):
         Grants(**rights)
+
+
+@pytest.mark.parametrize("right", ["publish", "subscribe"])
+@pytest.mark.parametrize(
+    ("pattern", "rule"),
+    [
+        ("a/**/b", r"'\*\*' only the last one"),
+        ("users/a*", "whole segment"),
+        ("users//x", "empty"),
+        ("users/../x", r"'\.\.'"),
+        ("users/", "empty"),
+        ("", "empty"),
+        ("$feed", "reserved"),
+        ("users/a b", r"U\+0020"),
+        ("x" * 1000, "long"),
+    ],
+)
+def test_a_pattern_that_would_match_nothing_is_refused_when_the_grants_are_made(
+    right: str, pattern: str, rule: str
+) -> None:
+    with pytest.raises(ValueError, match=rule) as refused:
+        Grants(**{right: ["orders/*", pattern]})  # type: ignore[arg-type]
+    assert str(refused.value).startswith(f"Grants: {right}: {pattern[:128]!r} is not a pattern: ")
+    assert "user's name" in str(refused.value)
+    assert not isinstance(refused.value, FeedError), "it is the application's fault, and not the caller's"
+
+
+@pytest.mark.parametrize("patterns", [None, 7, b"a", [None], [7], [b"a"], [["a"]]])
+def test_what_is_no_list_of_texts_is_refused(patterns: Any) -> None:
+    with pytest.raises(TypeError, match="Grants: subscribe is a list of patterns"):
+        Grants(subscribe=patterns)
+
+
+def test_what_is_changed_later_changes_no_grants() -> None:
+    patterns = ["a"]
+    grants = Grants(subscribe=patterns)
+    patterns.append("**")
+    assert grants.subscribe == ("a",)
+    assert list(Grants(subscribe={"b": 1}).subscribe) == ["b"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("subject", [7, b"ann", UUID(int=7)])
+def test_a_subject_is_text_so_that_it_can_be_kicked_by_it(subject: Any) -> None:
+    with pytest.raises(TypeError, match=r"subject is text, not \w+: write str\(…\)"):
+        Grants(subject=subject)
+    with pytest.raises(ValueError, match="subject is empty"):
+        Grants(subject="")
+
+
+def test_grants_end_after_a_quarter_of_an_hour_unless_it_is_said_when() -> None:
+    begun = time.time()
+    assert begun + 900 <= Grants().expires <= time.time() + 900
+    moment = datetime.now(UTC) + timedelta(hours=1)
+    assert Grants(expires=moment).expires == moment.timestamp()
+    assert Grants(expires=moment.astimezone(timezone(timedelta(hours=5)))).expires == moment.timestamp()
+    assert Grants(expires=begun + 5).expires == begun + 5
+    assert Grants(expires=math.inf).expires == NOTHING.expires == EVERYTHING.expires == math.inf
+    grants = Grants()
+    assert msgspec.structs.replace(grants, subject="ann").expires == grants.expires
+
+
+@pytest.mark.parametrize("expires", ["tomorrow", True, timedelta(minutes=1)])
+def test_what_is_no_time_is_refused(expires: Any) -> None:
+    with pytest.raises(TypeError, match="expires is a datetime or seconds since 1970"):
+        Grants(expires=expires)
+
+
+def test_times_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ValueError, match="without a time zone"):
+        Grants(expires=datetime(2030, 1, 1))  # noqa: DTZ001
+    with pytest.raises(ValueError, match="milliseconds"):
+        Grants(expires=time.time() * 1000)
+    with pytest.raises(ValueError, match="beyond all time"):
+        Grants(expires=math.nan)
+
+
+def test_making_grants_is_cheap() -> None:
+    rights: dict[str, Any] = {"publish": ["users/7/**"], "subscribe": ["news/**", "users/7/**"], "subject": "7"}
+    seconds = min(timeit.repeat(lambda: Grants(**rights), number=1_000, repeat=5)) / 1_000
+    assert seconds < 100e-6

@@ -31,6 +31,7 @@ ASKED: dict[Use, tuple[str, str, dict[str, str]]] = {
     Use.SESSION: ("POST", "/session", {}),
     Use.SUBSCRIPTIONS: ("GET", "/subscriptions", {}),
     Use.KICK: ("DELETE", "/subscriptions/nobody", {}),
+    Use.KICK_ALL: ("DELETE", "/subscriptions?subject=nobody", {}),
 }
 
 
@@ -38,7 +39,8 @@ def asked(server: RunningServer, use: Use, query: str) -> httpx.Response:
     """The answer, without the body of a stream."""
     method, path, headers = ASKED[use]
     content = '{"topic":"parameters","data":1}' if method == "POST" else None
-    with server.http.stream(method, f"{server.url}{path}?{query}", headers=headers, content=content) as answer:
+    url = f"{server.url}{path}{'&' if '?' in path else '?'}{query}"
+    with server.http.stream(method, url, headers=headers, content=content) as answer:
         if answer.headers.get("content-type", "").startswith("application/problem"):
             answer.read()
         return answer
@@ -82,6 +84,8 @@ def test_a_websocket_passes_it_over_too(server: RunningServer) -> None:
         (Use.SESSION, "tokn=x", "token"),
         (Use.SUBSCRIPTIONS, "Limit=1", "limit"),
         (Use.KICK, "Token=x", "token"),
+        (Use.KICK, "subjct=x", "subject, which is not a parameter of DELETE /subscriptions/ID"),
+        (Use.KICK_ALL, "Subject=x", "subject"),
     ],
 )
 def test_a_slip_is_422_and_says_what_was_meant(server: RunningServer, use: Use, query: str, meant: str) -> None:
@@ -105,6 +109,8 @@ def test_a_slip_is_422_and_says_what_was_meant(server: RunningServer, use: Use, 
         (Use.SESSION, "last=1", "last: "),
         (Use.SUBSCRIPTIONS, "topic=a", "topic: "),
         (Use.KICK, "limit=1", "limit: "),
+        (Use.KICK, "subject=x", "subject: is not a parameter of DELETE /subscriptions/ID: did you mean DELETE /sub"),
+        (Use.KICK_ALL, "limit=1", "limit: "),
     ],
 )
 def test_a_parameter_of_another_route_is_422(server: RunningServer, use: Use, query: str, detail: str) -> None:

@@ -6,16 +6,26 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
+import httpx
 import msgspec
 import pytest
+from fastapi import FastAPI
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
-from feed import Feed, FeedOptions, FeedUnavailable
+from feed import Feed, FeedOptions, FeedUnavailable, Invalid, select
+from feed.fastapi import admin_router
 from feed.log.redis.nodes import Nodes
-from feed.survey import Subscribers
+from feed.peer import Peer
+from feed.subscription import Subscription
+from feed.survey import EndSubscription, ListSubscribers, SilentNodes, Subscribers
 from tests.conftest import Serve
 from tests.support.redis_server import RedisServer
+from tests.support.running import RunningServer
 from tests.support.streams import eventually, subscribed
+from tests.support.tokens import SECRET, token
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +115,73 @@ async def test_a_node_that_does_not_answer_is_named(nodes: list[Feed]) -> None:
         await nodes[0].kick("0123456789abcdef")
 
 
+@contextlib.asynccontextmanager
+async def streams_of(feed: Feed, *subjects: str | None) -> AsyncIterator[list[Subscription]]:
+    """A stream for each of them, as the HTTP routes begin it."""
+    streams = [
+        await feed.attach(select(["a"]), after=None, last=None, peer=Peer("sse", principal=subject))
+        for subject in subjects
+    ]
+    try:
+        yield streams
+    finally:
+        for stream in streams:
+            feed.detach(stream)
+
+
+async def test_all_streams_of_a_subject_are_ended_on_all_nodes_and_no_other(nodes: list[Feed]) -> None:
+    async with (
+        streams_of(nodes[0], "ann", "bob", None) as here,
+        streams_of(nodes[1], "ann", "ann", "Ann") as there,
+        streams_of(nodes[2]),
+    ):
+        listed = (await nodes[2].subscribers_everywhere()).subscribers
+        assert sorted(str(each.subject) for each in listed) == ["Ann", "None", "ann", "ann", "ann", "bob"]
+        assert await nodes[2].kick(subject="ann") == 3
+        reasons = [stream.reason for stream in (*here, *there)]
+        assert reasons == ["kicked", None, None, "kicked", "kicked", None]
+        assert await nodes[2].kick(subject="ann") == 0, "those that are ending are not ended twice"
+        assert await nodes[2].kick(subject="nobody") == 0
+
+
+async def test_of_a_subject_it_is_said_which_nodes_may_still_have_streams(nodes: list[Feed]) -> None:
+    nodes_of(nodes[1]).answer = None
+    async with streams_of(nodes[0], "ann", "ann") as streams:
+        words = "these nodes did not answer: node-1; streams that were ended on other nodes: 2"
+        with pytest.raises(SilentNodes, match=words) as raised:
+            await nodes[0].kick(subject="ann")
+        assert (raised.value.ended, list(raised.value.nodes)) == (2, ["node-1"])
+        assert [stream.reason for stream in streams] == ["kicked", "kicked"]
+    with pytest.raises(FeedUnavailable, match=r"these nodes did not answer: node-1$"):
+        await nodes[0].kick(subject="ann")
+
+
+async def test_a_node_that_does_not_know_the_question_is_silent_and_goes_on(nodes: list[Feed]) -> None:
+    earlier = msgspec.msgpack.Decoder(ListSubscribers | EndSubscription)
+    answer = nodes_of(nodes[1]).answer
+    assert answer is not None
+
+    def answered(question: bytes) -> bytes:
+        earlier.decode(question)
+        return answer(question)
+
+    nodes_of(nodes[1]).answer = answered
+    async with streams_of(nodes[1], "ann"):
+        with pytest.raises(SilentNodes, match="node-1"):
+            await nodes[0].kick(subject="ann")
+        assert [each.subject for each in (await nodes[0].subscribers_everywhere()).subscribers] == ["ann"]
+
+
+async def test_what_is_to_be_kicked_has_to_be_said() -> None:
+    feed = Feed("memory:")
+    with pytest.raises(TypeError, match="the id of one subscription, or subject="):
+        await feed.kick()  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="the id of one subscription, or subject="):
+        await feed.kick("0123456789abcdef", subject="ann")  # type: ignore[call-overload]
+    with pytest.raises(Invalid, match="subject: is empty"):
+        await feed.kick(subject="")
+
+
 class EarlierSubscriber(msgspec.Struct):
     """What a node told before there was more to tell."""
 
@@ -160,7 +237,8 @@ def test_over_http_they_are_listed_and_ended(serve: Serve, shared_redis: RedisSe
     with subscribed(f"{there.url}/events/a/*?type=created") as stream:
         (found,) = eventually(lambda: here.http.get(f"{here.url}/subscriptions").json()["subscriptions"])
         names = {"id", "node", "patterns", "types", "since", "position", "queued", "lagging"}
-        assert found.keys() == names | {"transport", "address", "bytes_sent"}
+        assert found.keys() == names | {"transport", "address", "bytes_sent", "subject"}
+        assert found["subject"] is None
         assert (found["patterns"], found["types"], found["lagging"]) == (["a/*"], ["created"], False)
         assert (found["transport"], found["address"]) == ("sse", "127.0.0.1")
         answer = here.http.delete(f"{here.url}/subscriptions/{found['id']}")
@@ -170,3 +248,62 @@ def test_over_http_they_are_listed_and_ended(serve: Serve, shared_redis: RedisSe
     answer = here.http.delete(f"{here.url}/subscriptions/{found['id']}")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert here.http.get(f"{here.url}/subscriptions?limit=0").status_code == 422
+
+
+def test_over_http_a_user_who_has_logged_out_is_ended_everywhere(serve: Serve, shared_redis: RedisServer) -> None:
+    url = shared_redis.url(secrets.token_hex(8))
+    here, there = (serve("--log", url, jwt_secret=SECRET) for _ in range(2))
+    admin, ann, bob = (
+        {"Authorization": f"Bearer {token(subscribe=['**'], admin=admin, sub=name)}"}
+        for name, admin in (("boss", True), ("ann", False), ("bob", False))
+    )
+    with (
+        subscribed(f"{here.url}/events/a", ann) as one,
+        subscribed(f"{there.url}/events/a", ann, Accept="application/x-ndjson") as two,
+        connect(there.url.replace("http", "ws") + "/ws/a", additional_headers=ann) as three,
+        subscribed(f"{there.url}/events/a", bob) as kept,
+    ):
+        listed = eventually(lambda: len(found := subscriptions(here, admin)) == 4 and found)
+        assert sorted(each["subject"] for each in listed) == ["ann", "ann", "ann", "bob"]
+        answer = here.http.delete(f"{here.url}/subscriptions?subject=ann", headers=admin)
+        assert (answer.status_code, answer.json()) == (200, {"ended": 3, "silent_nodes": []})
+        assert one.until("feed.closing")[-1].json["reason"] == "kicked"
+        while (line := two.object())["type"] != "feed.closing":
+            pass
+        assert line["data"]["reason"] == "kicked"
+        with pytest.raises(ConnectionClosed):
+            while True:
+                three.recv(timeout=10)
+        assert three.close_code == 1008
+        there.publish("a", "x", Authorization=f"Bearer {token(['**'], [])}")
+        assert kept.frame().data == "x"
+    again = here.http.delete(f"{here.url}/subscriptions?subject=ann", headers=admin)
+    assert (again.status_code, again.json()) == (200, {"ended": 0, "silent_nodes": []})
+    for query, headers, status in (
+        ("?subject=", admin, 422),
+        ("", admin, 422),
+        ("/0123456789abcdef?subject=ann", admin, 422),
+        ("?subject=ann", ann, 403),
+        ("?subject=ann", {}, 401),
+    ):
+        refused = here.http.delete(f"{here.url}/subscriptions{query}", headers=headers)
+        assert (refused.status_code, refused.headers["content-type"]) == (status, "application/problem+json"), query
+
+
+def subscriptions(server: RunningServer, admin: dict[str, str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = server.http.get(f"{server.url}/subscriptions", headers=admin).json()["subscriptions"]
+    return found
+
+
+@pytest.mark.parametrize("ended", [0, 2])
+async def test_over_http_silent_nodes_are_named(nodes: list[Feed], ended: int) -> None:
+    nodes_of(nodes[1]).answer = None
+    app = FastAPI()
+    app.include_router(admin_router(nodes[0], metrics=False))
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+    async with streams_of(nodes[2], *["ann"] * ended), http:
+        answer = await http.delete("/subscriptions", params={"subject": "ann"})
+    if ended:
+        assert (answer.status_code, answer.json()) == (200, {"ended": 2, "silent_nodes": ["node-1"]})
+    else:
+        assert (answer.status_code, "node-1" in answer.json()["detail"]) == (503, True)

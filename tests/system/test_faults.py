@@ -85,8 +85,8 @@ def stored_events(path: Path) -> dict[str, tuple[int, str]]:
     connection = sqlite3.connect(path)
     try:
         rows = connection.execute(
-            "SELECT (SELECT epoch FROM epochs WHERE first <= seq ORDER BY first DESC, rowid DESC LIMIT 1), seq, data"
-            " FROM events ORDER BY seq"
+            "SELECT (SELECT epoch FROM feed_epochs WHERE first <= seq ORDER BY first DESC, rowid DESC LIMIT 1),"
+            " seq, data FROM feed_events ORDER BY seq"
         )
         return {f"{epoch}-{seq}": (seq, data) for epoch, seq, data in rows}
     finally:
@@ -229,7 +229,7 @@ def test_p4_an_event_deleted_under_a_running_server_is_a_gap_and_the_next_start_
 ) -> None:
     server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", window_events=1)
     ids = [server.publish("a", str(number)) for number in range(10)]
-    execute(tmp_path / "feed.db", "DELETE FROM events WHERE seq = 6")
+    execute(tmp_path / "feed.db", "DELETE FROM feed_events WHERE seq = 6")
     for _ in range(2):
         for pattern in ("a", "**"):
             expected = [ids[3], ids[4], (ids[4], ids[5]), *ids[6:]]
@@ -246,7 +246,7 @@ def test_p9_an_event_that_cannot_be_read_is_a_gap_while_it_runs_and_no_start_aft
 ) -> None:
     server = serve("--log", f"sqlite:{tmp_path / 'feed.db'}", window_events=1)
     ids = [server.publish("a", f"SECRET {number}") for number in range(10)]
-    execute(tmp_path / "feed.db", "UPDATE events SET data = CAST(x'534543524554ff' AS TEXT) WHERE seq = 6")
+    execute(tmp_path / "feed.db", "UPDATE feed_events SET data = CAST(x'534543524554ff' AS TEXT) WHERE seq = 6")
     for pattern in ("a", "**"):
         expected = [ids[3], ids[4], (ids[4], ids[5]), *ids[6:]]
         assert pages(server, pattern, ids[2]) == expected
@@ -332,7 +332,7 @@ def test_p9_a_second_server_on_the_same_file_does_not_start(
     durable: RunningServer, serve: Serve, tmp_path: Path
 ) -> None:
     second = RunningServer("--log", f"sqlite:{tmp_path / 'feed.db'}")
-    with pytest.raises(RuntimeError, match="in use by another server"):
+    with pytest.raises(RuntimeError, match="in use by another process"):
         second.start()
     assert second.wait() == 1
     assert durable.publish("a", "x")

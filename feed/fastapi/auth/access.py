@@ -1,11 +1,12 @@
-"""Who asks, and what they may: from a request to grants.
+"""From a request to its grants: who asks, and what they may do.
 
-The token is looked for in one place after the other, and the first that holds one counts: what is presented must be
-valid, also where nothing would be needed.
+The token is looked for in one place after the other, and the first one found counts. A token that is presented must be
+valid, even where none would be needed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -22,35 +23,35 @@ _COOKIE = COOKIE.encode()
 _NOT_FOR_US = {b"basic", b"digest", b"negotiate", b"ntlm"}  # schemes that are a proxy's
 
 Authorize = Callable[[HTTPConnection], Awaitable[Grants]]
-"""Says what a request may do. Raises `Unauthenticated` for a token that is not valid, `FeedUnavailable` where that
-cannot be known now."""
+"""Return what a request may do. Raises `Unauthenticated` for a token that is not valid, and `FeedUnavailable` where
+that cannot be known now."""
 
 
 class Verifier(Protocol):
-    """What makes grants of a token: `feed_server.auth.tokens.Tokens`."""
+    """Where the grants of a token come from: `feed_server.auth.tokens.Tokens`."""
 
     async def grants(self, token: str) -> Grants:
-        """Raises `Unauthenticated` and `FeedUnavailable`."""
+        """Return the grants. Raises `Unauthenticated` and `FeedUnavailable`."""
 
 
 async def allow_everything(_: HTTPConnection) -> Grants:
-    """Where there is no key, or the application around the feed decides for itself."""
+    """Allow everything: there is no key, or the application around the feed decides for itself."""
     return EVERYTHING
 
 
 class Access:
-    """An `Authorize` by tokens. Without a token there is what anybody may read: the patterns of `public`."""
+    """An `Authorize` by tokens. Requests without a token may subscribe to the patterns of `public`."""
 
     def __init__(self, tokens: Verifier, public: Sequence[str] = ()) -> None:
         self._tokens = tokens
         self._public = tuple(public)
-        self._anybody = Grants(subscribe=self._public, anonymous=True)
+        self._anybody = Grants(subscribe=self._public, expires=math.inf, anonymous=True, hint="a token is needed")
         self._mistaken = msgspec.structs.replace(
-            self._anybody, hint="the header Authorization has to be `Bearer TOKEN`"
+            self._anybody, hint="a token is needed: the header Authorization has to be `Bearer TOKEN`"
         )
 
     async def __call__(self, connection: HTTPConnection) -> Grants:
-        """See `Authorize`."""
+        """Return the grants of a request: see `Authorize`."""
         token = bearer_token(connection) or _query_token(connection) or _cookie_token(connection)
         if token is None:
             return self._mistaken if _has_strange_authorization(connection) else self._anybody
@@ -63,8 +64,8 @@ class Access:
 
 
 def bearer_token(connection: HTTPConnection) -> str | None:
-    """The token of the header `Authorization` (RFC 6750, 2.1), None if there is none. Another scheme than Bearer is
-    not for us: a proxy's own, for one. Raises `Unauthenticated` for a header that holds none, or for two."""
+    """Return the token of the header `Authorization` (RFC 6750, 2.1), or None. Other schemes than Bearer are for
+    somebody else, such as a proxy. Raises `Unauthenticated` for a header without a token, and for two headers."""
     values = [value for name, value in connection.scope["headers"] if name == b"authorization"]
     tokens = [token for scheme, _, token in (value.partition(b" ") for value in values) if scheme.lower() == b"bearer"]
     if not tokens:
@@ -76,7 +77,7 @@ def bearer_token(connection: HTTPConnection) -> str | None:
 
 
 def _has_strange_authorization(connection: HTTPConnection) -> bool:
-    """Whether there is a header that may have been meant to bear a token: `Token …`, or the token alone."""
+    """Return whether a header may have been meant to hold a token: `Token …`, or the token alone."""
     return any(
         name == b"authorization" and value.partition(b" ")[0].lower() not in _NOT_FOR_US
         for name, value in connection.scope["headers"]
@@ -95,8 +96,8 @@ def _query_token(connection: HTTPConnection) -> str | None:
 
 
 def _cookie_token(connection: HTTPConnection) -> str | None:
-    """The token of the cookie. A neighbour, another subdomain or a page on another path, can put a cookie of the same
-    name beside ours (RFC 6265, 8.6), and nothing tells which of them is whose: then neither counts."""
+    """Return the token of the cookie. Another subdomain, or a page on another path, can set a second cookie of the same
+    name (RFC 6265, 8.6), and nothing tells which one is whose: then neither counts."""
     tokens = set()
     for name, value in connection.scope["headers"]:
         if name == b"cookie":
@@ -106,5 +107,7 @@ def _cookie_token(connection: HTTPConnection) -> str | None:
                     tokens.add(token.strip(b' \t"').decode("latin-1"))
     tokens.discard("")
     if len(tokens) > 1:
-        raise Unauthenticated(f"there are different cookies {COOKIE}: clear those of this site", invalid=True)
+        raise Unauthenticated(
+            f"there are several cookies {COOKIE}, with different tokens: clear those of this site", invalid=True
+        )
     return tokens.pop() if tokens else None

@@ -184,13 +184,17 @@ _UNKNOWN = _problems(
 
 _SUBSCRIPTION: dict[str, Any] = {
     "type": "object",
-    "required": ["id", "patterns", "transport", "since", "address"],
+    "required": ["id", "patterns", "transport", "since", "address", "subject"],
     "properties": {
         "id": {"type": "string"},
         "patterns": _list({"type": "string"}),
         "transport": {"enum": ["sse", "ndjson", "websocket", "poll", "library"]},
         "since": {"type": "string", "format": "date-time"},
         "address": {"type": "string"},
+        "subject": {
+            "type": ["string", "null"],
+            "description": "Who reads: the `sub` of the token, or the `subject` of an application's `Grants`.",
+        },
     },
 }
 
@@ -231,6 +235,32 @@ END_SUBSCRIPTION: dict[str, Any] = {
         **_UNREADABLE,
         **_UNKNOWN,
         **_problems(status_404="There is no such subscription.", status_422="A parameter belongs to another route."),
+    },
+}
+
+END_SUBSCRIPTIONS: dict[str, Any] = {
+    "parameters": [
+        {
+            **_parameter("subject", "query", "Whose: as `subject` in the list.", {"type": "string", "minLength": 1}),
+            "required": True,
+        }
+    ],
+    "responses": {
+        "200": {
+            "description": "So many were ended with `feed.closing`, and these nodes did not answer in time. Theirs may "
+            "still be open.",
+            "content": {
+                "application/json": {
+                    "schema": _object(ended={"type": "integer", "minimum": 0}, silent_nodes=_list({"type": "string"}))
+                }
+            },
+        },
+        **_MAY_NOT,
+        **_UNREADABLE,
+        **_problems(
+            status_422="`subject` is missing or empty, or a parameter belongs to another route.",
+            status_503="Nothing was ended, and not every node has answered: try again after `Retry-After`.",
+        ),
     },
 }
 

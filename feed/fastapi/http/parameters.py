@@ -25,6 +25,7 @@ class Use(Enum):
     SESSION = "/session"
     SUBSCRIPTIONS = "GET /subscriptions"
     KICK = "DELETE /subscriptions/ID"
+    KICK_ALL = "DELETE /subscriptions"
 
 
 RECONNECTED = ("lastEventId", "Last-Event-ID", "evs_last_event_id")
@@ -47,6 +48,7 @@ PARAMETERS: dict[str, frozenset[Use]] = {
     "before": frozenset({Use.PAGE}),
     "since": frozenset({Use.PAGE}),
     "wait": frozenset({Use.PAGE}),
+    "subject": frozenset({Use.KICK_ALL}),
     "token": frozenset(Use),
 }
 """What each parameter may be used for. Add a new parameter here, and all routes know it."""

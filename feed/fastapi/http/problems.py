@@ -46,6 +46,8 @@ LINGER_SECONDS = 2.0
 
 _LINGER_BYTES = 64 << 20
 
+FAULT = "an error of this server, which its log explains"
+
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
@@ -146,7 +148,7 @@ def problem_of(error: FeedError) -> Problem:
     """Return the problem document for `error`."""
     status = status_of(error)
     members = {"errors": error.errors} if isinstance(error, Mismatch) and error.errors else None
-    return Problem(status, str(error) if status != 500 else "", _headers_of(error), members)
+    return Problem(status, str(error) if status != 500 else FAULT, _headers_of(error), members)
 
 
 def _headers_of(error: FeedError) -> dict[str, str]:

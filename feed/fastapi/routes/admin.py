@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
 
 from feed import Feed
 from feed.fastapi.auth.access import allow_everything
-from feed.fastapi.auth.dependency import Dependency, dependency
+from feed.fastapi.auth.dependency import AuthorizeDependency, solved
 from feed.fastapi.routes.health import health_router
 from feed.fastapi.routes.subscriptions import subscriptions_router
 
 
-def admin_router(feed: Feed, *, authorize: Callable[..., object] | None = None, metrics: bool = True) -> APIRouter:
+def admin_router(feed: Feed, *, authorize: AuthorizeDependency | None = None, metrics: bool = True) -> APIRouter:
     """Serve `/subscriptions`, `/metrics`, `/healthz` and `/readyz`.
 
     `authorize` is any FastAPI dependency that returns the `Grants` of a request, as for `feed_router`. Subscriptions
@@ -30,7 +30,7 @@ def admin_router(feed: Feed, *, authorize: Callable[..., object] | None = None, 
 
     Raises `ImportError` if prometheus-client is needed and missing.
     """
-    allowed = allow_everything if authorize is None else Dependency(dependency(authorize))
+    allowed = allow_everything if authorize is None else solved(authorize)
     if not metrics:
         router = APIRouter()
     else:

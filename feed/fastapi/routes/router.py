@@ -13,7 +13,7 @@ from starlette.types import Lifespan
 
 from feed import Feed
 from feed.fastapi.auth.access import allow_everything
-from feed.fastapi.auth.dependency import Dependency, dependency
+from feed.fastapi.auth.dependency import AuthorizeDependency, solved
 from feed.fastapi.auth.origins import Origins
 from feed.fastapi.describe import openapi
 from feed.fastapi.describe.topics import describe_streams, document_topics
@@ -45,7 +45,7 @@ class _Whole(Convertor[str]):
 def feed_router(
     feed: Feed,
     *,
-    authorize: Callable[..., object] | None = None,
+    authorize: AuthorizeDependency | None = None,
     topics: Iterable[Topic[Any]] = (),
     strict_topics: bool = False,
     origins: Iterable[str] = (),
@@ -66,7 +66,9 @@ def feed_router(
     `authorize` is any FastAPI dependency that returns the `Grants` of a request or a WebSocket's handshake. Without it
     everything is allowed. Resources that it holds, by `yield` or in its own dependencies, are released before a stream
     begins. It may raise `feed.Unauthenticated` and `feed.Forbidden`; an `HTTPException` is answered as on the
-    application's own routes.
+    application's own routes. An open stream ends when its grants do, 15 minutes after they were made unless
+    `Grants.expires` says otherwise: then its client comes back, and `authorize` is asked again. Anything that is not
+    `Grants` is answered with `500`, and the log of the application names it.
 
     `topics` give the data of events a type. The first topic in the list that matches an event's topic and type counts.
     With `strict_topics` only events that match one may be published.
@@ -82,10 +84,10 @@ def feed_router(
     too, at `/` below the prefix. Everybody may load the page. `authorize` decides what it shows, by what a browser
     sends with each request (a cookie, not a header). The page also reads `metrics` beside it: see `admin_router`.
     """
-    provide = None if authorize is None else dependency(authorize)
+    allowed = None if authorize is None else solved(authorize)
     gate = Gate(
         feed,
-        allow_everything if provide is None else Dependency(provide),
+        allowed or allow_everything,
         Origins(origins),
         Topics(topics, strict=strict_topics),
         max_body=max_body,
@@ -98,7 +100,7 @@ def feed_router(
         async with open_with_application(feed):
             yield
 
-    router = gated_router(gate, lifespan=lifespan, provide=provide)
+    router = gated_router(gate, lifespan=lifespan, provide=None if allowed is None else allowed.provide)
     if assets or dashboard:
         router.include_router(pages_router(dashboard=dashboard, own_login=True))
     return router

@@ -1,4 +1,4 @@
-"""The file: its schema, its lock, and the checks that it passes before anything is written to it."""
+"""The file: its lock, and the checks that it has to pass before anything is written to it."""
 
 from __future__ import annotations
 
@@ -6,51 +6,24 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from feed.errors import LogRefused
 from feed.log.epochs import Epochs, new_epoch
+from feed.log.sqlite import schema
 from feed.log.sqlite.holes import Hole, Holes
+from feed.log.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 from feed.log.sqlite.trouble import is_unreadable, words_for
 
 LOCK_SUFFIX = ".feed-lock"
-BUSY_TIMEOUT = 2.0  # seconds that a commit waits for somebody else's lock on the file
-_EMPTY_EPOCHS = 1_000  # epochs of which no event is left are forgotten, but for the newest of them
-
-APPLICATION_ID = 0x66656564  # "feed"
-SCHEMA_VERSION = 1
-
-_SCHEMA = f"""
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY,
-    topic TEXT NOT NULL,
-    type TEXT NOT NULL,
-    is_json INTEGER NOT NULL,
-    time INTEGER NOT NULL,    -- of the commit, milliseconds since 1970
-    start INTEGER NOT NULL,   -- the sizes of all events before this one, together
-    data TEXT NOT NULL        -- last, so that the other columns are read without it
-);
-CREATE INDEX events_by_topic ON events (topic);
-CREATE TABLE epochs (epoch TEXT PRIMARY KEY, first INTEGER NOT NULL);
-CREATE TABLE answers (
-    principal TEXT NOT NULL,
-    key TEXT NOT NULL,
-    fingerprint BLOB NOT NULL,
-    epoch TEXT NOT NULL,
-    first INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    expires INTEGER NOT NULL, -- milliseconds since 1970
-    UNIQUE (principal, key)
-);
-CREATE INDEX answers_by_expiry ON answers (expires);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
+BUSY_TIMEOUT = 2.0  # seconds that a commit waits for another program's lock on the file
+_EMPTY_EPOCHS = 1_000  # of the epochs without a retained event the newest are kept, and the others forgotten
 
 
 class Content(NamedTuple):
-    """What the file holds: its epochs, the holes among its events, and the latest time of an event."""
+    """What the file contains: its epochs, the holes between its events, and the latest time of an event."""
 
     epochs: Epochs
     holes: Holes
@@ -58,10 +31,11 @@ class Content(NamedTuple):
 
 
 def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Content]:
-    """The lock, the one connection that may write, and what there is, with a new epoch begun.
+    """Open the file or make it, and begin a new epoch. Return its lock, the one connection that may write, and what the
+    file contains.
 
-    Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it was,
-    and nothing is left beside it.
+    Raises `LogRefused` for a file that is in use, not a feed's, newer than this program, or damaged. The file is then
+    as it was, and nothing is left beside it.
     """
     beside = Path(f"{path}{LOCK_SUFFIX}")
     is_new = not beside.exists()
@@ -83,7 +57,7 @@ def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Content]:
         if isinstance(error, sqlite3.Error):
             raise LogRefused(_why_not(path, error)) from error
         raise
-    with contextlib.suppress(OSError):  # only a hint for people: a full disk is no reason not to start
+    with contextlib.suppress(OSError):  # only a hint for people: a full disk does not prevent the start
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
@@ -92,12 +66,17 @@ def open_file(path: Path) -> tuple[IO[str], sqlite3.Connection, Content]:
 
 def _why_not(path: Path, error: sqlite3.Error) -> str:
     if is_unreadable(error):
-        return f"{path}: damaged: it was left as it is; restore it from a copy, or name another"
-    return f"{path}: {words_for(error)} ({error}): it was left as it is; mend that, or name another file"
+        return _damaged(path)
+    return f"{path}: {words_for(error)} ({error}). The file was not changed: repair that, or name another file"
+
+
+def _damaged(path: Path, where: str = "") -> str:
+    return f"{path}: damaged{where}. The file was not changed: restore it from a backup, or name another file"
 
 
 def _take_lock(path: Path, beside: Path) -> IO[str]:
-    """One server a file. The lock is on a file beside it, and ends with the process that holds it."""
+    """Take the lock: one process at a time may use the file. The lock is on a file beside it, and ends with the process
+    that holds it."""
     try:
         lock = beside.open("a+", errors="replace")
     except OSError as error:
@@ -106,21 +85,32 @@ def _take_lock(path: Path, beside: Path) -> IO[str]:
     owner = lock.read(20).strip()
     try:
         if owner and not owner.isdigit():
-            raise LogRefused(f"{beside}: not a feed's lock: it was left as it is; move it away, or name another log")
+            raise LogRefused(
+                f"{beside}: not a feed's lock. The file was not changed: move it away, or name another log"
+            )
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise LogRefused(
-            f"{path}: in use by another server (process {owner or 'unknown'}): stop that one, or name another file"
-        ) from None
+        raise LogRefused(_in_use(path, owner)) from None
     except LogRefused:
         lock.close()
         raise
     return lock
 
 
+def _in_use(path: Path, owner: str) -> str:
+    if owner == str(os.getpid()):
+        return f"{path}: in use by another Feed of this process: use that one, or name another file"
+    return (
+        f"{path}: in use by another process ({owner or 'unknown'}), and a log on SQLite is for one process. If that "
+        "is a second server, started by mistake: stop one of the two, or give this one another file. If these are "
+        "workers of one server: start one (--workers 1, WEB_CONCURRENCY=1), or share a log, "
+        "redis://HOST:PORT/DB?stream=NAME"
+    )
+
+
 def _check_header(path: Path) -> None:
-    """Raises `LogRefused` for a file that is not ours, without having touched it.
+    """Raise `LogRefused` for a file that is not a feed's, without touching it.
 
     The header's fields: sqlite.org/fileformat2.html, section 1.3.
     """
@@ -135,16 +125,22 @@ def _check_header(path: Path) -> None:
     if names > 1:
         # Lock and write-ahead log go by the name: under two of them two servers would write, and destroy the file.
         raise LogRefused(
-            f"{path}: this file has {names} names (hard links), and could be in use under another: "
-            "remove the others, or name another file"
+            f"{path}: this file has {names} names (hard links), and may be in use under another one: remove the "
+            "others, or name another file"
         )
     if not header:
         return
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise LogRefused(f"{path}: not an SQLite database: it was left as it is; name another file")
+        raise LogRefused(f"{path}: not an SQLite database. The file was not changed: name another one")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise LogRefused(f"{path}: an SQLite database, but not a feed's: it was left as it is; name another file")
-    version = int.from_bytes(header[60:64], "big")
+        raise LogRefused(
+            f"{path}: an SQLite database, but not a feed's. The file was not changed: name another one. A feed makes "
+            "its file itself"
+        )
+    _check_version(path, int.from_bytes(header[60:64], "big"))
+
+
+def _check_version(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise LogRefused(
             f"{path}: written by a newer feed (schema {version}, this one knows {SCHEMA_VERSION}): upgrade feed"
@@ -152,53 +148,70 @@ def _check_header(path: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> Content:
-    """Make the schema or check what is there, then begin a new epoch."""
-    # Whether it is new is asked of SQLite, not of the file: of a start that was killed while it made the schema, the
-    # header may be there, and goes when the connection opens.
+    """Make the tables, or check those that are there; then begin a new epoch."""
+    # SQLite is asked whether the file is new: when a start was killed while it made the tables, the file may have a
+    # header, which goes when the connection opens.
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-        # Before it becomes a WAL database, so that the file's own header names its owner from the first moment.
-        connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}COMMIT;")
+        # Before it becomes a WAL database, so that the file's header names its owner from the first moment.
+        schema.create(connection)
+        holes, latest = Holes(), 0
     else:
-        _check_content(connection, path)
-    holes, latest = _look_through(connection, path)
+        _check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])  # the header may be older
+        if schema.is_old(connection):
+            _check_content(connection, path, schema.OLD_TABLES)
+            holes, latest = _migrate(connection, path)
+        else:
+            _check_content(connection, path, schema.TABLES)
+            holes, latest = _look_through(connection, path)
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise LogRefused(f"{path}: this file system cannot hold a write-ahead log: use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it, and so knows who has changed the file
     connection.execute("BEGIN IMMEDIATE")
-    position, oldest = connection.execute("SELECT coalesce(max(seq), 0), min(seq) FROM events").fetchone()
-    recorded = connection.execute("SELECT epoch, first FROM epochs ORDER BY first, rowid").fetchall()
+    position, oldest = connection.execute("SELECT coalesce(max(seq), 0), min(seq) FROM feed_events").fetchone()
+    recorded = connection.execute("SELECT epoch, first FROM feed_epochs ORDER BY first, rowid").fetchall()
     epochs = [*recorded, (new_epoch(), position + 1)]
     kept = _without_forgotten(epochs, position + 1 if oldest is None else oldest)
-    connection.executemany("DELETE FROM epochs WHERE epoch = ?", [(name,) for name, _ in set(epochs) - set(kept)])
-    connection.execute("INSERT INTO epochs VALUES (?, ?)", epochs[-1])
+    connection.executemany("DELETE FROM feed_epochs WHERE epoch = ?", [(name,) for name, _ in set(epochs) - set(kept)])
+    connection.execute("INSERT INTO feed_epochs VALUES (?, ?)", epochs[-1])
     connection.execute("COMMIT")
     return Content(Epochs(kept), holes, latest)
 
 
-def _check_content(connection: sqlite3.Connection, path: Path) -> None:
-    """Before anything is changed: is it whole, and is what we need in it?"""
-    for table in ("events", "epochs", "answers"):
+def _migrate(connection: sqlite3.Connection, path: Path) -> tuple[Holes, int]:
+    """Rename the tables of an older file, and look through them, in one transaction: a start that fails or is killed
+    leaves the older file."""
+    connection.execute("BEGIN IMMEDIATE")
+    schema.migrate(connection)
+    found = _look_through(connection, path)
+    connection.execute("COMMIT")
+    # Into the file itself: an older program reads the version in its header, and then says what to do.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return found
+
+
+def _check_content(connection: sqlite3.Connection, path: Path, tables: Sequence[str]) -> None:
+    """Check, before anything is changed, that the tables are there and nothing is damaged."""
+    for table in tables:
         connection.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608
     damage = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]  # an event that no index finds is lost, too
     if damage != "ok":
-        raise LogRefused(
-            f"{path}: damaged ({damage.splitlines()[0]}): it was left as it is; restore it from a copy, or name another"
-        )
+        raise LogRefused(_damaged(path, f" ({damage.splitlines()[0]})"))
 
 
 def _look_through(connection: sqlite3.Connection, path: Path) -> tuple[Holes, int]:
-    """Read each event once: the holes among them, and the latest time. Raises `LogRefused` if one cannot be read."""
+    """Read each event once. Return the holes between them, and the latest time. Raises `LogRefused` if an event cannot
+    be read."""
     if connection.execute(
-        "SELECT 1 FROM epochs WHERE typeof(epoch) != 'text' OR typeof(first) != 'integer'"
+        "SELECT 1 FROM feed_epochs WHERE typeof(epoch) != 'text' OR typeof(first) != 'integer'"
     ).fetchone():
-        raise LogRefused(f"{path}: damaged: it was left as it is; restore it from a copy, or name another")
+        raise LogRefused(_damaged(path))
     holes: list[Hole] = []
     latest, before = 0, None
     try:
         for seq, topic, type_, data, time, start in connection.execute(
-            "SELECT seq, topic, type, data, time, start FROM events ORDER BY seq"
+            "SELECT seq, topic, type, data, time, start FROM feed_events ORDER BY seq"
         ):
             if not (type(topic) is type(type_) is type(data) is str and type(time) is type(start) is int):
                 raise _damaged_at(path, seq)
@@ -210,20 +223,20 @@ def _look_through(connection: sqlite3.Connection, path: Path) -> tuple[Holes, in
         if not is_unreadable(error):
             raise
         after = -1 if before is None else before
-        seq = connection.execute("SELECT min(seq) FROM events WHERE seq > ?", (after,)).fetchone()[0]
+        seq = connection.execute("SELECT min(seq) FROM feed_events WHERE seq > ?", (after,)).fetchone()[0]
         raise _damaged_at(path, seq) from None  # the error holds the event's data
     return Holes(holes), latest
 
 
 def _damaged_at(path: Path, seq: int) -> LogRefused:
     return LogRefused(
-        f"{path}: damaged (event {seq} cannot be read): it was left as it is; restore it from a copy, name another, or "
-        f"delete that event from its table, and its readers are told of a gap"
+        f"{path}: damaged (event {seq} cannot be read). The file was not changed: restore it from a backup, name "
+        f"another file, or delete the event with this seq from its table, and readers are told of a gap"
     )
 
 
 def _without_forgotten(epochs: list[tuple[str, int]], oldest: int) -> list[tuple[str, int]]:
-    """All epochs that cover a retained event, the current one, and the newest `_EMPTY_EPOCHS` of the others."""
+    """Return the epochs that cover a retained event, the current one, and the newest `_EMPTY_EPOCHS` of the others."""
     ends = [first - 1 for _, first in epochs[1:]]
     empty = [epoch for epoch, end in zip(epochs, ends, strict=False) if end < oldest or end < epoch[1]]
     forgotten = set(empty[: max(0, len(empty) - _EMPTY_EPOCHS)])

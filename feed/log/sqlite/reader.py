@@ -129,7 +129,7 @@ class Readers:
         """The seq of the newest event of this log that is there. If its epoch is not there, it is another log: what
         its events are called here means nothing."""
         newest: int = connection.execute(
-            "SELECT coalesce(max(seq), 0) FROM events WHERE EXISTS (SELECT 1 FROM epochs WHERE epoch = ?)",
+            "SELECT coalesce(max(seq), 0) FROM feed_events WHERE EXISTS (SELECT 1 FROM feed_epochs WHERE epoch = ?)",
             (self._writer.epochs.current,),
         ).fetchone()[0]
         return newest
@@ -148,7 +148,7 @@ class Readers:
     ) -> tuple[list[Event], bool]:
         """The events of `seqs`, oldest first, up to a page's bytes; whether there were more than that."""
         rows = connection.execute(
-            f"SELECT seq, topic, type, data, is_json, time FROM events WHERE seq IN ({_marks(seqs)})"  # noqa: S608
+            f"SELECT seq, topic, type, data, is_json, time FROM feed_events WHERE seq IN ({_marks(seqs)})"  # noqa: S608
             f" ORDER BY seq {'DESC' if backward else ''}",
             seqs,
         )
@@ -179,7 +179,8 @@ class Readers:
         while low < high:
             middle = (low + high) // 2
             row = connection.execute(
-                "SELECT time FROM events WHERE seq > ? AND typeof(time) = 'integer' ORDER BY seq LIMIT 1", (middle,)
+                "SELECT time FROM feed_events WHERE seq > ? AND typeof(time) = 'integer' ORDER BY seq LIMIT 1",
+                (middle,),
             ).fetchone()
             if row is not None and row[0] < time:
                 low = middle + 1
@@ -228,13 +229,13 @@ def _walk(
     if topics is None:
         return iter(
             connection.execute(
-                f"SELECT seq, topic, type FROM events WHERE seq > ? AND seq <= ? ORDER BY seq {order}",  # noqa: S608
+                f"SELECT seq, topic, type FROM feed_events WHERE seq > ? AND seq <= ? ORDER BY seq {order}",  # noqa: S608
                 (start, end),
             )
         )
     walks = [
         connection.execute(
-            "SELECT seq, topic, type FROM events INDEXED BY events_by_topic"  # noqa: S608
+            "SELECT seq, topic, type FROM feed_events INDEXED BY feed_events_by_topic"  # noqa: S608
             f" WHERE topic = ? AND seq > ? AND seq <= ? ORDER BY seq {order}",
             (topic, start, end),
         )
@@ -257,7 +258,7 @@ def _topics(connection: sqlite3.Connection, selection: Selection) -> Sequence[st
         topic = prefix
         while budget:
             # From one topic to the next by the index, whatever the number of events between.
-            row = connection.execute("SELECT min(topic) FROM events WHERE topic > ?", (topic,)).fetchone()
+            row = connection.execute("SELECT min(topic) FROM feed_events WHERE topic > ?", (topic,)).fetchone()
             topic = row[0]
             if topic is not None and type(topic) is not str:
                 _note_unreadable(connection)
@@ -305,11 +306,13 @@ def _absent(connection: sqlite3.Connection, start: int, end: int) -> Sequence[in
     if end - start > SCAN_EVENTS:
         return ()
     if connection.text_factory is str:
-        count = connection.execute("SELECT count(*) FROM events WHERE seq > ? AND seq <= ?", (start, end)).fetchone()
+        count = connection.execute(
+            "SELECT count(*) FROM feed_events WHERE seq > ? AND seq <= ?", (start, end)
+        ).fetchone()
         if count[0] == end - start:
             return ()
     rows = connection.execute(
-        "SELECT seq, topic, type, data FROM events WHERE seq > ? AND seq <= ? ORDER BY seq", (start, end)
+        "SELECT seq, topic, type, data FROM feed_events WHERE seq > ? AND seq <= ? ORDER BY seq", (start, end)
     )
     there = {seq for seq, *values in rows if all(type(value) is str for value in values)}
     return [seq for seq in range(start + 1, end + 1) if seq not in there]

@@ -35,13 +35,13 @@ _OVERWRITTEN = "its file was overwritten by another program: the server has to b
 
 _HOLES = """
 SELECT before + 1, seq - 1
-FROM (SELECT seq, lag(seq, 1, ?1 - 1) OVER (ORDER BY seq) AS before FROM events WHERE seq >= ?1)
+FROM (SELECT seq, lag(seq, 1, ?1 - 1) OVER (ORDER BY seq) AS before FROM feed_events WHERE seq >= ?1)
 WHERE seq != before + 1 ORDER BY seq
 """
 
 
-_COUNT = "SELECT count(*) FROM events NOT INDEXED WHERE seq >= ?"
-_COUNT_BY_TOPIC = "SELECT count(*) FROM events INDEXED BY events_by_topic WHERE topic >= '' AND seq >= ?"
+_COUNT = "SELECT count(*) FROM feed_events NOT INDEXED WHERE seq >= ?"
+_COUNT_BY_TOPIC = "SELECT count(*) FROM feed_events INDEXED BY feed_events_by_topic WHERE topic >= '' AND seq >= ?"
 
 
 class Known(NamedTuple):
@@ -116,8 +116,8 @@ class Watch:
         # Not by the connection that writes: what that has in memory is what was in the file.
         uri = f"{self._path.as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
-            is_ours = connection.execute("SELECT 1 FROM epochs WHERE epoch = ?", (known.epoch,)).fetchone()
-            newest = connection.execute("SELECT seq, start FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+            is_ours = connection.execute("SELECT 1 FROM feed_epochs WHERE epoch = ?", (known.epoch,)).fetchone()
+            newest = connection.execute("SELECT seq, start FROM feed_events ORDER BY seq DESC LIMIT 1").fetchone()
             counts = [connection.execute(count, (known.oldest,)).fetchone()[0] for count in (_COUNT, _COUNT_BY_TOPIC)]
             if is_ours is None or (newest or (0, known.start)) != (known.position, known.start):
                 self._broken = "its events were changed by another program: the server has to be restarted"

@@ -108,14 +108,14 @@ class Writer:
 
     def _reload(self) -> None:
         row = self._connection.execute(
-            "SELECT seq, topic, type, data, start FROM events ORDER BY seq DESC LIMIT 1"
+            "SELECT seq, topic, type, data, start FROM feed_events ORDER BY seq DESC LIMIT 1"
         ).fetchone()
         if row is None:
             return
         self.position = row[0]
         self._newest_start = row[4]
         self._end = row[4] + event_size(*row[1:4])
-        self._first_row = self._connection.execute("SELECT min(seq) FROM events").fetchone()[0]
+        self._first_row = self._connection.execute("SELECT min(seq) FROM feed_events").fetchone()[0]
         self.oldest = self._first_row
         self._look_at_oldest()
         self._retain(now())
@@ -198,7 +198,7 @@ class Writer:
         if not group.events or self._connection.in_transaction:
             return False
         try:
-            row = self._connection.execute("SELECT max(seq) FROM events").fetchone()
+            row = self._connection.execute("SELECT max(seq) FROM feed_events").fetchone()
         except Exception:  # noqa: BLE001
             return False
         return bool(row[0] == group.position)
@@ -254,11 +254,11 @@ class Writer:
         for start in range(0, len(rows), _STATEMENT_ROWS):
             some = rows[start : start + _STATEMENT_ROWS]
             values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
-            self._connection.execute(f"INSERT INTO events VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
+            self._connection.execute(f"INSERT INTO feed_events VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
 
     def _earlier_answer(self, key: IdempotencyKey, time_: int) -> Appended | Invalid | None:
         row = self._connection.execute(
-            "SELECT fingerprint, epoch, first, count FROM answers WHERE principal = ? AND key = ? AND expires > ?",
+            "SELECT fingerprint, epoch, first, count FROM feed_answers WHERE principal = ? AND key = ? AND expires > ?",
             (key.principal, key.key, time_),
         ).fetchone()
         if row is None:
@@ -269,7 +269,7 @@ class Writer:
 
     def _remember_answer(self, key: IdempotencyKey, appended: Appended, time_: int) -> None:
         self._connection.execute(
-            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO feed_answers VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 key.principal,
                 key.key,
@@ -282,7 +282,7 @@ class Writer:
         )
         # Row ids count up, so this is the bound on how many there are, without counting them.
         self._connection.execute(
-            "DELETE FROM answers WHERE rowid <= (SELECT max(rowid) FROM answers) - ?", (self._retention.keys,)
+            "DELETE FROM feed_answers WHERE rowid <= (SELECT max(rowid) FROM feed_answers) - ?", (self._retention.keys,)
         )
 
     def _retain(self, today: int) -> None:
@@ -310,7 +310,7 @@ class Writer:
     def _skip_to(self, condition: str, bound: int) -> None:
         # Walks over the rows that are to go, each of them once in its life: no index needed.
         row = self._connection.execute(
-            f"SELECT seq FROM events WHERE seq >= ? AND {condition} ORDER BY seq LIMIT 1",  # noqa: S608
+            f"SELECT seq FROM feed_events WHERE seq >= ? AND {condition} ORDER BY seq LIMIT 1",  # noqa: S608
             (self.oldest, bound),
         ).fetchone()
         self.oldest = row[0] if row else self.position + 1
@@ -318,7 +318,7 @@ class Writer:
 
     def _look_at_oldest(self) -> None:
         row = self._connection.execute(
-            "SELECT seq, start, time FROM events WHERE seq >= ? ORDER BY seq LIMIT 1", (self.oldest,)
+            "SELECT seq, start, time FROM feed_events WHERE seq >= ? ORDER BY seq LIMIT 1", (self.oldest,)
         ).fetchone()
         self.oldest, self._oldest_start, self._oldest_time = row or (self.position + 1, self._end, now())
 
@@ -333,12 +333,12 @@ class Writer:
         if not gone:
             return
         until = self._first_row + min(gone, most)
-        self._connection.execute("DELETE FROM events WHERE seq < ?", (until,))
+        self._connection.execute("DELETE FROM feed_events WHERE seq < ?", (until,))
         self._first_row = until
 
     def _tidy(self) -> None:
         with self._transaction():
-            self._connection.execute("DELETE FROM answers WHERE expires <= ?", (self._clock.next(),))
+            self._connection.execute("DELETE FROM feed_answers WHERE expires <= ?", (self._clock.next(),))
             self._delete_some(_DELETE_EVENTS)
         self._retain(now())
         self._shorten_wal()
@@ -412,11 +412,11 @@ class Writer:
         """Write, and take it back: as much as did not go in before, since on a full disk a little may."""
         with self._transaction():
             self._connection.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, zeroblob(?), '', 0, 0, 0)", (*_PROBE_KEY, size)
+                "INSERT OR REPLACE INTO feed_answers VALUES (?, ?, zeroblob(?), '', 0, 0, 0)", (*_PROBE_KEY, size)
             )
         self._unchecked += 2 * _COMMIT_BYTES + size
         with self._transaction():
-            self._connection.execute("DELETE FROM answers WHERE principal = ? AND key = ?", _PROBE_KEY)
+            self._connection.execute("DELETE FROM feed_answers WHERE principal = ? AND key = ?", _PROBE_KEY)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -343,7 +343,7 @@ async def holed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             redis.command("XDEL", parse_address(url).keys[0], *(f"0-{seq}" for seq in seqs))
             return
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq in seqs])
+            other.executemany("DELETE FROM feed_events WHERE seq = ?", [(seq,) for seq in seqs])
 
     log = await open_log(url, Retention())
     yield log, remove

@@ -23,8 +23,8 @@ from feed.event import text_draft
 from feed.log import IdempotencyKey, sqlite
 from feed.log.paging import read_back, read_on
 from feed.log.sqlite import SQLiteLog, file, writer
-from feed.log.sqlite.file import APPLICATION_ID, SCHEMA_VERSION
 from feed.log.sqlite.holes import Holes
+from feed.log.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 from feed.pattern import EVERYTHING, Selection
 from tests.support.paths import ROOT
 
@@ -145,7 +145,7 @@ async def test_retention_holds_over_a_restart_and_rows_are_deleted(path: Path) -
     assert retained.events == 100
     await log.close()
     connection = sqlite3.connect(path)
-    assert connection.execute("SELECT count(*) FROM events").fetchone()[0] <= 300
+    assert connection.execute("SELECT count(*) FROM feed_events").fetchone()[0] <= 300
     connection.close()
     log = await open_at(path, events=100)
     assert (log.position, log.oldest) == (3_000, 2_901)
@@ -398,7 +398,7 @@ async def test_what_a_crash_could_bring_back_is_not_called_unpublished(
     log = await open_at(path)
     key = IdempotencyKey("", "k", b"f") if keyed else None
     with (
-        failing(log, "COMMIT" if keyed else "INSERT INTO events", sqlite_error(code)),
+        failing(log, "COMMIT" if keyed else "INSERT INTO feed_events", sqlite_error(code)),
         pytest.raises(expected) as raised,
     ):
         await log.append([text_draft("a", "x")], key)
@@ -415,7 +415,7 @@ async def test_what_is_committed_is_answered_so_whatever_fails_after_that(
 ) -> None:
     log = await open_at(path)
     key = IdempotencyKey("", "k", b"f") if keyed else None
-    with failing(log, "COMMIT" if keyed else "INSERT INTO events", error, after=True) as broken:
+    with failing(log, "COMMIT" if keyed else "INSERT INTO feed_events", error, after=True) as broken:
         appended = await log.append([text_draft("a", "x")], key)
     assert broken.failed
     assert (appended.first, log.position) == (1, 1)
@@ -425,7 +425,7 @@ async def test_what_is_committed_is_answered_so_whatever_fails_after_that(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError(), sqlite_error(sqlite3.SQLITE_IOERR_READ)])
-@pytest.mark.parametrize("statement", ["DELETE FROM answers", "PRAGMA wal_checkpoint", "SELECT seq, start, time"])
+@pytest.mark.parametrize("statement", ["DELETE FROM feed_answers", "PRAGMA wal_checkpoint", "SELECT seq, start, time"])
 async def test_housekeeping_that_fails_leaves_the_writer_alive(
     path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, error: Exception
 ) -> None:
@@ -450,7 +450,7 @@ async def test_a_transaction_that_could_not_be_ended_takes_in_nothing_more(path:
             await publish(log)
     published = await publish(log)
     with contextlib.closing(sqlite3.connect(path)) as other:
-        assert other.execute("SELECT count(*) FROM events").fetchone()[0] == len(published)
+        assert other.execute("SELECT count(*) FROM feed_events").fetchone()[0] == len(published)
     await log.close()
 
 
@@ -463,7 +463,7 @@ async def test_a_log_that_takes_no_event_is_not_ready_though_nobody_publishes(pa
     await becomes_ready(log)
     assert len(await publish(log)) == 1
     with contextlib.closing(sqlite3.connect(path)) as other:
-        assert other.execute("SELECT count(*) FROM answers").fetchone()[0] == 0, "what it has tried is gone"
+        assert other.execute("SELECT count(*) FROM feed_answers").fetchone()[0] == 0, "what it has tried is gone"
     await log.close()
 
 
@@ -523,7 +523,7 @@ async def test_nobody_waits_for_a_program_that_reads_the_file_for_long_and_it_is
     await publish(log)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN")
-        other.execute("SELECT max(seq) FROM events").fetchone()
+        other.execute("SELECT max(seq) FROM feed_events").fetchone()
         async with asyncio.timeout(30):
             while "another program has been reading" not in caplog.text:
                 await log.append([text_draft("a", "x" * 100_000)])
@@ -650,7 +650,7 @@ async def test_a_file_that_was_only_touched_goes_on(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["VACUUM", "CREATE TABLE mine (x)", "DELETE FROM answers", "ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"],
+    ["VACUUM", "CREATE TABLE mine (x)", "DELETE FROM feed_answers", "ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"],
 )
 async def test_what_others_write_that_is_not_of_the_log_does_no_harm(
     path: Path, caplog: pytest.LogCaptureFixture, statement: str
@@ -698,7 +698,7 @@ def test_a_hundred_thousand_holes_cost_no_more_than_a_few() -> None:
 async def test_a_hole_counts_in_nothing_that_is_retained_and_goes_with_the_rest(path: Path) -> None:
     log = await open_at(path, events=10)
     await publish(log, 10)
-    execute(path, "DELETE FROM events WHERE seq IN (4, 5)")
+    execute(path, "DELETE FROM feed_events WHERE seq IN (4, 5)")
     await log.check()
     await publish(log)
     assert log.retained.events == 8
@@ -714,7 +714,7 @@ async def test_a_start_finds_the_holes_and_the_window_begins_behind_the_last(pat
     log = await open_at(path)
     published = await publish(log, 60)
     await log.close()
-    execute(path, "DELETE FROM events WHERE seq BETWEEN 21 AND 30", "DELETE FROM events WHERE seq = 50")
+    execute(path, "DELETE FROM feed_events WHERE seq BETWEEN 21 AND 30", "DELETE FROM feed_events WHERE seq = 50")
     async with Feed(f"sqlite:{path}") as feed:
         after: str | None = None
         pages = []
@@ -766,7 +766,7 @@ async def test_p9_an_event_that_cannot_be_read_refuses_the_start_and_is_named(pa
         with pytest.raises(LogRefused, match=r"damaged \(event 4 cannot be read\)") as refused:
             await open_at(path)
         assert "SECRET" not in str(refused.value)
-    execute(path, "DELETE FROM events WHERE seq = 4")
+    execute(path, "DELETE FROM feed_events WHERE seq = 4")
     log = await open_at(path)
     assert log.position == 5
     await log.close()
@@ -782,7 +782,7 @@ async def test_what_cannot_be_read_while_it_runs_is_a_hole(
 ) -> None:
     log = await open_at(path)
     await log.append([text_draft("a", f"SECRET {number}") for number in range(6)])
-    execute(path, f"UPDATE events SET {column} = {value} WHERE seq IN (2, 5)")
+    execute(path, f"UPDATE feed_events SET {column} = {value} WHERE seq IN (2, 5)")
     selection = Selection(patterns)
     found: list[int] = []
     starts: list[int] = []
@@ -912,7 +912,7 @@ async def test_p9_somebody_elses_file_where_the_lock_would_be_is_left_as_it_is(p
 
 async def test_p9_a_file_in_use_is_refused_by_name_of_the_process_and_free_when_that_ends(path: Path) -> None:
     log = await open_at(path)
-    with pytest.raises(LogRefused, match=f"in use by another server .process {os.getpid()}."):
+    with pytest.raises(LogRefused, match="in use by another Feed of this process"):
         await open_at(path)
     link = path.with_name("link.db")
     link.symlink_to(path)
@@ -1012,5 +1012,5 @@ async def test_rows_are_deleted_as_fast_as_they_come(path: Path) -> None:
         await publish(log, 10_000)
     await log.close()
     connection = sqlite3.connect(path)
-    assert connection.execute("SELECT count(*) FROM events").fetchone()[0] < 25_000
+    assert connection.execute("SELECT count(*) FROM feed_events").fetchone()[0] < 25_000
     connection.close()
