@@ -315,7 +315,7 @@ class NoRoute(Refusing):
         self.send_error(404)
 
 
-NO_ROUTE = "404: Not Found, and that is not in the feed's words: a proxy's, or the URL is wrong"
+NO_ROUTE = "404: Not Found, which is not an answer of the feed: a proxy gave it, or the URL is wrong"
 
 
 def test_what_a_proxy_answers_while_the_feed_is_away_is_told_and_waited_for(ingress: str, start: Start) -> None:
