@@ -147,7 +147,8 @@ async def test_all_streams_of_a_subject_are_ended_on_all_nodes_and_no_other(node
 async def test_of_a_subject_it_is_said_which_nodes_may_still_have_streams(nodes: list[Feed]) -> None:
     nodes_of(nodes[1]).answer = None
     async with streams_of(nodes[0], "ann", "ann") as streams:
-        with pytest.raises(SilentNodes, match="these nodes did not answer: node-1; streams that were ended on other nodes: 2") as raised:
+        words = "these nodes did not answer: node-1; streams that were ended on other nodes: 2"
+        with pytest.raises(SilentNodes, match=words) as raised:
             await nodes[0].kick(subject="ann")
         assert (raised.value.ended, list(raised.value.nodes)) == (2, ["node-1"])
         assert [stream.reason for stream in streams] == ["kicked", "kicked"]

@@ -83,7 +83,11 @@ async def accepting(
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
         for writer in writers:
-            writer.close()  # a connection that was cancelled before it began has closed nothing
+            # A connection that was cancelled before it began has closed nothing, and one whose client reads no more
+            # would stay open until it does: the next test would be blamed for it.
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

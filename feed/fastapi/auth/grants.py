@@ -51,7 +51,7 @@ class Grants(msgspec.Struct, frozen=True):
     admin: bool = False
     subject: str | None = None
     if TYPE_CHECKING:
-        expires: float
+        expires: float = math.inf
     else:
         expires: float | datetime | None = None
     anonymous: bool = False

@@ -53,8 +53,9 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
         subject = query.one("subject")
         if subject is None:
             raise Invalid("subject", "is missing: say whose streams to end, or name one: DELETE /subscriptions/ID")
+        silent: tuple[str, ...] = ()
         try:
-            ended, silent = await feed.kick(subject=subject), ()
+            ended = await feed.kick(subject=subject)
         except SilentNodes as error:
             if not error.ended:
                 raise
