@@ -341,7 +341,7 @@ def test_a_topic_has_a_name_for_each_of_its_parameters() -> None:
     assert lines(id=7, number="a") == "orders/7/lines/a"
     assert lines.pattern == "orders/*/lines/*"
     for wrong in ({}, {"id": 7}, {"id": 7, "number": 1, "more": 2}):
-        with pytest.raises(TypeError, match="takes id, number"):
+        with pytest.raises(TypeError, match="takes these parameters: id, number"):
             lines(**wrong)
     for segment in ("a/b", "", "a b", "..", "*"):
         with pytest.raises(Invalid):
