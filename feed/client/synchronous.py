@@ -33,16 +33,20 @@ A = TypeVar("A")
 
 
 class Client:
-    """One feed, for the length of a `with` block. Threads may share it, and processes: each that is forked has
-    connections of its own, and leaves alone those that were open at the fork.
+    """A client of one feed, for the length of a `with` block. Threads may share it. Processes may share it too: each
+    that is forked has connections of its own, and leaves alone those that were open at the fork.
 
-    `token` says what this client may do. One that is called is asked anew for each request and each connect, so that a
-    reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
-    `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. A server that
-    takes a large request drop by drop can outlast `patience`: no thread can be called back from there. `trust_env`:
-    proxies and certificates as the environment has them; `ssl` is for certificates of one's own. `on_wait` is called
-    with the reason before a call is tried again. Raises `Invalid` for a bad URL or token, and here or where
-    it is used for a variable of the environment that is no good.
+    `token` says what this client may do. A function is called anew for each request and each connect, so that a
+    subscription outlives its tokens. If it raises `OSError` or `httpx.TransportError`, the request is tried again.
+
+    `patience` is how long a call is repeated, `silence` after which time without a byte a stream is dead, both in
+    seconds. A server that takes in a large request a few bytes at a time can outlast `patience`: a thread that is
+    sending cannot be interrupted. `max_event` is in bytes: a stream with a larger event is given up. `on_wait` is
+    called with the reason before a call is tried again.
+
+    With `trust_env`, proxies and certificates are those of the environment. `ssl` is a context with certificates of
+    your own. Raises `Invalid` for a bad URL or token; and, here or at the first use, for a bad variable of the
+    environment.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections of calls. A subscription has its own, and its own block."""
+        """Close the connections of calls. A subscription has a connection and a block of its own."""
         self._is_closed = True
         http = self._http.existing()
         if http is not None:
@@ -225,9 +229,12 @@ class Client:
 
 
 class Subscription(Iterator[Item]):
-    """What `Client.subscribe` gives: items without end, for the length of a `with` block, or until nobody has it any
-    more: to break out of a loop over it is enough. In a process that was forked it goes on where it was at the fork,
-    over a connection of its own, and the other process keeps its own."""
+    """The items of one subscription, without end, for the length of a `with` block. Without a block it ends when
+    nothing refers to it any more: breaking out of a loop over it is enough.
+
+    In a process that was forked the subscription goes on from its position at the fork, over a connection of its own.
+    The other process keeps its connection.
+    """
 
     def __init__(self, reading: Reading, begin: Callable[[], _Stream]) -> None:
         """`begin` makes what opens the streams of `reading`."""
@@ -238,8 +245,8 @@ class Subscription(Iterator[Item]):
 
     @property
     def position(self) -> str:
-        """The id that stands for all that was handed out so far, and for what was passed over as nobody wanted it: a
-        later `subscribe(after=position)` begins behind it. "" before the server has named one."""
+        """The id after which to resume, with `subscribe(after=position)`: it lies behind all items so far, and behind
+        the events that did not match. "" before the server has named one."""
         return self._reading.position
 
     def __next__(self) -> Item:
@@ -262,8 +269,8 @@ class Subscription(Iterator[Item]):
         self.close()
 
     def close(self) -> None:
-        """End it, and close its connection. Another thread may do this: the loop of the one that reads then ends, at
-        once but for a connection that is just being opened, which may take 10 s to fail."""
+        """End the subscription, and close its connection. Another thread may call this: the loop of the reader then
+        ends at once. If the connection is just being opened, that may take 10 s."""
         self._is_closed = True
         running = self._running.existing()
         if running is not None:

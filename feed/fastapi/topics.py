@@ -39,14 +39,15 @@ class Mismatch(Invalid):
 
 
 class Topic(Generic[T]):
-    """Topics that hold the same kind of data.
+    """Topics whose data fits the same model.
 
-    `address` is a topic in which a whole segment may be a parameter: `orders/{id}`; a parameter is one segment. `model`
-    is whatever pydantic can validate: a model, a dataclass, `list[int]`, `str`. With `type` it is about the events of
-    that type only, and others of the same address may say what other types are; those published from here bear it.
+    `address` is a topic in which segments may be parameters: `orders/{id}`. A parameter is one whole segment. `model`
+    is anything that pydantic can validate: a model, a dataclass, `list[int]`, `str`. With `type` the model is for
+    events of this type only, and events that are published through this topic have it. Other topics of the same address
+    may have models for other types.
 
-    `orders(id=7)` is the name of one topic, a `str`, whose `publish` takes a value of the model; `orders.pattern` is
-    what to subscribe to for all of them; `orders.parse(event)` gives the value back.
+    `orders(id=7)` is the name of one topic, a `str` with a method `publish` that takes a value of the model.
+    `orders.pattern` is the pattern of all these topics. `orders.parse(event)` returns the value in an event.
     """
 
     @overload
@@ -83,8 +84,8 @@ class Topic(Generic[T]):
         return matches(self.pattern, topic) and self.type in (None, type)
 
     def parse(self, event: Event) -> T:
-        """The data of an event as a value of the model. Raises `Mismatch` for data that the model does not
-        take, and for another topic or type: events may be older than the model, or have come another way."""
+        """Return the data of an event as a value of the model. Raises `Mismatch` if the data does not fit the model, or
+        the event has another topic or type: an event may be older than the model, or published without a check."""
         if not self.covers(event.topic, event.type):
             raise Mismatch("event", f"{event.topic!r} with the type {event.type!r} is not one of {self!r}")
         return self.validate(event.text, is_json=event.is_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -223,21 +224,27 @@ FLOODS = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_w4_a_flood_by_who_reads_nothing_is_held_up_and_costs_no_memory(server: RunningServer, name: str) -> None:
     size = memory(server)
-    delays: list[float] = []
     with subscribed(f"{server.url}/events/other") as other, opened(server, "/ws/flood", receive_buffer=4096) as client:
-        flood = threading.Thread(target=client.flood, args=(FLOODS[name], 24 * MEGABYTE, 1.5))
-        flood.start()
-        while flood.is_alive():
+
+        def round_trip() -> float:
             began = time.monotonic()
             id = server.publish("other")
             while other.frame().id != id:
                 pass
-            delays.append(time.monotonic() - began)
+            return time.monotonic() - began
+
+        quiet = statistics.median(round_trip() for _ in range(5))
+        flood = threading.Thread(target=client.flood, args=(FLOODS[name], 24 * MEGABYTE, 1.5))
+        flood.start()
+        delays = []
+        while flood.is_alive():
+            delays.append(round_trip())
         flood.join()
         grown = memory(server) - size
     settled(server)
     assert grown < 8 * MEGABYTE
-    assert sorted(delays)[len(delays) // 2] < 0.25, "others are served meanwhile"
+    # On a busy machine all of it takes longer, with and without a flood.
+    assert statistics.median(delays) < max(0.25, 10 * quiet), "others are served meanwhile"
 
 
 @pytest.mark.parametrize("count", [1, 12], ids=["one", "twelve"])

@@ -251,6 +251,8 @@ def test_an_application_with_a_package_web_of_its_own_and_the_lowest_fastapi(dis
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, pass_fds=[listener.fileno()])
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/live"
         try:
+            # It imports everything for the first time, which takes its while.
+            assert httpx.get(f"{url}/readyz", timeout=SECONDS).status_code == 200
             with subscribed(f"{url}/events/orders/*") as stream:
                 assert httpx.post(f"{url}/events/orders/1", content=b"Hello").status_code == 201
                 assert stream.frame().data == "Hello"
