@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 
 
 class Server:
-    """One server, by its URL. Raises `Invalid` for a URL or token that is none, and for both a password and a token."""
+    """One server, by its URL. Raises `Invalid` for a bad URL or token, and for both a password and a token."""
 
     def __init__(self, url: str, token: object, *, trust_env: bool, ssl: SSLContext | None) -> None:
         self.name = checked_url(url)

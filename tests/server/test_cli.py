@@ -125,9 +125,9 @@ def test_a_shell_completes_commands_and_options() -> None:
         environment = ENVIRONMENT | asked | {"COMP_WORDS": words, "COMP_CWORD": number}
         result = subprocess.run([FEED], env=environment, capture_output=True, timeout=SECONDS)
         assert result.stdout.decode().split() == expected
-    script = feed("--show-completion", "bash")
-    assert script.returncode == 0
-    assert b"complete -o default -F _feed_completion feed" in script.stdout
+    script = ENVIRONMENT | {"_FEED_COMPLETE": "source_bash"}  # as --show-completion in a bash
+    result = subprocess.run([FEED], env=script, capture_output=True, timeout=SECONDS)
+    assert b"complete -o default -F _feed_completion feed" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_text_that_may_be_meant_as_text_is_published_without_a_hint(data: str, s
 
 def test_data_that_is_no_json_is_an_error(server: RunningServer) -> None:
     result = feed("publish", "cli/bad", "{", "--json", "--url", server.url)
-    assert one_line(result).startswith("feed: not JSON: ")
+    assert one_line(result).startswith("feed: data: not JSON: ")
     assert result.returncode == 1
 
 
@@ -468,7 +468,7 @@ def test_no_input_is_no_event(server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [
-        (["--json"], b"1\n2\n\n{x\n5\n", "feed: line 4: not JSON: "),
+        (["--json"], b"1\n2\n\n{x\n5\n", "feed: line 4: data: not JSON: "),
         ([], b"1\n2\nx\xffx\n4\n", "feed: line 3: not UTF-8: byte 1 is 0xff"),
     ],
 )
@@ -484,9 +484,10 @@ def test_a_bad_line_is_named_and_what_stands_before_it_is_published(
     assert len(events(server, topic)) == 2
 
 
-def test_a_refusal_says_which_lines_and_why(server: RunningServer) -> None:
-    result = feed("publish", "cli/*", "--url", server.url, stdin=b"1\n2\n")
-    assert re.match(r"feed: lines 1 to 2: refused with 422: .*topic.*; 0 events acknowledged before$", one_line(result))
+def test_a_refusal_says_which_lines_and_why(serve: Serve) -> None:
+    server = serve("--log", "memory:", max_data="10")
+    result = feed("publish", "a", "--url", server.url, stdin=b"1\nlonger than that\n")
+    assert re.match(r"feed: lines 1 to 2: refused with 413: .*; 0 events acknowledged before$", one_line(result))
     assert result.returncode == 1
 
 
@@ -675,9 +676,10 @@ def test_a_gap_is_reported_with_its_reason_and_ids(server: RunningServer, start:
     )
 
 
-def test_a_refusal_is_its_detail_and_exit_code_1(server: RunningServer) -> None:
-    result = feed("tail", "a/**/b", "--url", server.url)
-    assert re.match(r"feed: refused with 422: pattern: '\*' may only be a whole segment", one_line(result))
+@pytest.mark.parametrize("command", ["tail", "history"])
+def test_a_bad_pattern_is_one_line_and_exit_code_1(server: RunningServer, command: str) -> None:
+    result = feed(command, "a/**/b", "--url", server.url)
+    assert one_line(result).startswith("feed: pattern: '*' may only be a whole segment")
     assert result.returncode == 1
 
 

@@ -272,9 +272,9 @@ def test_a_server_that_gives_everything_back_leaks_nothing() -> None:
             {},
             "memory grew by 512 KiB a minute (175 bytes a connection), more than the 282 that are allowed",
         ),
-        (0.0, {"descriptors": 27}, "27 descriptors when all have left, 14 before they came"),
-        (0.0, {"tasks": 13}, "13 tasks when all have left, 8 before they came"),
-        (0.0, {"threads": 8}, "8 threads when all have left, 3 when the measured part began"),
+        (0.0, {"descriptors": 27}, "27 descriptors after the last reader left, 14 before the first came"),
+        (0.0, {"tasks": 13}, "13 tasks after the last reader left, 8 before the first came"),
+        (0.0, {"threads": 8}, "8 threads after the last reader left, 3 when the measured part began"),
     ],
     ids=["memory", "descriptors", "tasks", "threads"],
 )
@@ -372,7 +372,7 @@ def test_ctrl_c_ends_it_with_the_report_of_what_was_seen(tmp_path: Path) -> None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             assert running.stderr is not None
-            assert "5 readers who come and go" in running.stderr.readline()
+            assert "5 readers that come and go" in running.stderr.readline()
             assert "0:00 of 60:00" in running.stderr.readline()
             running.send_signal(signal.SIGINT)
             said, _ = running.communicate(timeout=SECONDS)
@@ -391,7 +391,10 @@ def test_ctrl_c_ends_it_with_the_report_of_what_was_seen(tmp_path: Path) -> None
         (("--soak", "1m", "--nodes", "2"), "--soak: cannot be combined with nodes"),
         (("storm", "--soak", "1m"), "--soak: cannot be combined with scenario"),
         (("--soak", "1m", "--log", "memory:", "--log", "sqlite:"), "--soak: takes one --log"),
-        (("--soak", "1m", "--log", "sqlite:feed.db"), "a soak has a fresh log, where TMPDIR says: --log sqlite:"),
+        (
+            ("--soak", "1m", "--log", "sqlite:feed.db"),
+            "a soak needs a new log, which it makes in TMPDIR: give --log sqlite:",
+        ),
         (("--soak", "1m", "--data", "10"), "--data 10: an event's token alone needs 64 bytes"),
     ],
 )

@@ -44,7 +44,7 @@ class Child:
     def check(self) -> None:
         """Raises `BenchError` if it has died."""
         if (code := self.process.poll()) is not None:
-            raise BenchError(f"{self.name} has died (exit code {code}): {self._said or 'without a word'}")
+            raise BenchError(f"{self.name} has died (exit code {code}): {self._said or 'without any output'}")
 
     def usage(self) -> Usage:
         """What it and its children have used."""

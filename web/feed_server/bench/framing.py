@@ -146,7 +146,7 @@ def _joined_chunks(body: bytes) -> bytes:
         try:
             length = int(body[place:end], 16)
         except ValueError:
-            raise Garbled(f"no chunk size: {body[place:end]!r}") from None
+            raise Garbled(f"not a chunk size: {body[place:end]!r}") from None
         if length == 0 or len(body) < end + 2 + length + 2:
             break
         chunks.append(body[end + 2 : end + 2 + length])
@@ -192,17 +192,17 @@ def _read_object(form: Form, text: bytes, size: int) -> bytes | None:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise Garbled(f"no JSON: {text[:80]!r}: {error}") from None
+        raise Garbled(f"not JSON: {text[:80]!r}: {error}") from None
     if not form.gives_ids:
         return _checked(text, size)
     if value["type"].startswith("feed."):
         return None
     found = form.key.match(text)
     if found is None or value["id"].encode() != id_of(found[1]):
-        raise Garbled(f"no event: {text[:80]!r}")
+        raise Garbled(f"not an event: {text[:80]!r}")
     token = token_of(found[1])
     if value["data"] != orjson.loads(make_data(token, size)):
-        raise Garbled(f"another's data: {text[:80]!r}")
+        raise Garbled(f"the data of another event: {text[:80]!r}")
     return found[1]
 
 

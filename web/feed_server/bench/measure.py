@@ -196,7 +196,7 @@ class Load:
             self._receive(every)
             self._status(doing())
             if time.monotonic() > deadline:
-                raise BenchError(f"the load did not come to an end within {ANSWER_SECONDS:g} s")
+                raise BenchError(f"the load did not finish within {ANSWER_SECONDS:g} s")
         answers = [self._answers.pop(worker) for worker in workers]
         for answer in answers:
             if not isinstance(answer, kind):
@@ -467,7 +467,7 @@ def idle(load: Load) -> Round:
             there = step
         memory.append(load.settled_memory())
     if not any(memory):
-        raise BenchError("idle: the memory of a server that is not the bench's own cannot be seen")
+        raise BenchError("idle: the bench can measure the memory only of servers that it has started itself")
     slope = linear_regression(plan.steps, memory).slope
     figures = {"memory": slope, "memory_base": memory[0]}
     figures |= {f"memory_at_{step}": value for step, value in zip(plan.steps, memory, strict=True)}

@@ -71,7 +71,7 @@ class Plan:
         if self.size < MIN_SIZE:
             raise BenchError(f"--data {self.size}: an event's token alone needs {MIN_SIZE} bytes")
         if self.publishers > MAX_PUBLISHERS:
-            raise BenchError(f"--publishers {self.publishers}: {MAX_PUBLISHERS} at most")
+            raise BenchError(f"--publishers {self.publishers}: must be at most {MAX_PUBLISHERS}")
         limit, needed = descriptor_limit(), self.most_readers + self.publishers + _SPARE
         if needed > limit:
             raise BenchError(
@@ -80,9 +80,9 @@ class Plan:
             )
         for target in self.targets:
             if self.batch > 1 and not target.takes_batches:
-                raise BenchError(f"--batch: {target.name} takes one event at a time")
+                raise BenchError(f"--batch: {target.name} accepts only one event at a time")
             if self.scenario is Scenario.STORM and not target.resumes:
-                raise BenchError(f"storm: {target.name} has no replay that could be compared")
+                raise BenchError(f"storm: {target.name} cannot replay events, so there is nothing to compare")
             target.check()
 
     @property

@@ -155,7 +155,7 @@ class Report:
             found.append(f"fewer cores than processes: {self.cores}")
             if self.plan.most_nodes > 1:
                 found.append(
-                    "so several nodes cannot deliver more together than one; what counts is their CPU per delivery"
+                    "with so few cores several nodes cannot deliver more than one: compare their CPU per delivery"
                 )
         found += [
             f"{other}: its readers got {1 / ratio.median:.1f} times as many events in one read as those of "
@@ -168,14 +168,14 @@ class Report:
         for target in self.targets:
             strangers = self.values(target, "strangers")
             if strangers and max(strangers) > STRANGERS:
-                found.append(f"{target}: other programs took up to {max(strangers):.2f} cores meanwhile")
+                found.append(f"{target}: other programs used up to {max(strangers):.2f} cores meanwhile")
             if self.plan.rate is None:
                 busy = self.values(target, "busy")
                 if busy and median(busy) > BUSY:
                     found.append(
                         f"{target}: the load's cores were {median(busy):.0%} busy (the server's "
                         f"{median(self.values(target, 'server') or [0]):.0%}): the load may have been the limit; "
-                        "--rest 2ms makes it cheaper"
+                        "--rest 2ms makes the load cheaper"
                     )
         return found
 

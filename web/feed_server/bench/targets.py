@@ -141,7 +141,7 @@ class FeedTarget(Target):
         check_log(self._log)
         if self.nodes > 1 and not (self.owns_redis or is_shared(self._log)):
             raise BenchError(
-                f"--nodes {self.nodes}: a log on {self._log} is of one process; several need Redis: --log redis: "
+                f"--nodes {self.nodes}: the log {self._log} is for one process; several nodes need Redis: --log redis: "
                 "or --log redis://HOST:PORT/DB"
             )
 
@@ -192,7 +192,7 @@ class FeedUrlTarget(Target):
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
-            raise BenchError(f"--url {url}: only http:// is measured, the bench speaks no TLS")
+            raise BenchError(f"--url {url}: only http:// can be measured: the bench does not speak TLS")
         self.name = f"feed at {parts.netloc}"
         self._host, self._port = parts.hostname, parts.port or 80
 

@@ -27,7 +27,9 @@ def report(outcome: Outcome) -> list[str]:
     lines += [f"WRONG: {fault}" for fault in outcome.faults]
     lines += [f"  such as {example}" for example in seen.examples]
     if not outcome.faults:
-        lines.append("every reader got every event once and in order, or was told; nothing was left behind")
+        lines.append(
+            "every reader got every event once and in order, or was told of a gap; all resources were released"
+        )
     return lines
 
 
@@ -38,11 +40,11 @@ def _counted(outcome: Outcome) -> list[tuple[str, str]]:
     return [
         ("events", f"{seen.events:,} ({seen.events / max(1, outcome.seconds):,.0f}/s) in {of['publishes']} publishes"),
         ("", f"{of['keys']} with a key, {of['repeats']} repeats of these; {of['bad publishes']} bad ones refused"),
-        ("turned over", f"the log, {seen.events // outcome.plan.retained:,} times"),
+        ("log replaced", f"{seen.events // outcome.plan.retained:,} times, as retention removed the oldest events"),
         ("deliveries", f"{of['deliveries']}, {of['checked']} of them checked by id"),
         ("connections", f"{of['connections']}, of which {of['resumes']} resumed and {of['slow']} were slow"),
         ("", f"{of['closed']} closed, {of['reset']} reset, {of['half-closed']} half-closed; {of['stalls']} stalls"),
-        ("gaps announced", f"{of['gaps']}, to readers who were away for too long"),
+        ("gaps announced", f"{of['gaps']}, to readers that were away too long"),
         ("pages of history", of["pages"]),
         *((kind, f"{seen.findings.get(kind, 0):,}") for kind in ("lost", "doubled", "reordered", "refused")),
     ]
@@ -52,7 +54,7 @@ def _process(outcome: Outcome) -> list[str]:
     """The server's process."""
     part, plan = outcome.part, outcome.plan
     if not part:
-        return ["too short to see anything of the server's process"]
+        return ["the soak was too short to measure the server's process"]
     columns = ("before", outcome.before), ("begin", part[0]), ("end", part[-1]), ("all left", outcome.after)
     rows: dict[str, Callable[[Sample], str]] = {
         "memory, MiB": lambda sample: f"{sample.memory / MIB:.1f}",
@@ -73,7 +75,7 @@ def _process(outcome: Outcome) -> list[str]:
         lines.append(
             f"memory slope       {line.per_minute / KIB:+,.1f} KiB a minute, {line.per_connection:+,.1f} bytes a "
             f"connection, by least squares over {len(part)} samples in {clock(line.seconds)}"
-            + ("" if plan.bounds.judges_memory(part) else "; not judged, as the warm-up was short")
+            + ("" if plan.bounds.judges_memory(part) else "; not judged, because the warm-up was short")
         )
     cores = (part[-1].cpu - part[0].cpu) / (part[-1].at - part[0].at) if len(part) > 1 else 0.0
     most = max(sample.stored for sample in part)

@@ -61,7 +61,7 @@ class Plan:
         if self.size < MIN_SIZE:
             raise BenchError(f"--data {self.size}: an event's token alone needs {MIN_SIZE} bytes")
         if self.publishers > MAX_PUBLISHERS:
-            raise BenchError(f"--publishers {self.publishers}: {MAX_PUBLISHERS} at most")
+            raise BenchError(f"--publishers {self.publishers}: must be at most {MAX_PUBLISHERS}")
         limit, needed = descriptor_limit(), self.readers + 2 * self.publishers + _SPARE
         if needed > limit:
             raise BenchError(
@@ -69,7 +69,7 @@ class Plan:
                 f"{limit:,}: raise it with ulimit -n {needed}, or take fewer readers"
             )
         if self.log.startswith("sqlite:") and self.log != "sqlite:":
-            raise BenchError(f"--log {self.log}: a soak has a fresh log, where TMPDIR says: --log sqlite:")
+            raise BenchError(f"--log {self.log}: a soak needs a new log, which it makes in TMPDIR: give --log sqlite:")
         check_log(self.log)
 
     @property
@@ -81,7 +81,7 @@ class Plan:
     def description(self) -> str:
         """The load, in words."""
         return (
-            f"{self.readers:,} readers who come and go ({', '.join(self.forms)}), {self.publishers} publishers, "
+            f"{self.readers:,} readers that come and go ({', '.join(self.forms)}), {self.publishers} publishers, "
             f"{self.rate:g} {self.size}-byte events/s, of which {self.retained:,} are kept, {clock(self.seconds)} on "
             f"{without_password(self.log)}"
         )
@@ -229,9 +229,9 @@ class _Soak:
     def _finish(self, worker: Worker) -> None:
         deadline = time.monotonic() + _FINISH_SECONDS
         while not self._receive(worker, 0.2):
-            self._show.status(f"{self._progress()}; waiting until all have everything")
+            self._show.status(f"{self._progress()}; waiting until all readers have all events")
             if time.monotonic() > deadline:
-                raise BenchError(f"the readers did not come to an end within {_FINISH_SECONDS:g} s")
+                raise BenchError(f"the readers did not finish within {_FINISH_SECONDS:g} s")
 
     def _receive(self, worker: Worker, timeout: float) -> bool:
         """Note what the load says. Whether it is done."""
@@ -283,7 +283,7 @@ class _Soak:
         while not file.exists():
             self._server.check()
             if time.monotonic() > deadline:
-                raise BenchError(f"the server's loop has not turned for {_TASKS_SECONDS:g} s")
+                raise BenchError(f"the server's event loop has stood still for {_TASKS_SECONDS:g} s")
             time.sleep(0.005)
         return dict(orjson.loads(file.read_bytes()))
 

@@ -101,9 +101,13 @@ def leaks(before: Sample, part: Sequence[Sample], after: Sample, bounds: Bounds)
             f" more than the {bounds.allowed(line.seconds) * 60 / line.seconds / KIB:,.0f} that are allowed"
         )
     if after.descriptors > before.descriptors + bounds.descriptors:
-        found.append(f"{after.descriptors} descriptors when all have left, {before.descriptors} before they came")
+        found.append(
+            f"{after.descriptors} descriptors after the last reader left, {before.descriptors} before the first came"
+        )
     if after.tasks > before.tasks + bounds.tasks:
-        found.append(f"{after.tasks} tasks when all have left, {before.tasks} before they came")
+        found.append(f"{after.tasks} tasks after the last reader left, {before.tasks} before the first came")
     if part and after.threads > part[0].threads + bounds.threads:
-        found.append(f"{after.threads} threads when all have left, {part[0].threads} when the measured part began")
+        found.append(
+            f"{after.threads} threads after the last reader left, {part[0].threads} when the measured part began"
+        )
     return found
