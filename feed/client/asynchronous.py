@@ -1,4 +1,4 @@
-"""The client for asyncio: httpx and websockets, and nothing decided here."""
+"""The client for asyncio. It carries out, over httpx and websockets, what other modules decide."""
 
 from __future__ import annotations
 
@@ -33,15 +33,19 @@ A = TypeVar("A")
 
 
 class AsyncClient:
-    """One feed, for the length of an `async with` block. Each event loop that uses it has connections of its own, and
-    each process that is forked.
+    """A client of one feed, for the length of an `async with` block. Each event loop that uses it, and each process
+    that is forked, has connections of its own.
 
-    `token` says what this client may do. One that is called is asked anew for each request and each connect, so that a
-    reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
-    `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. `trust_env`:
-    proxies and certificates as the environment has them; `ssl` is for certificates of one's own. `on_wait` is called
-    with the reason before a call is tried again. Raises `Invalid` for a URL or token that is none, and here or where
-    it is used for a variable of the environment that is no good.
+    `token` says what this client may do. A function is called anew for each request and each connect, so that a
+    subscription outlives its tokens. If it raises `OSError` or `httpx.TransportError`, the request is tried again.
+
+    `patience` is how long a call is repeated, `silence` after which time without a byte a stream is dead, both in
+    seconds. `max_event` is in bytes: a stream with a larger event is given up. `on_wait` is called with the reason
+    before a call is tried again.
+
+    With `trust_env`, proxies and certificates are those of the environment. `ssl` is a context with certificates of
+    your own. Raises `Invalid` for a bad URL or token; and, here or at the first use, for a bad variable of the
+    environment.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """Where the feed is, without a password."""
+        """The feed's URL, without a password."""
         return self._server.name
 
     def _new_http(self) -> httpx.AsyncClient:
@@ -82,7 +86,7 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections of calls. A subscription has its own, and its own block."""
+        """Close the connections of calls. A subscription has a connection and a block of its own."""
         self._is_closed = True
         http = self._http.existing()
         if http is not None:
@@ -290,14 +294,15 @@ class AsyncClient:
 
 
 class AsyncSubscription(AsyncIterator[Item]):
-    """What `AsyncClient.subscribe` gives: items without end, for the length of an `async with` block.
+    """The items of one subscription, without end, for the length of an `async with` block.
 
-    Who gives up waiting for one, by `asyncio.wait_for` or another cancellation, misses nothing: the next wait goes on
-    where it was, over a new connection. So it does in another event loop, and in a process that was forked.
+    A wait for the next item may be cancelled, for example by `asyncio.wait_for`, and no item is lost: the next wait
+    goes on from the same position, over a new connection. The same holds in another event loop, and in a process that
+    was forked.
     """
 
     def __init__(self, reading: Reading, begin: Callable[[], AsyncGenerator[Item, None]]) -> None:
-        """`begin` makes what goes on where `reading` is."""
+        """`begin` opens the stream again where `reading` is."""
         self._reading = reading
         self._begin = begin
         self._end = asyncio.Event()
@@ -305,8 +310,8 @@ class AsyncSubscription(AsyncIterator[Item]):
 
     @property
     def position(self) -> str:
-        """The id that stands for all that was handed out so far, and for what was passed over as nobody wanted it: a
-        later `subscribe(after=position)` begins behind it. "" before the server has named one."""
+        """The id after which to resume, with `subscribe(after=position)`: it lies behind all items so far, and behind
+        the events that did not match. "" before the server has named one."""
         return self._reading.position
 
     async def __anext__(self) -> Item:
@@ -317,10 +322,10 @@ class AsyncSubscription(AsyncIterator[Item]):
         try:
             return await anext(running.items)
         except asyncio.CancelledError:
-            # Not the task is cancelled, if it was `aclose`, but this wait: its loop ends.
+            # If `aclose` has cancelled it, only this wait ends, not the task: its loop over the items ends.
             if self._end.is_set() and task is not None and not task.uncancel():
                 raise StopAsyncIteration from None
-            running.items = self._begin()  # the one before has ended by it
+            running.items = self._begin()  # the cancellation has ended the one before
             raise
         finally:
             running.reader = None
@@ -335,7 +340,8 @@ class AsyncSubscription(AsyncIterator[Item]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End it, and close its connection. Another task may do this: the loop of the one that reads then ends."""
+        """End the subscription, and close its connection. Another task may call this: the loop of the reader then
+        ends."""
         self._end.set()
         running = self._running.existing()
         if running is None:
@@ -349,7 +355,7 @@ class AsyncSubscription(AsyncIterator[Item]):
 
 
 class _Running:
-    """A subscription in one event loop, and who reads it there."""
+    """A subscription in one event loop, and the task that reads it there."""
 
     def __init__(self, items: AsyncGenerator[Item, None]) -> None:
         self.items = items

@@ -1,4 +1,4 @@
-"""The client for plain code and threads: httpx and websockets, and nothing decided here."""
+"""The client for plain code and threads. It carries out, over httpx and websockets, what other modules decide."""
 
 from __future__ import annotations
 
@@ -33,16 +33,20 @@ A = TypeVar("A")
 
 
 class Client:
-    """One feed, for the length of a `with` block. Threads may share it, and processes: each that is forked has
-    connections of its own, and leaves alone those that were open at the fork.
+    """A client of one feed, for the length of a `with` block. Threads may share it. Processes may share it too: each
+    that is forked has connections of its own, and leaves alone those that were open at the fork.
 
-    `token` says what this client may do. One that is called is asked anew for each request and each connect, so that a
-    reader outlives its tokens; where it raises `OSError` or `httpx.TransportError` that is tried again like the rest.
-    `patience` and `silence` are in seconds, `max_event` in bytes: a stream with a larger one is given up. A server that
-    takes a large request drop by drop can outlast `patience`: no thread can be called back from there. `trust_env`:
-    proxies and certificates as the environment has them; `ssl` is for certificates of one's own. `on_wait` is called
-    with the reason before a call is tried again. Raises `Invalid` for a URL or token that is none, and here or where
-    it is used for a variable of the environment that is no good.
+    `token` says what this client may do. A function is called anew for each request and each connect, so that a
+    subscription outlives its tokens. If it raises `OSError` or `httpx.TransportError`, the request is tried again.
+
+    `patience` is how long a call is repeated, `silence` after which time without a byte a stream is dead, both in
+    seconds. A server that takes in a large request a few bytes at a time can outlast `patience`: a thread that is
+    sending cannot be interrupted. `max_event` is in bytes: a stream with a larger event is given up. `on_wait` is
+    called with the reason before a call is tried again.
+
+    With `trust_env`, proxies and certificates are those of the environment. `ssl` is a context with certificates of
+    your own. Raises `Invalid` for a bad URL or token; and, here or at the first use, for a bad variable of the
+    environment.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """Where the feed is, without a password."""
+        """The feed's URL, without a password."""
         return self._server.name
 
     def __enter__(self) -> Self:
@@ -83,7 +87,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections of calls. A subscription has its own, and its own block."""
+        """Close the connections of calls. A subscription has a connection and a block of its own."""
         self._is_closed = True
         http = self._http.existing()
         if http is not None:
@@ -225,12 +229,15 @@ class Client:
 
 
 class Subscription(Iterator[Item]):
-    """What `Client.subscribe` gives: items without end, for the length of a `with` block, or until nobody has it any
-    more: to break out of a loop over it is enough. In a process that was forked it goes on where it was at the fork,
-    over a connection of its own, and the other process keeps its own."""
+    """The items of one subscription, without end, for the length of a `with` block. Without a block it ends when
+    nothing refers to it any more: breaking out of a loop over it is enough.
+
+    In a process that was forked the subscription goes on from its position at the fork, over a connection of its own.
+    The other process keeps its connection.
+    """
 
     def __init__(self, reading: Reading, begin: Callable[[], _Stream]) -> None:
-        """`begin` makes what opens the streams of `reading`."""
+        """`begin` makes the object that opens the streams of `reading`."""
         self._reading = reading
         self._begin = begin
         self._is_closed = False
@@ -238,13 +245,13 @@ class Subscription(Iterator[Item]):
 
     @property
     def position(self) -> str:
-        """The id that stands for all that was handed out so far, and for what was passed over as nobody wanted it: a
-        later `subscribe(after=position)` begins behind it. "" before the server has named one."""
+        """The id after which to resume, with `subscribe(after=position)`: it lies behind all items so far, and behind
+        the events that did not match. "" before the server has named one."""
         return self._reading.position
 
     def __next__(self) -> Item:
         running = self._running.get(self._run)
-        if self._is_closed:  # looked at here, and not before, as another thread may just have closed it
+        if self._is_closed:  # checked here, as another thread may have closed it just now
             running.stream.line.cut()
         return next(running.items)
 
@@ -262,8 +269,8 @@ class Subscription(Iterator[Item]):
         self.close()
 
     def close(self) -> None:
-        """End it, and close its connection. Another thread may do this: the loop of the one that reads then ends, at
-        once but for a connection that is just being opened, which may take 10 s to fail."""
+        """End the subscription, and close its connection. Another thread may call this: the loop of the reader then
+        ends at once. If the connection is just being opened, that may take 10 s."""
         self._is_closed = True
         running = self._running.existing()
         if running is not None:
@@ -290,7 +297,7 @@ class _Stream:
         self.line = _Line()
 
     def items(self, reading: Reading) -> Generator[Item, None, None]:
-        """What the subscription gives, until the line is cut."""
+        """Yield the items of the subscription, until the line is cut."""
         open_stream = self._events if reading.transport == "sse" else self._messages
         while not self.line.is_cut():
             again = Again("the stream ended")
@@ -336,7 +343,7 @@ class _Stream:
             raise Again(words(error, "it fell silent")) from error
 
     def _watch(self, happened: str, facts: dict[str, Any]) -> None:
-        # What another thread has to cut is there before there is an answer, and a new one when TLS begins.
+        # The socket that another thread has to cut exists before there is an answer, and another one when TLS begins.
         if happened.endswith(("connect_tcp.complete", "start_tls.complete")):
             self.line.hold(facts["return_value"].get_extra_info("socket"))
 
@@ -365,11 +372,11 @@ class _Stream:
 
 
 class _Connect(sockets.Unredirected, reconnect):
-    """One connection: what it is named after happens only in a loop over it."""
+    """A single connection: `reconnect` reconnects only in a loop over it."""
 
 
 class _Line:
-    """The socket that one thread reads and another may cut; as a block, for as long as it is open."""
+    """The socket that one thread reads and another thread may cut. As a block: while the socket is open."""
 
     def __init__(self) -> None:
         self._cut = threading.Event()
@@ -377,34 +384,34 @@ class _Line:
         self._socket: socket.socket | None = None
 
     def is_cut(self) -> bool:
-        """Whether it is to end."""
+        """Return whether the stream has to end."""
         return self._cut.is_set()
 
     def hold(self, connection: socket.socket) -> None:
-        """Take it for the socket from now on."""
+        """Use this socket from now on."""
         with self._changing:
             self._socket = connection
             if self.is_cut():
                 self._shut()
 
     def cut(self) -> None:
-        """End it: whoever reads the socket finds it closed, whoever waits waits no longer."""
+        """End the stream: a thread that reads the socket finds it closed, and a thread that waits returns."""
         self._cut.set()
         with self._changing:
             self._shut()
 
     def wait(self, seconds: float) -> None:
-        """Until then, or until it is cut."""
+        """Wait so long, or until the line is cut."""
         self._cut.wait(seconds)
 
     def _shut(self) -> None:
         if self._socket is not None:
             with suppress(OSError):
-                # Not the method of a TLS socket, which would take its state from under the thread that reads.
+                # Not the method of a TLS socket, which would destroy the state that the reading thread uses.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
-        """It is about to be opened."""
+        """Begin: the socket is about to be opened."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from playwright.sync_api import ConsoleMessage, Page
 
+from tests.docs.commands import FEED_URL, reading, run
 from tests.docs.saved import blocks, save, section
 from tests.docs.serving import uvicorn
-from tests.docs.test_tutorial import FEED_URL, reading, run
 from tests.support.paths import ROOT
 from tests.support.running import RunningServer
 from tests.support.streams import eventually

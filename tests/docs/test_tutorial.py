@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.conftest import Serve
+from tests.docs.commands import FEED_URL, reading, run
 from tests.docs.saved import blocks, save, saved, section
 from tests.docs.serving import serving, uvicorn
 from tests.support.paths import ROOT
@@ -20,9 +19,6 @@ from tests.support.running import RunningServer, running
 from tests.support.streams import eventually
 
 PAGE = "docs/tutorial.md"
-FEED_URL = "http://127.0.0.1:8000"  # as the page has it
-
-Run = Callable[[str], contextlib.AbstractContextManager[Callable[[], str]]]
 
 
 def step(number: int) -> str:
@@ -41,29 +37,6 @@ def neutral(text: str) -> str:
     text = re.sub(r"\b[a-z0-9]{8}-(\d+)", r"LOG-\1", text)
     text = re.sub(r"^retry: \d+$", "retry: N", text, flags=re.MULTILINE)
     return re.sub(r'"subscription":"\w+"', '"subscription":"S"', text)
-
-
-@contextlib.contextmanager
-def reading(command: str) -> Iterator[Callable[[], str]]:
-    """Run a command that has no end, for as long as the block lasts; give what it has printed."""
-    said: list[str] = []
-    with subprocess.Popen(["sh", "-c", f"exec {command}"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        collecting = threading.Thread(target=said.extend, args=(iter(process.stdout.readline, ""),))
-        collecting.start()
-        try:
-            yield lambda: "".join(said)
-        finally:
-            process.kill()
-            collecting.join(10)
-
-
-def run(commands: str) -> list[str]:
-    """Run commands one after the other, and return what each line of them printed."""
-    return [
-        subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
-        for line in commands.splitlines()
-    ]
 
 
 def test_the_first_command_starts_the_server_as_the_makefile_does_it() -> None:

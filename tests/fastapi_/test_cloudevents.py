@@ -277,7 +277,7 @@ def test_a_batch_is_committed_whole_in_order_and_once(client: httpx.Client) -> N
         (post({"id": "c"}, {"id": "d", "type": "a b"}), "event 1: type: "),
         (post({"id": "c"}, {"id": "c"}), "event 1: has the same source and id as event 0"),
         (post({"id": "c"}, {"id": "d", "specversion": "2.0"}), "event 1: specversion: "),
-        (post(), "batch: holds no event"),
+        (post(), "batch: has no event in it"),
     ):
         assert (refused.status_code, refused.json()["detail"][: len(words)]) == (422, words)
     assert post({"id": "e", "subject": "no topic"}, path="/events/batch").status_code == 201

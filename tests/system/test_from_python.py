@@ -55,13 +55,13 @@ def test_the_asyncio_example_publishes_and_prints_what_it_gets(server: RunningSe
 
 def test_the_plain_example_publishes_and_pages_and_prints_what_it_gets(server: RunningServer, tmp_path: Path) -> None:
     with running_example(1, server, tmp_path) as lines:
-        eventually(lambda: "orders/2 {'total': 5}\n" in [line.split(" ", 1)[1] for line in lines[-1:]])
+        eventually(lambda: "orders/2 {'total': 5}\n" in [line.split(" ", 2)[2] for line in lines[-1:]])
         before = len(lines)
         listening = f"{server.url}/subscriptions"
         eventually(lambda: server.http.get(listening).json()["subscriptions"])
         server.publish("orders/43", "Hello")
         eventually(lambda: len(lines) > before)
-    assert lines[before - 2].split(" ", 1)[1] == "orders/1 paid\n"
+    assert lines[before - 2].split(" ", 2)[2] == "orders/1 paid\n"
     assert lines[-1] == "Hello\n"
 
 

@@ -43,7 +43,7 @@ class Grants(msgspec.Struct, frozen=True):
     then asks for.
 
     Raises `ValueError` for what is not a pattern, for an empty subject and for a time that cannot be meant; `TypeError`
-    for one string instead of a list, a subject that is not text, and a time that is none.
+    for one string instead of a list, a subject that is not text, and `expires` that is not a time.
     """
 
     publish: Sequence[str] = ()
