@@ -1,4 +1,4 @@
-"""The logs: one contract (`feed.log.contract`), an implementation a module, and `open_log` to choose by URL."""
+"""The logs: one contract (`feed.log.contract`), one implementation in each module, and `open_log` to choose by URL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def check_log_url(url: str) -> str:
-    """The URL itself, if it names a log. Raises `LogRefused`."""
+    """Return the URL itself if it names a log. Raises `LogRefused`, with the URLs that there are."""
     scheme, colon, path = url.partition(":")
     if colon and scheme in SCHEMES:
         parse_address(url)
@@ -41,7 +41,7 @@ def check_log_url(url: str) -> str:
         return url
     meant = _meant(url)
     raise LogRefused(
-        f"{without_password(url)!r} names no log: use {KINDS}" + (f"; did you mean {meant}?" if meant else "")
+        f"{without_password(url)!r} does not name a log: use {KINDS}" + (f"; did you mean {meant}?" if meant else "")
     )
 
 
@@ -58,15 +58,14 @@ def _meant(url: str) -> str | None:
 
 
 def is_shared(url: str) -> bool:
-    """Whether several processes may have the log open at once."""
+    """Return whether several processes may have the log open at once."""
     return url.partition(":")[0] in SCHEMES
 
 
 async def open_log(url: str, retention: Retention, node: str = "") -> Log:
-    """Open the log that `url` names; what is not there yet is made. `node` is what this process is called among those
-    that share it.
+    """Open the log that `url` names, or make it. `node` is the name of this process among those that share the log.
 
-    Raises `LogRefused`, and `FeedUnavailable` where a server is not there yet.
+    Raises `LogRefused`, and `FeedUnavailable` where the log's server cannot be reached yet.
     """
     scheme = check_log_url(url).partition(":")[0]
     if scheme == "memory":
@@ -79,13 +78,11 @@ async def open_log(url: str, retention: Retention, node: str = "") -> Log:
 
 
 async def take_over(left: Log) -> Log | None:
-    """The log that was left open by an event loop which has ended: the memory's goes on in the loop that runs now, any
-    other is let go, so that it can be opened anew."""
+    """Take over the log that an event loop has left open when it ended. A log in memory is returned, and goes on in the
+    loop that runs now. Any other log is closed, and None returned, so that it can be opened afresh."""
     if isinstance(left, MemoryLog):
         left.forget_followers()
         return left
-    with contextlib.suppress(
-        Exception
-    ):  # connections are the ended loop's: what is left of them goes with their objects
+    with contextlib.suppress(Exception):  # its connections belong to the ended loop, and go with their objects
         await left.close()
     return None

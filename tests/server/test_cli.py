@@ -142,7 +142,7 @@ def test_a_shell_completes_commands_and_options() -> None:
         (["serve", "--port", "x"], "--port (FEED_PORT): must be a whole number, such as 10"),
         (
             ["serve", "--log", "nonsense"],
-            "--log (FEED_LOG): 'nonsense' names no log: use memory:, sqlite:PATH or redis://",
+            "--log (FEED_LOG): 'nonsense' does not name a log: use memory:, sqlite:PATH or redis://",
         ),
         (["serve", "--port", "70000"], "--port (FEED_PORT): must be at most 65,535"),
         (["serve", "--publish-rate", "10/s"], "--publish-rate (FEED_PUBLISH_RATE): must be a number, such as 10"),

@@ -19,6 +19,7 @@ from tests.conftest import Serve
 from tests.server.conftest import Start
 from tests.support.commands import ENVIRONMENT, SECONDS, feed, one_line
 from tests.support.running import FEED, RunningServer
+from tests.support.streams import eventually
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
@@ -197,6 +198,37 @@ def test_one_that_cannot_be_ended_does_not_keep_the_others_from_it() -> None:
         "DELETE /subscriptions/x",
         "DELETE /subscriptions/b%2F..",
     ]
+
+
+def test_a_user_is_logged_out_with_a_token_for_admins(serve: Serve, start: Start) -> None:
+    server = serve("--log", "memory:", jwt_secret=SECRET)
+    admin = token_of("--admin")
+    tails = {
+        name: start("tail", "a", "--url", server.url, "--token", token_of("--subscribe", "a", "--subject", name))
+        for name in ("alice", "bob")
+    }
+    eventually(lambda: len(subjects(server, admin)) == 2)
+    assert subjects(server, admin, "--subject", "alice") == ["alice"]
+    result = feed("kick", "--subject", "alice", "--url", server.url, "--token", admin)
+    assert (result.returncode, result.stderr) == (0, b"ended 1 stream\n")
+    tails["alice"].until(lambda: "feed: the server ends the stream: kicked" in tails["alice"].errors)
+    refused = feed("kick", "--subject", "bob", "--url", server.url, "--token", token_of("--subscribe", "a"))
+    assert one_line(refused).startswith("feed: refused with 403: ")
+    assert tails["bob"].errors == []
+
+
+SECRET = "a secret of the tests, and of nobody else"
+
+
+def token_of(*arguments: str) -> str:
+    """A token for it."""
+    return feed("token", *arguments, jwt_secret=SECRET).stdout.decode().strip()
+
+
+def subjects(server: RunningServer, token: str, *arguments: str) -> list[str]:
+    """Whose streams are open."""
+    result = feed("subscriptions", *arguments, "--url", server.url, "--token", token)
+    return [json.loads(line)["subject"] for line in result.stdout.splitlines()]
 
 
 def test_all_streams_of_a_subject_are_ended() -> None:

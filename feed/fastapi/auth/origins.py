@@ -1,10 +1,10 @@
-"""Which pages may use this server: the rules for `Host` and `Origin`, and what CORS tells a browser of them.
+"""Which pages may use this server: the rules for `Host` and `Origin`, and the headers of CORS.
 
-A browser sends requests for whatever page asks it to, with the user's cookies and from inside the user's network. That
-a request has a foreign `Origin` is how a server finds out (RFC 6454, 7); that a name was bound anew to this machine's
-address, which makes a foreign page one of our own, shows in `Host` alone.
+A browser sends requests for any page that asks it to, with the user's cookies and from inside the user's network. The
+server can see this by a foreign `Origin` (RFC 6454, 7). In DNS rebinding, another name is bound to this machine's
+address, and a foreign page passes for one of the server's own: only `Host` shows that.
 
-Pure: scopes in, answers out.
+This module does no input or output: it takes scopes, and returns headers or raises.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from feed import Forbidden
 
 Headers = list[tuple[bytes, bytes]]
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1: they change nothing
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1: they do not change anything
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 HEALTH = ("/healthz", "/readyz")
-"""What a load balancer asks for, by whatever name it knows the server."""
+"""The paths that a load balancer asks for, under any name of the server."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::(\d{1,5}))?", re.ASCII)
@@ -36,7 +36,7 @@ _ALLOWED_HEADERS = (
     b"X-Requested-With, traceparent, tracestate, baggage"
 )
 _CLOUDEVENT = re.compile(r"ce-[!#$%&'*+.^_`|~0-9a-z-]{1,64}", re.ASCII | re.IGNORECASE)
-_MAX_CLOUDEVENT = 50  # headers of one that a page may ask to send: it has ten attributes, and extensions
+_MAX_CLOUDEVENT = 50  # headers of a CloudEvent that a page may ask for: ten attributes, and extensions
 
 _EXPOSED_HEADERS = b"Retry-After, WWW-Authenticate"
 _PREFLIGHT_SECONDS = b"600"
@@ -59,14 +59,14 @@ class _Origin(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def parse_host(text: str) -> _Host | None:
-    """`localhost:8000` in its parts, in lower case; None if it is not a host."""
+    """Split `localhost:8000` into its parts, in lower case. None if the text is not a host."""
     found = _HOST.fullmatch(text)
     return None if found is None else _Host(found[1].lower(), found[2])
 
 
 def parse_origin(text: str) -> _Origin | None:
-    """`https://app.example.org` in its parts, as a browser writes it: in lower case, without the scheme's own port.
-    None for what is not an origin: `null`, a path behind it, a wildcard."""
+    """Split `https://app.example.org` into its parts, as a browser writes them: in lower case, without the scheme's
+    default port. None for what is not an origin: `null`, a URL with a path, a wildcard."""
     found = _ORIGIN.fullmatch(text)
     if found is None or "*" in text:
         return None
@@ -75,24 +75,23 @@ def parse_origin(text: str) -> _Origin | None:
 
 
 class Hosts:
-    """The names under which a server without a key answers: those that mean this machine on this machine, on any port,
-    and those that are listed. Unless it is `exposed`, it answers only what comes over loopback, too: whoever serves the
-    application may have it listen anywhere."""
+    """The names under which a server without a key answers: those of loopback, on any port, and the listed ones. Unless
+    it is `exposed`, it also answers only requests over loopback, as the application may be served at any address."""
 
     def __init__(self, listed: Iterable[str] = (), *, exposed: bool = False) -> None:
         self._known = {parse_host(host) for host in (*_LOOPBACK, *listed)}
         self._exposed = exposed
 
     def check(self, scope: Scope) -> None:
-        """Raises `Forbidden` for a request to another name, or from elsewhere."""
+        """Raise `Forbidden` for a request to another name, or from another machine."""
         server = scope.get("server")
         if not self._exposed and server is not None and not _is_loopback(server[0]):
             raise Forbidden(
-                "this server has no key, so it answers on loopback only: configure one (FEED_JWT_SECRET), or say so "
-                "(FEED_INSECURE)"
+                "this server has no key, so it answers on loopback only: configure a key (FEED_JWT_SECRET), or allow "
+                "this (FEED_INSECURE)"
             )
         if _asks_for_health(scope):
-            return  # a probe goes by whatever address it has, and is told nothing that a foreign page could use
+            return  # a probe may use any address, and the answer is of no use to a foreign page
         hosts = _values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if host is None or (host not in self._known and _Host(host.name, None) not in self._known):
@@ -111,10 +110,10 @@ def _asks_for_health(scope: Scope) -> bool:
 
 
 class Origins:
-    """Which pages besides the server's own may use it."""
+    """The origins whose pages may use the server, besides its own."""
 
     def __init__(self, listed: Iterable[str] = ()) -> None:
-        """Raises `ValueError` for what is not an origin."""
+        """Raises `ValueError` for a text that is not an origin."""
         self._listed = set()
         for origin in listed:
             if (parsed := parse_origin(origin)) is None:
@@ -122,7 +121,7 @@ class Origins:
             self._listed.add(str(parsed))
 
     def check(self, scope: Scope) -> None:
-        """Raises `Forbidden` for a request that changes something, or opens a WebSocket, for a foreign page."""
+        """Raise `Forbidden` if a foreign page wants to change something or to open a WebSocket."""
         if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             return
         origins = _values(scope, b"origin")
@@ -134,8 +133,8 @@ class Origins:
             )
 
     def answer_headers(self, scope: Scope) -> Headers:
-        """What CORS adds to an answer (Fetch standard, 3.3): nothing without a list, and for a page that is not on it
-        only that the answer depends on who asks, which caches have to know."""
+        """Return the headers that CORS adds to an answer (Fetch standard, 3.3). Without a list there are none. A page
+        that is not on the list gets only `Vary`: caches have to know that the answer depends on the origin."""
         if not self._listed:
             return []
         origins = _values(scope, b"origin")
@@ -149,8 +148,8 @@ class Origins:
         ]
 
     def preflight_headers(self, scope: Scope) -> Headers | None:
-        """The answer to a browser's question what a page may send; None if it is not such a question. Raises
-        `Forbidden` for a page that is not listed."""
+        """Return the headers that answer a preflight, or None if the request is not a preflight. Raises `Forbidden` for
+        a page that is not listed."""
         if (
             scope["type"] != "http"
             or scope["method"] != "OPTIONS"
@@ -170,19 +169,19 @@ class Origins:
         return origin in self._listed
 
     def _is_own(self, scope: Scope, text: str) -> bool:
-        """Host and port are the same. A port that one of them leaves out is the one that the origin's scheme has: a
-        proxy may have spoken TLS, and our own scheme tells nothing."""
+        """Return whether origin and `Host` are the same. A port that is left out is the default port of the origin's
+        scheme: the server's own scheme does not count, as a proxy may speak TLS."""
         origin = parse_origin(text)
         hosts = _values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if origin is None or host is None or origin.scheme not in _DEFAULT_PORTS:
-            return False  # no page that we serve has another scheme: an app on this machine may (capacitor://localhost)
+            return False  # an app on this machine may have another scheme (capacitor://localhost), but not a page of this server
         port = _DEFAULT_PORTS[origin.scheme]
         return (origin.name, origin.port or port) == (host.name, host.port or port)
 
 
 def _cloudevent_headers(scope: Scope) -> Iterable[bytes]:
-    """Those of a CloudEvent that a page asks to send: there is no end of them, as each extension is one."""
+    """Return the headers of a CloudEvent that a page asks to send. They cannot be listed, as each extension is one."""
     asked = ",".join(_values(scope, b"access-control-request-headers")).split(",", 2 * _MAX_CLOUDEVENT)
     names = [name.strip(" \t") for name in asked]
     return [name.encode() for name in names if _CLOUDEVENT.fullmatch(name)][:_MAX_CLOUDEVENT]

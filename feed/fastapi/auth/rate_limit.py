@@ -1,4 +1,4 @@
-"""How much one client may publish: a token bucket for each token or address."""
+"""How much one client may publish: a token bucket for each subject or address."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from itertools import islice
 from feed import Overloaded
 
 _MOST = 100_000  # names that are remembered: some 15 MB
-_LOOK_AT = 100  # of them, for one that can be forgotten without loss
+_LOOK_AT = 100  # of them are looked at, to find names that can be forgotten without loss
 
 
 class Rate:
-    """`per_second` events for each name, and a second's worth of them at once, at least one.
+    """Allow each name `per_second` events, and as many as in a second at once, but at least one.
 
-    A bucket is filled steadily. What it takes to begin is one event's worth; a batch is then taken whole and may leave
-    a debt, which time pays off before anything more passes: so any batch can pass, and the average holds.
+    A bucket fills steadily. A request may begin if there is room for one event. A batch is then taken whole, and may
+    leave a debt, which time pays off before anything else passes. So any batch can pass, and the average holds.
 
-    So many names are remembered and no more. One whose bucket is full again is the same as one that never came, and is
-    forgotten first; where none of the longest unused is full, the very longest unused goes, and if it comes back it
-    begins with a full bucket. So whoever has more than 100,000 names to use is not bound by this.
+    Only `most` names are remembered. A name whose bucket is full again is as good as a new one, and is forgotten first.
+    If the names that were unused for longest are not full, the one unused for longest is forgotten, and starts with a
+    full bucket when it comes back. So whoever can use more than 100,000 names is not limited by this.
     """
 
     def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic, most: int = _MOST) -> None:
@@ -32,15 +32,15 @@ class Rate:
         self._most = most
         self._full_at: OrderedDict[str, float] = (
             OrderedDict()
-        )  # when each bucket is full again; the longest unused first
+        )  # when each bucket is full again, the name unused for longest first
 
     def take(self, name: str) -> None:
-        """Take one event's worth, whatever comes of the request. Raises `Overloaded` if it is not there."""
+        """Count one event, whatever becomes of the request. Raises `Overloaded` if it is one too many."""
         self._take(name, 1, least=1.0)
 
     def take_more(self, name: str, events: int) -> None:
-        """Take for the other events of a batch whose first has been taken for: of an empty one they are -1, and what
-        was taken stays. Raises `Overloaded` if others have left a debt meanwhile."""
+        """Count the other events of a batch whose first event is counted. For an empty batch `events` is -1, and the
+        first one stays counted. Raises `Overloaded` if others have left a debt meanwhile."""
         if events > 0:
             self._take(name, events, least=0.0)
 
@@ -48,7 +48,7 @@ class Rate:
         now = self._clock()
         full_at = max(self._full_at.get(name, now), now)
         wait = full_at - now - (self._burst - least) / self._per_second
-        if wait > 1e-9:  # of the float's own rounding
+        if wait > 1e-9:  # the rounding of floats
             raise self._exceeded(math.ceil(wait))
         if name not in self._full_at and len(self._full_at) >= self._most:
             self._forget(now)
@@ -57,7 +57,7 @@ class Rate:
 
     def _exceeded(self, seconds: int) -> Overloaded:
         return Overloaded(
-            f"at most {self._per_second:g} events a second may be published by one client; go on in {seconds} s",
+            f"one client may publish at most {self._per_second:g} events a second: try again in {seconds} s",
             retry_after=max(1, seconds),
         )
 

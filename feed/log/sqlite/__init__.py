@@ -1,14 +1,16 @@
-"""The durable log: one SQLite file, one thread that writes it, and nothing acknowledged before it is synced to disk.
+"""The durable log: one SQLite file, written by one thread. An event is acknowledged when it is synced to disk.
 
-**One writing connection, in one thread.** SQLite 3.7.0 to 3.51.2, which is what most machines have, can corrupt a WAL
-database when two connections write or checkpoint at once. What queues up while a commit runs is the next commit
+**One writing connection, in one thread.** SQLite 3.7.0 to 3.51.2, the versions on most machines, can corrupt a WAL
+database when two connections write or checkpoint at once. Events that come while a commit runs are the next commit
 (group commit), so that many publishers share the cost of one sync. The event loop never waits for the disk.
 
-**Readers** are separate read-only connections, few, each in a thread of its own, with transactions of one page, so
-that the write-ahead log can always be reused from its start.
+**Readers** are a few separate read-only connections, each in its own thread. Their transactions are as short as one
+page, so that the write-ahead log can always be reused from its start.
 
-**Retention** is in force at once, by `oldest`, and costs nothing; the rows go later, some thousand at a time. The
-newest row is never deleted: it is what remembers the position.
+**Retention** takes effect at once, by `oldest`, and costs nothing. The rows are deleted later, some thousand at a time.
+The newest row is never deleted, because it holds the position.
+
+The tables have names with `feed_` in front: see `feed.log.sqlite.schema`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _ENOUGH = 32  # requests for one commit: the writer is woken although more may c
 
 
 class SQLiteLog:
-    """`sqlite:PATH`. Made by `open`."""
+    """The log of `sqlite:PATH`. `open` makes it."""
 
     def __init__(self, writer: Writer, readers: Readers) -> None:
         self.position = writer.position
@@ -53,22 +55,23 @@ class SQLiteLog:
 
     @classmethod
     async def open(cls, path: str, retention: Retention) -> SQLiteLog:
-        """Open the file, or make it. Takes its lock, checks it, and begins a new epoch in it.
+        """Open the file or make it: take its lock, check it, migrate it if an older version wrote it, and begin a new
+        epoch.
 
-        Raises `LogRefused` for a file that is in use, not ours, newer than this program, or damaged. It is then as it
-        was before.
+        Raises `LogRefused` for a file that is in use, not a feed's, newer than this program, or damaged. The file is
+        then as it was before.
         """
         opening = asyncio.ensure_future(asyncio.to_thread(_open, Path(path), retention))
         try:
             writer, readers = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(_let_go)  # the thread goes on, and would keep the file's lock
+            opening.add_done_callback(_let_go)  # the thread goes on, and would keep the lock of the file
             raise
         log = cls(writer, readers)
         loop = asyncio.get_running_loop()
 
         def committed(outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
-            # The loop may be closed already when a process ends without `close`: then nobody waits for an answer.
+            # When a process ends without `close`, the loop may be closed already, and nobody waits for an answer.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(log._committed, outcomes, events)
 
@@ -83,12 +86,12 @@ class SQLiteLog:
 
     @property
     def retained(self) -> Retained:
-        """See `Log`. What the writer knew after its last commit, or when it last looked for what is too old."""
+        """See `Log`. As of the last commit, or of the last time that the writer looked for events that are too old."""
         return self._writer.retained
 
     @property
     def oldest_time(self) -> int | None:
-        """See `Log`. As new as `retained`."""
+        """See `Log`. As of the same time as `retained`."""
         return self._writer.oldest_time
 
     @property
@@ -107,7 +110,7 @@ class SQLiteLog:
         return 0
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
-        """See `Log`. Cancelling it leaves open whether the batch is committed; it is never committed in part."""
+        """See `Log`. If the call is cancelled, the batch may still be committed, but never in part."""
         if self._closed:
             raise FeedUnavailable("the log is closed")
         append = self._backlog.add(drafts, key)
@@ -115,15 +118,15 @@ class SQLiteLog:
         return await append.future
 
     def _request(self, request: Request) -> None:
-        """Leave it to the writer, which is woken once for all that comes together."""
+        """Hand a request to the writer. Requests that come together wake the writer once."""
         self._writer.requests.append(request)
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake, 0)
 
     def _wake(self, before: int) -> None:
-        """Wake the writer after a turn of the loop that has brought nothing more: a commit costs much the same for one
-        as for many."""
+        """Wake the writer after a turn of the loop that has brought no further request: a commit costs much the same
+        for one as for many."""
         waiting = len(self._writer.requests)
         if before < waiting < _ENOUGH:
             self._loop.call_soon(self._wake, waiting)
@@ -148,13 +151,14 @@ class SQLiteLog:
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
         page = await self._readers.read(after, until, selection, limit)
-        if page.end - page.start > SCAN_EVENTS:  # by index: what is gone in between was not missed
+        if page.end - page.start > SCAN_EVENTS:  # read by index, which does not notice missing events
             await self._look()
             page = self._readers.up_to_known_hole(page)
         return page
 
     async def _look(self) -> None:
-        """Let the writer see what others have deleted. Where it is busy for long, its last look has to do."""
+        """Let the writer see what other programs have deleted. If the writer is busy for long, its last look has to
+        do."""
         look: asyncio.Future[None] = self._loop.create_future()
         self._request(Check(look, writes=False))
         done, _ = await asyncio.wait([look], timeout=_LOOK_SECONDS)
@@ -182,11 +186,11 @@ class SQLiteLog:
         return self._epochs.locate(id, self.position)
 
     def losses_beyond(self, id: str) -> Sequence[Loss]:
-        """See `Log`: it loses nothing while it is open."""
+        """See `Log`: this log loses nothing while it is open."""
         return ()
 
     async def check(self) -> None:
-        """See `Log`: takes the write lock and lets it go, in its turn."""
+        """See `Log`: the writer takes the write lock and releases it, in its turn."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closed:
             raise FeedUnavailable("the log is closed")
@@ -194,20 +198,20 @@ class SQLiteLog:
         await future
 
     async def ask_others(self, question: bytes) -> Answers:
-        """See `Log`: there are no others."""
+        """See `Log`: there are no other nodes."""
         return Answers()
 
     def answer_others(self, answer: Callable[[bytes], bytes]) -> None:
-        """See `Log`: there are no others."""
+        """See `Log`: there are no other nodes."""
 
     async def close(self) -> None:
-        """See `Log`. Also from another event loop, where its own has ended."""
+        """See `Log`. Another event loop may call this when the log's own has ended."""
         if self._closed:
             return
         self._closed = True
         self._writer.requests.append(None)
         self._writer.wake.put(None)
-        # Whoever waits may be cancelled, as by a loop that ends; what has not begun in a thread would be, too.
+        # The caller may be cancelled, as by a loop that ends. Work that has not begun in a thread would be, too.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._let_go))
 
     def _let_go(self) -> None:

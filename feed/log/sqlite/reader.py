@@ -1,4 +1,4 @@
-"""The connections that read: pages by index where the patterns allow it, else by looking at every event."""
+"""The connections that read: pages by index where the patterns allow it, else by a scan of all events."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from feed.log.sqlite.trouble import is_unreadable, unavailable
 from feed.log.sqlite.writer import READERS, Writer
 from feed.pattern import Selection, literal_prefix
 
-_MAX_TOPICS = 64  # a pattern that matches so many topics is read topic by topic; one that matches more, by scanning
+_MAX_TOPICS = 64  # patterns that match so many topics are read topic by topic; if they match more, by a scan
 
-_PAGE_SECONDS = 0.02  # that events are looked at for one page: others wait for their turn
+_PAGE_SECONDS = 0.02  # how long events are scanned for one page: others wait for their turn
 
 Result = TypeVar("Result")
 
 
 class Readers:
-    """A few threads, each with a read-only connection of its own; a job is one short transaction."""
+    """A few threads, each with its own read-only connection. A job is one short transaction."""
 
     def __init__(self, path: Path, writer: Writer) -> None:
         self._path = path
@@ -59,7 +59,7 @@ class Readers:
             raise
         except Exception as error:  # noqa: BLE001
             self._writer.reports.tell(error)
-            raise unavailable(error) from None  # SQLite's own words may hold an event
+            raise unavailable(error) from None  # the message of SQLite may contain an event
 
     def _run(self, job: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._closed:
@@ -70,7 +70,7 @@ class Readers:
                 return _in_transaction(connection, job)
             except sqlite3.Error as error:
                 if not is_unreadable(error):
-                    self._forget(connection)  # it may still be where it broke, and that would hold for all who follow
+                    self._forget(connection)  # it may still be in a state that would break the next jobs, too
                     raise
             connection.text_factory = _text_or_bytes
             try:
@@ -90,9 +90,9 @@ class Readers:
     def _read(self, connection: sqlite3.Connection, after: int, until: int, selection: Selection, limit: int) -> Page:
         end = min(
             until, self._writer.position
-        )  # taken before the transaction has its snapshot: all up to it is in that
+        )  # taken before the transaction has its snapshot: the snapshot has all events up to it
         newest = self._newest(connection)
-        # Read after the transaction has its snapshot: rows go only after `oldest` has passed them.
+        # Read after the transaction has its snapshot: rows are deleted only after `oldest` has passed them.
         start = max(after, self._writer.oldest - 1)
         if end <= start:
             return Page([], start, start)
@@ -121,13 +121,13 @@ class Readers:
         return _down_to_hole(connection, Page(events, events[0].seq - 1 if full else start, end))
 
     def up_to_known_hole(self, page: Page) -> Page:
-        """The page as far as the writer knows of no hole in it."""
+        """Return the page up to the first hole that the writer knows."""
         start, end = self._first_run(page.start, page.end, page.end)
         return _cut(page, start, end)
 
     def _newest(self, connection: sqlite3.Connection) -> int:
-        """The seq of the newest event of this log that is there. If its epoch is not there, it is another log: what
-        its events are called here means nothing."""
+        """Return the seq of this log's newest event in the file. Without the epoch in the file it is another log, whose
+        seqs mean nothing here: then 0."""
         newest: int = connection.execute(
             "SELECT coalesce(max(seq), 0) FROM feed_events WHERE EXISTS (SELECT 1 FROM feed_epochs WHERE epoch = ?)",
             (self._writer.epochs.current,),
@@ -135,18 +135,18 @@ class Readers:
         return newest
 
     def _first_run(self, start: int, end: int, newest: int) -> tuple[int, int]:
-        """The first part of `start + 1 … end` in which there is no known hole, nor what is missing after `newest`."""
+        """Return the first part of `start + 1 … end` that has no known hole and does not go beyond `newest`."""
         run = self._writer.holes.first_run(start, min(end, newest))
         return run if start < newest and run[0] < run[1] else (end, end)
 
     def _last_run(self, start: int, end: int, newest: int) -> tuple[int, int]:
-        """The last one."""
+        """Return the last such part."""
         return self._writer.holes.last_run(start, max(start, min(end, newest)))
 
     def _fetch(
         self, connection: sqlite3.Connection, seqs: Sequence[int], *, backward: bool
     ) -> tuple[list[Event], bool]:
-        """The events of `seqs`, oldest first, up to a page's bytes; whether there were more than that."""
+        """Return the events of `seqs`, oldest first, up to a page's bytes, and whether the page is full."""
         rows = connection.execute(
             f"SELECT seq, topic, type, data, is_json, time FROM feed_events WHERE seq IN ({_marks(seqs)})"  # noqa: S608
             f" ORDER BY seq {'DESC' if backward else ''}",
@@ -170,7 +170,7 @@ class Readers:
         return events, full
 
     async def before_time(self, time: int) -> int:
-        """See `Log`. Found by halving: times never go back."""
+        """See `Log`. By bisection, as times never go back."""
         return await self.run(lambda connection: self._before_time(connection, time))
 
     def _before_time(self, connection: sqlite3.Connection, time: int) -> int:
@@ -189,8 +189,8 @@ class Readers:
         return low
 
     def close(self) -> None:
-        """Wait for what runs, then close the connections."""
-        self._closed = True  # what waits in a queue finds that, and is not cancelled: its callers were not
+        """Wait for the jobs that run, then close the connections."""
+        self._closed = True  # jobs in the queue see this. They are not cancelled, as their callers are not
         self._threads.shutdown()
         for connection in self._connections:
             connection.close()
@@ -199,12 +199,13 @@ class Readers:
 def _candidates(
     connection: sqlite3.Connection, selection: Selection, start: int, end: int, limit: int, *, backward: bool
 ) -> tuple[Sequence[int], int]:
-    """The seqs of at most `limit` wanted events in `start + 1 … end`, from the near end, and how far was looked.
+    """Return the seqs of at most `limit` wanted events in `start + 1 … end`, from the near end, and how far the scan
+    went.
 
-    Far is the last seq looked at, going forward; the one before the first looked at, going backward.
+    Forward that is the last seq that was looked at, backward the seq before the first one.
     """
     topics = _topics(connection, selection)
-    if topics is None:  # all of it is looked at, and so has a bound
+    if topics is None:  # a scan looks at every event, so it gets a bound
         start, end = (max(start, end - SCAN_EVENTS), end) if backward else (start, min(end, start + SCAN_EVENTS))
     wanted, far = [], start if backward else end
     until = time.perf_counter() + _PAGE_SECONDS
@@ -224,7 +225,7 @@ def _candidates(
 def _walk(
     connection: sqlite3.Connection, topics: Sequence[str] | None, start: int, end: int, *, backward: bool
 ) -> Iterator[tuple[int, str, str]]:
-    """`(seq, topic, type)` of the events of `topics`, or of all, in order, read as they are asked for."""
+    """Iterate over `(seq, topic, type)` of the events of `topics`, or of all events, in order, read on demand."""
     order = "DESC" if backward else "ASC"
     if topics is None:
         return iter(
@@ -245,8 +246,8 @@ def _walk(
 
 
 def _topics(connection: sqlite3.Connection, selection: Selection) -> Sequence[str] | None:
-    """The topics to read by index; None if they are too many, and all events have to be looked at."""
-    if selection.everything or connection.text_factory is not str:  # there are names that cannot be read
+    """Return the topics to read by index. None if there are too many, so that all events have to be scanned."""
+    if selection.everything or connection.text_factory is not str:  # some topics may be unreadable
         return None
     found: dict[str, None] = {}
     budget = 4 * _MAX_TOPICS
@@ -273,7 +274,7 @@ def _topics(connection: sqlite3.Connection, selection: Selection) -> Sequence[st
 
 
 def _up_to_hole(connection: sqlite3.Connection, page: Page) -> Page:
-    """The page as far as nothing is gone from what it has looked at. `start` moves beyond what is gone at once."""
+    """Return the page up to the first missing event. `start` moves beyond events that are missing at the beginning."""
     start, end = page.start, page.end
     for seq in _absent(connection, start, end):
         if seq > start + 1:
@@ -284,7 +285,7 @@ def _up_to_hole(connection: sqlite3.Connection, page: Page) -> Page:
 
 
 def _down_to_hole(connection: sqlite3.Connection, page: Page) -> Page:
-    """The same from its end."""
+    """Return the page back to the last missing event, in the same way."""
     start, end = page.start, page.end
     for seq in reversed(_absent(connection, start, end)):
         if seq < end:
@@ -301,8 +302,8 @@ def _cut(page: Page, start: int, end: int) -> Page:
 
 
 def _absent(connection: sqlite3.Connection, start: int, end: int) -> Sequence[int]:
-    """What is gone or cannot be read among `start + 1 … end`, where that is not more than is looked at for a page. What
-    is more, a page by index, was searched for holes by the writer."""
+    """Return the seqs in `start + 1 … end` that are missing or cannot be read, if a page looks at so many. Where there
+    are more, in a page by index, the writer has searched for holes."""
     if end - start > SCAN_EVENTS:
         return ()
     if connection.text_factory is str:
@@ -323,19 +324,19 @@ def _in_transaction(connection: sqlite3.Connection, job: Callable[[sqlite3.Conne
     try:
         return job(connection)
     finally:
-        # Whatever it was, the connection has to be good for the next one.
+        # Whatever happened, the next job needs a connection without a transaction.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
 
 def _note_unreadable(connection: sqlite3.Connection) -> None:
-    """At the second look it is passed over, as `_absent` sees it."""
+    """Raise at the first look. At the second look the event is skipped, and `_absent` reports it."""
     if connection.text_factory is str:
-        raise sqlite3.OperationalError("something that is no text")
+        raise sqlite3.OperationalError("a value that is not text")
 
 
 def _text_or_bytes(value: bytes) -> str | bytes:
-    """For a second look where the first met something that is no text."""
+    """Decode what is text: the second look, after the first one met a value that is not."""
     try:
         return value.decode()
     except UnicodeDecodeError:

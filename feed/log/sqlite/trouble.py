@@ -1,4 +1,4 @@
-"""What went wrong, in our own words: SQLite's may hold the data of an event, or a path."""
+"""What went wrong, in the feed's own words: those of SQLite may contain the data of an event, or a path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feed.errors import FeedError, FeedUnavailable, Indeterminate
 
 logger = logging.getLogger("feed.log.sqlite")
 
-_REPEAT = 60.0  # seconds until the same trouble is a line again
+_REPEAT = 60.0  # seconds until the same trouble is logged again
 
 _WORDS = {
     sqlite3.SQLITE_ERROR: "its file was changed by another program",  # a table is missing, for one
@@ -28,7 +28,7 @@ _WORDS = {
     sqlite3.SQLITE_NOTADB: "its file is damaged",
 }
 
-_UNFORESEEN = "of an error that was not foreseen, which is in the server's log"
+_UNFORESEEN = "unexpected error, see the server's log"
 
 _NOT_COMMITTED = frozenset({
     sqlite3.SQLITE_BUSY,
@@ -44,17 +44,17 @@ _NOT_WRITTEN = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_
 
 
 def code_of(error: BaseException) -> int | None:
-    """SQLite's own code for what happened; None where it was not SQLite that failed, but Python around it."""
+    """Return SQLite's own code of an error. None where Python failed, not SQLite."""
     return getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
 
 
 def is_unreadable(error: BaseException) -> bool:
-    """Whether a value was read that is no text: what Python says then repeats it."""
+    """Return whether a value was read that is not valid text. Python's message then repeats the value."""
     return isinstance(error, sqlite3.OperationalError) and code_of(error) is None
 
 
 def words_for(error: BaseException) -> str:
-    """What went wrong, without anything that was in the file."""
+    """Return what went wrong, without anything from the file."""
     if isinstance(error, FeedError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -65,21 +65,21 @@ def words_for(error: BaseException) -> str:
 
 
 def unavailable(error: BaseException) -> FeedUnavailable:
-    """For whoever asked: nothing was done."""
+    """Return the error for a caller for whom nothing was done."""
     retry_after = error.retry_after if isinstance(error, FeedUnavailable) else 1
-    return FeedUnavailable(f"the log cannot do it now: {words_for(error)}", retry_after)
+    return FeedUnavailable(f"the log cannot be used now: {words_for(error)}", retry_after)
 
 
 def indeterminate(error: BaseException) -> Indeterminate:
-    """For whoever asked: it may be found in the file after the next start."""
-    return Indeterminate(f"the log could not finish a commit: {words_for(error)}. It may have been published")
+    """Return the error for a caller whose events may be found in the file after the next start."""
+    return Indeterminate(f"the log could not finish a commit: {words_for(error)}. The events may have been published")
 
 
 def may_be_committed(error: BaseException) -> bool:
-    """Whether what a commit wrote before it failed like this may be found in the write-ahead log after a crash.
+    """Return whether the events of a commit that failed like this may be found in the write-ahead log after a crash.
 
-    It is there whole once only its sync is left, or the index of it. An error of writing comes before that, and so does
-    whatever was not SQLite's.
+    They are there once all is written, and only the sync or the index of the log is left to do. Errors of writing come
+    before that, and so do errors that are not SQLite's.
     """
     if isinstance(error, MemoryError):
         return True  # Python's own, or SQLite's
@@ -88,15 +88,15 @@ def may_be_committed(error: BaseException) -> bool:
 
 
 class Reports:
-    """Tells the operator of trouble: once, and then how often, a minute later. For all threads."""
+    """Log trouble for the operator: once, and a minute later how often it came since. All threads may call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: dict[str, float] = {}  # by our own words, so that they are few
+        self._told: dict[str, float] = {}  # by the feed's own words, of which there are few
         self._untold: dict[str, int] = {}
 
     def tell(self, error: Exception) -> None:
-        """Say that this went wrong. Whatever goes wrong here, whoever reports goes on."""
+        """Log what went wrong. This never raises: the caller has to go on."""
         with contextlib.suppress(Exception):
             words = words_for(error)
             name = getattr(error, "sqlite_errorname", None)
@@ -106,12 +106,12 @@ class Reports:
                 logger.error("the log: %s%s%s", words, named, again, exc_info=None if foreseen else error)
 
     def warn(self, words: str, fact: str = "") -> None:
-        """Say that somebody else did something to the file."""
+        """Log that another program has done something to the file."""
         if (again := self._again(words)) is not None:
             logger.warning("the log: %s%s%s", words, f" ({fact})" if fact else "", again)
 
     def _again(self, words: str) -> str | None:
-        """None if this was said within the last minute; else how often it was so since."""
+        """Return None if this was logged within the last minute, else how often it came since, as text."""
         now = time.monotonic()
         with self._lock:
             if now - self._told.get(words, -_REPEAT) < _REPEAT:
@@ -122,7 +122,7 @@ class Reports:
         return f" (and {times:,} times more since it was last said)" if times else ""
 
     def over(self) -> None:
-        """It works again: the next trouble is a line at once, whatever it is."""
+        """Log that the log works again, and log the next trouble at once."""
         with self._lock:
             times = sum(self._untold.values())
             self._told.clear()

@@ -1,17 +1,17 @@
-"""Whether the log's files are still those that were opened, and nobody else has written into them.
+"""A watch over the log's files: are they still those that were opened, and has no other program written to them?
 
-Looking costs a third of a commit, so it is done twenty times a second at most. There is more than one way to take the
-log from under a server that runs:
+A look costs a third of a commit, so there are at most twenty a second. A log can be taken away from a running server in
+several ways:
 
-- The file is removed or replaced by another one: its name leads to another inode.
-- Another program writes through SQLite (a row deleted, `.restore`): `PRAGMA data_version` of the writing connection
-  changes.
-- The file is overwritten in place (`cp copy.db feed.db`): SQLite does not notice. But only a checkpoint writes to that
-  file, and those are made by the one that watches: at any other time its size and time stay.
-- The write-ahead log is cut off (`truncate -s 0 feed.db-wal`, to free a disk): between our checkpoints it only grows.
+- The file is removed or replaced. Its name then leads to another inode.
+- Another program writes through SQLite (it deletes a row, or `.restore`s). `PRAGMA data_version` of the writing
+  connection changes.
+- The file is overwritten in place (`cp copy.db feed.db`). SQLite does not notice. But only a checkpoint writes to that
+  file, and the thread that watches makes all checkpoints. At any other time the file keeps its size and time.
+- The write-ahead log is truncated (`truncate -s 0 feed.db-wal`, to free a disk). Between two checkpoints it only grows.
 
-The last two may be harmless (`VACUUM`, `touch`, somebody else's checkpoint, an error before). What is in the file then
-says whether it is still this log.
+The last two may be harmless (`VACUUM`, `touch`, a checkpoint of another program, an earlier error). Then the content of
+the file tells whether it is still this log. Tables of an application in the same file do not matter.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _COUNT_BY_TOPIC = "SELECT count(*) FROM feed_events INDEXED BY feed_events_by_to
 
 
 class Known(NamedTuple):
-    """What the writer knows of the log, and no other log nor an older copy of this one has: its epoch, its position,
-    and the sizes of all before the newest event. And what is retained: from `oldest` on, so many events."""
+    """What the writer knows, and what neither another log nor an older copy of this one has: the epoch, the position,
+    and the sizes of all events before the newest one. `events` is how many are retained, from `oldest` on."""
 
     epoch: str
     position: int
@@ -56,7 +56,7 @@ class Known(NamedTuple):
 
 
 class Watch:
-    """For the thread that writes."""
+    """The watch. The thread that writes uses it."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
@@ -69,19 +69,22 @@ class Watch:
         self._broken: str | None = None
 
     def is_due(self) -> bool:
-        """Whether the last look is long enough ago, or found nothing good."""
+        """Return whether the last look is long enough ago, or has found something wrong."""
         return self._broken is not None or time.monotonic() - self._seen >= _LOOK
 
     def look(self, known: Known) -> Holes | None:
-        """Raises `FeedUnavailable` if this is not the log any more: what we wrote would be gone at the next start.
+        """Raise `FeedUnavailable` if the files are not this log any more: what is written now would be gone at the next
+        start.
 
-        If it is still the log, and events are not there any more: the holes that are in it now. Else None.
+        Return the holes if events are missing that were there before, else None.
         """
         if self._look_up_files() != self._files:
             raise FeedUnavailable("its file was removed or replaced: the server has to be restarted", 30)
-        # In this order: who cuts it off through SQLite changes the version, too.
+        # In this order: a program that truncates it through SQLite also changes the version.
         holes, stamp, ahead, version = None, self._stamp_now(), self.wal_bytes(), self._data_version()
-        is_other = stamp[0] != self._stamp[0] or ahead < self._ahead  # a copy, older or newer: parts of both are in it
+        is_other = (
+            stamp[0] != self._stamp[0] or ahead < self._ahead
+        )  # an older or newer copy: the file is a mixture of both
         if self._broken is None and version == self._version and is_other:
             self._broken = _OVERWRITTEN
         elif self._broken is None and (version, stamp) != (self._version, self._stamp):
@@ -93,7 +96,7 @@ class Watch:
 
     @contextlib.contextmanager
     def own_checkpoint(self) -> Iterator[None]:
-        """Around what writes to the file, which then has changed by us."""
+        """Surround a checkpoint of this program: the file changes, and that is right."""
         unchanged, uncut = self._stamp_now() == self._stamp, self.wal_bytes() >= self._ahead
         try:
             yield
@@ -104,7 +107,7 @@ class Watch:
                 self._ahead = self.wal_bytes()
 
     def wal_bytes(self) -> int:
-        """How large the write-ahead log is."""
+        """Return the size of the write-ahead log."""
         return _size(f"{self._path}-wal")
 
     def file_bytes(self) -> FileBytes:
@@ -113,7 +116,7 @@ class Watch:
         return FileBytes(_size(str(self._path)) + ahead, ahead)
 
     def _examine(self, known: Known, *, overwritten: bool) -> Holes | None:
-        # Not by the connection that writes: what that has in memory is what was in the file.
+        # Not with the connection that writes: its cache has what was in the file before.
         uri = f"{self._path.as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
             is_ours = connection.execute("SELECT 1 FROM feed_epochs WHERE epoch = ?", (known.epoch,)).fetchone()
@@ -150,7 +153,7 @@ def _size(path: str) -> int:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Which file this is, whatever its name; None if there is none."""
+    """Return which file this is, whatever its name. None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:

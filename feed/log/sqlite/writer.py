@@ -1,4 +1,4 @@
-"""The one connection that writes, in its one thread: group commit, idempotency keys, retention."""
+"""The one connection that writes, in its thread: group commit, idempotency keys, retention."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, un
 from feed.log.sqlite.watch import Known, Watch
 
 READERS = 2
-"""Threads that read: few at once, so that a storm of replays does not starve everything else."""
+"""Threads that read. They are few, so that many replays at once do not starve everything else."""
 
-_RETAIN_BYTES = 1 << 30  # unless said
-_GROUP_EVENTS = 5_000  # a commit takes in what waits up to these two
+_RETAIN_BYTES = 1 << 30  # by default
+_GROUP_EVENTS = 5_000  # a commit takes the events that wait, up to this number and this size
 _GROUP_BYTES = 8 << 20
 _STATEMENT_ROWS = 64
 _HOUSEKEEPING = 5.0  # seconds between looks at the age of events while nothing is published
 _DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it inserts
 _CHECKPOINT_BYTES = 4 << 20  # written since the last one
-_COMMIT_BYTES = 2 * 4096  # what a commit writes besides its events: pages that it changes
-_WAL_BYTES = 64 << 20  # beyond this the readers are held for a moment, so that the write-ahead log can start anew
+_COMMIT_BYTES = 2 * 4096  # that a commit writes besides its events: the pages that it changes
+_WAL_BYTES = 64 << 20  # beyond this, readers are held for a moment, so that the write-ahead log can start afresh
 _PROBE = 5.0  # seconds without a commit until a check really writes: an empty transaction succeeds on a full disk
-_PROBE_AGAIN = 1.0  # seconds until what failed is tried again by a check
-_PROBE_BYTES = 1 << 20  # at most, of a probe that is as large as what failed
-_PROBE_KEY = ("", "\0")  # in the table of keys: no key of a publish looks like it
+_PROBE_AGAIN = 1.0  # seconds after a failure until a check tries again
+_PROBE_BYTES = 1 << 20  # at most: a probe is as large as the events that failed
+_PROBE_KEY = ("", "\0")  # in the table of keys: a key of a publish never looks like this
 
 
 class Check(msgspec.Struct, frozen=True, eq=False):
-    """Whether the log is still there, and, where `writes`, takes events."""
+    """The question whether the log is still there and, with `writes`, takes events."""
 
     future: asyncio.Future[None]
     writes: bool = True
@@ -61,7 +61,7 @@ Outcome = tuple[Append, Appended | BaseException]
 
 
 class _Group:
-    """What one commit takes in: what becomes of the requests once it is done, and the events."""
+    """One commit: its events, and the answers to its requests when it is done."""
 
     def __init__(self, position: int, end: int) -> None:
         self.outcomes: list[Outcome] = []
@@ -72,20 +72,20 @@ class _Group:
 
 
 class Writer:
-    """The one connection that writes. `run` is its thread; everything else is read by other threads at most."""
+    """The one connection that writes. `run` is its thread; other threads only read attributes."""
 
     def __init__(
         self, path: Path, lock: IO[str], connection: sqlite3.Connection, content: Content, retention: Retention
     ) -> None:
         self.requests: deque[Request] = deque()
-        self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put to after `requests` were: a wake for many
+        self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put to after `requests`: one wake-up for many
         self.gate = threading.Semaphore(READERS)
         self.epochs: Epochs = content.epochs
         self.holes = content.holes  # replaced as a whole
         self.reports = Reports()
         self.oldest = 1
         self.position = 0
-        self.retained = Retained(0, 0)  # replaced as a whole: the numbers that it is made of change one after the other
+        self.retained = Retained(0, 0)  # replaced as a whole, as its numbers change one after the other
         self.oldest_time: int | None = None
         self.commits = Histogram()
         self._path = path
@@ -100,7 +100,7 @@ class Writer:
         self._clock = Clock(content.latest)
         self._unchecked = 0  # bytes that were written since the last checkpoint, roughly
         self._written = 0.0  # when something was committed last, by the monotonic clock
-        self._failed: FeedUnavailable | None = None  # why the last commit, or try, failed
+        self._failed: FeedUnavailable | None = None  # why the last commit or probe failed
         self._failed_bytes = 0
         self._probed = 0.0
         self._reload()
@@ -121,8 +121,8 @@ class Writer:
         self._retain(now())
 
     def run(self, committed: Callable[[Sequence[Outcome], Sequence[Event]], None]) -> None:
-        """Take what is queued, commit it, say so; until None comes. Whatever goes wrong, this thread goes on: without
-        it nobody who publishes would get an answer."""
+        """Commit what is queued and report it to `committed`, until None comes. Whatever goes wrong, this thread goes
+        on: without it, nobody who publishes would get an answer."""
         tidied = time.monotonic()
         going_on = True
         while going_on:
@@ -145,7 +145,7 @@ class Writer:
             self.reports.tell(error)
 
     def _gather(self) -> tuple[list[Append], bool]:
-        """The appends that wait, up to what one commit takes, and whether the writer is to go on after them."""
+        """Return the appends that wait, as many as one commit takes, and whether to go on after them."""
         group: list[Append] = []
         events, size = 0, 0
         while self.requests and events < _GROUP_EVENTS and size < _GROUP_BYTES:
@@ -164,7 +164,7 @@ class Writer:
         time_, begun = self._clock.next(), time.perf_counter()
         group = _Group(self.position, self._end)
         try:
-            if self._connection.in_transaction:  # it could not be ended before: nothing may get into it
+            if self._connection.in_transaction:  # an earlier rollback failed: nothing may get into it
                 self._connection.execute("ROLLBACK")
             if self._is_one_statement(requests):
                 self._look()
@@ -172,9 +172,9 @@ class Writer:
             else:
                 with self._transaction():
                     self._insert(group, requests, time_)
-                    # More than came, or the file would outgrow.
+                    # More than were inserted, or the file would grow for ever.
                     self._delete_some(max(_DELETE_EVENTS, 2 * len(group.events)))
-        except Exception as error:  # noqa: BLE001  whatever it is, everybody gets an answer
+        except Exception as error:  # noqa: BLE001  whatever happened, everybody gets an answer
             if not self._is_there(group):
                 return self._refused(requests, error), ()
             self.reports.tell(error)
@@ -183,7 +183,7 @@ class Writer:
         return group.outcomes, group.events
 
     def _committed(self, group: _Group, time_: int, seconds: float) -> None:
-        """What follows from a commit. It may fail: what is committed is committed."""
+        """Update what depends on a commit. A failure here does not undo the commit."""
         if self.oldest > self.position:
             self._oldest_start, self._oldest_time = self._end, time_
         self._newest_start = group.newest_start
@@ -194,7 +194,7 @@ class Writer:
         self._retain(now())
 
     def _is_there(self, group: _Group) -> bool:
-        """Whether a group was committed all the same, and what failed was what came after."""
+        """Return whether a group was committed, and only what came after it has failed."""
         if not group.events or self._connection.in_transaction:
             return False
         try:
@@ -209,19 +209,19 @@ class Writer:
         self._failed = FeedUnavailable(words_for(error))
         self._failed_bytes = max(request.bytes for request in requests)
         self._probed = time.monotonic()
-        # Each waiter gets an exception of its own: a shared one would gather everybody's traceback.
+        # Each waiter gets its own exception: a shared one would collect everybody's traceback.
         return [(request, answer(error)) for request in requests]
 
     def _works(self) -> None:
-        """Something was written."""
+        """Note that something was written."""
         self._written = time.monotonic()
         if self._failed is not None:
             self._failed = None
             self.reports.over()
 
     def _is_one_statement(self, group: Sequence[Append]) -> bool:
-        """Whether it needs no transaction around it: one statement is one. Each statement more is a time that this
-        thread lets go of the interpreter's lock and has to wait for it."""
+        """Return whether the group is one statement, which needs no transaction around it. For each further statement
+        this thread would release the interpreter's lock and wait for it again."""
         return (
             sum(len(request.drafts) for request in group) <= _STATEMENT_ROWS
             and all(request.key is None for request in group)
@@ -280,13 +280,13 @@ class Writer:
                 time_ + KEY_LIFETIME_MS,
             ),
         )
-        # Row ids count up, so this is the bound on how many there are, without counting them.
+        # Row ids increase, so this bounds the number of rows without counting them.
         self._connection.execute(
             "DELETE FROM feed_answers WHERE rowid <= (SELECT max(rowid) FROM feed_answers) - ?", (self._retention.keys,)
         )
 
     def _retain(self, today: int) -> None:
-        """Move `oldest` to where the retention's bounds put it. Rows are left to `_delete_some`."""
+        """Move `oldest` to where the retention puts it. `_delete_some` deletes the rows."""
         retention = self._retention
         oldest = max(self.oldest, self.position + 1 - retention.events)
         if oldest != self.oldest:
@@ -304,11 +304,11 @@ class Writer:
 
     @property
     def _gone(self) -> int:
-        """How many events are missing in the holes of what is retained."""
+        """How many of the retained events are missing."""
         return self.holes.gone_from(self.oldest)
 
     def _skip_to(self, condition: str, bound: int) -> None:
-        # Walks over the rows that are to go, each of them once in its life: no index needed.
+        # This scans the rows that will be deleted, each of them once, so no index is needed.
         row = self._connection.execute(
             f"SELECT seq FROM feed_events WHERE seq >= ? AND {condition} ORDER BY seq LIMIT 1",  # noqa: S608
             (self.oldest, bound),
@@ -324,7 +324,7 @@ class Writer:
 
     @property
     def _deletable(self) -> int:
-        """How many rows may be deleted; 0 while it is not worth it."""
+        """How many rows may be deleted. 0 while they are too few to be worth a statement."""
         gone = min(self.oldest, self.position) - self._first_row  # the newest row stays: it holds the position
         return gone if gone >= min(1_000, self._retention.events) else 0
 
@@ -344,7 +344,7 @@ class Writer:
         self._shorten_wal()
 
     def _checkpoint(self) -> None:
-        """Put what was written ahead where it belongs, as far as nobody reads what is older. It never waits."""
+        """Copy the write-ahead log into the file, except what would disturb readers. This never waits."""
         self._unchecked = 0
         with self._watch.own_checkpoint():
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -356,7 +356,9 @@ class Writer:
         for _ in range(READERS):
             self.gate.acquire()
         try:
-            self._connection.execute("PRAGMA busy_timeout = 0")  # others may read for long: nobody is to wait for them
+            self._connection.execute(
+                "PRAGMA busy_timeout = 0"
+            )  # other programs may read for long, and nobody should wait for them
             with self._watch.own_checkpoint():
                 busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         finally:
@@ -364,8 +366,8 @@ class Writer:
             self._connection.execute(f"PRAGMA busy_timeout = {int(file.BUSY_TIMEOUT * 1000)}")
         if busy:
             self.reports.warn(
-                "another program has been reading the log's file for long: what is written ahead, in a file beside it, "
-                "cannot be put into it until that ends",
+                "another program has been reading the log's file for long: the write-ahead log, a file beside it, "
+                "grows until that program has finished",
                 f"{size >> 20} MiB by now",
             )
 
@@ -390,8 +392,8 @@ class Writer:
             request.future.get_loop().call_soon_threadsafe(answer)
 
     def _check(self) -> None:
-        """Raises if an event could not be committed now. After a failure, and where nothing was committed for a while,
-        that is found out by writing."""
+        """Raise if an event could not be committed now. After a failure, and after a while without a commit, only
+        writing can tell."""
         today = time.monotonic()
         failed = self._failed
         if failed is not None and today - self._probed < _PROBE_AGAIN:
@@ -409,7 +411,7 @@ class Writer:
         self._works()
 
     def _probe(self, size: int) -> None:
-        """Write, and take it back: as much as did not go in before, since on a full disk a little may."""
+        """Write and delete again, as much as has failed before: a full disk may still have room for a little."""
         with self._transaction():
             self._connection.execute(
                 "INSERT OR REPLACE INTO feed_answers VALUES (?, ?, zeroblob(?), '', 0, 0, 0)", (*_PROBE_KEY, size)
@@ -428,25 +430,25 @@ class Writer:
             self._connection.execute("COMMIT")
         except BaseException:
             self._first_row = before
-            # A full disk may have rolled it back already.
+            # On a full disk, SQLite may have rolled back already.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
     def _look(self, *, at_once: bool = False) -> None:
-        """Raises `FeedUnavailable` if somebody has taken the log away, or changed it; else finds what they deleted."""
+        """Raise `FeedUnavailable` if another program has removed or changed the log. Note what it has deleted."""
         if at_once or self._watch.is_due():
             count = self.position + 1 - self.oldest - self._gone
             holes = self._watch.look(Known(self.epochs.current, self.position, self._newest_start, self.oldest, count))
             if holes is not None:
                 self.holes = holes
-                self.reports.warn("another program has deleted events from the log's file: readers are told of a gap")
+                self.reports.warn("another program has deleted events from the log's file: readers get a gap")
 
     def file_bytes(self) -> FileBytes:
-        """For other threads too: it only looks at the files."""
+        """Return the sizes of the files. All threads may call this."""
         return self._watch.file_bytes()
 
     def release(self) -> None:
-        """Close the file, then let go of its lock."""
+        """Close the file, then release its lock."""
         self._connection.close()
         self._lock.close()

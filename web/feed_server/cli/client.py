@@ -90,7 +90,7 @@ def run_to_end(command: Coroutine[Any, Any, None]) -> None:
 
 
 def end_with_reader() -> None:
-    """Cancel the running task when nobody reads standard output any more: without a write it would not notice."""
+    """Cancel the running task when the reader of standard output is gone, which a task only notices when it writes."""
     loop, task, output = asyncio.get_running_loop(), asyncio.current_task(), sys.stdout.fileno()
 
     def end() -> None:

@@ -1,1 +1,1 @@
-"""What listens: uvicorn with protocols of our own, its workers and their supervisor."""
+"""The server itself: uvicorn with protocols of our own, its workers and their supervisor."""
