@@ -175,7 +175,7 @@ class Origins:
         hosts = _values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if origin is None or host is None or origin.scheme not in _DEFAULT_PORTS:
-            return False  # an app on this machine may have another scheme (capacitor://localhost), but not a page of this server
+            return False  # as an app on this machine has (capacitor://localhost)
         port = _DEFAULT_PORTS[origin.scheme]
         return (origin.name, origin.port or port) == (host.name, host.port or port)
 
