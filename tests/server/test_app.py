@@ -138,7 +138,7 @@ def test_every_route_is_documented(server: RunningServer) -> None:
         ("/healthz", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),
         ("/session", "DELETE, POST"),
-        ("/subscriptions", "GET"),
+        ("/subscriptions", "DELETE, GET"),
         ("/subscriptions/a", "DELETE"),
     ],
 )
