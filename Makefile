@@ -40,7 +40,8 @@ $(VENV)/tools: $(VENV)/python pyproject.toml requirements/test.txt
 	@touch $@ $(VENV)/feed
 
 $(VENV)/docs: $(VENV)/python requirements/docs.txt
-	$(PIP) --require-hashes -r requirements/docs.txt
+	@echo 'Installing what builds the site into $(VENV) …'
+	@$(PIP) --require-hashes -r requirements/docs.txt
 	@touch $@
 
 install: $(VENV)/feed  ## Make .venv with feed in it, as it is locked.

@@ -110,7 +110,7 @@ class History:
             page = window.page(after, selection, limit)
             if page is None or page.end == after or page.end > until:
                 return await read_on(self._log, after, until, selection, limit)
-            await asyncio.sleep(0)  # many pages in a row must not hold up everybody else
+            await asyncio.sleep(0)  # many pages in a row must not delay the other readers
             return page
 
     async def _page_backward(self, before: int, selection: Selection, limit: int) -> LogPage:

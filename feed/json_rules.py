@@ -1,7 +1,7 @@
-"""What JSON may be here, and in our own words what is wrong with what is none.
+"""The rules for JSON, and the words for what is wrong with a text that breaks them.
 
-A parser's words change with its release, and some repeat what they stumble over. So the parser in use only says that
-there is a fault, and this says which: by looking for itself, with nothing but the standard library.
+The words of a parser change with its releases, and some of them repeat the data. So the parser only finds that there is
+a fault, and this module says which, with nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, NoReturn
 from feed.json_values import NoForm, json_form, with_text_keys
 
 MAX_DEPTH = 100
-"""Levels of nested arrays and objects that JSON may have here: many readers' parsers break on more."""
+"""How many levels of nested arrays and objects JSON may have here: many readers' parsers fail on more."""
 
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 BOM = b"\xef\xbb\xbf"
-"""What some writers put before a text, and a reader of JSON may pass over (RFC 8259, 8.1)."""
+"""The byte order mark that some writers put before a text, and a reader of JSON may ignore (RFC 8259, 8.1)."""
 
 _SURROGATE = "a lone surrogate: half of a pair such as \\ud83d\\ude00"
-_EXAMINED = 256 << 10  # bytes: to find the place in more would hold everybody up for the sake of a bad request
+_EXAMINED = 256 << 10  # bytes: finding the place in more would block the event loop for the sake of a bad request
 _LINE_ENDS_OF_OTHERS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029"]
 _SPACE = " \t\r\n"
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -31,7 +31,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def json_fault(raw: bytes) -> str:
-    """Why no reader could take this for JSON. The words repeat nothing of it but one byte."""
+    """Return why this is not JSON. The words repeat at most one byte of it."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -39,7 +39,7 @@ def json_fault(raw: bytes) -> str:
     if not text.strip(_SPACE):
         return "it is empty"
     if len(raw) > _EXAMINED:
-        return "it breaks off, or holds what cannot stand there"
+        return "it breaks off, or contains what JSON does not allow there"
     try:
         value = json.loads(text, parse_int=str, parse_float=_finite, parse_constant=_no_constant)
     except _Number as found:
@@ -47,7 +47,7 @@ def json_fault(raw: bytes) -> str:
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip(_SPACE)):
             return "it breaks off before its end"
-        return f"line {error.lineno}, column {error.colno}: what begins there cannot stand there"
+        return f"line {error.lineno}, column {error.colno}: JSON does not allow what begins there"
     except RecursionError:
         return TOO_DEEP
     if is_too_deep(raw):
@@ -81,26 +81,26 @@ def _dumped(value: object, form: Callable[[Any], object]) -> str:
 
 
 def ends_lines(text: str) -> bool:
-    """Whether a text holds what ends a line for many who read line by line, though neither in JSON nor in SSE: for
-    Python's `str.splitlines`, and with it for httpx's `iter_lines`."""
-    # Python knows of each text whether it is ASCII: for what most are this costs nothing.
+    """Return whether a text contains characters that end a line for many readers, such as Python's `str.splitlines` and
+    httpx's `iter_lines`, though neither in JSON nor in SSE."""
+    # Python knows of each text whether it is ASCII, as most texts are: for them this costs nothing.
     return not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text)
 
 
 def spare_readers(raw: bytes) -> bytes:
-    """JSON of our own making in which that is escaped, as it stands in strings only."""
+    """Return our own JSON with those characters escaped, which can only stand in its strings."""
     for character, escaped in _LINE_ENDS_OF_OTHERS:
         raw = raw.replace(character, escaped)
     return raw
 
 
 def not_utf_8(raw: bytes, error: UnicodeDecodeError) -> str:
-    """Where bytes are no text."""
+    """Say where bytes are not UTF-8."""
     return f"not UTF-8: byte {error.start} is {raw[error.start]:#04x}"
 
 
 def is_too_deep(raw: bytes) -> bool:
-    """Whether valid JSON is nested deeper than `MAX_DEPTH`."""
+    """Return whether valid JSON is nested deeper than `MAX_DEPTH`."""
     if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return False
     brackets = _STRING.sub(b"", raw).translate(_BRACKETS, _NO_BRACKETS)
@@ -110,7 +110,7 @@ def is_too_deep(raw: bytes) -> bool:
 
 
 class _Number(Exception):
-    """A number that JSON does not have, or that few readers can hold."""
+    """A number that JSON does not have, or that few readers can represent."""
 
 
 def _finite(text: str) -> str:
@@ -120,7 +120,7 @@ def _finite(text: str) -> str:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _Number(f"{name} is no number of JSON")
+    raise _Number(f"{name} is not a number in JSON")
 
 
 def _has_surrogate(value: object) -> bool:

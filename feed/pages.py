@@ -73,7 +73,7 @@ def page_request(
 
 
 def check_last(last: int | None, name: str = "last") -> None:
-    """Raise `Invalid` for a number of events that nobody can ask for."""
+    """Raise `Invalid` for a number of events that cannot be asked for."""
     if last is not None and not 1 <= last <= MAX_LAST:
         raise Invalid(name, f"has to be a whole number from 1 to {MAX_LAST:,}")
 

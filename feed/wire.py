@@ -1,7 +1,7 @@
 """How an event looks on the wire: values in, bytes or text out.
 
-Nothing here reads a clock, a setting or a socket: what comes out depends on what goes in alone. What is allowed in a
-topic, type or id is decided elsewhere (`feed.event`): these functions trust that ids and types hold no line break.
+Nothing here reads a clock, a setting or a socket: the output only depends on the input. `feed.event` decides what is
+allowed in a topic, type or id: these functions trust that ids and types contain no line break.
 
 The SSE stream is defined by the WHATWG HTML standard, section 9.2 "Server-sent events".
 """
@@ -16,13 +16,13 @@ import orjson
 
 from feed.json_rules import ends_lines, spare_readers
 
-_LINE_END = re.compile("\r\n|\n|\r")  # the three that end a line in SSE; str.splitlines() knows many more
+_LINE_END = re.compile("\r\n|\n|\r")  # what ends a line in SSE; str.splitlines() knows many more
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 HEARTBEAT = b":\n"
-"""A comment, and no blank line after it: some client libraries make an event of every blank line."""
+"""A comment, without a blank line after it: some client libraries make an event of every blank line."""
 
 
 def moment(milliseconds: int) -> datetime:
@@ -55,7 +55,7 @@ def _rfc3339_second(seconds: int) -> str:
 
 
 def sse(id: str | None, type: str, text: str, *, retry: int | None = None) -> bytes:
-    """One SSE frame. `type` "message" is left out, as it is what a browser assumes; `retry` is in milliseconds."""
+    """Make an SSE frame. The `type` "message" is left out, as browsers assume it; `retry` is in milliseconds."""
     if "\n" in text or "\r" in text:
         text = _LINE_END.sub("\ndata: ", text)
     head = "" if retry is None else f"retry: {retry}\n"
@@ -67,10 +67,10 @@ def sse(id: str | None, type: str, text: str, *, retry: int | None = None) -> by
 
 
 def message(id: str, topic: str, type: str, text: str, *, is_json: bool, time_ms: int) -> bytes:
-    """The JSON object of one event, as a WebSocket message, an NDJSON line or a piece of a history page carries it.
+    """Make the JSON object of an event, for a WebSocket message, an NDJSON line or a page of history.
 
-    Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string. No topic or type
-    holds what `json_text` is about.
+    Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string. Topics and types
+    cannot contain the characters that `json_text` escapes.
     """
     return b'{"id":"%b","topic":%b,"type":%b,"data":%b,"time":"%b"}' % (
         id.encode(),
@@ -82,18 +82,18 @@ def message(id: str, topic: str, type: str, text: str, *, is_json: bool, time_ms
 
 
 def json_text(text: str) -> bytes:
-    """A text as a JSON string, on one line for everybody (`spare_readers`)."""
+    """Make a JSON string of a text, which is one line for all readers (`spare_readers`)."""
     return spare_readers(orjson.dumps(text)) if ends_lines(text) else orjson.dumps(text)
 
 
 def json_object(value: dict[str, str | int]) -> bytes:
-    """A flat object as JSON, on one line for everybody."""
+    """Make JSON of a flat object, which is one line for all readers."""
     raw = orjson.dumps(value)
     return raw if raw.isascii() else spare_readers(raw)
 
 
 def control(type: str, text: str, id: str | None) -> bytes:
-    """The JSON object of a control event (`feed.open` and its kin). `text` is JSON already."""
+    """Make the JSON object of a control event. `text` is JSON already."""
     if id is None:
         return b'{"type":"%b","data":%b}' % (type.encode(), text.encode())
     return b'{"type":"%b","id":"%b","data":%b}' % (type.encode(), id.encode(), text.encode())

@@ -1,4 +1,4 @@
-"""The client for asyncio: httpx and websockets, and nothing decided here."""
+"""The client for asyncio. It carries out, over httpx and websockets, what other modules decide."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """Where the feed is, without a password."""
+        """The feed's URL, without a password."""
         return self._server.name
 
     def _new_http(self) -> httpx.AsyncClient:
@@ -302,7 +302,7 @@ class AsyncSubscription(AsyncIterator[Item]):
     """
 
     def __init__(self, reading: Reading, begin: Callable[[], AsyncGenerator[Item, None]]) -> None:
-        """`begin` makes what goes on where `reading` is."""
+        """`begin` opens the stream again where `reading` is."""
         self._reading = reading
         self._begin = begin
         self._end = asyncio.Event()
@@ -322,10 +322,10 @@ class AsyncSubscription(AsyncIterator[Item]):
         try:
             return await anext(running.items)
         except asyncio.CancelledError:
-            # Not the task is cancelled, if it was `aclose`, but this wait: its loop ends.
+            # If `aclose` has cancelled it, only this wait ends, not the task: its loop over the items ends.
             if self._end.is_set() and task is not None and not task.uncancel():
                 raise StopAsyncIteration from None
-            running.items = self._begin()  # the one before has ended by it
+            running.items = self._begin()  # the cancellation has ended the one before
             raise
         finally:
             running.reader = None
@@ -355,7 +355,7 @@ class AsyncSubscription(AsyncIterator[Item]):
 
 
 class _Running:
-    """A subscription in one event loop, and who reads it there."""
+    """A subscription in one event loop, and the task that reads it there."""
 
     def __init__(self, items: AsyncGenerator[Item, None]) -> None:
         self.items = items

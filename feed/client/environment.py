@@ -1,8 +1,8 @@
-"""What the environment says of the way to a server: through which proxy, and whose certificates are trusted.
+"""Proxies and trusted certificates, as the environment's variables say.
 
-Read here and not by httpx and websockets, which read the same variables differently, and of which an entry that nobody
-asked for can make a traceback. One rule for all that we ask, over whatever transport: who is exempt needs no proxy,
-whatever stands in the other variables; of these the one that counts is looked at, and is named where it is no good.
+The variables are read here and not by httpx and websockets, which read them differently and can fail with a traceback
+for an entry that does not matter. One rule holds for every transport: a host that is exempt needs no proxy, whatever
+the other variables hold. Of these only the variable that counts is read, and an error names it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _ENTRY = re.compile(r"(?:(?P<scheme>[a-z]+)://)?(?:\[(?P<six>[^]]*)]|(?P<name>[^
 
 
 def proxy_for(url: httpx.URL) -> str | None:
-    """The URL of the proxy to ask for `url`, which may be a WebSocket's; None to ask the server itself. Raises
-    `Invalid`, with the name of the variable, for one that is no good."""
+    """Return the URL of the proxy for `url`, which may be a WebSocket's; None to ask the server itself. Raises
+    `Invalid`, with the name of the variable, for a proxy that cannot be used."""
     proxies = getproxies()  # where nothing is in the environment, macOS and Windows have settings of their own
     chosen = next((name for name in _CANDIDATES[url.scheme] if proxies.get(name)), None)
     if chosen is None or _is_exempt(url, proxies.get("no", "")):
@@ -45,11 +45,11 @@ def proxy_for(url: httpx.URL) -> str | None:
 
 
 def tls_context(*, trust_env: bool = True, system: bool = False) -> ssl.SSLContext:
-    """Trusts whom `SSL_CERT_FILE` or `SSL_CERT_DIR` name, else certifi's, or those that the `system` does. Raises
-    `Invalid`, with the name of the variable, for what cannot be read."""
+    """Make a TLS context. It trusts the certificates of `SSL_CERT_FILE` or `SSL_CERT_DIR`, else those of certifi, or of
+    the `system`. Raises `Invalid`, with the name of the variable, for what cannot be read."""
     folders = os.environ.get("SSL_CERT_DIR", "") if trust_env and not os.environ.get("SSL_CERT_FILE") else ""
     if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep) if folder):
-        raise Invalid("SSL_CERT_DIR", "there is no such folder")  # OpenSSL would only trust nobody
+        raise Invalid("SSL_CERT_DIR", "this folder does not exist")  # OpenSSL would say nothing, and trust nobody
     try:
         named = trust_env and (os.environ.get("SSL_CERT_FILE") or folders)
         return ssl.create_default_context() if system and not named else httpx.create_ssl_context(trust_env=trust_env)
@@ -72,7 +72,7 @@ def _is_exempt(url: httpx.URL, entries: str) -> bool:
 
 
 def _exempts(entry: str, scheme: str, names: set[str], port: int) -> bool:
-    """Whether an entry is for the host with these names; one that cannot be read is for nobody."""
+    """Return whether an entry exempts the host with these names. An entry that cannot be read exempts nothing."""
     if entry == "*":
         return True
     if any(_is_within(name, entry) for name in names):
@@ -89,7 +89,7 @@ def _exempts(entry: str, scheme: str, names: set[str], port: int) -> bool:
 
 
 def _is_within(host: str, network: str) -> bool:
-    """Whether both are addresses, and the one is the other or lies in it."""
+    """Return whether both are addresses, and the network contains the host."""
     try:
         return ip_address(host) in ip_network(network, strict=False)
     except ValueError:
@@ -97,7 +97,7 @@ def _is_within(host: str, network: str) -> bool:
 
 
 def _checked(kind: str, value: str, scheme: str) -> str:
-    # No word of the value itself, which may hold a password.
+    # The value itself is not repeated, as it may hold a password.
     variable = _variable(kind)
     proxy = _parsed(value, variable)
     if proxy.scheme in _SOCKS:
@@ -105,8 +105,8 @@ def _checked(kind: str, value: str, scheme: str) -> str:
         if find_spec(needed) is None:
             raise Invalid(variable, f"names a SOCKS proxy, which needs {needed.replace('_', '-')}: pip install it")
     elif proxy.scheme not in {"http", "https"}:
-        raise Invalid(variable, f"no such kind of proxy: {proxy.scheme}://; there are http, https, socks5 and socks5h")
-    # Without what some write behind it, and with a password wherever there is a name, as websockets wants it.
+        raise Invalid(variable, f"{proxy.scheme}:// is not a kind of proxy: use http, https, socks5 or socks5h")
+    # Without a path, and with a password wherever there is a name, as websockets expects.
     user = proxy.userinfo.decode("ascii")
     login = f"{user}{'' if ':' in user else ':'}@" if user else ""
     place = proxy.netloc.decode("ascii")
@@ -122,12 +122,12 @@ def _parsed(value: str, variable: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError):
         proxy = httpx.URL("")
     if not proxy.host:
-        raise Invalid(variable, "is no URL of a proxy, such as http://proxy.example.org:3128")
+        raise Invalid(variable, "is not the URL of a proxy, such as http://proxy.example.org:3128")
     return proxy
 
 
 def _variable(kind: str) -> str:
-    """What a proxy is from, as it is written."""
+    """Return the name of the variable that names the proxy, as it is written."""
     wanted = f"{kind}_proxy"
     names = [name for name, value in os.environ.items() if name.lower() == wanted and value]
     return min(names, key=lambda name: name != wanted, default=f"the system's {kind} proxy")
@@ -137,12 +137,12 @@ def _variable(kind: str) -> str:
 
 
 def _unreadable(*, trust_env: bool) -> Iterator[tuple[str, str]]:
-    """What keeps a context from being made: the name of the variable, and why."""
+    """Yield the variables that keep a context from being made, with the reason."""
     if trust_env and (file := os.environ.get("SSL_CERT_FILE")):
         try:
             _bare_context().load_verify_locations(cafile=file)
         except ssl.SSLError:
-            yield "SSL_CERT_FILE", "holds no certificates in PEM"
+            yield "SSL_CERT_FILE", "does not hold certificates in PEM"
         except (OSError, ValueError) as error:
             yield "SSL_CERT_FILE", f"cannot be read: {_reason(error)}"
     if file := os.environ.get("SSLKEYLOGFILE"):  # where Python writes the keys of connections, for Wireshark
@@ -157,4 +157,4 @@ def _bare_context() -> ssl.SSLContext:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "that is no path"
+    return getattr(error, "strerror", None) or "it is not a path"

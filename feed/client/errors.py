@@ -1,7 +1,7 @@
-"""What can go wrong at this end.
+"""What can go wrong in a client.
 
-`Invalid`, `Malformed` and `TooLarge` (`feed.errors`) are for what is not even sent, or not read; the server's own no is
-`Refused`; no answer in time is `GaveUp`. Whatever may be better the next time is repeated and not raised.
+`Invalid`, `Malformed` and `TooLarge` (`feed.errors`) are raised for what is not even sent, or is not read. `Refused` is
+the server's refusal, `GaveUp` means no answer in time. What may work the next time is repeated and not raised.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from feed.errors import FeedError
 
 
 class Refused(FeedError):
-    """The feed's answer is final: to repeat the request as it is will not help. `status` is that of HTTP, `detail` the
-    feed's own reason. Nobody else's answer is final, whatever its status: see `feed.client.answers`."""
+    """The feed refused the request, and will refuse it again. `status` is the HTTP status, `detail` the feed's reason.
+
+    Only the feed's own answers are final, whatever their status. Other answers are those of a proxy in front of it, and
+    are repeated.
+    """
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"refused with {status}: {detail}")
@@ -20,7 +23,7 @@ class Refused(FeedError):
 
 
 class GaveUp(FeedError):
-    """No answer in time, for `reason`. Of a publish it is not known whether the events are in: repeat it with the same
+    """There was no answer in time, for `reason`. The events may have been published: repeat the call with the same
     key."""
 
     def __init__(self, message: str, reason: str) -> None:
@@ -29,7 +32,7 @@ class GaveUp(FeedError):
 
 
 class Again(Exception):
-    """It did not work and may the next time, not before `at_least` seconds have gone. Never leaves this package."""
+    """An attempt failed, and the next one may work, after `at_least` seconds. This error never leaves the package."""
 
     def __init__(self, reason: str, at_least: float = 0.0) -> None:
         super().__init__(reason)

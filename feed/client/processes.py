@@ -1,7 +1,7 @@
-"""What each process has for itself: a fork copies a client, and not what is at the other end of its sockets.
+"""What each process needs for itself: a fork copies a client, but not the other end of its sockets.
 
-Two processes that read one connection get a part of its answers each, and two that write to it break its encryption.
-So a process that finds itself with another's things leaves them alone, down to not saying goodbye, and makes its own.
+If two processes read one connection, each gets a part of the answers; if two write to it, they break its encryption. So
+a process that finds connections of another process does not touch them, not even to close them, and makes its own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ A = TypeVar("A")
 
 
 class PerProcess(Generic[A]):
-    """One thing for each process, made at its first use there. Threads may share it.
+    """One object for each process, made at its first use there. Threads may share it.
 
-    No lock: another thread may hold one while the process is forked, and nobody would ever give it back.
+    There is no lock: another thread could hold it while the process is forked, and the fork could never release it.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class PerProcess(Generic[A]):
         """Return this process's own."""
         thing = self.existing()
         if thing is None:
-            thing = self._things.setdefault(os.getpid(), make())  # of two threads at once one is the first
+            thing = self._things.setdefault(os.getpid(), make())  # of two threads at once, one wins
             self._forget_others()
         return thing
 
@@ -38,20 +38,20 @@ class PerProcess(Generic[A]):
         return self._things.get(os.getpid())
 
     def _forget_others(self) -> None:
-        # Their sockets are closed here by that, and only here; nothing is sent.
+        # This closes their sockets in this process only, and sends nothing.
         for pid in list(self._things):
             if pid != os.getpid():
                 self._things.pop(pid, None)
 
 
 class PerLoop(Generic[A]):
-    """One thing for each event loop of each process, made at its first use there."""
+    """One object for each event loop of each process, made at its first use there."""
 
     def __init__(self) -> None:
         self._things: dict[tuple[int, asyncio.AbstractEventLoop], A] = {}
 
     def get(self, make: Callable[[], A]) -> A:
-        """What is the running loop's own."""
+        """Return the running loop's own."""
         thing = self.existing()
         if thing is None:
             self._forget_ended()
@@ -59,12 +59,12 @@ class PerLoop(Generic[A]):
         return thing
 
     def existing(self) -> A | None:
-        """What is the running loop's own, if it has one yet."""
+        """Return the running loop's own, if it has one yet."""
         return self._things.get(_here())
 
     def _forget_ended(self) -> None:
-        # Not what another process made: to free it here can take its sockets out of that process's selector, which is
-        # shared. It is as much as was open at the fork.
+        # Objects of another process are kept: to free them here can take their sockets out of that process's selector,
+        # which is shared. They are only as many as were open at the fork.
         pid, _ = _here()
         for other in [key for key in self._things if key[0] == pid and key[1].is_closed()]:
             del self._things[other]
@@ -75,7 +75,7 @@ def _here() -> tuple[int, asyncio.AbstractEventLoop]:
 
 
 class InThisProcess(ExitStack):
-    """Leaves what it has entered, but only in the process that entered it: a copy in another one says no goodbyes."""
+    """An `ExitStack` that exits only in the process that has entered it: a copy in a fork must not say goodbye."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,14 +84,14 @@ class InThisProcess(ExitStack):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool | None:
-        """Leave it all, the last first."""
+        """Exit all of it, the last first."""
         if os.getpid() != self._pid:
             self.pop_all()
         return super().__exit__(kind, error, trace)
 
 
 class AsyncInThisProcess(AsyncExitStack):
-    """The same for an event loop, which a copy of the process may still bring to its end."""
+    """The same for an event loop, which may still run to its end in a fork."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class AsyncInThisProcess(AsyncExitStack):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool | None:
-        """Leave it all, the last first."""
+        """Exit all of it, the last first."""
         if os.getpid() != self._pid:
             self.pop_all()
         return await super().__aexit__(kind, error, trace)

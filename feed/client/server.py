@@ -1,4 +1,4 @@
-"""Where the server is, and what says that a client may talk to it: the checks of both."""
+"""The server's URL and the client's token, and the checks of both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from feed.client.processes import PerProcess
 from feed.errors import Invalid
 
 Token = str | Callable[[], str] | None
-"""What says what a client may do: a JWT, or what gives one and is asked anew for each request and each connect."""
+"""A JWT, which says what a client may do, or a function that returns one for each request and each connect."""
 
 AsyncToken = str | Callable[[], str | Awaitable[str]] | None
-"""The same for an `AsyncClient`; what is called may be a coroutine function. One that is not must not block."""
+"""The same for an `AsyncClient`. The function may be a coroutine function; a plain function must not block."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 
@@ -33,38 +33,41 @@ class Server:
         if isinstance(token, str):
             checked_token(token)
         if token is not None and self.url.userinfo:
-            raise Invalid("url", "holds a password, and there is a token too: only one of them can be sent")
+            raise Invalid("url", "has a password in it, and there is a token, too: give only one of them")
         self._given_tls = ssl
         self._tls = PerProcess[SSLContext]()
-        _ = self.ssl  # what is wrong with it is said at once
+        _ = self.ssl  # errors in certificates are raised at once
 
     @property
     def ssl(self) -> SSLContext | None:
-        """One for both transports, and only where it is needed: to load all certificates takes its time. Raises
+        """The TLS context for both transports, made only where it is needed, as loading certificates takes time. Raises
         `Invalid`."""
         if self.url.scheme != "https":
             return None
         return self._given_tls or self._tls.get(lambda: tls_context(trust_env=self._trust_env))
 
     def proxy_for(self, url: httpx.URL) -> str | None:
-        """Through which proxy to go there. Raises `Invalid`."""
+        """Return the URL of the proxy for `url`, None without one. Raises `Invalid`."""
         return proxy_for(url) if self._trust_env else None
 
     @property
     def http_options(self) -> dict[str, Any]:
-        """For a client of httpx. Redirects are not followed: a token is for this server alone. Nothing may come
-        compressed: a little of it could fill the memory. Raises `Invalid` for a proxy that is no good."""
+        """The options of a client of httpx. Raises `Invalid` for a proxy that cannot be used.
+
+        Redirects are not followed, as a token is only for this server. Answers must not be compressed, as a small one
+        could fill the memory.
+        """
         return {
             "base_url": self.url,
             "verify": self.ssl or False,
-            "trust_env": False,  # read by us: see `environment`
+            "trust_env": False,  # `environment` reads the environment
             "proxy": self.proxy_for(self.url),
             "headers": {"Accept-Encoding": "identity"},
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
         }
 
     def socket_url(self, parameters: httpx.QueryParams) -> httpx.URL:
-        """Where the WebSocket is."""
+        """Return the URL of the WebSocket."""
         scheme = "wss" if self.url.scheme == "https" else "ws"
         path = self.url.path.rstrip("/") + "/ws"
         url = self.url.copy_with(scheme=scheme, path=path, userinfo=b"", fragment=None)
@@ -72,7 +75,7 @@ class Server:
 
     @property
     def password(self) -> dict[str, str]:
-        """The header that carries the URL's name and password, where it has them. httpx makes its own."""
+        """The header with the URL's name and password, if it has them. For HTTP, httpx makes this header itself."""
         if not self.url.userinfo:
             return {}
         both = f"{self.url.username}:{self.url.password}".encode()
@@ -80,12 +83,12 @@ class Server:
 
 
 def bearer(token: str | None) -> dict[str, str]:
-    """The header that carries a token. Raises `Invalid`."""
+    """Return the header with a token. Raises `Invalid`."""
     return {} if checked_token(token) is None else {"Authorization": f"Bearer {token}"}
 
 
 def checked_url(url: str) -> str:
-    """Where `url` leads, without a password it may hold. Raises `Invalid`."""
+    """Return the URL without its password, for messages. Raises `Invalid`."""
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError):
@@ -105,7 +108,7 @@ def _leads_somewhere(url: str) -> bool:
 
 
 def checked_token(token: str | None) -> str | None:
-    """The token itself. Raises `Invalid`, without repeating it, for one that no header can carry."""
+    """Return the token itself. Raises `Invalid`, which does not repeat it, for a token that no header can hold."""
     if token is not None and (not isinstance(token, str) or _TOKEN.fullmatch(token) is None):
         raise Invalid("token", "is not a token: give it alone, without Bearer or line breaks")
     return token

@@ -1,4 +1,4 @@
-"""WebSockets, as both clients open them: where, with which options, and what their errors mean."""
+"""WebSockets, as both clients open them: their options, and what their errors mean."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from feed.client.server import Server
 from feed.client.waits import CONNECT
 from feed.errors import TooLarge
 
-_QUEUE = 16  # messages that wait for the reader; beyond, the socket is not read
+_QUEUE = 16  # messages that wait for the reader; with more, the socket is not read
 _CLOSE = 1.0  # seconds for the other end to say goodbye
 
 FAULTS = (OSError, EOFError, WebSocketException)
-"""Whatever opening a WebSocket and reading it may raise."""
+"""What opening and reading a WebSocket can raise."""
 
 
 def options(server: Server, url: httpx.URL, silence: float, max_event: int) -> dict[str, Any]:
-    """For `connect` to `url`. There is a ping every half of `silence`, and as long for its answer. Raises `Invalid`
-    for a proxy that is no good."""
+    """Return the options of `connect` to `url`. A ping is sent after half of `silence`, and its answer may take the
+    other half. Raises `Invalid` for a proxy that cannot be used."""
     found: dict[str, Any] = {
         "compression": None,
         "proxy": server.proxy_for(url),
@@ -40,7 +40,7 @@ def options(server: Server, url: httpx.URL, silence: float, max_event: int) -> d
 
 
 class Unredirected:
-    """For `connect`: it follows no redirect, as a token is for this server alone."""
+    """A `connect` that does not follow redirects, as a token is only for this server."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         """See `websockets`."""
@@ -48,7 +48,7 @@ class Unredirected:
 
 
 def meaning(reading: Reading, error: BaseException, max_event: int) -> Exception:
-    """What to raise for one of `FAULTS`."""
+    """Return what to raise for one of `FAULTS`."""
     match error:
         case InvalidStatus(response=response):
             body = Body.of_refusal()

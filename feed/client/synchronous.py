@@ -1,4 +1,4 @@
-"""The client for plain code and threads: httpx and websockets, and nothing decided here."""
+"""The client for plain code and threads. It carries out, over httpx and websockets, what other modules decide."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """Where the feed is, without a password."""
+        """The feed's URL, without a password."""
         return self._server.name
 
     def __enter__(self) -> Self:
@@ -237,7 +237,7 @@ class Subscription(Iterator[Item]):
     """
 
     def __init__(self, reading: Reading, begin: Callable[[], _Stream]) -> None:
-        """`begin` makes what opens the streams of `reading`."""
+        """`begin` makes the object that opens the streams of `reading`."""
         self._reading = reading
         self._begin = begin
         self._is_closed = False
@@ -251,7 +251,7 @@ class Subscription(Iterator[Item]):
 
     def __next__(self) -> Item:
         running = self._running.get(self._run)
-        if self._is_closed:  # looked at here, and not before, as another thread may just have closed it
+        if self._is_closed:  # checked here, as another thread may have closed it just now
             running.stream.line.cut()
         return next(running.items)
 
@@ -297,7 +297,7 @@ class _Stream:
         self.line = _Line()
 
     def items(self, reading: Reading) -> Generator[Item, None, None]:
-        """What the subscription gives, until the line is cut."""
+        """Yield the items of the subscription, until the line is cut."""
         open_stream = self._events if reading.transport == "sse" else self._messages
         while not self.line.is_cut():
             again = Again("the stream ended")
@@ -343,7 +343,7 @@ class _Stream:
             raise Again(words(error, "it fell silent")) from error
 
     def _watch(self, happened: str, facts: dict[str, Any]) -> None:
-        # What another thread has to cut is there before there is an answer, and a new one when TLS begins.
+        # The socket that another thread has to cut exists before there is an answer, and another one when TLS begins.
         if happened.endswith(("connect_tcp.complete", "start_tls.complete")):
             self.line.hold(facts["return_value"].get_extra_info("socket"))
 
@@ -372,11 +372,11 @@ class _Stream:
 
 
 class _Connect(sockets.Unredirected, reconnect):
-    """One connection: what it is named after happens only in a loop over it."""
+    """A single connection: `reconnect` reconnects only in a loop over it."""
 
 
 class _Line:
-    """The socket that one thread reads and another may cut; as a block, for as long as it is open."""
+    """The socket that one thread reads and another thread may cut. As a block: while the socket is open."""
 
     def __init__(self) -> None:
         self._cut = threading.Event()
@@ -384,34 +384,34 @@ class _Line:
         self._socket: socket.socket | None = None
 
     def is_cut(self) -> bool:
-        """Whether it is to end."""
+        """Return whether the stream has to end."""
         return self._cut.is_set()
 
     def hold(self, connection: socket.socket) -> None:
-        """Take it for the socket from now on."""
+        """Use this socket from now on."""
         with self._changing:
             self._socket = connection
             if self.is_cut():
                 self._shut()
 
     def cut(self) -> None:
-        """End it: whoever reads the socket finds it closed, whoever waits waits no longer."""
+        """End the stream: a thread that reads the socket finds it closed, and a thread that waits returns."""
         self._cut.set()
         with self._changing:
             self._shut()
 
     def wait(self, seconds: float) -> None:
-        """Until then, or until it is cut."""
+        """Wait so long, or until the line is cut."""
         self._cut.wait(seconds)
 
     def _shut(self) -> None:
         if self._socket is not None:
             with suppress(OSError):
-                # Not the method of a TLS socket, which would take its state from under the thread that reads.
+                # Not the method of a TLS socket, which would destroy the state that the reading thread uses.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
-        """It is about to be opened."""
+        """Begin: the socket is about to be opened."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,9 +1,9 @@
 """TLS over a socket that one thread reads while another writes, as a WebSocket without asyncio needs it.
 
-OpenSSL allows one call at a time for one connection, and `ssl.SSLSocket` does not see to that. Where the server's
-session tickets arrived while the request was being sent, one connection in some six hundred stood still until it timed
-out; with traffic both ways most break. Here OpenSSL works in memory, under a lock that nobody holds while waiting for
-the network. (websockets has such a socket for TLS within TLS, without a lock.)
+OpenSSL allows one call at a time for one connection, and `ssl.SSLSocket` does not ensure that. When the server's
+session tickets arrived while the request was being sent, one connection in some six hundred stood still until its
+timeout; with traffic both ways most break. Here OpenSSL works in memory, under a lock that is never held while waiting
+for the network. (websockets has such a socket for TLS within TLS, without a lock.)
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ _RECORD = 1 << 14  # bytes in a TLS record at most (RFC 8446, 5.1)
 
 
 class Context:
-    """What websockets may take for an `SSLContext` when it connects: it has the one method that is called then."""
+    """Stands for an `SSLContext` when websockets connects: it has the one method that is called then."""
 
     def __init__(self, context: SSLContext) -> None:
         self._context = context
 
     def wrap_socket(self, plain: socket.socket, *, server_hostname: str) -> TLSSocket:
-        """Shake hands, for as long as `plain` waits. Raises `OSError`, of which `ssl.SSLError` is one."""
+        """Shake hands, within the timeout of `plain`. Raises `OSError`, of which `ssl.SSLError` is a kind."""
         return TLSSocket(plain, self._context, server_hostname)
 
 
 class TLSSocket(socket.socket):
-    """A client's socket, in place of `plain`. One thread may be in `recv` while another is in `sendall`; what else a
-    socket has for reading and writing would go past the encryption."""
+    """A client's socket, in place of `plain`. One thread may be in `recv` while another is in `sendall`. The other
+    methods of a socket for reading and writing would bypass the encryption."""
 
     def __init__(self, plain: socket.socket, context: SSLContext, server_hostname: str) -> None:
         seconds = plain.gettimeout()
         super().__init__(plain.family, plain.type, plain.proto, plain.detach())
         self._incoming, self._outgoing = MemoryBIO(), MemoryBIO()
         self._turn = Lock()  # to call OpenSSL, and for its memory
-        self._sending = Lock()  # what was encrypted first is sent first
+        self._sending = Lock()  # so that data is sent in the order of its encryption
         try:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
             self._shake_hands(seconds)
@@ -65,9 +65,9 @@ class TLSSocket(socket.socket):
             self._receive(_RECORD)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """What has come, `b""` at the end. May be more than `size`: of what was left in here, nobody who waits until
-        the socket can be read would hear. What it makes OpenSSL answer (to new keys: RFC 8446, 4.6.3) goes out before
-        what is written next, so that reading never waits for writing."""
+        """Return what has come, `b""` at the end. It may be more than `size`: data that stayed in here would not wake a
+        thread that waits for the socket. What OpenSSL answers by itself (to new keys: RFC 8446, 4.6.3) is sent with the
+        next write, so that reading never waits for writing."""
         while True:
             with self._turn:
                 found = self._decrypted()
@@ -76,7 +76,7 @@ class TLSSocket(socket.socket):
             self._receive(size)
 
     def _decrypted(self) -> bytes | None:
-        """All that is there; None if that is nothing yet."""
+        """Return all decrypted data that is there, None if there is none yet."""
         found = b""
         try:
             while chunk := self._tls.read(_RECORD):
@@ -98,7 +98,7 @@ class TLSSocket(socket.socket):
                 self._incoming.write_eof()
 
     def sendall(self, data: bytes, flags: int = 0, /) -> None:  # type: ignore[override]
-        """Encrypt all of it, and send it."""
+        """Encrypt all the data, and send it."""
         rest = memoryview(data)
         with self._sending:
             while rest:
@@ -113,7 +113,7 @@ class TLSSocket(socket.socket):
             super().sendall(encrypted)
 
     def close(self) -> None:
-        """Close it, and wake the thread that waits in `recv`."""
+        """Close the socket, and wake a thread that waits in `recv`."""
         with suppress(OSError):
             self.shutdown(socket.SHUT_RDWR)
         super().close()

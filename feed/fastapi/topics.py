@@ -1,7 +1,7 @@
-"""Typed topics: `Topic("orders/{id}", Order)` says what the data of the events of some topics is.
+"""Typed topics: `Topic("orders/{id}", Order)` says what kind of data the events of some topics have.
 
-What is published there is validated by pydantic, whichever way it comes over HTTP and WebSocket, and kept as it was
-published: the model looks at it, and nothing of it goes back. `feed` itself knows nothing of this.
+pydantic validates what is published there over HTTP and WebSocket. The data is kept as it was published: the model only
+checks it. `feed` itself does not know typed topics.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from feed.pattern import TopicIndex, matches
 
 T = TypeVar("T")
 
-_MAX_ERRORS = 20  # that are told of one event
-_MAX_FOUND = 1_000  # that are looked at: to name a hundred thousand takes as long as to find them, on the event loop
-_MAX_WORDS = 200  # characters of each: a place, and what pydantic says, may hold whole parts of what was published
+_MAX_ERRORS = 20  # errors that are told of one event
+_MAX_FOUND = 1_000  # errors that are looked at: naming a hundred thousand would block the event loop for long
+_MAX_WORDS = 200  # characters of each: its place, and pydantic's words, may contain whole parts of the data
 _PLACE = re.compile(r"\{(.*)\}", re.DOTALL)
 
 
 class Mismatch(Invalid):
-    """The data is not what its topic is for. `errors` are what is wrong, each with the place, a JSON pointer."""
+    """The data does not fit its topic. Each of `errors` says what is wrong, and its place as a JSON pointer."""
 
     def __init__(self, what: str, detail: str, errors: Sequence[dict[str, str]] = ()) -> None:
         super().__init__(what, detail)
         self.errors = errors
 
     def placed(self, place: str) -> Mismatch:
-        """The same of one event among others."""
+        """Return the same error for one event of a batch."""
         return Mismatch(place, str(self), self.errors)
 
 
@@ -57,7 +57,7 @@ class Topic(Generic[T]):
     def __init__(self: Topic[Any], address: str, model: Any, *, type: str | None = None) -> None: ...
 
     def __init__(self, address: str, model: Any, *, type: str | None = None) -> None:
-        """Raises `Invalid` for an address that no topic can have, or with the same parameter twice."""
+        """Raises `Invalid` for an address that a topic cannot have, or that has the same parameter twice."""
         self.address = address
         self.model = model
         self.type = None if type is None else check_type(type)
@@ -69,18 +69,18 @@ class Topic(Generic[T]):
         self.adapter: TypeAdapter[T] = TypeAdapter(model)
 
     def __call__(self, **parameters: object) -> TopicName[T]:
-        """The topic with these parameters. Raises `TypeError` for one that is missing or unknown, `Invalid` for a value
-        that is not one segment."""
+        """Return the topic with these parameters. Raises `TypeError` for a parameter that is missing or unknown,
+        `Invalid` for a value that is not one segment."""
         if set(parameters) != set(self.parameters):
-            raise TypeError(f"{self.address} takes {', '.join(self.parameters) or 'no parameter'}")
+            raise TypeError(f"{self.address} takes these parameters: {', '.join(self.parameters) or 'none'}")
         for name, value in parameters.items():
             if "/" in str(value) or not str(value):
-                raise Invalid(name, "is one segment of a topic: not empty, and without '/'")
+                raise Invalid(name, "has to be one segment of a topic: not empty, and without '/'")
         segments = (str(parameters[each.name]) if each.is_parameter else each.name for each in self.segments)
         return TopicName(check_topic("/".join(segments)), self)
 
     def covers(self, topic: str, type: str) -> bool:
-        """Whether it is this that says what the events of a topic and type are."""
+        """Return whether this is the kind of events with this topic and type."""
         return matches(self.pattern, topic) and self.type in (None, type)
 
     def parse(self, event: Event) -> T:
@@ -91,15 +91,15 @@ class Topic(Generic[T]):
         return self.validate(event.text, is_json=event.is_json)
 
     def validate(self, data: str, *, is_json: bool) -> T:
-        """The value that data is. Raises `Mismatch`."""
+        """Return data as a value of the model. Raises `Mismatch`."""
         try:
-            # A text is the JSON string that it may have been published as.
+            # A text may have been published as a JSON string.
             return self.adapter.validate_json(data if is_json else orjson.dumps(data))
         except ValidationError as error:
             raise self._mismatch(error, is_json=is_json) from None
 
     def draft(self, topic: str, value: T, type: str | None = None) -> Draft:
-        """What publishing a value takes. Raises `Mismatch`, and what pydantic's serializers raise."""
+        """Make an event to publish of a value. Raises `Mismatch`, and what pydantic's serializers raise."""
         type = type or self.type or DEFAULT_TYPE
         if not self.covers(topic, type):
             raise Mismatch("event", f"{topic!r} with the type {type!r} is not one of {self!r}")
@@ -109,7 +109,7 @@ class Topic(Generic[T]):
 
     def _mismatch(self, error: ValidationError, *, is_json: bool) -> Mismatch:
         if (count := error.error_count()) > _MAX_FOUND:
-            return Mismatch("data", f"is not what {self.address} is for, in {count:,} places")
+            return Mismatch("data", f"does not fit {self.address}, in {count:,} places")
         found = error.errors(include_url=False, include_input=False)
         errors = [
             {"pointer": _shortened(_pointer(each["loc"])), "detail": _shortened(misfit(each))}
@@ -120,7 +120,7 @@ class Topic(Generic[T]):
         )
         more = f"; and {len(found) - _MAX_ERRORS} more" if len(found) > _MAX_ERRORS else ""
         hint = "" if is_json else " (it was published as text: JSON needs `Content-Type: application/json`)"
-        return Mismatch("data", f"is not what {self.address} is for: {words}{more}{hint}", errors)
+        return Mismatch("data", f"does not fit {self.address}: {words}{more}{hint}", errors)
 
     def __repr__(self) -> str:
         kind = "" if self.type is None else f", type={self.type!r}"
@@ -128,31 +128,31 @@ class Topic(Generic[T]):
 
 
 class TopicName(str, Generic[T]):
-    """The name of a topic whose kind of data is known."""
+    """The name of a topic whose kind of data is known. It is a `str`."""
 
     __slots__ = ("kind",)
     kind: Topic[T]
 
     def __new__(cls, name: str, kind: Topic[T]) -> TopicName[T]:
-        """Make a string that remembers its `kind`."""
+        """Make a string that keeps its `kind`."""
         made = super().__new__(cls, name)
         made.kind = kind
         return made
 
     async def publish(self, feed: Feed, value: T, *, type: str | None = None, key: str | None = None) -> str:
-        """Commit one event, and give its id: as `Feed.publish`, whose errors it raises too. Raises `Mismatch` for a
-        value that the model itself would refuse."""
+        """Commit one event, and return its id, as `Feed.publish` does. Raises `Mismatch`, too, for a value that the
+        model would refuse."""
         return (await feed.publish_batch([self.draft(value, type)], key=key))[0]
 
     def draft(self, value: T, type: str | None = None) -> Draft:
-        """The same, for a batch: `feed.publish_batch([orders(id=7).draft(order), …])`."""
+        """Make an event to publish, for a batch: `feed.publish_batch([orders(id=7).draft(order), …])`."""
         return self.kind.draft(str(self), value, type)
 
 
 class Topics:
-    """All that is known of a feed's topics. The first in the list that covers a topic and type counts.
+    """The typed topics of a feed. For each topic and type the first one in the list counts that covers it.
 
-    `strict`: whether only events that one of them covers may be published.
+    With `strict`, only events that one of them covers may be published.
     """
 
     def __init__(self, topics: Iterable[Topic[Any]] = (), *, strict: bool = False) -> None:
@@ -163,7 +163,7 @@ class Topics:
             self._index.add(topic.pattern, place)
 
     def find(self, topic: str, type: str) -> Topic[Any] | None:
-        """What says of what kind the data of such an event is, if anything does."""
+        """Return the typed topic for events with this topic and type, None without one."""
         places = {place for group in self._index.find(topic) for place in group}
         for place in sorted(places):
             if self.topics[place].type in (None, type):
@@ -171,7 +171,7 @@ class Topics:
         return None
 
     def check(self, draft: Draft) -> None:
-        """Raises `Mismatch` for an event that may not be published."""
+        """Raise `Mismatch` for an event that may not be published."""
         kind = self.find(draft.topic, draft.type)
         if kind is not None:
             kind.validate(draft.text, is_json=draft.is_json)
@@ -179,7 +179,7 @@ class Topics:
             raise Mismatch("topic", f"no topic of this feed is {draft.topic!r} with the type {draft.type!r}")
 
     def check_all(self, drafts: Iterable[Draft], place: Callable[[int], str]) -> None:
-        """The same for a batch, of whose events `place` says where one is in the request."""
+        """Check the events of a batch. `place` returns where one of them is in the request."""
         for count, draft in enumerate(drafts):
             try:
                 self.check(draft)
@@ -188,7 +188,7 @@ class Topics:
                 raise (error.placed(where) if where else error) from None
 
     def __bool__(self) -> bool:
-        """Whether there is anything to check."""
+        """Return whether there is anything to check."""
         return self.strict or bool(self.topics)
 
 

@@ -177,7 +177,7 @@ def test_one_event_that_does_not_fit_refuses_the_whole_batch_and_is_named(
     before = feed.statistics().position
     answer = client.post("/live/events", content=body, headers={"Content-Type": media_type})
     assert answer.status_code == 422
-    assert answer.json()["detail"].startswith(f"{place} is not what orders/{{id}} is for: ")
+    assert answer.json()["detail"].startswith(f"{place} does not fit orders/{{id}}: ")
     assert answer.json()["errors"]
     assert feed.statistics().position == before
 
@@ -295,7 +295,7 @@ class Many(BaseModel):
 def test_what_does_not_fit_is_said_in_words_of_our_own_or_the_model_s(data: object, words: str) -> None:
     with pytest.raises(Mismatch) as raised:
         Topic("a", Many).validate(json.dumps(data), is_json=True)
-    assert raised.value.detail == f"is not what a is for: {words}"
+    assert raised.value.detail == f"does not fit a: {words}"
 
 
 def test_many_errors_are_told_up_to_a_bound() -> None:

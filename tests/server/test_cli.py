@@ -315,7 +315,7 @@ class NoRoute(Refusing):
         self.send_error(404)
 
 
-NO_ROUTE = "404: Not Found, and that is not in the feed's words: a proxy's, or the URL is wrong"
+NO_ROUTE = "404: Not Found, which is not an answer of the feed: a proxy gave it, or the URL is wrong"
 
 
 def test_what_a_proxy_answers_while_the_feed_is_away_is_told_and_waited_for(ingress: str, start: Start) -> None:
@@ -676,9 +676,16 @@ def test_a_gap_is_reported_with_its_reason_and_ids(server: RunningServer, start:
     )
 
 
+def test_a_refusal_is_its_detail_and_exit_code_1(serve: Serve) -> None:
+    server = serve("--log", "memory:", max_patterns=1)
+    result = feed("tail", "a", "b", "--url", server.url)
+    assert re.match(r"feed: refused with 422: pattern: at most 1 may be given", one_line(result))
+    assert result.returncode == 1
+
+
 @pytest.mark.parametrize("command", ["tail", "history"])
-def test_a_bad_pattern_is_one_line_and_exit_code_1(server: RunningServer, command: str) -> None:
-    result = feed(command, "a/**/b", "--url", server.url)
+def test_a_bad_pattern_is_named_and_exit_code_1(command: str) -> None:
+    result = feed(command, "a/**/b", "--url", f"http://127.0.0.1:{free_port()}")
     assert one_line(result).startswith("feed: pattern: '*' may only be a whole segment")
     assert result.returncode == 1
 

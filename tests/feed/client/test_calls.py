@@ -80,8 +80,8 @@ NO_FORM = "data: cannot be published as JSON"
     [
         (b"{", "data: not JSON: it breaks off before its end"),
         (b"", "data: not JSON: it is empty"),
-        (b'1,"topic":"other"', "data: not JSON: line 1, column 2: what begins there cannot stand there"),
-        (b'"a\nb"', "data: not JSON: line 1, column 3: what begins there cannot stand there"),
+        (b'1,"topic":"other"', "data: not JSON: line 1, column 2: JSON does not allow what begins there"),
+        (b'"a\nb"', "data: not JSON: line 1, column 3: JSON does not allow what begins there"),
         (b"\xff", "data: not JSON: not UTF-8: byte 0 is 0xff"),
         (
             float("nan"),
@@ -314,7 +314,7 @@ async def test_only_what_the_feed_itself_says_is_final(client_to: AnyClient, mon
 async def test_what_is_waited_for_is_told_and_at_last_raised(client_to: AnyClient) -> None:
     told: list[str] = []
     no_route = NOT_THE_FEEDS["no such route"]
-    words = "404: Not Found, and that is not in the feed's words: a proxy's, or the URL is wrong"
+    words = "404: Not Found, which is not an answer of the feed: a proxy gave it, or the URL is wrong"
     async with playing(no_route) as script, client_to(script.url, patience=1, on_wait=told.append) as client:
         with pytest.raises(GaveUp) as raised:
             await client.publish("a", "x")

@@ -87,15 +87,15 @@ def test_who_is_exempt_needs_no_proxy(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("gopher://secret@proxy.example", "no such kind of proxy: gopher://"),
-        ("socks4://secret@127.0.0.1:1080", "no such kind of proxy: socks4://"),
-        ("http://secret:pass%ff@proxy.example", "is no URL of a proxy"),
-        ("http://secret@", "is no URL of a proxy"),
-        ("http://[secret", "is no URL of a proxy"),
-        ("http://secret:99999999", "is no URL of a proxy"),
-        ("secret:x", "is no URL of a proxy"),
-        ("\x00secret", "is no URL of a proxy"),
-        (":secret", "is no URL of a proxy"),
+        ("gopher://secret@proxy.example", "gopher:// is not a kind of proxy"),
+        ("socks4://secret@127.0.0.1:1080", "socks4:// is not a kind of proxy"),
+        ("http://secret:pass%ff@proxy.example", "is not the URL of a proxy"),
+        ("http://secret@", "is not the URL of a proxy"),
+        ("http://[secret", "is not the URL of a proxy"),
+        ("http://secret:99999999", "is not the URL of a proxy"),
+        ("secret:x", "is not the URL of a proxy"),
+        ("\x00secret", "is not the URL of a proxy"),
+        (":secret", "is not the URL of a proxy"),
     ],
 )
 def test_what_is_no_proxy_is_named_by_its_variable_and_only_where_it_is_needed(
@@ -128,7 +128,7 @@ async def test_clients_pass_over_what_is_no_good_where_they_need_no_proxy_and_na
     monkeypatch.setenv("ALL_PROXY", "gopher://127.0.0.1:1")
     async with client_to(server.url) as client:
         for ask in (client.publish("env", "x"), anext(client.subscribe("env", transport=transport))):
-            with pytest.raises(Invalid, match="ALL_PROXY: no such kind of proxy"):
+            with pytest.raises(Invalid, match="ALL_PROXY: gopher:// is not a kind of proxy"):
                 await ask
     monkeypatch.setenv("NO_PROXY", f"::1/128,{UNREADABLE},127.0.0.0/8")
     async with client_to(server.url) as client, client.subscribe("env", transport=transport) as items:
@@ -182,7 +182,7 @@ def test_commands_name_a_proxy_that_is_none_in_a_line(
     for command in (["publish", "env", "x", *url], ["demo", "--every", "0.05", *url], ["doctor", server.url]):
         assert run(command) == 1
         assert capsys.readouterr().err.splitlines() == [
-            "feed: ALL_PROXY: no such kind of proxy: gopher://; there are http, https, socks5 and socks5h"
+            "feed: ALL_PROXY: gopher:// is not a kind of proxy: use http, https, socks5 or socks5h"
         ]
     monkeypatch.setenv("no_proxy", "::1/128,127.0.0.1")
     assert run(["publish", "env", "x", *url]) == 0
@@ -196,7 +196,7 @@ async def test_keys_from_elsewhere_are_fetched_where_no_proxy_is_needed(
             monkeypatch.setenv(variable, value)
         keys = RemoteKeys(f"{script.url}/keys")
         await keys.look_again(None)
-        assert "ALL_PROXY: no such kind of proxy: gopher://" in caplog.text
+        assert "ALL_PROXY: gopher:// is not a kind of proxy" in caplog.text
         assert "Traceback" not in caplog.text
         monkeypatch.setenv("NO_PROXY", "::1/128,127.0.0.1")
         keys = RemoteKeys(f"{script.url}/keys")
@@ -214,8 +214,8 @@ def test_certificates_that_cannot_be_read_are_named_by_their_variable(
     (tmp_path / "empty").touch()
     for variable, value, reason in (
         ("SSL_CERT_FILE", tmp_path / "none", "cannot be read: No such file or directory"),
-        ("SSL_CERT_FILE", tmp_path / "empty", "holds no certificates in PEM"),
-        ("SSL_CERT_DIR", tmp_path / "none", "there is no such folder"),
+        ("SSL_CERT_FILE", tmp_path / "empty", "does not hold certificates in PEM"),
+        ("SSL_CERT_DIR", tmp_path / "none", "this folder does not exist"),
         ("SSLKEYLOGFILE", tmp_path / "none" / "keys", "cannot be written: No such file or directory"),
     ):
         with monkeypatch.context() as patched:
