@@ -336,7 +336,7 @@ async def test_on_a_websocket_the_sender_is_told_and_stays_connected(clock: Cloc
         assert [answer["type"] for answer in answers] == ["feed.ack", "feed.ack", "feed.error"]
         error = answers[-1]["data"]
         assert (error["status"], error["ref"]) == (429, 2)
-        assert "go on in 1 s" in error["detail"]
+        assert "try again in 1 s" in error["detail"]
         await websocket.send("text")
         assert json.loads(await websocket.recv())["data"]["status"] == 429
         clock.now += 1
