@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import Cookie, FastAPI, Header, HTTPException, Request
+from playwright.sync_api import Page
+from starlette.responses import HTMLResponse
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -18,7 +20,7 @@ from feed import Feed, FeedOptions, Limits
 from feed.fastapi import Grants, admin_router, feed_router
 from feed.testing import AppServer
 from tests.support.clients import AnyClient
-from tests.support.streams import subscribed
+from tests.support.streams import eventually, subscribed
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +36,7 @@ class Shop:
         self.app = FastAPI()
         self.app.include_router(feed_router(self.feed, authorize=self.authorize), prefix="/live")
         self.app.include_router(admin_router(self.feed, metrics=False), prefix="/admin")
+        self.app.get("/page")(lambda: HTMLResponse("<!doctype html><title>Shop</title>"))
 
     def authorize(
         self, request: Request, user: Annotated[str, Cookie()] = "", authorization: Annotated[str, Header()] = ""
@@ -129,6 +132,23 @@ async def test_the_client_comes_back_by_itself(server: AppServer, shop: Shop, cl
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+def test_an_event_source_in_a_browser_comes_back_by_itself(server: AppServer, shop: Shop, page: Page) -> None:
+    page.context.add_cookies([{"name": "user", "value": "ann", "url": server.url}])
+    page.goto(f"{server.url}/page")
+    page.evaluate(
+        """() => {
+            window.found = [];
+            new EventSource("/live/events/a").onmessage = (event) => window.found.push(event.lastEventId);
+        }"""
+    )
+    eventually(lambda: shop.asked)
+    ids: list[str] = []
+    while shop.asked < 3:
+        ids.append(publish(server))
+        page.wait_for_function("id => window.found.at(-1) === id", arg=ids[-1])
+    assert page.evaluate("window.found") == ids, "nothing was missed in between"
 
 
 async def wait_for(condition: Callable[[], Any]) -> None:

@@ -113,8 +113,10 @@ def test_where_processes_cannot_be_seen_a_supervisor_is_warned_of_once_and_a_num
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
         assert "if there are more workers than this one" in caplog.text
     monkeypatch.setenv("WEB_CONCURRENCY", "2")
-    with pytest.raises(LogRefused, match=r"WEB_CONCURRENCY is 2.*redis://"):
+    with pytest.raises(LogRefused, match=r"WEB_CONCURRENCY is 2: each worker .* feed of its own.*redis://"):
         asyncio.run(check_alone("memory", tmp_path))
+    with pytest.raises(LogRefused, match=r"WEB_CONCURRENCY is 2: only one process can use the file: .*redis://"):
+        asyncio.run(check_alone("sqlite", tmp_path))
 
 
 def test_where_processes_cannot_be_seen_and_there_is_no_supervisor_nothing_is_said(
