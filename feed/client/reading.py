@@ -21,6 +21,7 @@ from feed.media_types import SSE
 from feed.pages import check_last
 
 Transport = Literal["sse", "websocket"]
+"""How a subscription gets its items: as Server-Sent Events, or over a WebSocket."""
 
 MAX_EVENT = 16 << 20  # bytes: a server's largest body by default
 
