@@ -53,7 +53,7 @@ class Reading:
         self.back_at = 0.0
         self._parameters = selected(patterns, types)
         if after is not None:
-            self._parameters.append(("last_event_id", after))
+            self._parameters.append(("after", after))
         if last is not None:
             self._parameters.append(("last", str(last)))
         self._waits = Waits(FIRST_STREAM, LONGEST_STREAM)
