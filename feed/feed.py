@@ -321,21 +321,31 @@ class Feed:
     # Publishing.
 
     async def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:
-        """Commit one event, and return its id. `draft` says what `data` may be: a text, or what JSON has a form for.
+        """Commit one event, and return its id.
 
-        A `key` makes it safe to repeat the call: for 24 hours the same event with the same key is committed once, and
-        the first id is returned.
+        `topic` says what the event is about: segments joined by `/`, such as `orders/1`, 256 bytes of UTF-8 at most.
+        `type` is the event's kind, 128 bytes at most. `draft` says what `data` may be: a text, or what JSON has a form
+        for. `FeedOptions.max_data` is the largest data, in bytes.
 
-        Raises `Invalid`, `Malformed` and `TooLarge` for what the caller has to change, and `FeedUnavailable` if the log
-        cannot take the event: in each case nothing was published. Raises `Indeterminate` if that cannot be known.
+        `key` is an idempotency key: 1 to 255 visible ASCII characters. It makes the call safe to repeat: for 24 hours
+        the same event with the same key is committed once, and each call returns the id of the first.
+
+        Raises `Invalid` for a bad topic, type or key, and for a key that was used for another event. Raises `Malformed`
+        for data that JSON has no form for, and `TooLarge` for too much of it. Raises `FeedUnavailable` if the log
+        cannot take the event now, and `Overloaded`, which is a kind of it, if too much waits already. In all these
+        cases nothing was published. Raises `Indeterminate` if that cannot be known: repeat the call with the same key.
         """
         drafts = [value_draft(topic, data, type)]
         return (await self.append(drafts, idempotency_key("", key, drafts) if key is not None else None)).ids[0]
 
     async def publish_batch(self, drafts: Iterable[Draft], *, key: str | None = None) -> list[str]:
-        """Commit events, all of them or none, in this order, and return their ids. `draft` makes each of them.
+        """Commit events, all of them or none, and return their ids, both in the order of `drafts`.
 
-        Raises what `publish` raises.
+        `draft` makes each of the `drafts`, of which there may be 10,000. `key` is an idempotency key, as for `publish`,
+        for the whole batch: the same events with the same key are committed once, and each call returns the first ids.
+
+        Raises what `publish` raises, `Invalid` for an empty batch or one that is too long, and `TypeError` for what is
+        not a draft.
         """
         drafts = list(drafts)
         for each in drafts:
@@ -388,11 +398,17 @@ class Feed:
     ) -> Subscribing:
         """Subscribe for the length of a block: `async with feed.subscribe("orders/*") as events`.
 
-        Patterns are given one by one, or as a list. The stream begins after the id `after` (`EARLIEST`: with the oldest
-        retained event), else with the newest `last` events, else with the next event that is published. Iterating
-        yields each `Event`, and a `Gap` where events may be missing. It ends when the feed is closed.
+        `patterns` are given one by one, or as a list. A pattern is a topic in which a segment may be `*` (any one), and
+        the last one `**` (one or more). `FeedOptions.max_patterns` says how many there may be. With `types` only events
+        of one of these types are wanted.
 
-        Raises `Invalid` at once for a bad pattern, type or `last`. Entering the block raises `FeedUnavailable`.
+        `after` is an id: the stream begins with the event that follows it, with `EARLIEST` with the oldest retained
+        event. Otherwise the stream begins with the newest `last` events (1 to 1,000), or, without both, with the next
+        event that is published. Iterating yields each `Event`, and a `Gap` where events may be missing, such as after
+        an id that is no longer retained. It ends when the feed is closed or drained.
+
+        Raises `Invalid` at once for a bad pattern, type or `last`. Entering the block raises `FeedUnavailable` if the
+        log cannot be read now or there are too many subscribers, and `Draining`, which is a kind of it, after `drain`.
         """
         selection = self.select(patterns, types)
         check_last(last)
@@ -464,8 +480,14 @@ class Feed:
     # Looking around.
 
     async def subscribers_everywhere(self, *, after: str = "", limit: int = 100) -> Subscribers:
-        """Return who listens now, on all nodes: the first `limit` subscriptions whose id comes after `after`. Raises
-        `FeedUnavailable`."""
+        """Return who listens now, on all nodes, in the order of the subscriptions' ids.
+
+        The result has the first `limit` subscriptions whose id comes after `after`, which is empty for the first page
+        and `next` of the page before for each other one. `next` is None at the end. `silent` are the names of the nodes
+        that did not answer in time.
+
+        Raises `FeedUnavailable` if the nodes cannot be asked.
+        """
         return await (await self._ready()).survey.subscribers(after, limit)
 
     @overload
@@ -512,8 +534,14 @@ class Feed:
     ) -> AsyncGenerator[Page, None]:
         """Read page after page up to the newest event: `async for page in feed.history("orders/*")`.
 
-        With `before` the pages go backwards to the oldest event; with `last` there is one page. Each page is read when
-        it is asked for. The rest is as for `page`, but a mistake raises at once.
+        `patterns` and `types` choose the events, as for `subscribe`. Give at most one of `after`, `since`, `before` and
+        `last`, which mean what they mean for `page`. Without any of them the pages begin with the oldest retained
+        event. With `before` the pages go backwards to the oldest event. With `last` there is one page. `limit` is how
+        many events a page holds at most: 1 to 1,000, 100 unless given. Each page is read when it is asked for, and a
+        page without events or a gap is left out.
+
+        Raises `Invalid` at once for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and
+        `last` together. Iterating raises `FeedUnavailable`.
         """
         selection = self.select(patterns, types)
         return self._pages(selection, page_request(after=after, before=before, since=since, last=last, limit=limit))
@@ -536,13 +564,20 @@ class Feed:
         last: int | None = None,
         limit: int | None = None,
     ) -> Page:
-        """Read one page of past events, of at most `limit` events, 100 if it is not given, 1,000 at most.
+        """Read one page of past events, the oldest first.
 
-        The page begins after the id `after`, or with the first event committed at the time `since` (an aware datetime
-        or RFC 3339), or it ends before the id `before`, or holds the newest `last` events. Else it begins with the
-        oldest retained event. A page can be shorter than `limit` although there is more: it ends at 1 MiB.
+        `patterns` and `types` choose the events, as for `subscribe`. At most one of these says where the page begins or
+        ends. `after` is an id: the page begins with the event that follows it. `since` is a time, an aware datetime or
+        a text as in RFC 3339: the page begins with the first event that was committed then or later. `before` is an id:
+        the page ends with the event in front of it. `last` is a number: the page holds the newest events, as many as
+        that. Without any of them the page begins with the oldest retained event.
 
-        Raises `Invalid` for what the caller has to change, and `FeedUnavailable`, also when too many ask at once.
+        `limit` is how many events the page holds at most. `limit` and `last` may be 1 to 1,000; without both, the limit
+        is 100. A page can be shorter although there is more: it ends at 1 MiB. `Page.next` is the id to go on from.
+        `Page.gap` says that events may be missing, as after an id that is no longer retained.
+
+        Raises `Invalid` for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and `last`
+        together. Raises `FeedUnavailable` if the log cannot be read now, also because too many ask at once.
         """
         selection = self.select(patterns, types)
         request = page_request(after=after, before=before, since=since, last=last, limit=limit)
@@ -555,8 +590,9 @@ class Feed:
     async def now(self) -> str:
         """Return the id for `after` from which on everything is new: what is committed later comes after it.
 
-        Load your data after this call, and subscribe with `after` this id: then nothing is missed in between. Raises
-        `FeedUnavailable`.
+        Load your data after this call, and subscribe with `after` this id: then nothing is missed in between.
+
+        Raises `FeedUnavailable` if the log cannot be read now.
         """
         running = await self._ready()
         return running.log.id_at(max(running.log.position, running.broadcaster.window.position))

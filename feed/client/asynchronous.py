@@ -95,20 +95,30 @@ class AsyncClient:
     # Publishing.
 
     async def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:
-        """Publish one event, and return its id. `draft` says what `data` may be: a text, or what JSON has a form for.
+        """Publish one event, and return its id.
 
-        The request is repeated until the server answers or `patience` is over. Thanks to a key the event is committed
-        only once: `key`, which lets you repeat the call too, or a random one.
+        `topic` says what the event is about: segments joined by `/`, such as `orders/1`, 256 bytes of UTF-8 at most.
+        `type` is the event's kind, 128 bytes at most. `draft` says what `data` may be: a text, or what JSON has a form
+        for. The server bounds its size.
 
-        Raises `Invalid` and `Malformed` for what cannot be sent, `Refused` where the server says no, and `GaveUp` where
-        it does not answer: then the event may have been published, and the same call with the same `key` makes sure.
+        `key` is an idempotency key: 1 to 255 visible ASCII characters. For 24 hours the same event with the same key is
+        committed once, and each call returns the id of the first. The client repeats the request until the server
+        answers or `patience` is over, under this key or a random one. Only with a `key` of your own can you repeat the
+        call too.
+
+        Raises `Invalid` and `Malformed` for what cannot be sent, and `Refused` where the server says no. Raises
+        `GaveUp` where the server does not answer. Then the event may have been published: the same call with the same
+        `key` makes sure.
         """
         return await self._call(publishing_one(value_draft(topic, data, type), key))
 
     async def publish_batch(self, drafts: Iterable[Draft], *, key: str | None = None) -> list[str]:
-        """Publish events, all of them or none, in this order, and return their ids. `draft` makes each of them.
+        """Publish events, all of them or none, and return their ids, both in the order of `drafts`.
 
-        Raises what `publish` raises.
+        `draft` makes each of the `drafts`, of which there may be 10,000. `key` is an idempotency key, as for `publish`,
+        for the whole batch: the same events with the same key are committed once, and each call returns the first ids.
+
+        Raises what `publish` raises, `Invalid` for an empty batch, and `TypeError` for what is not a draft.
         """
         return await self._call(publishing(drafts, key))
 
@@ -126,8 +136,14 @@ class AsyncClient:
     ) -> AsyncGenerator[Page, None]:
         """Read page after page up to the newest event: `async for page in client.history("orders/*")`.
 
-        With `before` the pages go backwards to the oldest event; with `last` there is one page. Each page is read when
-        it is asked for. The rest is as for `page`, but a mistake raises at once.
+        `patterns` and `types` choose the events, as for `subscribe`. Give at most one of `after`, `since`, `before` and
+        `last`, which mean what they mean for `page`. Without any of them the pages begin with the oldest retained
+        event. With `before` the pages go backwards to the oldest event. With `last` there is one page. `limit` is how
+        many events a page holds at most: 1 to 1,000, 100 unless given. Each page is read when it is asked for, and a
+        page without events or a gap is left out.
+
+        Raises `Invalid` at once for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and
+        `last` together. Iterating raises `Refused` and `GaveUp`.
         """
         request = page_request(after=after, before=before, since=since, last=last, limit=limit)
         return self._pages(selected(patterns, types), request)
@@ -150,13 +166,20 @@ class AsyncClient:
         last: int | None = None,
         limit: int | None = None,
     ) -> Page:
-        """Read one page of past events, of at most `limit` events, 100 if it is not given, 1,000 at most.
+        """Read one page of past events, the oldest first.
 
-        The page begins after the id `after`, or with the first event committed at the time `since` (an aware datetime
-        or RFC 3339), or it ends before the id `before`, or holds the newest `last` events. Else it begins with the
-        oldest retained event. A page can be shorter than `limit` although there is more: it ends at 1 MiB.
+        `patterns` and `types` choose the events, as for `subscribe`. At most one of these says where the page begins or
+        ends. `after` is an id: the page begins with the event that follows it. `since` is a time, an aware datetime or
+        a text as in RFC 3339: the page begins with the first event that was committed then or later. `before` is an id:
+        the page ends with the event in front of it. `last` is a number: the page holds the newest events, as many as
+        that. Without any of them the page begins with the oldest retained event.
 
-        Raises `Invalid` for what the caller has to change, `Refused` and `GaveUp`.
+        `limit` is how many events the page holds at most. `limit` and `last` may be 1 to 1,000; without both, the limit
+        is 100. A page can be shorter although there is more: it ends at 1 MiB. `Page.next` is the id to go on from.
+        `Page.gap` says that events may be missing, as after an id that is no longer retained.
+
+        Raises `Invalid` for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and `last`
+        together. Raises `Refused` where the server says no, and `GaveUp` where it does not answer in time.
         """
         request = page_request(after=after, before=before, since=since, last=last, limit=limit)
         return await self._call(page_of(selected(patterns, types), request))
@@ -165,7 +188,10 @@ class AsyncClient:
         """Return the id for `after` from which on everything is new: what is committed later comes after it.
 
         Load your data after this call, and subscribe with `after` this id: then nothing is missed in between. The token
-        has to allow `patterns`, which are `**` if none are given. Raises `Refused` and `GaveUp`.
+        has to allow `patterns`, which are `**` if none are given.
+
+        Raises `Invalid` for a bad pattern, `Refused` where the server says no, and `GaveUp` where it does not answer in
+        time.
         """
         parameters = selected(patterns or ("**",), ())
         # No event is from then, so that only the position comes.
@@ -219,13 +245,18 @@ class AsyncClient:
     ) -> AsyncSubscription:
         """Subscribe for the length of a block: `async with client.subscribe("orders/*") as items`.
 
-        Patterns are given one by one, or as a list. The stream begins after the id `after` (`EARLIEST`: with the oldest
-        retained event), else with the newest `last` events, else with the next event that is published. Iterating
-        yields each `Event` once and in order, over every broken connection and restarted server, a `Gap` where events
-        may be missing, and `Reconnecting` and `Notice`. It does not end by itself.
+        `patterns` are given one by one, or as a list of at most 100. A pattern is a topic in which a segment may be `*`
+        (any one), and the last one `**` (one or more). With `types` only events of one of these types are wanted.
 
-        Raises `Invalid` at once for a bad pattern, type or `last`. Iterating raises `Refused` when the server says no,
-        and `TooLarge` for an event beyond `max_event`.
+        `after` is an id: the stream begins with the event that follows it, with `EARLIEST` with the oldest retained
+        event. Otherwise the stream begins with the newest `last` events (1 to 1,000), or, without both, with the next
+        event that is published. `transport` is `"sse"` (Server-Sent Events) or `"websocket"`: both carry the same.
+
+        Iterating yields each `Event` once and in order, over every broken connection and restarted server, a `Gap`
+        where events may be missing, and `Reconnecting` and `Notice`. It does not end by itself.
+
+        Raises `Invalid` at once for a bad pattern, type, `last` or `transport`. Iterating raises `Refused` when the
+        server says no, and `TooLarge` for an event beyond `max_event`.
         """
         reading = Reading(patterns, types, after, last, transport, renewable=callable(self._token))
         return AsyncSubscription(reading, partial(self._items, reading))

@@ -171,7 +171,7 @@ def page_of(parameters: Parameters, request: PageRequest) -> Call[Page]:
     """Make the call that reads a page of history."""
     since = None if request.since is None else rfc3339(request.since)
     named = {
-        "last_event_id": request.after,
+        "after": request.after,
         "before": request.before,
         "since": since,
         "last": request.last,

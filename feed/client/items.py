@@ -25,4 +25,4 @@ class Reconnecting(msgspec.Struct, frozen=True):
 
 
 Item = Event | Gap | Notice | Reconnecting
-"""What a subscription yields."""
+"""The items that a subscription yields."""

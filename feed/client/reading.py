@@ -21,6 +21,7 @@ from feed.media_types import SSE
 from feed.pages import check_last
 
 Transport = Literal["sse", "websocket"]
+"""How a subscription gets its items: as Server-Sent Events, or over a WebSocket."""
 
 MAX_EVENT = 16 << 20  # bytes: a server's largest body by default
 
@@ -52,7 +53,7 @@ class Reading:
         self.back_at = 0.0
         self._parameters = selected(patterns, types)
         if after is not None:
-            self._parameters.append(("last_event_id", after))
+            self._parameters.append(("after", after))
         if last is not None:
             self._parameters.append(("last", str(last)))
         self._waits = Waits(FIRST_STREAM, LONGEST_STREAM)

@@ -18,7 +18,7 @@ Token = str | Callable[[], str] | None
 """A JWT, which says what a client may do, or a function that returns one for each request and each connect."""
 
 AsyncToken = str | Callable[[], str | Awaitable[str]] | None
-"""The same for an `AsyncClient`. The function may be a coroutine function; a plain function must not block."""
+"""The token of an `AsyncClient`. The function may be a coroutine function; a plain function must not block."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
-PATIENCE = 60.0  # how long a call is repeated before it is given up
+PATIENCE = 60.0
+"""How long a client repeats a call before it gives up, in seconds, unless its `patience` says otherwise."""
+
 SILENCE = 45.0  # three heartbeats: a stream that is silent for longer is dead, and opened again
 CONNECT = 10.0
 ANSWER = 30.0  # for the answer to one attempt of a call, and to the opening of a stream

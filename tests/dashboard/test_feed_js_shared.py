@@ -399,7 +399,7 @@ def test_a_quiet_stream_is_left_as_it_is(server: RunningServer, open_tab: OpenTa
     tab.connect(shared=False, quiet=0.2).live()
     asked = len(tab.watched.requests)
     eventually(lambda: tab.page.evaluate("1") and len(tab.watched.requests) >= asked + 3)
-    assert "last_event_id=" in tab.watched.requests[-1]
+    assert "after=" in tab.watched.requests[-1]
     assert tab.states == ["live"]
 
 

@@ -276,7 +276,7 @@ def test_an_empty_page_that_leads_up_to_a_loss_is_not_the_end(server: RunningSer
     gap = {"requested": "old-9", "resumed_from": "new-0", "reason": "unknown"}
 
     def answer(route: Route) -> None:
-        lost = "last_event_id=old-9" in route.request.url
+        lost = "after=old-9" in route.request.url
         document = {"events": [], "next": "new-0", "gap": gap} if lost else {"events": [], "next": "old-9"}
         route.fulfill(json=document)
 

@@ -33,9 +33,8 @@ from tests.support.paths import DOCS
 
 REFERENCE = DOCS / "reference"
 
-# Members that belong to the package itself, and stand on no page.
 _WIRE = {"sse", "line", "envelope", "message", "topic", "forget_wire_formats", "size", "retry", "type", "id", "data"}
-_INNER: dict[str, set[str]] = {
+INNER: dict[str, set[str]] = {
     "Event": {"sse", "line", "envelope", "forget_wire_formats", "size"},
     "Draft": {"data_bytes", "is_json", "envelope"},
     "Gap": _WIRE,
@@ -45,6 +44,8 @@ _INNER: dict[str, set[str]] = {
     "Limits": {"drained_retry", "jittered_retry", "retry_after"},
     "Topic": {"covers", "draft", "validate"},
 }
+"""Members of classes that belong to the package itself, and are on none of the pages."""
+
 _SUBSCRIPTION = {"announce_gap", "beat", "behind", "block", "break_off", "end", "fall_behind", "flow_into", "flush"} | {
     "lose", "note_position", "offer", "peer", "queued", "take", "told", "unblock", "wake"
 }  # fmt: skip
@@ -227,17 +228,17 @@ def _default(parameter: Any) -> str:
 
 def library(present: str) -> str:
     """Write what `feed` offers."""
-    return described_names(feed, {**_INNER, "Subscription": _SUBSCRIPTION})
+    return described_names(feed, {**INNER, "Subscription": _SUBSCRIPTION})
 
 
 def embedding(present: str) -> str:
     """Write what `feed.fastapi` offers."""
-    return described_names(feed.fastapi, _INNER)
+    return described_names(feed.fastapi, INNER)
 
 
 def client(present: str) -> str:
     """Write what `feed.client` offers."""
-    return described_names(feed.client, _INNER, feed)
+    return described_names(feed.client, INNER, feed)
 
 
 REGIONS: dict[str, Write] = {

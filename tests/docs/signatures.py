@@ -1,7 +1,13 @@
-"""Public names as a reference page shows them: how each is called, and the first paragraph of its docstring."""
+"""Public names as a reference page shows them: how each is called, and what its docstring says.
+
+Of `EXPLAINED` classes each method has a section with its whole docstring. Of all others there is a list of members with
+the first paragraph of each.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import math
 import re
@@ -21,13 +27,19 @@ _WIDTH = 100
 MADE_BY_CALLERS = {"AsyncClient", "Client", "Feed", "FeedOptions", "Grants", "Limits", "Retention", "Topic"}
 """Classes whose constructor is shown. All others are made by the package, and their fields are shown."""
 
+EXPLAINED = {"AsyncClient", "Feed"}
+"""Classes of whose methods the whole docstring is shown."""
+
+PLAIN = {"Client": "AsyncClient"}
+"""Classes of plain code, and their twins in asyncio. What both docstrings say is said once, of the twin."""
+
 
 def described_names(module: ModuleType, inner: Mapping[str, Set[str]], besides: ModuleType | None = None) -> str:
     """Return a heading, the call and a description for each public name of a module that is not an error, and a list of
     a class's public members. `inner` are the members of a class that are for the package itself. What another module
     offers too, under the same name, is left to that module."""
     return "\n".join(
-        _described(name, value, inner.get(name, frozenset()))
+        _described(module, name, value, inner.get(name, frozenset()))
         for name in module.__all__
         if not is_error(value := getattr(module, name)) and value is not getattr(besides, name, _NOTHING)
     )
@@ -72,17 +84,47 @@ def whole_text(value: object) -> str:
     )
 
 
-def _described(name: str, value: object, inner: Set[str]) -> str:
-    if isinstance(value, type) and name not in MADE_BY_CALLERS:
-        body = f"{first_paragraph(value)}\n"
-        members = [*_fields(value, inner), *_members(value, inner)]
-    elif callable(value) and hasattr(value, "__name__"):
-        body = f"```text\n{call(name, value, width=_WIDTH)}\n```\n\n{whole_text(value)}\n"
-        members = [*_members(value, inner)] if isinstance(value, type) else []
+def _described(module: ModuleType, name: str, value: object, inner: Set[str]) -> str:
+    sections: list[str] = []
+    members: list[str] = []
+    if isinstance(value, type):
+        made = name in MADE_BY_CALLERS
+        body = _called(name, value) if made else f"{first_paragraph(value)}\n"
+        members += () if made else _fields(value, inner)
+        twin = getattr(module, PLAIN[name]) if name in PLAIN else None
+        for member, found in _members(value, inner):
+            if name in EXPLAINED and inspect.isfunction(found):
+                sections.append(f"#### `{name}.{member}`\n\n{_called(member, found)}")
+            else:
+                members.append(_line(member, found, twin))
+    elif inspect.isfunction(value):
+        body = _called(name, value)
     else:
-        body = f"`{value!r}`\n" if isinstance(value, (str, int, float)) else f"`{_type(value)}`\n"
-        members = []
-    return f"### `{name}`\n\n{body}" + ("\n" + "\n".join(members) + "\n" if members else "")
+        shown = repr(value) if isinstance(value, (str, int, float)) else _type(value).replace("'", '"')
+        body = f"`{shown}`\n" + (f"\n{words}\n" if (words := text_of_constant(module, name)) else "")
+    listed = "\n".join(members) + "\n" if members else ""
+    return "\n".join(filter(None, [f"### `{name}`\n", body, listed, *sections]))
+
+
+def _called(name: str, value: Callable[..., object]) -> str:
+    return f"```text\n{_awaited(value)}{call(name, value, width=_WIDTH)}\n```\n\n{whole_text(value)}\n"
+
+
+def text_of_constant(module: ModuleType, name: str) -> str:
+    """Return the docstring of a constant on one line, '' if it has none: the text below it, where it is assigned. The
+    package's own module only imports it."""
+    body = ast.parse(inspect.getsource(module)).body
+    for statement, below in zip(body, [*body[1:], None], strict=True):
+        match statement:
+            case ast.ImportFrom(module=str(source), names=names):
+                for each in names:
+                    if (each.asname or each.name) == name:
+                        return text_of_constant(importlib.import_module(source), each.name)
+            case ast.Assign(targets=[ast.Name(id=assigned)]) if assigned == name:
+                match below:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        return " ".join(text.split())
+    return ""
 
 
 def _fields(kind: type, inner: Set[str]) -> Iterator[str]:
@@ -93,7 +135,8 @@ def _fields(kind: type, inner: Set[str]) -> Iterator[str]:
                 yield _bullet(f".{name}: {_type(annotation)}", "")
 
 
-def _members(kind: type, inner: Set[str]) -> Iterator[str]:
+def _members(kind: type, inner: Set[str]) -> Iterator[tuple[str, object]]:
+    """The public methods and properties of a class, which may be those of its bases."""
     seen: set[str] = set()
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] != "feed":
@@ -102,21 +145,28 @@ def _members(kind: type, inner: Set[str]) -> Iterator[str]:
             if name.startswith("_") or name in inner or name in seen:
                 continue
             seen.add(name)
-            if (line := _member(name, member)) is not None:
-                yield line
+            if isinstance(member, (classmethod, staticmethod)):
+                member = member.__func__
+            if inspect.isfunction(member) or isinstance(member, (property, cached_property)):  # else it is a field
+                yield name, member
 
 
-def _member(name: str, member: object) -> str | None:
-    if isinstance(member, (classmethod, staticmethod)):
-        member = member.__func__
+def _line(name: str, member: object, twin: type | None) -> str:
     if inspect.isfunction(member):
-        before = "await " if inspect.iscoroutinefunction(member) else ""
-        return _bullet(f"{before}{call(name, member)}", first_paragraph(member))
-    if isinstance(member, property):
-        return _bullet(f".{name}", first_paragraph(member.fget))
-    if isinstance(member, cached_property):
-        return _bullet(f".{name}", first_paragraph(member.func))
-    return None  # a field
+        words = first_paragraph(member)
+        if twin is not None and (other := vars(twin).get(name)) is not None and _says_the_same(member, other):
+            place = f"{twin.__name__}.{name}"
+            words = f"As [`{place}`](#{place.replace('.', '').lower()}), without `await` and `async`."
+        return _bullet(f"{_awaited(member)}{call(name, member)}", words)
+    return _bullet(f".{name}", first_paragraph(member.func if isinstance(member, cached_property) else member))
+
+
+def _says_the_same(plain: object, twin: object) -> bool:
+    return whole_text(plain) == whole_text(twin).replace("`async ", "`")
+
+
+def _awaited(function: object) -> str:
+    return "await " if inspect.iscoroutinefunction(function) else ""
 
 
 def _bullet(code: str, words: str) -> str:

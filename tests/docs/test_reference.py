@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -12,12 +13,13 @@ import pytest
 
 import feed
 import feed.client
+from feed.client import AsyncClient, Client
 from feed.control import Reason
 from feed.fastapi.describe.openapi import PAYLOADS
 from feed.fastapi.http.parameters import PARAMETERS
 from feed.fastapi.metrics.table import FIGURES
 from feed_server.settings import Settings, variable
-from tests.docs.reference import REFERENCE, REGIONS
+from tests.docs.reference import INNER, REFERENCE, REGIONS
 from tests.docs.regions import first_cells, plain, region_names, rewritten, table
 from tests.docs.signatures import is_error
 from tests.support.doc_blocks import section
@@ -88,6 +90,25 @@ def test_what_is_written_by_hand_is_there_for_each_row(page: str, title: str) ->
     lines = [line for line in section(page, title).splitlines() if line.startswith("| `")]
     assert lines
     assert [line for line in lines if line.endswith("| |")] == []
+
+
+@pytest.mark.parametrize("kind", [feed.Feed, AsyncClient, Client], ids=lambda kind: kind.__name__)
+def test_every_parameter_of_a_method_is_explained(kind: type) -> None:
+    methods = [each for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")]
+    silent = [
+        f"{method.__name__}: {name}"
+        for method in methods
+        for name in inspect.signature(method).parameters
+        if name != "self" and method.__name__ not in INNER["Feed"] and method.__name__ != "kick"
+        if f"`{name}`" not in (method.__doc__ or "")
+    ]
+    assert silent == []
+
+
+def test_the_client_of_plain_code_says_what_its_twin_says() -> None:
+    page = text(REFERENCE / "client.md")
+    found = re.findall(r"As \[`AsyncClient\.(\w+)`\]\(#\w+\), without", page)
+    assert sorted(found) == ["history", "now", "page", "publish", "publish_batch", "subscribe"]
 
 
 # feed.js: its page is written by hand, and its types say what has to stand there.

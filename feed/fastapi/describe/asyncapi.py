@@ -153,11 +153,8 @@ def _add(
 _SUBSCRIBE_QUERY: Json = {
     "type": "object",
     "properties": {
-        "last_event_id": {
-            **_STRING,
-            "description": "Resume after this id; `earliest`: with the oldest retained event.",
-        },
-        "after": {**_STRING, "description": "Another name of `last_event_id`."},
+        "after": {**_STRING, "description": "Resume after this id; `earliest`: with the oldest retained event."},
+        "last_event_id": {**_STRING, "description": "Another name of `after`."},
         "last": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Begin with the newest N events."},
         "type": {"type": "array", "items": _STRING, "description": "Only events of these types."},
         "topic": {"type": "array", "items": _STRING, "description": "More patterns."},

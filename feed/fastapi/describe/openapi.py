@@ -408,15 +408,9 @@ SUBSCRIBE: dict[str, Any] = {
         {**_TOPICS, "required": True},
         _parameter("type", "query", "Only events of these types; may be repeated.", _list(_TYPE)),
         _parameter("Last-Event-ID", "header", "Resume after this id; `earliest`: with the oldest retained event."),
-        _parameter(
-            "last_event_id", "query", "The same as the header, for clients that cannot set it. The header wins."
-        ),
-        _parameter("after", "query", "Another name of `last_event_id`. If a URL has both, the last one counts."),
-        _parameter(
-            "lastEventId",
-            "query",
-            "The same, as polyfills add it on a reconnect. It wins over `last_event_id` and `after`.",
-        ),
+        _parameter("after", "query", "Resume after this id, as with the header, which wins over it."),
+        _parameter("last_event_id", "query", "Another name of `after`. If a URL has both, the last one counts."),
+        _parameter("lastEventId", "query", "The same, as polyfills add it on a reconnect. It wins over `after`."),
         _parameter("last", "query", "Begin with the newest N events, if no id is given.", _number(1000)),
         _parameter("envelope", "query", "`1`: SSE's `data` is the whole event as JSON.", {"type": "string"}),
         _parameter("limit", "query", "History: events on a page.", {**_number(1000), "default": 100}),

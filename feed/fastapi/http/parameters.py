@@ -31,7 +31,7 @@ class Use(Enum):
 RECONNECTED = ("lastEventId", "Last-Event-ID", "evs_last_event_id")
 """Parameters that polyfills of `EventSource` add to the URL when they reconnect."""
 
-OPENED = ("last_event_id", "after")
+OPENED = ("after", "last_event_id")
 """Parameters with which a client resumes after an event."""
 
 _READING = frozenset({Use.STREAM, Use.PAGE})
@@ -39,8 +39,8 @@ _READING = frozenset({Use.STREAM, Use.PAGE})
 PARAMETERS: dict[str, frozenset[Use]] = {
     "topic": _READING,
     "type": _READING | {Use.ONE},
-    "last_event_id": _READING,
     "after": _READING | {Use.SUBSCRIPTIONS},
+    "last_event_id": _READING,
     **dict.fromkeys(RECONNECTED, _READING),
     "last": _READING,
     "envelope": _READING,

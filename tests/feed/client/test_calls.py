@@ -514,7 +514,7 @@ async def test_the_id_to_begin_after_is_only_used_until_the_server_named_one(cli
     async with playing(hang_up, stream(OPEN), silence) as script, client_to(script.url) as client:
         await collect(client, 4, after="earliest")
     assert script.header("last-event-id") == ["", "", "e-0"]
-    assert all("last_event_id=earliest" in head.partition("\r\n")[0] for head in script.heads)
+    assert all("after=earliest" in head.partition("\r\n")[0] for head in script.heads)
 
 
 async def test_half_an_event_is_no_event(client_to: AnyClient) -> None:

@@ -36,7 +36,7 @@ def closing(**data: Any) -> Control:
 
 
 def test_an_sse_stream_asks_for_envelopes_and_a_websocket_for_nothing_else() -> None:
-    asked = [("topic", "a/*"), ("topic", "b"), ("type", "t"), ("last_event_id", "e-1"), ("last", "7")]
+    asked = [("topic", "a/*"), ("topic", "b"), ("type", "t"), ("after", "e-1"), ("last", "7")]
     assert reading(after="e-1").parameters.multi_items() == [("envelope", "1"), *asked]
     assert reading("websocket", after="e-1").parameters.multi_items() == asked
 

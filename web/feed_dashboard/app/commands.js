@@ -56,7 +56,7 @@ export function curlSubscribe(base, event, withToken = false) {
 /** The same for a page. @param {URL | string} base @param {FeedEvent} event */
 export function javaScript(base, event) {
   /** @type {Record<string, string>} */
-  const query = event.id ? { last_event_id: event.id } : {};
+  const query = event.id ? { after: event.id } : {};
   const name = event.type === "message" ? "message" : event.type;
   return [
     `const source = new EventSource(${literal(urlOf(base, event.topic, query))});`,

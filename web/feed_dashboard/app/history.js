@@ -62,10 +62,10 @@ export class History {
    * @param {AbortSignal} [signal]
    */
   async newer(id, limit, signal) {
-    const page = await this.#page({ last_event_id: id, limit }, signal);
+    const page = await this.#page({ after: id, limit }, signal);
     if (!page.end || page.next === id) return page;
     // An empty page may only lead up to where the log was lost. The gap is at the beginning of the next one.
-    return this.#page({ last_event_id: page.next, limit }, signal);
+    return this.#page({ after: page.next, limit }, signal);
   }
 
   /**

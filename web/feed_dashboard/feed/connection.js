@@ -111,7 +111,7 @@ export class Connection {
     // Offline it is tried all the same, now and then: this machine may have no network, and the feed be on it.
     if (this.#state.name !== "offline" || navigator.onLine !== false) this.#say({ name: "connecting" });
     attempt.watch(OPENING, () => this.#ended(attempt, null, `No answer within ${OPENING / 1000} s.`));
-    const begin = this.#position ? { last_event_id: this.#position } : { last: this.#last };
+    const begin = this.#position ? { after: this.#position } : { last: this.#last };
     attempt.replays = Boolean(this.#position || this.#last);
     /** @type {Guard} */
     const current = (report) => (...facts) => {
@@ -248,7 +248,7 @@ export class Connection {
     attempt.asking = true;
     const { heard } = attempt;
     const asked = this.#position;
-    const begin = { limit: 1, last_event_id: asked };
+    const begin = { limit: 1, after: asked };
     const { status, page, ours, detail } = await readPage(this.#options, begin, attempt.left.signal, ASKING);
     if (attempt !== this.#attempt || attempt.over) return;
     if (page && (page.envelopes.length > 0 || page.gap)) await attempt.pause(ARRIVING);

@@ -29,7 +29,7 @@ export function addressOf({ base, topics, types }, path, parameters) {
 /**
  * A page of what `asked` is about.
  * @param {Asked} asked
- * @param {Query} parameters `limit`, `last_event_id`, `last` …
+ * @param {Query} parameters `limit`, `after`, `last` …
  * @param {AbortSignal} signal
  * @param {number} timeout milliseconds for all of it
  * @returns {Promise<Answer>}

@@ -327,7 +327,7 @@ export class Membership {
     const catching = (this.#catching = new AbortController());
     while (this.#waiting !== null) {
       const holes = this.#holes;
-      const begin = this.#position ? { last_event_id: this.#position, limit: PAGE } : { last: this.#last };
+      const begin = this.#position ? { after: this.#position, limit: PAGE } : { last: this.#last };
       const answer = await readPage(this.#options, begin, catching.signal, READING);
       if (catching !== this.#catching) return;
       if (!answer.page) return this.#troubled(answer);

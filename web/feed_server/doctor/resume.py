@@ -33,7 +33,7 @@ async def look_resume(target: Target, type: str) -> Resumed:
     """Resume three times: twice after an id that no log has, and once after an event."""
     async with (
         target.reading(target.path(type=type), {"Last-Event-ID": _BAD_ID}) as header,
-        target.reading(target.path(type=type, last_event_id=_BAD_ID)) as query,
+        target.reading(target.path(type=type, after=_BAD_ID)) as query,
     ):
         await query.until(lambda: query.first("feed.live"), target.moment)
         await header.until(lambda: header.first("feed.live"), target.moment)
@@ -74,10 +74,10 @@ def judge_header(by_header: Sequence[str], by_query: Sequence[str]) -> Finding:
     if "feed.gap" in by_header:
         return ok("resume", "Last-Event-ID arrives at the feed, and an unknown id is answered with feed.gap")
     if "feed.gap" in by_query:
-        return fail("resume", "the header Last-Event-ID does not arrive at the feed, while ?last_event_id= does", _PASS)
+        return fail("resume", "the header Last-Event-ID does not arrive at the feed, while ?after= does", _PASS)
     if not by_header and not by_query:
         return unknown("resume", "nothing came on the stream")
-    words = "neither Last-Event-ID nor ?last_event_id= arrives: a reader that reconnects misses the events meanwhile"
+    words = "neither Last-Event-ID nor ?after= arrives: a reader that reconnects misses the events meanwhile"
     return fail("resume", words, "let the proxy pass the header and the query on unchanged")
 
 

@@ -76,7 +76,7 @@ async def look_socket(target: Target, type: str) -> Socket:
             found = await _try_sending(target, socket, type, found._replace(opened=True))
         if not found.heard:
             return found
-        async with _connected(target, target.path("ws", type=type, last_event_id=str(opening.get("id", "")))) as socket:
+        async with _connected(target, target.path("ws", type=type, after=str(opening.get("id", "")))) as socket:
             return found._replace(resumed=await _message(target, socket, type) is not None)
     except InvalidStatus as refused:
         answer = refused.response
@@ -125,7 +125,7 @@ def judge_socket(socket: Socket) -> Finding:
     if not socket.acknowledged or not socket.heard:
         return fail("websocket", "it opens, but an event sent over it does not come back", "turn off its buffering")
     if not socket.resumed:
-        words = "it works, but does not resume: ?last_event_id= is lost on the way"
+        words = "it works, but does not resume: ?after= is lost on the way"
         return fail("websocket", words, "let the proxy pass the query on unchanged")
     return ok("websocket", "it opens, carries events both ways, and resumes")
 
