@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import overload
 
 from feed.admission import Admission
+from feed.arguments import check_text
 from feed.backoff import Backoff, Reminder
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
 from feed.event import DEFAULT_TYPE, Draft, event_size, value_draft
@@ -482,9 +483,11 @@ class Feed:
         back, and is judged anew. So end the session before.
 
         Raises `FeedUnavailable`, and names the nodes, if nodes did not answer and may still have such a stream.
-        Raises `Invalid` for an empty subject.
+        Raises `Invalid` for an empty subject, and `TypeError` for what is not a text: nobody has such a subject.
         """
-        if subject == "":
+        if id is not None:
+            check_text(id, "kick: id")
+        if subject is not None and not check_text(subject, "kick: subject"):
             raise Invalid("subject", "is empty")
         if id is not None and subject is None:
             ended, silent = await (await self._ready()).survey.end(id)
