@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ import msgspec
 import orjson
 
 from feed import wire
+from feed.arguments import BYTES, check_text
 from feed.errors import Invalid, Malformed, TooLarge
 from feed.json_rules import BOM, TOO_DEEP, dump_json, is_too_deep, json_fault
 from feed.wire import moment
@@ -144,21 +146,49 @@ def json_draft(topic: str, raw: bytes, type: str = DEFAULT_TYPE) -> Draft:
 def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:
     """Make an event to publish, for `publish_batch`. Its topic, type and data are checked here.
 
-    A `str` is a text, and `bytes` are one JSON value that is published as it is. Anything else becomes JSON: dicts,
-    lists, numbers, None, and also pydantic models, dataclasses, msgspec structs, dates and times (ISO 8601), timedelta
-    (seconds), UUID, Enum (its value), Decimal (as a text), sets, paths and IP addresses.
+    A `str` is a text, and `bytes` (or `bytearray`, `memoryview`) are one JSON value that is published as it is.
+    Anything else becomes JSON: dicts, lists, numbers, None, and also pydantic models, dataclasses, msgspec structs,
+    dates and times (ISO 8601), timedelta (seconds), UUID, Enum (its value), Decimal (as a text), sets, paths and IP
+    addresses.
 
-    Raises `Invalid` for the topic or type, `Malformed` for data that JSON has no form for.
+    Raises `Invalid` for the topic or type, `Malformed` for data that JSON has no form for, `TypeError` for a topic or
+    type that is not a text.
     """
-    if isinstance(data, str):
-        return text_draft(topic, str.__str__(data), type)  # a subclass, such as an Enum, may format itself otherwise
-    if isinstance(data, bytes):
-        return json_draft(topic, data.removeprefix(BOM), type)
     try:
-        raw = dump_json(data)
+        if isinstance(data, str):
+            return text_draft(topic, str.__str__(data), type)  # a subclass, as an Enum, may format itself otherwise
+        if isinstance(data, BYTES):
+            return json_draft(topic, bytes(data).removeprefix(BOM), type)
+        return json_draft(topic, _dumped(data), type)
+    except TypeError:
+        # A list, for example, never comes to the rules, as no cache can have it for a key.
+        check_text(topic, "topic")
+        check_text(type, "type")
+        raise
+
+
+def _dumped(data: object) -> bytes:
+    try:
+        return dump_json(data)
     except ValueError as error:
         raise Malformed(f"data: cannot be published as JSON: {error}") from error.__cause__
-    return json_draft(topic, raw, type)
+
+
+def list_of_drafts(drafts: Iterable[Draft]) -> list[Draft]:
+    """Return the drafts of a batch. Raises `TypeError` for what is not an iterable of drafts."""
+    if isinstance(drafts, Draft):
+        raise TypeError("a batch is made of drafts, in a list, and this is a single one: write […] around it")
+    if not isinstance(drafts, Iterable):
+        raise TypeError(f"a batch is made of drafts, in a list such as [draft(topic, data)], not {_name(drafts)}")
+    drafts = list(drafts)
+    for draft in drafts:
+        if not isinstance(draft, Draft):
+            raise TypeError(f"a batch is made of drafts, such as draft(topic, data), not of {_name(draft)}")
+    return drafts
+
+
+def _name(value: object) -> str:
+    return type(value).__name__
 
 
 def parse_json(raw: bytes, what: str) -> Any:
@@ -188,7 +218,7 @@ def check_depth(raw: bytes, what: str) -> None:
 
 @lru_cache(maxsize=4096)
 def check_topic(topic: str) -> str:
-    """Return the topic itself, or raise `Invalid`."""
+    """Return the topic itself, or raise `Invalid`, and `TypeError` for what is not a text."""
     _check_segments(topic, "topic")
     if "*" in topic:
         raise Invalid("topic", "may not contain '*': only the pattern of a subscription may")
@@ -197,7 +227,8 @@ def check_topic(topic: str) -> str:
 
 @lru_cache(maxsize=4096)
 def check_pattern(pattern: str) -> str:
-    """Return the pattern itself, or raise `Invalid`. A segment may be `*`, the last one `**`."""
+    """Return the pattern itself, or raise `Invalid`, and `TypeError` for what is not a text. A segment may be `*`, the
+    last one `**`."""
     _check_segments(pattern, "pattern")
     *parents, last = pattern.split("/")
     for segment in [*parents, "*" if last == "**" else last]:
@@ -208,7 +239,7 @@ def check_pattern(pattern: str) -> str:
 
 @lru_cache(maxsize=1024)
 def check_type(type: str) -> str:
-    """Return the type itself, or raise `Invalid`."""
+    """Return the type itself, or raise `Invalid`, and `TypeError` for what is not a text."""
     _check_characters(type, "type", MAX_TYPE)
     if "/" in type or "*" in type:
         raise Invalid("type", "may not contain '/' or '*'")
@@ -227,6 +258,7 @@ def _check_segments(path: str, what: str) -> None:
 
 
 def _check_characters(value: str, what: str, limit: int) -> None:
+    check_text(value, what)
     if not value:
         raise Invalid(what, "may not be empty")
     if len(value) > limit:

@@ -19,15 +19,16 @@ from types import TracebackType
 from typing import overload
 
 from feed.admission import Admission
+from feed.arguments import check_text
 from feed.backoff import Backoff, Reminder
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
-from feed.event import DEFAULT_TYPE, Draft, event_size, value_draft
+from feed.event import DEFAULT_TYPE, Draft, event_size, list_of_drafts, value_draft
 from feed.from_thread import FromThread
 from feed.histogram import Histogram
 from feed.log import Appended, Log, check_log_url, is_shared, take_over, without_password
 from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.options import MAX_BATCH, FeedOptions
-from feed.pages import EARLIEST, Page, PageRequest, Paging, check_last, page_request
+from feed.pages import EARLIEST, Page, PageRequest, Paging, check_after, check_last, page_request
 from feed.pattern import Selection, select
 from feed.peer import Peer
 from feed.running import Running
@@ -347,10 +348,7 @@ class Feed:
         Raises what `publish` raises, `Invalid` for an empty batch or one that is too long, and `TypeError` for what is
         not a draft.
         """
-        drafts = list(drafts)
-        for each in drafts:
-            if not isinstance(each, Draft):
-                raise TypeError(f"a batch is made of drafts, such as draft(topic, data), not of {type(each).__name__}")
+        drafts = list_of_drafts(drafts)
         return (await self.append(drafts, None if key is None else idempotency_key("", key, drafts, "batch"))).ids
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
@@ -412,7 +410,7 @@ class Feed:
         """
         selection = self.select(patterns, types)
         check_last(last)
-        return Subscribing(self, selection, after, last)
+        return Subscribing(self, selection, check_after(after), last)
 
     def select(self, patterns: str | Iterable[str | Iterable[str]], types: Iterable[str] = ()) -> Selection:
         """Check what one subscription asks for, as the HTTP routes do. Raises `Invalid` for no pattern, too many, or a
@@ -504,9 +502,11 @@ class Feed:
         back, and is judged anew. So end the session before.
 
         Raises `FeedUnavailable`, and names the nodes, if nodes did not answer and may still have such a stream.
-        Raises `Invalid` for an empty subject.
+        Raises `Invalid` for an empty subject, and `TypeError` for what is not a text: nobody has such a subject.
         """
-        if subject == "":
+        if id is not None:
+            check_text(id, "kick: id")
+        if subject is not None and not check_text(subject, "kick: subject"):
             raise Invalid("subject", "is empty")
         if id is not None and subject is None:
             ended, silent = await (await self._ready()).survey.end(id)

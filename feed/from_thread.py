@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from feed.errors import FeedUnavailable, Indeterminate
-from feed.event import DEFAULT_TYPE, Draft
+from feed.event import DEFAULT_TYPE, Draft, list_of_drafts
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class FromThread:
 
     def publish_batch(self, drafts: Iterable[Draft], *, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
         """Commit events, all of them or none, and return their ids, as `Feed.publish_batch` does."""
-        return self._do(self._feed.publish_batch(list(drafts), key=key), timeout)
+        return self._do(self._feed.publish_batch(list_of_drafts(drafts), key=key), timeout)
 
     def drain(self) -> None:
         """End every stream, as `Feed.drain` does, from any thread, a signal handler, or the event loop itself.

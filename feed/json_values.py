@@ -19,6 +19,8 @@ from uuid import UUID
 
 import msgspec
 
+from feed.arguments import BYTES
+
 _ISO_8601 = (datetime, date, time)
 _TEXT = (
     UUID,
@@ -31,6 +33,8 @@ _TEXT = (
     IPv4Network,
     IPv6Network,
 )
+
+_OF_OUR_OWN = (*BYTES, *_ISO_8601, timedelta, Decimal, UUID)  # msgspec has other forms for some of these
 
 
 class NoForm(ValueError):
@@ -74,12 +78,12 @@ def _form_of_object(value: object) -> object:
     if callable(dump):
         return _dumped(value, dump)
     if isinstance(value, msgspec.Struct):
-        return msgspec.to_builtins(value, str_keys=True, enc_hook=json_form)
+        return msgspec.to_builtins(value, builtin_types=_OF_OUR_OWN, enc_hook=json_form)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
+    if isinstance(value, BYTES):
         raise NoForm(
             "JSON has no form for bytes inside other data: make them text first, such as with decode() or base64"
         )

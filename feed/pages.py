@@ -6,6 +6,7 @@ from datetime import datetime
 
 import msgspec
 
+from feed.arguments import check_id
 from feed.control import Gap
 from feed.errors import Invalid
 from feed.event import Event
@@ -62,7 +63,10 @@ def page_request(
     last: int | None,
     limit: int | None,
 ) -> PageRequest:
-    """Check what a caller asks for. Raises `Invalid`."""
+    """Check what a caller asks for. Raises `Invalid`, and `TypeError` for a value of the wrong type."""
+    after = check_after(after)
+    if before is not None:
+        check_id(before, "before")
     given = {"after": after, "before": before, "since": since, "last": last}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
@@ -72,9 +76,19 @@ def page_request(
     return PageRequest(after, before, None if since is None else _moment(since), last, limit)
 
 
+def check_after(after: str | None) -> str | None:
+    """Return the id to go on after. None if there is none: "" is what a client's `position` is before its first id.
+    Raises `TypeError` for what is not a text."""
+    return None if after is None else check_id(after, "after") or None
+
+
 def check_last(last: int | None, name: str = "last") -> None:
-    """Raise `Invalid` for a number of events that cannot be asked for."""
-    if last is not None and not 1 <= last <= MAX_LAST:
+    """Raise `Invalid` for a number of events that cannot be asked for, `TypeError` for what is not a whole number."""
+    if last is None:
+        return
+    if isinstance(last, bool) or not isinstance(last, int):
+        raise TypeError(f"{name} has to be a whole number (int) from 1 to {MAX_LAST:,}, not {type(last).__name__}")
+    if not 1 <= last <= MAX_LAST:
         raise Invalid(name, f"has to be a whole number from 1 to {MAX_LAST:,}")
 
 
@@ -108,6 +122,8 @@ def _moment(since: str | datetime) -> int:
         if since.utcoffset() is None:
             raise Invalid("since", "has no time zone: give an aware datetime, such as datetime.now(UTC), or a text")
         milliseconds: int | None = milliseconds_of(since)
+    elif not isinstance(since, str):
+        raise TypeError(f"since has to be an aware datetime, or a str as in RFC 3339, not {type(since).__name__}")
     else:
         milliseconds = parse_rfc3339(since)
     if milliseconds is None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
+from feed.arguments import BYTES, check_text
 from feed.errors import Invalid
 from feed.event import check_pattern, check_type
 
@@ -113,12 +114,13 @@ def select(
     Raises `Invalid` for no pattern, more than `most`, or a bad pattern or type, `TypeError` for what is not a text.
     """
     flat = tuple(_flat(patterns))
-    names = (types,) if isinstance(types, str) else tuple(types)
+    names = (types,) if _is_one(types) else tuple(types)
     if not flat:
         raise Invalid("pattern", "is missing: name a topic, or ** for everything")
-    for name in (*flat, *names):
-        if not isinstance(name, str):
-            raise TypeError(f"a pattern or a type has to be a str, not {type(name).__name__}")
+    for pattern in flat:
+        check_text(pattern, "pattern")
+    for name in names:
+        check_text(name, "type")
     if len(flat) > most:
         raise Invalid("pattern", f"at most {most} may be given, not {len(flat)}; use * or ** for many topics")
     if sum(pattern.count("/") + 1 for pattern in flat if "*" in pattern) > MAX_SEGMENTS:
@@ -127,14 +129,20 @@ def select(
 
 
 def _flat(patterns: str | Iterable[str | Iterable[str]]) -> Iterator[str]:
-    if isinstance(patterns, str):
+    if _is_one(patterns):
         yield patterns
         return
     for pattern in patterns:
-        if isinstance(pattern, Iterable) and not isinstance(pattern, str):
-            yield from pattern
-        else:
+        if _is_one(pattern):
             yield pattern
+        else:
+            yield from pattern
+
+
+def _is_one(name: object) -> TypeGuard[str]:
+    """Tell whether this is one name, rather than a list of them. Whether it is a text is checked later: bytes are one
+    name, too, and not a list of numbers."""
+    return isinstance(name, (str, *BYTES)) or not isinstance(name, Iterable)
 
 
 @lru_cache(maxsize=1024)  # readers that ask for the same share one selection

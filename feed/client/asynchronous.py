@@ -342,7 +342,7 @@ class AsyncSubscription(AsyncIterator[Item]):
     @property
     def position(self) -> str:
         """The id after which to resume, with `subscribe(after=position)`: it lies behind all items so far, and behind
-        the events that did not match. "" before the server has named one."""
+        the events that did not match. "" before the server has named one, which `after` takes as None."""
         return self._reading.position
 
     async def __anext__(self) -> Item:

@@ -15,12 +15,13 @@ import httpx
 import msgspec
 import orjson
 
+from feed.arguments import check_key
 from feed.client.answers import is_json, is_own, refusal
 from feed.client.errors import Again, GaveUp, Refused
 from feed.client.frames import no_feed, of_page
 from feed.client.waits import ANSWER, CONNECT, FIRST_CALL, LONGEST_CALL, Waits
 from feed.errors import Invalid, TooLarge
-from feed.event import Draft
+from feed.event import Draft, list_of_drafts
 from feed.media_types import JSON, NDJSON
 from feed.pages import Page, PageRequest
 from feed.pattern import select
@@ -155,7 +156,7 @@ def publishing(drafts: Iterable[Draft], key: str | None) -> Call[list[str]]:
     """Make the call that publishes a batch. Raises `Invalid` for a bad key or no event at all, `TypeError` for what is
     not a draft."""
     headers = {"Content-Type": NDJSON, "Idempotency-Key": _key(key)}
-    content = b"\n".join([_envelope(draft) for draft in drafts])
+    content = b"\n".join([_envelope(draft) for draft in list_of_drafts(drafts)])
     if not content:
         raise Invalid("batch", "has no event in it")
     return Call("POST", headers, 201, lambda body: _many.decode(body).ids, content=content)
@@ -189,8 +190,6 @@ def selected(patterns: Iterable[str | Iterable[str]], types: Iterable[str]) -> P
 
 
 def _envelope(draft: Draft) -> bytes:
-    if not isinstance(draft, Draft):
-        raise TypeError(f"a batch is made of drafts, such as draft(topic, data), not of {type(draft).__name__}")
     data = draft.text.encode() if draft.is_json else json_text(draft.text)
     return b'{"topic":%b,"type":%b,"data":%b}' % (orjson.dumps(draft.topic), orjson.dumps(draft.type), data)
 
@@ -221,11 +220,7 @@ def no_connection(error: BaseException) -> str:
 
 
 def _key(key: str | None) -> str:
-    if key is None:
-        return secrets.token_urlsafe(18)
-    if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
-        raise Invalid("key", "has to be 1 to 255 visible ASCII characters")
-    return key
+    return secrets.token_urlsafe(18) if key is None else check_key(key)
 
 
 class _One(msgspec.Struct):

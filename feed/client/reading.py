@@ -18,7 +18,7 @@ from feed.client.waits import COME_BACK, FIRST_STREAM, LONGEST_STREAM, Waits, ob
 from feed.errors import Invalid
 from feed.event import Event
 from feed.media_types import SSE
-from feed.pages import check_last
+from feed.pages import check_after, check_last
 
 Transport = Literal["sse", "websocket"]
 """How a subscription gets its items: as Server-Sent Events, or over a WebSocket."""
@@ -48,11 +48,12 @@ class Reading:
         if transport not in ("sse", "websocket"):
             raise Invalid("transport", "has to be sse or websocket")
         check_last(last)
+        after = check_after(after)
         self.transport = transport
         self.position = ""
         self.back_at = 0.0
         self._parameters = selected(patterns, types)
-        if after is not None:
+        if after:
             self._parameters.append(("after", after))
         if last is not None:
             self._parameters.append(("last", str(last)))

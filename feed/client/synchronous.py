@@ -277,7 +277,7 @@ class Subscription(Iterator[Item]):
     @property
     def position(self) -> str:
         """The id after which to resume, with `subscribe(after=position)`: it lies behind all items so far, and behind
-        the events that did not match. "" before the server has named one."""
+        the events that did not match. "" before the server has named one, which `after` takes as None."""
         return self._reading.position
 
     def __next__(self) -> Item:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from feed.errors import Invalid
+from feed.arguments import check_key
 from feed.event import Draft
 
 KEY_LIFETIME_MS = 24 * 3600 * 1000
@@ -24,14 +24,16 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
 
-def idempotency_key(principal: str, key: str, drafts: Sequence[Draft], form: str = "one") -> IdempotencyKey:
+def idempotency_key(
+    principal: str, key: str, drafts: Sequence[Draft], form: str = "one", what: str = "key"
+) -> IdempotencyKey:
     """Return the key under which these drafts are published once, over HTTP, WebSocket or from code. `form` tells apart
-    requests with the same events and different answers: `one` event, or a `batch`, which may hold one event too.
+    requests with the same events and different answers: `one` event, or a `batch`, which may hold one event too. `what`
+    is how errors call the key.
 
-    Raises `Invalid` unless the key is 1 to 255 visible ASCII characters.
+    Raises what `check_key` raises.
     """
-    if not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
-        raise Invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+    check_key(key, what)
     digest = hashlib.sha256(form.encode())
     for draft in drafts:
         for part in (draft.topic, draft.type, "json" if draft.is_json else "text", draft.text):

@@ -69,6 +69,15 @@ def test_a_subscription_is_listed_and_ended(server: AppServer) -> None:
     eventually(lambda: get(server, "subscriptions", **BOSS).json()["subscriptions"] == [])
 
 
+def test_the_streams_of_two_subjects_are_not_ended_by_one_request(server: AppServer) -> None:
+    url = f"{server.url}/shop/live/subscriptions?subject=clerk&subject=ann"
+    with subscribed(f"{server.url}/shop/live/events/kept", CLERK):
+        refused = httpx.delete(url, headers=BOSS)
+        assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+        assert refused.json()["detail"].startswith("subject: may be given only once")
+        assert len(get(server, "subscriptions", **BOSS).json()["subscriptions"]) == 1
+
+
 @pytest.mark.parametrize(("path", "status"), [("healthz", "alive"), ("readyz", "ready")])
 def test_a_load_balancer_needs_no_login(server: AppServer, path: str, status: str) -> None:
     answer = get(server, path)

@@ -183,6 +183,18 @@ def test_times_that_cannot_be_meant_are_refused() -> None:
         Grants(expires=math.nan)
 
 
+@pytest.mark.parametrize("expires", [900, 0, -1.5, -math.inf, 999_999_999])
+def test_a_duration_is_no_moment_and_the_error_says_how_to_write_one(expires: float) -> None:
+    with pytest.raises(ValueError, match="a moment, not a duration") as raised:
+        Grants(expires=expires)
+    assert "time.time() + 900" in str(raised.value)
+    assert "timedelta(minutes=15)" in str(raised.value)
+
+
+def test_a_datetime_is_a_moment_however_long_ago() -> None:
+    assert Grants(expires=datetime(1971, 1, 1, tzinfo=UTC)).expires == 365 * 24 * 3600
+
+
 def test_making_grants_is_cheap() -> None:
     rights: dict[str, Any] = {"publish": ["users/7/**"], "subscribe": ["news/**", "users/7/**"], "subject": "7"}
     seconds = min(timeit.repeat(lambda: Grants(**rights), number=1_000, repeat=5)) / 1_000

@@ -205,6 +205,12 @@ class Place(msgspec.Struct):
     since: date
 
 
+class Parcel(msgspec.Struct, rename={"price": "cost"}):
+    price: Decimal
+    after: timedelta
+    content: Any
+
+
 NOON = datetime(2026, 11, 30, 12, 0, 0, 5_000, tzinfo=UTC)
 KEY = UUID("12345678-1234-5678-1234-567812345678")
 
@@ -216,6 +222,14 @@ KEY = UUID("12345678-1234-5678-1234-567812345678")
         (RootModel[list[int]]([1, 2]), [1, 2]),
         (Line("hat", Colour.RED), {"name": "hat", "colour": "red"}),
         (Place(IPv4Address("192.0.2.1"), date(2026, 11, 30)), {"host": "192.0.2.1", "since": "2026-11-30"}),
+        (
+            Parcel(Decimal("1.10"), timedelta(seconds=90), {KEY: [NOON, Colour.RED, {1}, Line("hat", Colour.RED)]}),
+            {
+                "cost": "1.10",
+                "after": 90.0,
+                "content": {str(KEY): [NOON.isoformat(), "red", [1], {"name": "hat", "colour": "red"}]},
+            },
+        ),
         ([NOON, NOON.date(), NOON.time()], ["2026-11-30T12:00:00.005000+00:00", "2026-11-30", "12:00:00.005000"]),
         (timedelta(minutes=1, milliseconds=500), 60.5),
         ({"id": KEY}, {"id": str(KEY)}),
@@ -242,6 +256,25 @@ def test_a_value_whose_form_is_a_text_is_published_as_text(value: object, text: 
     assert (draft.text, draft.is_json, type(draft.text)) == (text, False, str)
 
 
+@pytest.mark.parametrize("name", ["topic", "type"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (5, "int: write str(…) around it"),
+        (b"a", "bytes: write .decode() after it"),
+        (["a"], "list"),
+        (None, "NoneType"),
+        (Colour.RED, "Colour: write .value after it"),
+    ],
+)
+def test_a_topic_or_type_that_is_no_text_is_the_programs_mistake(name: str, value: object, words: str) -> None:
+    given: Any = {"topic": "t", "type": "message", name: value}
+    for data in ("x", b"1", {"n": 1}):
+        with pytest.raises(TypeError) as raised:
+            value_draft(data=data, **given)
+        assert str(raised.value) == f"{name} has to be a str, not {words}"
+
+
 @pytest.mark.parametrize(
     ("raw", "text", "is_json"),
     [
@@ -253,6 +286,12 @@ def test_a_value_whose_form_is_a_text_is_published_as_text(value: object, text: 
 def test_bytes_are_one_json_value_as_it_is(raw: bytes, text: str, is_json: bool) -> None:
     draft = value_draft("t", raw)
     assert (draft.text, draft.is_json) == (text, is_json)
+
+
+@pytest.mark.parametrize("raw", [bytearray(b'{"n":1.10}'), memoryview(b'{"n":1.10}')])
+def test_a_buffer_of_bytes_is_one_json_value_too(raw: bytearray | memoryview) -> None:
+    draft = value_draft("t", raw)
+    assert (draft.text, draft.is_json) == ('{"n":1.10}', True)
 
 
 def test_sets_with_the_same_members_are_the_same_data() -> None:
@@ -285,6 +324,8 @@ class Broken(BaseModel):
             {"a": b"bytes"},
             "JSON has no form for bytes inside other data: make them text first, such as with",
         ),
+        (Parcel(Decimal(1), timedelta(1), b"bytes"), "JSON has no form for bytes inside other data: "),
+        (Parcel(Decimal(1), timedelta(1), {(1, 2): 1}), "a key of the type tuple: make it a text or a number first"),
         ({(1, 2): 1}, "a key of the type tuple: make it a text or a number first"),
         (Broken(value=1), "model_dump(mode='json') of Broken failed: "),
         (float("nan"), "a number that is not finite, or a value that contains itself"),

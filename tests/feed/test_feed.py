@@ -92,9 +92,69 @@ def test_a_mistake_in_a_subscription_raises_at_the_call(patterns: Any, asked: di
         Feed("memory:").subscribe(*patterns, **asked)
 
 
-def test_what_is_not_a_text_is_not_a_pattern() -> None:
-    with pytest.raises(TypeError, match="has to be a str, not int"):
-        Feed("memory:").subscribe(5)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("patterns", "asked", "words"),
+    [
+        ((5,), {}, "pattern has to be a str, not int"),
+        ((b"a",), {}, "pattern has to be a str, not bytes"),
+        (("a",), {"types": 5}, "type has to be a str, not int"),
+        (("a",), {"after": 5}, "after has to be an id, which is a str such as event.id, not int"),
+        (("a",), {"last": "5"}, "last has to be a whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_raises_at_the_call(patterns: Any, asked: dict[str, Any], words: str) -> None:
+    feed = Feed("memory:")
+    for call in (feed.subscribe, feed.history):
+        with pytest.raises(TypeError, match=words):
+            call(*patterns, **asked)
+
+
+@pytest.mark.anyio
+async def test_a_subscription_after_the_position_of_a_client_that_has_none_begins_now() -> None:
+    async with Feed("memory:") as feed:
+        await feed.publish("a", "old")
+        async with feed.subscribe("a", after="") as events:
+            id = await feed.publish("a", "new")
+            event = await anext(events)
+            assert isinstance(event, Event)
+            assert event.id == id
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "words"),
+    [
+        (5, TypeError, "key has to be a str, not int: write str(…) around it"),
+        ("", Invalid, "key: must be 1 to 255 visible ASCII characters"),
+        ("a b", Invalid, "key: must be 1 to 255 visible ASCII characters"),
+        ("x\n", Invalid, "key: must be 1 to 255 visible ASCII characters"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_key_is_visible_ascii(key: Any, error: type[Exception], words: str) -> None:
+    async with Feed("memory:") as feed:
+        for publishing in (feed.publish("a", "x", key=key), feed.publish_batch([draft("a", "x")], key=key)):
+            with pytest.raises(error) as raised:
+                await publishing
+            assert str(raised.value) == words
+        assert (await feed.page("a")).events == []
+
+
+@pytest.mark.parametrize(
+    ("drafts", "words"),
+    [
+        (draft("a", "x"), "a batch is made of drafts, in a list, and this is a single one: write […] around it"),
+        (5, "a batch is made of drafts, in a list such as [draft(topic, data)], not int"),
+    ],
+)
+@pytest.mark.anyio
+async def test_what_is_no_list_of_drafts_is_refused_at_the_call(drafts: Any, words: str) -> None:
+    async with Feed("memory:") as feed:
+        with pytest.raises(TypeError) as raised:
+            await feed.publish_batch(drafts)
+        assert str(raised.value) == words
+        with pytest.raises(TypeError) as raised:
+            feed.from_thread.publish_batch(drafts)
+        assert str(raised.value) == words
 
 
 @pytest.mark.anyio

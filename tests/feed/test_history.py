@@ -97,6 +97,12 @@ async def test_what_is_committed_after_now_comes_after_it(feed: Feed) -> None:
         assert (event.id, event.text) == (id, "new")
 
 
+async def test_a_history_after_the_position_of_a_client_that_has_none_is_the_whole(feed: Feed) -> None:
+    await feed.publish("a", "x")
+    assert await feed.page("a", after="") == await feed.page("a")
+    assert await texts(feed.history("a", after="")) == [["x"]]
+
+
 async def test_the_earliest_is_the_oldest_retained_event(feed: Feed) -> None:
     await feed.publish("a", "x")
     assert [event.text for event in (await feed.page("a", after=EARLIEST)).events] == ["x"]

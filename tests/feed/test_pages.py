@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -44,6 +44,34 @@ def test_what_cannot_be_asked_for_raises_and_says_why(given: dict[str, Any], wor
     with pytest.raises(Invalid) as raised:
         page_request(**{**NOTHING, **given})
     assert str(raised.value).startswith(words)
+
+
+WHOLE = "has to be a whole number (int) from 1 to 1,000, not"
+AN_ID = "has to be an id, which is a str such as event.id, not"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"last": "5"}, f"last {WHOLE} str"),
+        ({"last": 1.5}, f"last {WHOLE} float"),
+        ({"last": True}, f"last {WHOLE} bool"),
+        ({"limit": "5"}, f"limit {WHOLE} str"),
+        ({"after": 5}, f"after {AN_ID} int"),
+        ({"after": 0}, f"after {AN_ID} int"),
+        ({"before": b"e-1"}, f"before {AN_ID} bytes"),
+        ({"since": 5}, "since has to be an aware datetime, or a str as in RFC 3339, not int"),
+        ({"since": date(2026, 11, 30)}, "since has to be an aware datetime, or a str as in RFC 3339, not date"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_the_programs_mistake(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        page_request(**{**NOTHING, **given})
+    assert str(raised.value) == words
+
+
+def test_the_position_before_the_first_id_is_none() -> None:
+    assert page_request(**{**NOTHING, "after": "", "last": 5}) == PageRequest(last=5)
 
 
 EVENT = Event("e", 5, "a", "t", "1", True, 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.pattern import EVERYTHING, Selection, TopicIndex, covers, literal_prefix, matches
+from feed.pattern import EVERYTHING, Selection, TopicIndex, covers, literal_prefix, matches, select
 from tests.support.topic_strategies import PATTERNS, TOPICS
 
 
@@ -129,6 +131,25 @@ def test_readers_of_one_pattern_come_as_the_same_group_for_each_of_its_topics() 
     assert first is second
     assert list(first) == [0, 1, 2]
     assert list(exact) == [3]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "types", "words"),
+    [
+        ([5], (), "pattern has to be a str, not int: write str(…) around it"),
+        ([b"a"], (), "pattern has to be a str, not bytes: write .decode() after it"),
+        ([["a", b"b"]], (), "pattern has to be a str, not bytes: write .decode() after it"),
+        (b"a", (), "pattern has to be a str, not bytes: write .decode() after it"),
+        (None, (), "pattern has to be a str, not NoneType"),
+        ("a", b"created", "type has to be a str, not bytes: write .decode() after it"),
+        ("a", 5, "type has to be a str, not int: write str(…) around it"),
+        ("a", [None], "type has to be a str, not NoneType"),
+    ],
+)
+def test_what_is_no_text_is_no_pattern_and_no_type(patterns: Any, types: Any, words: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        select(patterns, types)
+    assert str(raised.value) == words
 
 
 def test_a_selection_wants_only_its_types() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from uuid import UUID
 
 import httpx
 import msgspec
@@ -180,6 +181,21 @@ async def test_what_is_to_be_kicked_has_to_be_said() -> None:
         await feed.kick("0123456789abcdef", subject="ann")  # type: ignore[call-overload]
     with pytest.raises(Invalid, match="subject: is empty"):
         await feed.kick(subject="")
+
+
+@pytest.mark.parametrize("name", ["id", "subject"])
+async def test_a_number_is_nobody_to_kick_and_no_node_is_asked(nodes: list[Feed], name: str) -> None:
+    nodes_of(nodes[1]).answer = None
+    for value, words in (
+        (7, "int: write str(…) around it"),
+        (UUID(int=7), "UUID: write str(…) around it"),
+        (b"ann", "bytes: write .decode() after it"),
+        (["ann"], "list"),
+    ):
+        kick: Any = nodes[0].kick
+        with pytest.raises(TypeError) as raised:
+            await kick(**{name: value})
+        assert str(raised.value) == f"kick: {name} has to be a str, not {words}"
 
 
 class EarlierSubscriber(msgspec.Struct):

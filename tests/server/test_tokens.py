@@ -13,6 +13,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -527,7 +528,7 @@ def test_what_is_issued_is_what_is_granted() -> None:
 def test_what_a_token_says_can_be_read_without_a_key() -> None:
     said = read_unverified(sealed({"alg": "RS256", "kid": "k"}, b'{"exp": 1e3,  "sub": "a"}', "any"))
     assert (said.algorithm, said.kid, said.text) == ("RS256", "k", '{"exp": 1e3,  "sub": "a"}')
-    assert said.grants == Grants(subject="a", expires=1000)
+    assert said.grants == Grants(subject="a", expires=datetime.fromtimestamp(1000, UTC))
 
 
 @given(HEADERS, CLAIMS)

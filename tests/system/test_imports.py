@@ -37,6 +37,7 @@ FLOORS = {
 }
 
 SHARED = {
+    "feed.arguments",
     "feed.control",
     "feed.errors",
     "feed.event",

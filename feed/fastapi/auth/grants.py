@@ -20,6 +20,7 @@ from feed.pattern import Selection, covers
 DEFAULT_SECONDS = 15 * 60
 """How long grants are valid, in seconds, unless `expires` says otherwise."""
 
+_FIRST_TIME = 1_000_000_000  # in the year 2001: what is before was meant as a duration
 _LAST_TIME = 253_402_300_799  # the last second of the year 9999: what is beyond was not meant in seconds
 _REPEATED = 128  # characters of a topic or pattern that an error repeats
 
@@ -155,6 +156,11 @@ def _seconds(expires: float | datetime | None) -> float:
         raise TypeError(f"Grants: expires is a datetime or seconds since 1970, not {type(expires).__name__}")
     if not expires <= _LAST_TIME and expires != math.inf:
         raise ValueError(f"Grants: expires is in seconds since 1970, and {expires} is beyond all time: milliseconds?")
+    if expires < _FIRST_TIME:
+        raise ValueError(
+            f"Grants: expires is a moment, not a duration, and {expires} would be one long past: write "
+            "time.time() + 900, or datetime.now(UTC) + timedelta(minutes=15), for a quarter of an hour from now"
+        )
     return float(expires)
 
 

@@ -161,7 +161,7 @@ async def _append(
     if len(headers) > 1:
         raise Invalid("Idempotency-Key", "may be given only once")
     name = headers[0].strip(" \t") if headers else own_key
-    key = None if name is None else idempotency_key(principal(request, grants), name, drafts, form)
+    key = None if name is None else idempotency_key(principal(request, grants), name, drafts, form, "Idempotency-Key")
     return (await gate.feed.append(drafts, key)).ids
 
 

@@ -50,12 +50,14 @@ def subscriptions_router(feed: Feed, authorize: Authorize) -> APIRouter:
         (await authorize(request)).check_admin()
         query = query_of(request)
         query.check(Use.KICK_ALL)
-        subject = query.one("subject")
-        if subject is None:
+        subjects = query.all("subject")
+        if len(subjects) > 1:
+            raise Invalid("subject", "may be given only once: ask for each subject by itself")
+        if not subjects:
             raise Invalid("subject", "is missing: say whose streams to end, or name one: DELETE /subscriptions/ID")
         silent: tuple[str, ...] = ()
         try:
-            ended = await feed.kick(subject=subject)
+            ended = await feed.kick(subject=subjects[0])
         except SilentNodes as error:
             if not error.ended:
                 raise

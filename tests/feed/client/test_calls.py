@@ -104,8 +104,10 @@ async def test_data_that_is_no_json_is_refused_before_it_is_sent_in_words_of_our
 @pytest.mark.parametrize("key", ["", "a b", "é", "line\nbreak", "x" * 256])
 async def test_a_key_that_is_none_is_refused_before_it_is_sent(client_to: AnyClient, key: str) -> None:
     async with playing(CREATED) as script, client_to(script.url) as client:
-        with pytest.raises(Invalid):
+        with pytest.raises(Invalid, match=r"^key: must be 1 to 255 visible ASCII characters$"):
             await client.publish("a", "x", key=key)
+        with pytest.raises(TypeError, match=r"^key has to be a str, not int: write str"):
+            await client.publish_batch([draft("a", "x")], key=5)
     assert script.heads == []
 
 
@@ -146,6 +148,8 @@ async def test_a_bad_topic_or_type_is_refused_before_it_is_sent(
     async with playing(CREATED) as script, client_to(script.url) as client:
         with pytest.raises(Invalid, match=words):
             await client.publish(**{"topic": "a", "data": "x"} | asked)
+        with pytest.raises(TypeError, match="has to be a str, not int: write str"):
+            await client.publish(**{"topic": "a", "data": "x"} | dict.fromkeys(asked, 5))
     assert script.heads == []
 
 
@@ -153,6 +157,8 @@ async def test_a_batch_of_what_is_no_draft_is_refused_before_it_is_sent(client_t
     async with playing(CREATED) as script, client_to(script.url) as client:
         with pytest.raises(TypeError, match="a batch is made of drafts"):
             await client.publish_batch([{"topic": "a"}])
+        with pytest.raises(TypeError, match="this is a single one"):
+            await client.publish_batch(draft("a", "x"))
         with pytest.raises(Invalid, match="batch: has no event in it"):
             await client.publish_batch([])
     assert script.heads == []
@@ -171,6 +177,24 @@ async def test_a_batch_of_what_is_no_draft_is_refused_before_it_is_sent(client_t
 def test_a_mistake_raises_at_the_call(client: Any, patterns: Any, asked: dict[str, Any], words: str) -> None:
     for call in (client.subscribe, client.history):
         with pytest.raises(Invalid, match=words):
+            call(*patterns, **asked)
+
+
+@pytest.mark.parametrize("client", [AsyncClient("http://feed.example"), Client("http://feed.example")])
+@pytest.mark.parametrize(
+    ("patterns", "asked", "words"),
+    [
+        ((b"a",), {}, "pattern has to be a str, not bytes"),
+        (("a",), {"types": 5}, "type has to be a str, not int"),
+        (("a",), {"after": 5}, "after has to be an id, which is a str such as event.id, not int"),
+        (("a",), {"last": True}, "last has to be a whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_raises_at_the_call(
+    client: Any, patterns: Any, asked: dict[str, Any], words: str
+) -> None:
+    for call in (client.subscribe, client.history):
+        with pytest.raises(TypeError, match=words):
             call(*patterns, **asked)
 
 

@@ -41,6 +41,10 @@ def test_an_sse_stream_asks_for_envelopes_and_a_websocket_for_nothing_else() -> 
     assert reading("websocket", after="e-1").parameters.multi_items() == asked
 
 
+def test_the_position_before_the_first_id_is_none() -> None:
+    assert reading(after="").parameters == reading(after=None).parameters
+
+
 def test_another_transport_is_refused() -> None:
     with pytest.raises(Invalid):
         reading("carrier pigeon")  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -292,7 +293,7 @@ def _grants(claims: dict[str, Any], use: KeyUse) -> Grants:
         subscribe=_patterns(claim.subscribe, "subscribe") if use is not KeyUse.PUBLISH else (),
         admin=claim.admin and use is KeyUse.ALL,
         subject=_subject(claims),
-        expires=expires,
+        expires=datetime.fromtimestamp(expires, UTC),  # a number of long ago would pass for a duration
     )
 
 
