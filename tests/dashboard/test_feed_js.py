@@ -385,6 +385,7 @@ def test_options_that_mean_nothing_are_a_type_error(server: RunningServer, open_
         {"topics": []},
         {"last": 1001},
         {"quiet": 0},
+        {"topic": "orders/*"},
     ]
     for options in senseless:
         said = tab.page.evaluate(

@@ -163,7 +163,7 @@ def test_grants_that_have_ended_let_nobody_in(server: AppServer, shop: Shop) -> 
     get = httpx.get(f"{server.url}/live/events/a", headers={**ANN, "Accept": "application/json"})
     for answer in (post, get):
         assert answer.status_code == 401
-        assert answer.json()["detail"] == "what this login or token allowed has expired: log in again"
+        assert answer.json()["detail"] == "your permission has expired: log in again"
 
 
 def test_logging_out_ends_the_streams_of_one_user(server: AppServer, shop: Shop) -> None:

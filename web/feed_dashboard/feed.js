@@ -89,8 +89,11 @@ export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget)
     shared = true,
     credentials = "same-origin",
     quiet = 30,
+    ...others
   } = {}) {
     super();
+    // A slip would else subscribe to everything: `topic` instead of `topics`.
+    check(Object.keys(others).length === 0, `${Object.keys(others)[0]}: not an option of connect`);
     check(Array.isArray(topics) && topics.length > 0, "topics: an array of patterns");
     check(Array.isArray(types), "types: an array of names");
     check(typeof after === "string", "after: an event's id");

@@ -112,7 +112,7 @@ class Grants(msgspec.Struct, frozen=True):
     def check_not_expired(self) -> None:
         """Raise `Unauthenticated` if the grants have ended."""
         if self.expires <= time.time():
-            raise Unauthenticated("what this login or token allowed has expired: log in again", invalid=True)
+            raise Unauthenticated("your permission has expired: log in again", invalid=True)
 
     def _refusal(self, what: str) -> Unauthenticated | Forbidden:
         if self.anonymous:

@@ -174,7 +174,7 @@ SECURITY_SCHEMES: dict[str, Any] = {
 """Where a request may carry a token."""
 
 _MAY_NOT = _problems(
-    status_401="The token is missing or not valid.",
+    status_401="There is no token or login, or it is not valid.",
     status_403="The request is not allowed, or comes from a page of another origin.",
 )
 _UNREADABLE = _problems(status_400="The query is not UTF-8, or the request is not valid HTTP.")

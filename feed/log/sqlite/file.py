@@ -143,7 +143,8 @@ def _check_header(path: Path) -> None:
 def _check_version(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise LogRefused(
-            f"{path}: written by a newer feed (schema {version}, this one knows {SCHEMA_VERSION}): upgrade feed"
+            f"{path}: its user_version is {version}, and this feed knows up to {SCHEMA_VERSION}: upgrade feed if a "
+            "newer one wrote the file; an application whose tables are in it has to leave user_version alone"
         )
 
 

@@ -878,7 +878,7 @@ def in_a_folder_that_is_not_there(path: Path) -> None:
         (not_a_database, "not an SQLite database"),
         (too_short, "not an SQLite database"),
         (somebody_elses_database, "not a feed's"),
-        (newer_than_we_are, "newer feed"),
+        (newer_than_we_are, "newer one"),
         (ours_without_its_tables, "no such table"),
         (damaged, "damaged|malformed|corrupt"),
         (truncated, "damaged|malformed|corrupt"),

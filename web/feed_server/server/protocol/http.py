@@ -94,7 +94,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         for cycle in (self._running, self.cycle, *waiting):
             if cycle is not None:
                 unlink_scope(cycle.scope)
-                _give_up(cycle)
+                give_up(cycle)
         self._running = None
 
     def late(self) -> None:
@@ -336,12 +336,15 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
                 running.keep_alive = False
                 self.pipeline.clear()
                 return
-            _give_up(running)
+            give_up(running)
         self._refuse(why.status, why.detail)
 
     def _refuse(self, status: int, detail: str) -> None:
         self._refused = True
         log_unreadable(self.client, status, detail)
+        waiting = cast("object", None if self._running is None else self._running.transport)
+        if isinstance(waiting, _HeadWithBody):
+            waiting.flush()  # a 100 Continue may wait: behind the end below it could not be written
         self.transport.write(_refusal(status, detail))
         # A close with unread bytes would make the kernel reset the connection, and the answer might not arrive.
         self.transport.write_eof()
@@ -377,10 +380,11 @@ async def _run(
         cycle.disconnected = True
 
 
-def _give_up(cycle: RequestResponseCycle) -> None:
+def give_up(cycle: RequestResponseCycle) -> None:
     """Tell a request that its client is gone."""
     if not cycle.response_complete:
         cycle.disconnected = True
+        cycle.waiting_for_100_continue = False  # uvicorn would write it behind what the connection ends with
         cycle.message_event.set()
 
 
@@ -423,7 +427,7 @@ class _HeadWithBody:
         """Write `data`, or keep it back if it is the head."""
         if self._flushing is None:
             self._head = data
-            self._flushing = self._loop.call_soon(self._flush)
+            self._flushing = self._loop.call_soon(self.flush)
         elif self._head:
             self._flushing.cancel()
             head, self._head = self._head, b""
@@ -431,15 +435,15 @@ class _HeadWithBody:
         else:
             self._transport.write(data)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the head if it still waits."""
         head, self._head = self._head, b""
-        if not self._transport.is_closing():
+        if head and not self._transport.is_closing():
             self._transport.write(head)
 
     def close(self) -> None:
         """Write the head if it still waits, and close."""
-        if self._head:
-            self._flush()
+        self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
