@@ -20,7 +20,7 @@ from feed.subscription import Subscription
 
 
 class Broadcaster:
-    """The subscriptions of one process. No method waits: a slow reader delays nobody else.
+    """The subscriptions of one process. No method waits: a slow reader does not delay the others.
 
     `window` holds the newest events that were passed on; its position is that of the last one. `pump` writes the queues
     of the subscriptions that flow into outlets. `losses` is how often the log has lost events: a position from before a

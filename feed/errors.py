@@ -7,10 +7,10 @@
     │   ├── Invalid             the request breaks a rule for topics, types, …               (HTTP 422)
     │   ├── Unauthenticated     the request does not prove who is asking                     (HTTP 401)
     │   └── Forbidden           the caller may not do this                                   (HTTP 403)
-    ├── FeedUnavailable     nobody's fault, and nothing was done: try again              (HTTP 503)
+    ├── FeedUnavailable     the feed cannot do it now, and nothing was done: try again   (HTTP 503)
     │   ├── Overloaded          more is published than the log, or one client's limit, takes (HTTP 429)
     │   └── Draining            this server is stopping; another one will answer             (HTTP 503)
-    ├── Indeterminate       nobody's fault: the event may be published or not            (HTTP 504)
+    ├── Indeterminate       the log did not answer: the event may be published or not    (HTTP 504)
     └── LogRefused          the operator's fault: the log cannot be opened; says why and what to do
 
 At the HTTP edge they become problem documents (`feed.fastapi.http.problems`); a client sees nothing else of an error.

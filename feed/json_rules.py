@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from feed.json_values import NoForm, json_form, with_text_keys
 
 MAX_DEPTH = 100
-"""How many levels of nested arrays and objects JSON may have here: many readers' parsers fail on more."""
+"""The most levels of nested arrays and objects that JSON may have here: many readers' parsers fail on more."""
 
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
@@ -31,7 +31,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def json_fault(raw: bytes) -> str:
-    """Return why this is not JSON. The words repeat at most one byte of it."""
+    """Return the reason why these bytes are not JSON. The words repeat at most one of the bytes."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""What a feed counts, in plain numbers, and what it holds at one moment. These are read when somebody asks.
+"""What a feed counts, in plain numbers, and what it holds at one moment. They are read when they are asked for.
 
 Counters only ever grow. Per event and reader only the subscription itself counts: a publish, a fan-out or a replay is
 one addition here. No name of a counter comes from a client: the set of names is fixed.
@@ -94,8 +94,7 @@ class Queues(NamedTuple):
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """What a feed holds, and has done since it was made, at one moment (see `Feed.statistics`). A snapshot: it does not
-    change.
+    """A snapshot of what a feed holds, and has done since it was made (see `Feed.statistics`). It does not change.
 
     `subscribers` is how many streams are open. `subscribers_by_transport` is the same by how they read: `sse`,
     `websocket`, `ndjson`, `poll` (a long poll), `library` (inside the process). `queues` is what waits in their queues.

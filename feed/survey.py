@@ -22,7 +22,7 @@ class Subscriber(msgspec.Struct, frozen=True):
     """One subscription: what it asked for, when it began (milliseconds since 1970), the id up to which it has read, how
     many events wait in its queue, and whether it reads the log because it could not keep up or has just come back.
 
-    `transport`, `address` and `subject` (None where nobody has said who it is) are those of its `Peer`. `bytes_sent`
+    `transport`, `address` and `subject` (None if the caller is not known) are those of its `Peer`. `bytes_sent`
     counts the bytes of the stream's body that were handed to the connection: on a WebSocket the text of the messages,
     without frames; 0 without a connection. A field that a node of an older version does not send is empty, 0 or None.
     """

@@ -1,4 +1,4 @@
-"""Who has given an answer, and what it means.
+"""The meaning of an answer, which depends on who has given it.
 
 Proxies stand between a client and a feed, and answer while the feed is away: with a 404 for a route that they do not
 know yet, a 403 of a filter, a login page or a redirect. None of that is the feed's answer, and none of it is final. The
@@ -47,7 +47,7 @@ def is_stream(status: int, headers: Mapping[str, str]) -> bool:
 def refusal(
     status: int, phrase: str, headers: Mapping[str, str], body: Content, *, renewable: bool = False
 ) -> Again | Refused:
-    """Return what an answer means that is not a success. `renewable`: a 401 may be due to a token that has just
+    """Return the error for an answer that is not a success. With `renewable` a 401 may be due to a token that has just
     expired."""
     detail = _document(body).get("detail")
     reason = (detail if isinstance(detail, str) else "") or phrase or "no reason given"

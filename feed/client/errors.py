@@ -1,4 +1,4 @@
-"""What can go wrong in a client.
+"""Errors of the clients.
 
 `Invalid`, `Malformed` and `TooLarge` (`feed.errors`) are raised for what is not even sent, or is not read. `Refused` is
 the server's refusal, `GaveUp` means no answer in time. What may work the next time is repeated and not raised.

@@ -107,8 +107,8 @@ class Frames:
 
 
 class Control(msgspec.Struct, frozen=True):
-    """What the server says of the stream itself, as it was received. `id` is the position, if there is one. `retry` is
-    a field of SSE, in milliseconds."""
+    """A message about the stream itself, as it was received. `id` is the position, if there is one. `retry` is a field
+    of SSE, in milliseconds."""
 
     type: str
     data: dict[str, Any]

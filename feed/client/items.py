@@ -1,4 +1,4 @@
-"""What a subscription yields besides events and gaps."""
+"""Items that a subscription yields besides events and gaps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feed.event import Event
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """What the server says of the stream itself: `feed.open`, `feed.live`, `feed.position` or `feed.closing`."""
+    """A message of the server about the stream itself: `feed.open`, `feed.live`, `feed.position` or `feed.closing`."""
 
     type: str
     data: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What each process needs for itself: a fork copies a client, but not the other end of its sockets.
+"""Objects that each process needs for itself: a fork copies a client, but not the other end of its sockets.
 
 If two processes read one connection, each gets a part of the answers; if two write to it, they break its encryption. So
 a process that finds connections of another process does not touch them, not even to close them, and makes its own.
@@ -91,7 +91,7 @@ class InThisProcess(ExitStack):
 
 
 class AsyncInThisProcess(AsyncExitStack):
-    """The same for an event loop, which may still run to its end in a fork."""
+    """An `AsyncExitStack` that exits only in the process that has entered it, as a fork may end the event loop too."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from feed.media_types import SSE
 from feed.pages import check_after, check_last
 
 Transport = Literal["sse", "websocket"]
-"""How a subscription gets its items: as Server-Sent Events, or over a WebSocket."""
+"""The transport of a subscription: Server-Sent Events, or a WebSocket."""
 
 MAX_EVENT = 16 << 20  # bytes: a server's largest body by default
 
@@ -88,13 +88,13 @@ class Reading:
             raise Again("the stream is compressed, which was not asked for: a proxy in front of the feed does it")
 
     def refused(self, status: int, phrase: str, headers: Mapping[str, str], body: Body) -> Again | Refused:
-        """Return what an answer means that is not a stream."""
+        """Return the error for an answer that is not a stream."""
         may_renew = self._may_renew
         self._may_renew = may_renew and not (status == 401 and is_own(status, headers, body))
         return refusal(status, phrase, headers, body, renewable=may_renew)
 
     def take(self, received: Received) -> Item | None:
-        """Return what to hand out for what came, None for what only concerns the stream itself."""
+        """Return the item to hand out, None for a message that only concerns the stream itself."""
         self.position = received.id or self.position
         if isinstance(received, Event):
             return received

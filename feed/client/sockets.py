@@ -19,7 +19,7 @@ _QUEUE = 16  # messages that wait for the reader; with more, the socket is not r
 _CLOSE = 1.0  # seconds for the other end to say goodbye
 
 FAULTS = (OSError, EOFError, WebSocketException)
-"""What opening and reading a WebSocket can raise."""
+"""Exceptions that opening and reading a WebSocket can raise."""
 
 
 def options(server: Server, url: httpx.URL, silence: float, max_event: int) -> dict[str, Any]:

@@ -407,7 +407,7 @@ class _Connect(sockets.Unredirected, reconnect):
 
 
 class _Line:
-    """The socket that one thread reads and another thread may cut. As a block: while the socket is open."""
+    """The socket that one thread reads and another thread may cut. The socket is open for the length of a block."""
 
     def __init__(self) -> None:
         self._cut = threading.Event()
@@ -432,7 +432,7 @@ class _Line:
             self._shut()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until the line is cut."""
+        """Wait for this time, or until the line is cut."""
         self._cut.wait(seconds)
 
     def _shut(self) -> None:
@@ -442,7 +442,7 @@ class _Line:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
-        """Begin: the socket is about to be opened."""
+        """Begin the block in which the socket is opened and read."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,11 +1,11 @@
-"""How long a client waits before it tries again, and how long a stream may be silent. All in seconds."""
+"""Times in seconds: waits before the next attempt, and the longest silence of a stream."""
 
 from __future__ import annotations
 
 import random
 
 PATIENCE = 60.0
-"""How long a client repeats a call before it gives up, in seconds, unless its `patience` says otherwise."""
+"""The time in seconds for which a client repeats a call, unless its `patience` says otherwise."""
 
 SILENCE = 45.0  # three heartbeats: a stream that is silent for longer is dead, and opened again
 CONNECT = 10.0
@@ -36,12 +36,12 @@ class Waits:
         self._most = max(self._longest, min(self._next * (1 + _SPREAD), LONGEST_OBEYED))
 
     def next(self) -> float:
-        """Return how long to wait now."""
+        """Return the next wait."""
         wait = min(self._next * random.uniform(1 - _SPREAD, 1 + _SPREAD), self._most)
         self._next = min(self._next * 2, self._most)
         return wait
 
 
 def obeyed(asked: float) -> float:
-    """Return how long to stay away when a server asks for it, within bounds."""
+    """Return the wait that a server asks for, within bounds."""
     return min(max(asked, _SHORTEST), LONGEST_OBEYED)

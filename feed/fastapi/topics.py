@@ -1,4 +1,4 @@
-"""Typed topics: `Topic("orders/{id}", Order)` says what kind of data the events of some topics have.
+"""Typed topics: `Topic("orders/{id}", Order)` gives the data of events a model.
 
 pydantic validates what is published there over HTTP and WebSocket. The data is kept as it was published: the model only
 checks it. `feed` itself does not know typed topics.
@@ -57,7 +57,7 @@ class Topic(Generic[T]):
     def __init__(self: Topic[Any], address: str, model: Any, *, type: str | None = None) -> None: ...
 
     def __init__(self, address: str, model: Any, *, type: str | None = None) -> None:
-        """Raises `Invalid` for an address that a topic cannot have, or that has the same parameter twice."""
+        """Check the address. Raises `Invalid` if a topic cannot have it, or if it has the same parameter twice."""
         self.address = address
         self.model = model
         self.type = None if type is None else check_type(type)
@@ -210,7 +210,7 @@ def _segment(text: str) -> _Segment:
 
 
 def _pointer(place: Sequence[int | str]) -> str:
-    """RFC 6901."""
+    """Return a place as a JSON pointer (RFC 6901)."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)
 
 

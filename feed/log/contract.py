@@ -40,7 +40,7 @@ LOOK_AT_CLOCK = 16
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """What the log keeps; whichever bound is reached first counts. `age` is in seconds. `bytes` is a sum of
+    """The bounds of what the log keeps; the one that is reached first counts. `age` is in seconds. `bytes` is a sum of
     `Event.size`: 1 GiB unless given, in memory 256 MiB.
 
     `keys` bounds the idempotency keys: beyond it the oldest are forgotten before their 24 hours are over.

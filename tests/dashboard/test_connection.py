@@ -243,7 +243,7 @@ def test_a_token_that_is_none_is_refused_in_the_servers_words_and_a_page_of_a_pr
     expect(keyed.state).to_have_text("Token needed")
     keyed.page.route("**/session", lambda route: route.fulfill(content_type="text/html", body="<h1>sign in</h1>"))
     sign_in(keyed, token(subscribe=["**"]))
-    expect(keyed.part("token-error")).to_have_text("200: What answered is no feed.")
+    expect(keyed.part("token-error")).to_have_text("200: The answer did not come from the feed.")
     expect(keyed.part("token-box")).to_be_visible()
 
 

@@ -96,7 +96,7 @@ def test_what_a_proxy_answers_in_place_of_the_feed_is_no_answer_to_a_publish(das
 
         dashboard.page.route(f"{dashboard.server.url}/events", answer_instead, times=1)
         dashboard.part("send").click()
-        expect(dashboard.part("answer")).to_contain_text(f"{status}: What answered is no feed. It may")
+        expect(dashboard.part("answer")).to_contain_text(f"{status}: The answer did not come from the feed. It may")
     dashboard.part("send").click()
     expect(dashboard.part("answer")).to_contain_text("201: published as")
     assert len(dashboard.server.history("form/proxy")["events"]) == 1, "with one key, until the feed has answered"

@@ -18,7 +18,7 @@ from feed.event import check_pattern
 from feed.pattern import Selection, covers
 
 DEFAULT_SECONDS = 15 * 60
-"""How long grants are valid, in seconds, unless `expires` says otherwise."""
+"""The time in seconds for which grants are valid, unless `expires` says otherwise."""
 
 _FIRST_TIME = 1_000_000_000  # in the year 2001: what is before was meant as a duration
 _LAST_TIME = 253_402_300_799  # the last second of the year 9999: what is beyond was not meant in seconds
@@ -26,22 +26,22 @@ _REPEATED = 128  # characters of a topic or pattern that an error repeats
 
 
 class Grants(msgspec.Struct, frozen=True):
-    """What a request may do, and who makes it.
+    """The rights of a request, and who makes it.
 
     `publish` and `subscribe` are lists of patterns. A pattern may be subscribed to if **one** of the list covers it
     whole (`feed.pattern.covers`). Two patterns that match all of its topics only together, as `a/*` and `a/*/**` do for
     `a/**`, are not enough. A user's name that becomes part of a pattern has to be one segment without `*`: the name `*`
-    would match the topics of everybody.
+    would match the topics of all users.
 
     `admin` allows to see and end subscriptions, and to read `/metrics`. `subject` is who it is, as text: idempotency
-    keys, rates and `Feed.kick(subject=)` go by it. None where nobody has said so.
+    keys, rates and `Feed.kick(subject=)` go by it. None if the caller is not known.
 
     `expires` is when the grants end: an aware datetime, or seconds since 1970. Unless given, that is 15 minutes from
     now. `math.inf` is never. At that time an open stream ends with `feed.closing`, reason `token-expired`; its client
     comes back, and `authorize` is asked again.
 
-    `anonymous` says that nobody has logged in, so that a refusal is 401 and not 403. `hint` is what such a refusal
-    then asks for.
+    `anonymous` says that the caller has not logged in, so that a refusal is 401 and not 403. `hint` is what such a
+    refusal then asks for.
 
     Raises `ValueError` for what is not a pattern, for an empty subject and for a time that cannot be meant; `TypeError`
     for one string instead of a list, a subject that is not text, and `expires` that is not a time.
@@ -80,7 +80,7 @@ class Grants(msgspec.Struct, frozen=True):
         if self.subject is not None and not isinstance(self.subject, str):
             raise TypeError(f"Grants: subject is text, not {type(self.subject).__name__}: write str(…) around it")
         if self.subject == "":
-            raise ValueError("Grants: subject is empty: leave it out where nobody is known")
+            raise ValueError("Grants: subject is empty: leave it out if the caller is not known")
 
     def check_publish(self, topic: str) -> None:
         """Raise `Unauthenticated` or `Forbidden` unless events may be published to this topic."""

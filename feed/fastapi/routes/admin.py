@@ -20,7 +20,7 @@ def admin_router(feed: Feed, *, authorize: AuthorizeDependency | None = None, me
     """Serve `/subscriptions`, `/metrics`, `/healthz` and `/readyz`.
 
     `authorize` is any FastAPI dependency that returns the `Grants` of a request, as for `feed_router`. Subscriptions
-    and metrics need `admin=True`; the health checks are open to everybody. Without `authorize` everything is allowed:
+    and metrics need `admin=True`; the health checks are open to all. Without `authorize` everything is allowed:
     then put the router behind your own login, `include_router(admin_router(feed), prefix="/admin",
     dependencies=[Depends(login)])`.
 

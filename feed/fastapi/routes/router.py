@@ -81,7 +81,7 @@ def feed_router(
     query parameters in `parameters`.
 
     With `assets`, `feed.js` and the files it loads are served below `/assets`. With `dashboard` the dashboard is served
-    too, at `/` below the prefix. Everybody may load the page. `authorize` decides what it shows, by what a browser
+    too, at `/` below the prefix. All may load the page. `authorize` decides what it shows, by what a browser
     sends with each request (a cookie, not a header). The page also reads `metrics` beside it: see `admin_router`.
     """
     allowed = None if authorize is None else solved(authorize)

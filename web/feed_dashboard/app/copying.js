@@ -27,7 +27,7 @@ export async function copied(button, text) {
   }, SAID_MS);
 }
 
-// The clipboard's own interface is there in secure contexts only, and plain HTTP on another machine is none.
+// The clipboard's own interface is there in secure contexts only, and plain HTTP on another machine is not one.
 /** @param {string} text */
 async function copy(text) {
   try {

@@ -6,7 +6,7 @@ const NUMERAL = /^([+-]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?\d{1,1000}))?
  * Which of two numbers is larger, to the last digit.
  * @param {string} one a decimal number: `12345678901234567890`, `1.10`, `-2e-3`
  * @param {string} other
- * @returns {number} less than 0, 0 or more, as one is less than the other, as much, or more; NaN where one is no number
+ * @returns {number} less than 0, 0 or more, as one is less than the other, as much, or more; NaN where one is not a number
  */
 export function compared(one, other) {
   const a = decimalOf(one);

@@ -34,7 +34,7 @@ const COMPARE = {
  * @param {string} text
  * @param {boolean} regex
  * @returns {Pass}
- * @throws {SyntaxError} for what is no regular expression
+ * @throws {SyntaxError} for what is not a regular expression
  */
 export function filterOf(text, regex) {
   if (!text) return () => true;

@@ -7,7 +7,7 @@ import { readPage } from "../feed/history.js";
 
 const TIMEOUT_MS = 15_000; // of a page, its body included
 
-/** A page that could not be had: what the feed, or somebody in front of it, says to that. */
+/** A page that could not be had: what the feed, or a proxy in front of it, says to that. */
 export class HistoryError extends Error {
   name = "HistoryError";
 
@@ -106,7 +106,7 @@ function gapOf({ requested, resumed_from: resumedFrom, reason }) {
 /**
  * The number in an id, by which ids of one log are in order.
  * @param {string} id
- * @returns {number} NaN for what is no id
+ * @returns {number} NaN for what is not an id
  */
 export function numberOf(id) {
   return Number(/-(\d+)$/.exec(id)?.[1] ?? NaN);

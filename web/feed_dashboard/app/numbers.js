@@ -49,7 +49,7 @@ export function numeralAt(json, field) {
 /**
  * The value of JSON text.
  * @param {string} text
- * @returns {unknown} undefined for what is none
+ * @returns {unknown} undefined for what is not JSON
  */
 export function parsed(text) {
   try {

@@ -162,7 +162,7 @@ function headerOf(key) {
   return key;
 }
 
-// crypto.randomUUID is there in secure contexts only, and plain HTTP on another machine is none.
+// crypto.randomUUID is there in secure contexts only, and plain HTTP on another machine is not one.
 function newKey() {
   return Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("-");
 }

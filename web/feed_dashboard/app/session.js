@@ -65,7 +65,7 @@ export class Session {
       if (answered) done();
       else this.error = refusalText(await refusalOf(response));
     } catch {
-      this.error = "The server cannot be reached, or this is no token."; // fetch refuses headers that are none
+      this.error = "The server cannot be reached, or this is not a token."; // fetch refuses what a header cannot hold
     }
     this.busy = false;
     this.#changed();

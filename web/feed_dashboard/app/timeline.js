@@ -103,7 +103,7 @@ export class Timeline {
         const before = rows.all[0]?.event.id;
         const page = await (before ? this.#history.older(before, PAGE, signal) : this.#history.newest(PAGE, signal));
         if (page.gap) {
-          // What is shown is of a log that is no more: nothing here comes before it.
+          // What is shown is of a log that is gone: nothing here comes before it.
           this.#told.gap(page.gap);
           this.noOlder = true;
           break;

@@ -33,7 +33,7 @@ export class Topics {
   others = 0;
   #nodes = 0;
 
-  /** Count events; those that are not `live` are no part of a rate. @param {FeedEvent[]} events */
+  /** Count events; those that are not `live` are not part of a rate. @param {FeedEvent[]} events */
   add(events) {
     for (const event of events) {
       let node = this.root;

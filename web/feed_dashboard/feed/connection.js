@@ -15,7 +15,7 @@ import { Waits } from "./waits.js";
 const OPENING = 15_000; // until the stream says its first word
 const ASKING = 10_000; // for a page that shows how things stand
 const ARRIVING = 2_000; // for an event that the log has, to come over the stream
-const STEADY = 5_000; // what was live for less is no reason to begin with short waits again
+const STEADY = 5_000; // after a shorter time live, the waits go on growing
 const TURN = 16; // what arrives within it is handed on together
 
 const MOST_TOGETHER = 1_000; // events

@@ -57,7 +57,7 @@ export class FeedEvent {
  * @param {string} envelope
  * @param {boolean} live
  * @returns {FeedEvent}
- * @throws {SyntaxError} for what is no JSON
+ * @throws {SyntaxError} for what is not JSON
  */
 export function eventOf(envelope, live) {
   const found = ENVELOPE.exec(envelope);
@@ -104,7 +104,7 @@ export function idOf(envelope) {
  * A page of history: its events as envelopes, each as it is in the page.
  * @param {string} text
  * @returns {Page}
- * @throws {SyntaxError} for what is no such page
+ * @throws {SyntaxError} for what is not such a page
  */
 export function pageOf(text) {
   if (!text.startsWith(PAGE)) {

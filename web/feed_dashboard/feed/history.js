@@ -9,8 +9,8 @@ const PROBLEM = "application/problem+json";
 const MOST_DETAIL = 2_000; // characters
 const AGAIN = new Set([408, 425, 429]); // of 4xx: may be another answer the next time
 
-/** Of somebody who speaks in place of the feed. */
-export const NO_FEED = "What answered is no feed.";
+/** Of an answer that a proxy gives in place of the feed. */
+export const NO_FEED = "The answer did not come from the feed.";
 
 /**
  * @param {Asked} asked
@@ -59,7 +59,7 @@ export async function readPage(asked, parameters, signal, timeout) {
 }
 
 /**
- * Null for what is none: a page of somebody else's, with which a proxy may answer for the feed.
+ * Null for what is not a page of the feed: a proxy may answer in its place.
  * @param {string} text
  */
 function pageIn(text) {
@@ -90,7 +90,7 @@ export async function refusalOf(response) {
 }
 
 /**
- * The feed's own problem document, null where it is none. Any status may be that of a proxy in front.
+ * The feed's own problem document, null for another answer. Any status may be that of a proxy in front.
  * @param {Response} response
  */
 async function problemIn(response) {

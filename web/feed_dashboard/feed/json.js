@@ -9,8 +9,8 @@ const NESTED = /"[^"\\]*(?:\\.[^"\\]*)*"|[[\]{}]/g;
 
 /**
  * The values at `a.b.0` of JSON: there are several where keys are there twice. A name with dots in it is found too, and
- * what is no object or array is at "".
- * @param {string} json of what is none, as much as can be read
+ * what is not an object or array is at "".
+ * @param {string} json of what is not JSON, as much as can be read
  * @param {string} path
  * @returns {string[]} each as it is written
  */
@@ -22,7 +22,7 @@ export function valuesAt(json, path) {
   return reader.found;
 }
 
-/** Reads once through a text. What is no JSON ends it. */
+/** Reads once through a text. What is not JSON ends it. */
 class Reader {
   /** @type {string[]} */
   found = [];

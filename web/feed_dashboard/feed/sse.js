@@ -4,7 +4,7 @@
 /** @import { Frame } from "./types.js" */
 
 const LINE_END = /\r\n|\n|\r/g; // the three that end a line; U+2028 and its kin do not
-const LONGEST = 64 << 20; // characters of one frame: beyond it this is no feed
+const LONGEST = 64 << 20; // characters of one frame: beyond it this is not a feed
 
 /** A parser for one stream. */
 export class EventStreamParser {

@@ -113,7 +113,7 @@ type Listener<K extends keyof FeedEventMap> =
   | { handleEvent(event: CustomEvent<FeedEventMap[K]>): void }
   | null;
 
-/** An `EventTarget` with these events and no others: a name that is none of theirs is a mistake. */
+/** An `EventTarget` with these events and no others: another name is a mistake. */
 export interface FeedEventTarget extends EventTarget {
   addEventListener<K extends keyof FeedEventMap>(
     type: K,
