@@ -147,6 +147,8 @@ def test_htmx_4_alone_ends_the_stream_of_a_page_in_the_background(served: Served
         eventually(lambda: feed.statistics().subscribers == 0)
     say(feed, "meanwhile")
     page.evaluate(hide, False)
+    if version == "htmx 4":  # one that is still ending its stream may not hear of the first
+        eventually(lambda: feed.statistics().subscribers == 1 or page.evaluate(hide, False))
     expect(page.locator("#messages li")).to_have_text(["meanwhile"], timeout=30_000)
 
 

@@ -184,6 +184,7 @@ ELSEWHERE = seen()._replace(position="b-0")
         (Flow(SENT, ONCE, seen(1.5, 1.2, 0.9, 0.6), ONCE), "fail", "come together, up to 1.5 s late"),
         (Flow(SENT, ONCE, seen(1.5, 1.5, 1.5, 1.5), ONCE), "warn", "1.5 s late"),
         (Flow(SENT, ONCE, seen(1.5, 1.5, 1.5, 1.5), ONCE, trip=0.6), "ok", "at once"),
+        (Flow(SENT, ONCE, seen(1.5, 1.2, 0.9, 0.6), ONCE, trip=0.6), "fail", "come together, up to 1.5 s late"),
         (Flow(SENT, ONCE, ONCE, seen()), "warn", "JSON lines"),
         (Flow(SENT, seen(), ONCE, ONCE), "ok", "at once"),
         (Flow([], ONCE, ONCE, ONCE, problem(403)), "unknown", "403 (why)"),
