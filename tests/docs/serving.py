@@ -6,10 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
+import psutil
 
 from tests.support.redis_server import free_port
 from tests.support.streams import eventually
@@ -21,21 +24,52 @@ STOP_SECONDS = 20
 def serving(folder: Path, *command: str, **environment: str) -> Iterator[str]:
     """Run a module of Python that serves HTTP, by its name and arguments, and give its URL. `{port}` in an argument is
     the port. What the program says is in `output.txt`."""
-    port = str(free_port())
-    arguments = [each.replace("{port}", port) for each in command]
     named = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")} | environment
     with (folder / "output.txt").open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], cwd=folder, env=named, stdout=output, stderr=subprocess.STDOUT
-        )
-        url = f"http://127.0.0.1:{port}"
+        process, port = _started(command, folder, named, output)
         try:
-            eventually(lambda: process.poll() is not None or _answers(url))
-            assert process.poll() is None, (folder / "output.txt").read_text()
-            yield url
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)
+
+
+def _started(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: BinaryIO
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the program, on another port if somebody takes the one that was free a moment ago."""
+    while True:
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(each.replace("{port}", str(port)) for each in command)],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            eventually(partial(_is_up, process, port))
+        except AssertionError:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode is None:
+            return process, port
+        said = (folder / "output.txt").read_text()
+        assert "in use" in said, said
+
+
+def _is_up(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether the program has ended, or it is the one that listens there: another test's server would answer, too."""
+    if process.poll() is not None:
+        return True
+    with contextlib.suppress(psutil.NoSuchProcess):
+        program = psutil.Process(process.pid)
+        for each in (program, *program.children(recursive=True)):
+            for connection in each.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return _answers(f"http://127.0.0.1:{port}")
+    return False
 
 
 def uvicorn(folder: Path, module: str = "shop") -> contextlib.AbstractContextManager[str]:

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_django_publishes_what_is_committed_and_nothing_that_is_rolled_back(
     with serving(tmp_path, *gunicorn, FEED_URL=server.url) as url:
         items = ["bicycle", "nothing", "bell"]
         answers = [httpx.post(f"{url}/orders/{item}").json()["order"] for item in items]
-    with sqlite3.connect(tmp_path / "shop.db") as database:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as database:
         assert database.execute("SELECT item FROM shop_order ORDER BY id").fetchall() == [("bicycle",), ("bell",)]
     events = server.history("orders/*", type="created")["events"]
     published = [event["data"]["item"] for event in events if "item" in event["data"]]
