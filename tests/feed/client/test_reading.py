@@ -249,7 +249,7 @@ def test_a_patience_is_used_to_its_end(patience: float, last: float, monkeypatch
     tries, words = gave_up(Again("503: full"), patience, monkeypatch)
     assert tries[0] == 0
     assert 0.15 <= tries[1] <= 0.25
-    assert tries[-1] == pytest.approx(last)
+    assert tries[-1] == pytest.approx(last, abs=0.001)  # a try so shortly before the last one is the last one
     assert words == f"given up after {patience:.1f} s: http://feed.example: 503: full"
 
 
