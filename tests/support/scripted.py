@@ -76,6 +76,10 @@ async def accepting(
     try:
         yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
+        # Before that, too: asyncio cannot take a connection whose server was closed since it was accepted, and lets
+        # its socket leak.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         server.close()
         for _ in range(_TURNS):
             await asyncio.sleep(0)
