@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from feed.control import Control, Heartbeat
-from feed.event import Event
+from feed.event import Event, size_of
 
 Item = Event | Control | Heartbeat
 """One thing that a subscription hands out. Each kind has the wire formats `sse`, `envelope`, `line` and `message`."""
@@ -30,12 +30,13 @@ class Batch:
 
     __slots__ = ("_chunks", "_narrowed", "count", "events", "first", "last", "size")
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    def __init__(self, events: Sequence[Event], size: int | None = None) -> None:
+        """`size` is that of all events, if it is known."""
         self.events = events
         self.count = len(events)
         self.first = events[0].seq
         self.last = events[-1].seq
-        self.size = sum(event.size for event in events)
+        self.size = size_of(events) if size is None else size
         self._chunks: dict[Encoder, Chunk] = {}
         self._narrowed: dict[frozenset[str], Batch | None] = {}
 

@@ -70,9 +70,10 @@ class Broadcaster:
         """Return the subscription with this id, if there is one."""
         return self._subscriptions.get(id)
 
-    def push(self, events: Sequence[Event]) -> None:
-        """Pass on the events that follow those passed on before. Readers that want the same of them share one batch."""
-        self.window.extend(events)
+    def push(self, events: Sequence[Event], size: int | None = None) -> None:
+        """Pass on the events that follow those passed on before. Readers that want the same of them share one batch.
+        `size` is that of all events, if it is known."""
+        self.window.extend(events, size)
         by_topic: defaultdict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_topic[event.topic].append(event)
@@ -80,7 +81,7 @@ class Broadcaster:
         for topic in by_topic:
             for readers in self._index.find(topic):
                 groups.setdefault(id(readers), (readers, []))[1].append(topic)
-        batches = _Batches(events, by_topic)
+        batches = _Batches(events, by_topic, size)
         several: defaultdict[Subscription, dict[str, None]] = defaultdict(dict)  # to the topics they want
         for readers, topics in groups.values():
             batch = batches.of(topics)
@@ -131,8 +132,9 @@ class Broadcaster:
 class _Batches:
     """The batches made of one push: one for each set of topics."""
 
-    def __init__(self, events: Sequence[Event], by_topic: Mapping[str, Sequence[Event]]) -> None:
+    def __init__(self, events: Sequence[Event], by_topic: Mapping[str, Sequence[Event]], size: int | None) -> None:
         self._events = events
+        self._size = size
         self._by_topic = by_topic
         self._made: dict[tuple[str, ...], Batch] = {}
 
@@ -141,9 +143,9 @@ class _Batches:
         key = tuple(topics)
         if key not in self._made:
             if len(key) == len(self._by_topic):
-                events = self._events
+                self._made[key] = Batch(self._events, self._size)
             else:
                 events = [event for topic in key for event in self._by_topic[topic]]
                 events.sort(key=attrgetter("seq"))
-            self._made[key] = Batch(events)
+                self._made[key] = Batch(events)
         return self._made[key]

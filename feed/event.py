@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Self, TypeVar, overload
 
 import msgspec
 import orjson
@@ -24,6 +24,8 @@ from feed.errors import Invalid, Malformed, TooLarge
 from feed.json_rules import BOM, TOO_DEEP, dump_json, is_too_deep, json_fault
 from feed.wire import moment
 
+T = TypeVar("T")
+
 MAX_TOPIC = 256  # bytes of UTF-8
 MAX_TYPE = 128  # bytes of UTF-8
 
@@ -32,6 +34,23 @@ _RESERVED_TYPES = frozenset({"open", "error"})  # an EventSource fires these its
 
 _PLAIN = re.compile(r"[!-)+-~]+")  # printable ASCII without the asterisk
 _FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})  # control, format, surrogate, and every kind of space
+
+
+class _Kept(cached_property[T]):
+    """A `cached_property` without the lock that Python 3.11 takes for it. Two threads may both make the value, which
+    does no harm here."""
+
+    @overload
+    def __get__(self, event: None, owner: type[Any] | None = None) -> Self: ...
+
+    @overload
+    def __get__(self, event: object, owner: type[Any] | None = None) -> T: ...
+
+    def __get__(self, event: object, owner: type[Any] | None = None) -> Self | T:
+        if event is None:
+            return self
+        value = event.__dict__[self.func.__name__] = self.func(event)
+        return value
 
 
 class Event(msgspec.Struct, frozen=True, dict=True):
@@ -53,27 +72,27 @@ class Event(msgspec.Struct, frozen=True, dict=True):
     is_json: bool
     time_ms: int
 
-    @cached_property
+    @_Kept
     def id(self) -> str:
         """The event's name, unique in its log. A reader that has seen the event resumes after this id."""
         return f"{self.epoch}-{self.seq}"
 
-    @cached_property
+    @_Kept
     def sse(self) -> bytes:
         """The SSE frame."""
         return wire.sse(self.id, self.type, self.text)
 
-    @cached_property
+    @_Kept
     def message(self) -> bytes:
         """The JSON object, as a WebSocket's message."""
         return wire.message(self.id, self.topic, self.type, self.text, is_json=self.is_json, time_ms=self.time_ms)
 
-    @cached_property
+    @_Kept
     def line(self) -> bytes:
         """The JSON object as a line of NDJSON."""
         return self.message + b"\n"
 
-    @cached_property
+    @_Kept
     def envelope(self) -> bytes:
         """The JSON object inside an SSE frame, for `?envelope=1`."""
         return b"id: %b\ndata: %b\n\n" % (self.id.encode(), self.message)
@@ -117,13 +136,21 @@ def event_size(topic: str, type: str, data: str) -> int:
     return len(topic) + len(type) + len(data) + 64
 
 
+def size_of(events: Iterable[Event]) -> int:
+    """Return the sum of the sizes of events. In one place, as it is needed for every event several times."""
+    size = 0
+    for event in events:
+        size += len(event.topic) + len(event.type) + len(event.text) + 64
+    return size
+
+
 def text_draft(topic: str, data: str, type: str = DEFAULT_TYPE) -> Draft:
     """Make a draft whose data is a text, kept as it is.
 
     Raises `Invalid` for the topic or type, `Malformed` for a text that cannot be UTF-8 (a lone surrogate).
     """
     try:
-        data_bytes = len(data.encode())
+        data_bytes = len(data) if data.isascii() else len(data.encode())
     except UnicodeEncodeError as error:
         raise Malformed(f"data: cannot be encoded as UTF-8: a lone surrogate at character {error.start}") from None
     return Draft(check_topic(topic), check_type(type), data, False, data_bytes)

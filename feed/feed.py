@@ -88,6 +88,7 @@ class Feed:
         self._held_bytes = 0
         self._entrance = Admission(_ENTER)
         self._start: asyncio.Task[Running] | None = None
+        self._started: tuple[asyncio.Task[Running], Running] | None = None  # a start that has succeeded, and its result
         self._tried = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
 
@@ -158,11 +159,13 @@ class Feed:
         if not start.done():
             raise FeedUnavailable("the log cannot be reached yet")
         try:
-            return start.result()
+            running = start.result()
         except Exception:
             if self._start is start:
                 self._start = None  # the next use tries again
             raise
+        self._started = start, running
+        return running
 
     async def _begin(self, tried: asyncio.Event) -> Running:
         """Open the log, and try again until it opens. After the first attempt `tried` is set. While the log's server
@@ -199,6 +202,19 @@ class Feed:
             # Only who opens the feed with `async with` is told the details: others may be anybody.
             logger.error("%s", error)
             raise FeedUnavailable("the log cannot be opened", 30) from error
+
+    def _open_here(self) -> Running | None:
+        """Return what runs if the feed is open in this event loop of this process, as nearly every publish finds it."""
+        started = self._started
+        if (
+            started is None
+            or started[0] is not self._start
+            or self._end is not None
+            or self._loop is not asyncio.get_running_loop()
+            or self._pid != os.getpid()
+        ):
+            return None
+        return started[1]
 
     @property
     def running(self) -> Running | None:
@@ -357,12 +373,12 @@ class Feed:
             raise Invalid("batch", "has no event in it")
         if len(drafts) > MAX_BATCH:
             raise Invalid("batch", f"may have {MAX_BATCH:,} events at most, not {len(drafts):,}")
-        size = 0
+        size, max_data = 0, self.options.max_data
         for draft in drafts:
-            if draft.data_bytes > self.options.max_data:
-                raise TooLarge("data", self.options.max_data)
+            if draft.data_bytes > max_data:
+                raise TooLarge("data", max_data)
             size += draft.data_bytes
-        running = await self._ready()
+        running = self._open_here() or await self._ready()
         if running.broadcaster.pump.busy:
             await self._wait_for_readers(running, drafts)
         appended = await running.log.append(drafts, key)

@@ -84,12 +84,14 @@ class Pump:
     @property
     def backlog(self) -> float:
         """How much was passed on since the oldest run began, in full queues."""
-        return self.passed - min((run.passed for run in self._runs), default=self.passed)
+        if not self._runs:
+            return 0.0
+        return self.passed - min([run.passed for run in self._runs])
 
     @property
     def busy(self) -> bool:
         """Whether a publisher would have to wait at `admit`."""
-        return bool(self._held) or self.backlog > _MAX_LAG
+        return bool(self._held) or (bool(self._runs) and self.backlog > _MAX_LAG)
 
     async def admit(self) -> None:
         """Wait until earlier events have been written far enough, and for the publisher's turn."""

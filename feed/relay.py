@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from feed.backoff import Backoff
 from feed.broadcaster import Broadcaster
-from feed.event import Event
+from feed.event import Event, size_of
 from feed.log import Log
 from feed.log.contract import LogLost
 from feed.log.paging import runs
@@ -57,15 +57,13 @@ class Relay:
         """Pass on events in portions. A fan-out to thousands must not hold up publishes and other streams, and a
         portion has to fit into a queue."""
         broadcaster, pump, limits = self._broadcaster, self._broadcaster.pump, self._limits
-        for portion in _portions(batch, limits):
+        for portion, size in _portions(batch, limits):
             if portion[0].seq > broadcaster.window.position + 1:
                 broadcaster.skip_to(portion[0].seq - 1)
             while pump.backlog > _MAX_BACKLOG:
                 await asyncio.sleep(0)  # the pump works in every turn of the loop
-            pump.passed += max(
-                len(portion) / limits.queue_events, sum(event.size for event in portion) / limits.queue_bytes
-            )
-            broadcaster.push(portion)
+            pump.passed += max(len(portion) / limits.queue_events, size / limits.queue_bytes)
+            broadcaster.push(portion, size)
             pump.carry(portion[0].time_ms)
             if len(portion) < len(batch):
                 await asyncio.sleep(0)
@@ -87,13 +85,18 @@ class Relay:
                     await asyncio.sleep(0)
 
 
-def _portions(events: Sequence[Event], limits: Limits) -> Iterator[Sequence[Event]]:
-    """Split events at holes, and so that each portion fits into half a queue, or is a single event."""
+def _portions(events: Sequence[Event], limits: Limits) -> Iterator[tuple[Sequence[Event], int]]:
+    """Split events at holes, and so that each portion fits into half a queue, or is a single event. Yields each portion
+    and its size."""
     for run in runs(events):
+        if len(run) <= limits.queue_events // 2 and (size := size_of(run)) <= limits.queue_bytes // 2:
+            yield run, size
+            continue
         start, size = 0, 0
         for place, event in enumerate(run):
-            size += event.size
-            if place > start and (place - start >= limits.queue_events // 2 or size > limits.queue_bytes // 2):
-                yield run[start:place]
-                start, size = place, event.size
-        yield run[start:] if start else run
+            more = event.size
+            if place > start and (place - start >= limits.queue_events // 2 or size + more > limits.queue_bytes // 2):
+                yield run[start:place], size
+                start, size = place, 0
+            size += more
+        yield (run[start:] if start else run), size

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 
 from feed.errors import Invalid
-from feed.event import Draft, Event
+from feed.event import Draft, Event, size_of
 from feed.histogram import Histogram
 from feed.log.clock import Clock, now
 from feed.log.contract import (
@@ -83,15 +83,18 @@ class MemoryLog:
         time = self._clock.next()
         if key is not None and (answer := self._answer(key, time)) is not None:
             return answer
-        appended = Appended(self._epochs.current, self.position + 1, len(drafts))
+        window, epoch = self._window, self._epochs.current
+        first = window.position + 1
+        appended = Appended(epoch, first, len(drafts))
         events = [
-            Event(appended.epoch, seq, draft.topic, draft.type, draft.text, draft.is_json, time)
-            for seq, draft in enumerate(drafts, appended.first)
+            Event(epoch, seq, draft.topic, draft.type, draft.text, draft.is_json, time)
+            for seq, draft in enumerate(drafts, first)
         ]
-        self._window.extend(events)
+        size = size_of(events)
+        window.extend(events, size)
         if key is not None:
             self._answers[key.principal, key.key] = (key.fingerprint, time + KEY_LIFETIME_MS, appended)
-        self._tails.push(events)
+        self._tails.push(events, size)
         return appended
 
     def _answer(self, key: IdempotencyKey, time: int) -> Appended | None:

@@ -8,13 +8,14 @@ the disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from feed.event import Event
+from feed.event import Event, size_of
 from feed.log.contract import SCAN_EVENTS, Page
 from feed.log.paging import Scan
 from feed.pattern import Selection
 
+_MANY_LEFT = 64
 _GONE = Event("", 0, "", "", "", False, 0)
 
 
@@ -47,19 +48,26 @@ class Window:
         self._left = 0
         self.position = position
 
-    def extend(self, events: Iterable[Event]) -> None:
-        """Add the next events. After a hole the window starts anew. Raises `ValueError` for events that came before."""
-        for event in events:
-            if event.seq != self.position + 1:
-                if event.seq <= self.position:
-                    raise ValueError(f"event {event.seq} cannot follow {self.position}")
-                self.skip_to(event.seq - 1)
+    def extend(self, events: Sequence[Event], size: int | None = None) -> None:
+        """Add the next events. After a hole the window starts anew. `size` is that of all events, if it is known.
+        Raises `ValueError` for events that came before."""
+        self.bytes += size_of(events) if size is None else size
+        for place, event in enumerate(events):
+            seq = event.seq
+            if seq != self.position + 1:
+                if seq <= self.position:
+                    self.bytes -= size_of(events[place:])
+                    raise ValueError(f"event {seq} cannot follow {self.position}")
+                self.skip_to(seq - 1)
+                self.bytes = size_of(events[place:])
             self._events.append(event)
-            self.position = event.seq
-            self.bytes += event.size
-        while self and (len(self) > self._max_events or self.bytes > self._max_bytes):
+            self.position = seq
+        kept = len(self._events) - self._left
+        while kept > self._max_events or (self.bytes > self._max_bytes and kept):
             self._drop_oldest()
-        self._compact()
+            kept -= 1
+        if self._left > _MANY_LEFT:
+            self._compact()
 
     def drop_before(self, seq: int) -> None:
         """Drop the events before `seq`."""
@@ -122,6 +130,6 @@ class Window:
         self._left += 1
 
     def _compact(self) -> None:
-        if self._left > 64 and self._left * 4 > len(self._events):
+        if self._left > _MANY_LEFT and self._left * 4 > len(self._events):
             del self._events[: self._left]
             self._left = 0

@@ -368,13 +368,13 @@ def test_a_relay_that_breaks_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatc
             assert running is not None
             push, broken = running.broadcaster.push, 0
 
-            def push_or_break(batch: Sequence[Event]) -> None:
+            def push_or_break(batch: Sequence[Event], size: int) -> None:
                 nonlocal broken
                 broken += 1
                 if broken == 1:
                     running.broadcaster.window.extend(batch)  # and nobody is offered it
                     raise RuntimeError("broken on purpose")
-                push(batch)
+                push(batch, size)
 
             monkeypatch.setattr(running.broadcaster, "push", push_or_break)
             await feed.publish("a", "1")

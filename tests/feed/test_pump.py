@@ -241,6 +241,7 @@ async def test_a_reader_that_waits_for_the_disk_is_given_signs_of_life(monkeypat
         await publish(feed, 3)
         running = feed.running
         assert running is not None
+        await turn_until(lambda: not running.lag)
         read, held = running.log.read, asyncio.Event()
 
         async def slow(*arguments: Any) -> Page:

@@ -226,7 +226,7 @@ async def test_beyond_what_may_look_back_at_once_they_are_told_to_come_back(monk
 def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:
     window = Window(0, max_events=20_000, max_bytes=1 << 30)
     topic = "/".join("a" * 128)
-    window.extend(Event("e", seq, topic, "message", "x", False, 0) for seq in range(1, 20_001))
+    window.extend([Event("e", seq, topic, "message", "x", False, 0) for seq in range(1, 20_001)])
     costly = Selection([f"{'*/' * 120}nothing-{number}" for number in range(99)] + ["b/**"])
     assert not costly.wants_topic(topic)  # what it is made into for that is made once
     took = []
@@ -246,7 +246,7 @@ def test_a_page_from_memory_takes_milliseconds_whatever_is_asked_for() -> None:
 def test_pages_that_end_early_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feed.log.paging.PAGE_SECONDS", -1.0)
     window = Window(0, max_events=1_000, max_bytes=1 << 30)
-    window.extend(Event("e", seq, "a" if seq % 7 else "b", "message", "x", False, seq) for seq in range(1, 1_001))
+    window.extend([Event("e", seq, "a" if seq % 7 else "b", "message", "x", False, seq) for seq in range(1, 1_001)])
     for selection in (EVERYTHING, select(["b"])):
         found, position = list[int](), 0
         while position < 1_000:
@@ -267,7 +267,7 @@ def test_pages_that_end_early_leave_nothing_out(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_time_is_found_in_memory_without_looking_at_every_event() -> None:
     window = Window(0, max_events=1_000, max_bytes=1 << 30)
-    window.extend(Event("e", seq, "a", "message", "x", False, seq // 3) for seq in range(1, 2_001))
+    window.extend([Event("e", seq, "a", "message", "x", False, seq // 3) for seq in range(1, 2_001)])
     for time_ in (0, 333, 334, 400, 666, 667, 10_000):
         expected = next((seq - 1 for seq in range(1_001, 2_001) if seq // 3 >= time_), 2_000)
         assert window.before_time(time_) == expected

@@ -36,6 +36,7 @@ READERS = 2
 _RETAIN_BYTES = 1 << 30  # by default
 _GROUP_EVENTS = 5_000  # a commit takes the events that wait, up to this number and this size
 _GROUP_BYTES = 8 << 20
+_GATHER_SECONDS = 0.001  # that a commit waits for more at most; not longer than the last commit has taken
 _STATEMENT_ROWS = 64
 _HOUSEKEEPING = 5.0  # seconds between looks at the age of events while nothing is published
 _DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it inserts
@@ -99,6 +100,7 @@ class Writer:
         self._first_row = 1
         self._clock = Clock(content.latest)
         self._unchecked = 0  # bytes that were written since the last checkpoint, roughly
+        self._took = 0.0  # seconds of the last commit
         self._written = 0.0  # when something was committed last, by the monotonic clock
         self._failed: FeedUnavailable | None = None  # why the last commit or probe failed
         self._failed_bytes = 0
@@ -125,6 +127,7 @@ class Writer:
         on: without it, nobody who publishes would get an answer."""
         tidied = time.monotonic()
         going_on = True
+        together = 0  # publishes that the last commit has answered
         while going_on:
             if time.monotonic() - tidied >= _HOUSEKEEPING:
                 self._safely(self._tidy)
@@ -132,7 +135,11 @@ class Writer:
             if not self.requests:
                 with contextlib.suppress(queue.Empty):
                     self.wake.get(timeout=_HOUSEKEEPING)
+            elif len(self.requests) < together:
+                # Those who were just answered are about to publish again. Two half commits take twice the time of one.
+                time.sleep(min(self._took, _GATHER_SECONDS))
             group, going_on = self._gather()
+            together = len(group)
             if group:
                 committed(*self._commit(group))
             if self._unchecked >= _CHECKPOINT_BYTES:  # nobody waits for it
@@ -190,6 +197,7 @@ class Writer:
         self._unchecked += _COMMIT_BYTES + 2 * (group.end - self._end)
         self.position, self._end = group.position, group.end
         self.commits.observe(seconds)
+        self._took = seconds
         self._works()
         self._retain(now())
 
