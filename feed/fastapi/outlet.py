@@ -45,13 +45,28 @@ class Stream(Protocol):
         """End the stream: the connection is about to be cut off."""
 
 
+class Listener(Protocol):
+    """What a WebSocket of our own server calls for a text message that comes while nothing is waiting."""
+
+    def heard(self, text: str) -> bool:
+        """Handle a message, and return whether that was begun; else it goes the way of ASGI, as do all that follow
+        until it was received there."""
+
+    def is_busy(self) -> bool:
+        """Return whether the last message is still being handled: no other one may come meanwhile."""
+
+
 class Connection(Protocol):
     """A connection of our own server, as a stream sees it: the transport takes bytes as they go onto the wire, and
-    `write_paused` tells when it takes none."""
+    `write_paused` tells when it takes none. `listener` is for a WebSocket."""
 
     transport: asyncio.Transport
     stream: Stream | None
+    listener: Listener | None
     write_paused: bool
+
+    def go_on(self) -> None:
+        """Read on, after a listener was busy."""
 
 
 class Steppable:
@@ -258,13 +273,26 @@ class FramedOutlet:
         """Choose the encoder whose chunks this outlet writes."""
         return encoders.framed
 
+    def listen(self, listener: Listener) -> None:
+        """Have this listener called for the messages of a WebSocket."""
+        self._connection.listener = listener
+
+    def go_on(self) -> None:
+        """Read on, after the listener was busy."""
+        self._connection.go_on()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing can be written now."""
+        return self._connection.write_paused or self.closed
+
     def finish(self, reason: Reason | None) -> None:
         """See `Outlet`."""
         self._end.finish(reason)
 
     def close(self) -> None:
         """Let go: the stream's owner does not write any more."""
-        self._connection.stream = None
+        self._connection.stream = self._connection.listener = None
         self._end.close()
 
 

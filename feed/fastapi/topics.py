@@ -152,12 +152,14 @@ class TopicName(str, Generic[T]):
 class Topics:
     """The typed topics of a feed. For each topic and type the first one in the list counts that covers it.
 
-    With `strict`, only events that one of them covers may be published.
+    With `strict`, only events that one of them covers may be published. `are_checked` says whether there is anything to
+    check.
     """
 
     def __init__(self, topics: Iterable[Topic[Any]] = (), *, strict: bool = False) -> None:
         self.topics = tuple(topics)
         self.strict = strict
+        self.are_checked = strict or bool(self.topics)
         self._index: TopicIndex[int] = TopicIndex()
         for place, topic in enumerate(self.topics):
             self._index.add(topic.pattern, place)
@@ -186,10 +188,6 @@ class Topics:
             except Mismatch as error:
                 where = place(count)
                 raise (error.placed(where) if where else error) from None
-
-    def __bool__(self) -> bool:
-        """Return whether there is anything to check."""
-        return self.strict or bool(self.topics)
 
 
 class _Segment:

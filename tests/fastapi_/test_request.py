@@ -54,6 +54,9 @@ def test_a_websocket_with_too_many_is_not_opened(server: RunningServer) -> None:
 
 async def test_the_query_is_read_once_in_a_request_also_where_a_token_may_be_in_it() -> None:
     class Tokens:
+        def remembered(self, digest: bytes) -> Grants | None:
+            return None
+
         async def grants(self, token: str) -> Grants:
             assert token == "secret"
             return EVERYTHING

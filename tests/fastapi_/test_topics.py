@@ -247,7 +247,7 @@ def test_the_first_topic_that_covers_an_event_counts() -> None:
     assert Topics([typed, orders]).find("orders/1", "count") is typed
     assert Topics([typed, orders]).find("orders/1", "other") is orders
     assert Topics([typed]).find("orders/1", "other") is None
-    assert not Topics()
+    assert not Topics().are_checked
 
 
 class Many(BaseModel):

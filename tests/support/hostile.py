@@ -60,6 +60,15 @@ class Raw:
             received += piece
         return received
 
+    def until_times(self, wanted: bytes, times: int) -> bytes:
+        """All up to where `wanted` is there so many times."""
+        received = b""
+        while received.count(wanted) < times:
+            piece = self.receive()
+            assert piece, f"closed after {received.count(wanted)}: {received[-300:]!r}"
+            received += piece
+        return received
+
     def rest(self) -> bytes:
         """All until the server closes."""
         received = b""

@@ -30,7 +30,7 @@ FLOORS = {
         {"cli"},
         {"bench", "doctor", "server"},
         {"app"},
-        {"setting_errors", "verifier"},
+        {"publishing", "setting_errors", "verifier"},
         {"settings"},
         {"auth", "logging", "units"},
     ],

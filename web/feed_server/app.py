@@ -36,13 +36,14 @@ from feed.fastapi.routes.session import session_router
 from feed.fastapi.routes.subscriptions import subscriptions_router
 from feed.log import is_shared
 from feed_server.logging.stderr import dropped_lines
+from feed_server.publishing import Publishing
 from feed_server.settings import Settings, only_one_process
 
 if TYPE_CHECKING:
     from feed_server.auth.tokens import Tokens
 
 
-class _App(FastAPI):
+class App(FastAPI):
     """FastAPI, with the feed's own routes answered before FastAPI's. FastAPI knows these routes too: for the
     documentation, for the methods that they do not have, and for added middleware, which must not be bypassed.
 
@@ -55,11 +56,14 @@ class _App(FastAPI):
         gate: Gate,
         origins: Origins,
         hosts: Hosts | None,
+        publishing: Publishing,
         describe: Callable[[dict[str, Any]], dict[str, Any]],
         **options: Any,
     ) -> None:
-        """`describe` turns the OpenAPI document that FastAPI makes of its routes into this server's."""
+        """`publishing` is for a server that publishes by itself. `describe` turns the OpenAPI document that FastAPI
+        makes of its routes into this server's."""
         super().__init__(**options)
+        self.publishing = publishing
         self._describe = describe
         self._endpoints = FeedEndpoints(gate)
         self._origins = origins
@@ -72,6 +76,7 @@ class _App(FastAPI):
         return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request, and answer it."""
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return
@@ -135,7 +140,7 @@ def application(
     bodies: Bodies | None = None,
     processes: int = 1,
     server_drains: bool = False,
-) -> FastAPI:
+) -> App:
     """Make the application for `feed serve`, which knows the number of `processes`, counts the unread bytes of its
     connections in `bodies` too, and drains the feed itself (`server_drains`)."""
     metrics = metrics_of(feed, settings.node_name, dropped_lines=dropped_lines)
@@ -168,10 +173,13 @@ def application(
         shutdown_grace=shutdown_grace,
         rate=None if settings.publish_rate is None else Rate(settings.publish_rate),
     )
-    app = _App(
+    origins = Origins(settings.origins)
+    hosts = None if settings.has_key else Hosts(settings.hosts, exposed=settings.insecure)
+    app = App(
         gate,
-        Origins(settings.origins),
-        None if settings.has_key else Hosts(settings.hosts, exposed=settings.insecure),
+        origins,
+        hosts,
+        Publishing(gate, origins, hosts, tokens, settings.proxies),
         partial(
             openapi.of_server,
             key=settings.has_key,

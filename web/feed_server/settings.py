@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     ] = "info"
     quiet_publishes: Annotated[
         bool,
-        Field(description="Log no line for a publish that succeeds. The line takes a tenth to a fifth of its time."),
+        Field(description="Log no line for a publish that succeeds. The line takes a twentieth of its time."),
     ] = False
 
     jwt_secret: Annotated[

@@ -6,6 +6,7 @@ valid, even where none would be needed.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -30,6 +31,10 @@ that cannot be known now."""
 class Verifier(Protocol):
     """Where the grants of a token come from: `feed_server.auth.tokens.Tokens`."""
 
+    def remembered(self, digest: bytes) -> Grants | None:
+        """Return the grants of a token that was verified before, by its `token_digest`; None if it is not known, or not
+        valid any more."""
+
     async def grants(self, token: str) -> Grants:
         """Return the grants. Raises `Unauthenticated` and `FeedUnavailable`."""
 
@@ -52,7 +57,7 @@ class Access:
 
     async def __call__(self, connection: HTTPConnection) -> Grants:
         """Return the grants of a request: see `Authorize`."""
-        token = bearer_token(connection) or _query_token(connection) or _cookie_token(connection)
+        token = token_of(connection)
         if token is None:
             return self._mistaken if _has_strange_authorization(connection) else self._anybody
         grants = await self._tokens.grants(token)
@@ -61,6 +66,17 @@ class Access:
         if self._public:
             return msgspec.structs.replace(grants, subscribe=(*grants.subscribe, *self._public))
         return grants
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    """Return the token of a request, None if it has none. Raises `Unauthenticated` where it is not clear which one
+    counts, and what `query_of` raises."""
+    return bearer_token(connection) or _query_token(connection) or _cookie_token(connection)
+
+
+def token_digest(token: str) -> bytes:
+    """Return the name under which a verified token is remembered: a dump of this process's memory shall hold none."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def bearer_token(connection: HTTPConnection) -> str | None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from starlette.types import Scope
 
 from feed import Forbidden
+from feed.fastapi.http.request import header_values
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -92,7 +93,7 @@ class Hosts:
             )
         if _asks_for_health(scope):
             return  # a probe may use any address, and the answer is of no use to a foreign page
-        hosts = _values(scope, b"host")
+        hosts = header_values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if host is None or (host not in self._known and _Host(host.name, None) not in self._known):
             raise Forbidden(
@@ -124,7 +125,7 @@ class Origins:
         """Raise `Forbidden` if a foreign page wants to change something or to open a WebSocket."""
         if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             return
-        origins = _values(scope, b"origin")
+        origins = header_values(scope, b"origin")
         if origins and not (len(origins) == 1 and (self._is_own(scope, origins[0]) or self._is_listed(origins[0]))):
             raise Forbidden(
                 "the page that asks is of another origin: list that origin in FEED_ORIGINS (in an application of your "
@@ -137,7 +138,7 @@ class Origins:
         that is not on the list gets only `Vary`: caches have to know that the answer depends on the origin."""
         if not self._listed:
             return []
-        origins = _values(scope, b"origin")
+        origins = header_values(scope, b"origin")
         if len(origins) != 1 or not self._is_listed(origins[0]):
             return [(b"vary", b"Origin")]
         return [
@@ -153,10 +154,10 @@ class Origins:
         if (
             scope["type"] != "http"
             or scope["method"] != "OPTIONS"
-            or not _values(scope, b"access-control-request-method")
+            or not header_values(scope, b"access-control-request-method")
         ):
             return None
-        origins = _values(scope, b"origin")
+        origins = header_values(scope, b"origin")
         if len(origins) != 1 or not self._is_listed(origins[0]):
             raise Forbidden("this origin is not one of FEED_ORIGINS")
         return [
@@ -172,7 +173,7 @@ class Origins:
         """Return whether origin and `Host` are the same. A port that is left out is the default port of the origin's
         scheme: the server's own scheme does not count, as a proxy may speak TLS."""
         origin = parse_origin(text)
-        hosts = _values(scope, b"host")
+        hosts = header_values(scope, b"host")
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if origin is None or host is None or origin.scheme not in _DEFAULT_PORTS:
             return False  # as an app on this machine has (capacitor://localhost)
@@ -182,7 +183,7 @@ class Origins:
 
 def _cloudevent_headers(scope: Scope) -> Iterable[bytes]:
     """Return the headers of a CloudEvent that a page asks to send. They cannot be listed, as each extension is one."""
-    asked = ",".join(_values(scope, b"access-control-request-headers")).split(",", 2 * _MAX_CLOUDEVENT)
+    asked = ",".join(header_values(scope, b"access-control-request-headers")).split(",", 2 * _MAX_CLOUDEVENT)
     names = [name.strip(" \t") for name in asked]
     return [name.encode() for name in names if _CLOUDEVENT.fullmatch(name)][:_MAX_CLOUDEVENT]
 
@@ -193,7 +194,3 @@ def _is_loopback(address: str) -> bool:
         return ip_address(address.partition("%")[0]).is_loopback
     except ValueError:  # the path of a Unix socket
         return True
-
-
-def _values(scope: Scope, name: bytes) -> list[str]:
-    return [value.decode("latin-1").strip(" \t") for key, value in scope["headers"] if key == name]

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from feed.fastapi.http.problems import Refused, UnreadProblem
+from feed.fastapi.http.request import header_values
 from feed.fastapi.logging.requests import request_log_of
 from feed.fastapi.stepping import resume_stepped
 
@@ -44,6 +45,10 @@ class Bodies:
         self.held += size
         return True
 
+    def has_room(self, size: int) -> bool:
+        """Return whether a whole body of `size` bytes could be taken now."""
+        return self.held + size <= self.most
+
     def release(self, size: int) -> None:
         """Give back room that `take` reserved."""
         self.held -= size
@@ -71,7 +76,7 @@ class Reading:
         self._held = 0
 
     async def __aenter__(self) -> bytes:
-        length = self._request.headers.get("content-length", "")
+        length = next(iter(header_values(self._request.scope, b"content-length")), "")
         if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > self._limit):
             raise self._too_large()
         receiving = self._request.receive().__await__()

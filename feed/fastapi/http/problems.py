@@ -6,6 +6,7 @@ This holds on the feed's own routes. The other routes of an application around t
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from http import HTTPStatus
@@ -36,6 +37,8 @@ from feed import (
 from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.topics import Mismatch
 from feed.media_types import PROBLEM
+
+logger = logging.getLogger(__name__)
 
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 """Headers of every answer. They stop a browser from guessing another media type, and from sending the URL, which may
@@ -149,6 +152,12 @@ def problem_of(error: FeedError) -> Problem:
     status = status_of(error)
     members = {"errors": error.errors} if isinstance(error, Mismatch) and error.errors else None
     return Problem(status, str(error) if status != 500 else FAULT, _headers_of(error), members)
+
+
+def failed(method: str, path: str, error: BaseException) -> Problem:
+    """Return the problem document for what nobody has foreseen, and log why."""
+    logger.error("%s %r failed", method, path, exc_info=error)
+    return Problem(500, "this server failed, and its log says why")
 
 
 def _headers_of(error: FeedError) -> dict[str, str]:

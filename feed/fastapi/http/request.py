@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from starlette.requests import HTTPConnection, Request
+from starlette.types import Scope
 
 from feed import Invalid
 from feed.errors import Malformed
@@ -24,6 +25,11 @@ _MAX_ACCEPT = 4_096  # characters
 _PREFIX = re.compile(r"(/[\w.~!$&'()*+;=:@%-]+)*", re.ASCII)
 
 _QUERY = "feed.query"  # in the scope
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """Return the values of a header, without the space around them, in the order in which they came."""
+    return [value.decode("latin-1").strip(" \t") for key, value in scope["headers"] if key == name]
 
 
 def query_of(connection: HTTPConnection) -> Query:
@@ -127,16 +133,16 @@ def last_event_id(connection: HTTPConnection, query: Query) -> str | None:
     return query.newest(RECONNECTED) or query.newest(OPENED)
 
 
-def media_type(request: Request) -> str:
+def media_type(connection: HTTPConnection) -> str:
     """Return the body's media type in lower case, without parameters. Raises `Refused` for a charset other than UTF-8,
     for compression, and for multipart: nobody wants the boundaries of a form published."""
-    content_type = request.headers.get("content-type", "")
-    kind, _, parameters = content_type.partition(";")
+    scope = connection.scope
+    kind, _, parameters = next(iter(header_values(scope, b"content-type")), "").partition(";")
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip(' "').lower() not in {"utf-8", "utf8", "us-ascii"}:
             raise Refused(UnreadProblem(415, "the charset has to be UTF-8"))
-    if any(value.strip().lower() not in {"", "identity"} for value in request.headers.getlist("content-encoding")):
+    if any(value.lower() not in {"", "identity"} for value in header_values(scope, b"content-encoding")):
         raise Refused(UnreadProblem(415, "a compressed body is not accepted: send it uncompressed"))
     kind = kind.strip().lower()
     if kind.startswith("multipart/"):

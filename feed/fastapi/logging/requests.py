@@ -17,7 +17,7 @@ from starlette.types import Scope
 from feed import Subscription
 from feed.fastapi.logging.records import FactRecord, without_tokens
 
-_requests = logging.getLogger("feed.requests")
+REQUESTS = logging.getLogger("feed.requests")
 _publishes = logging.getLogger("feed.requests.publishes")  # successful publishes: there may be thousands a second
 _streams = logging.getLogger("feed.streams")
 
@@ -48,29 +48,86 @@ class RequestLog:
         """Log the finished request, unless a stream followed, which has a line of its own."""
         if self.streamed or (self.status == 201 and not _publishes.isEnabledFor(self._level)):
             return
-        raw: bytes = scope.get("raw_path") or b""
-        client = scope.get("client")
-        facts: dict[str, Any] = {
-            "event": "request",
-            "method": scope.get("method", "GET"),  # a WebSocket's handshake is a GET
-            "path": _shown(raw.decode("latin-1"), _MAX_PATH),
-            "status": self.status,
-            "ms": round((time.perf_counter() - self._begun) * 1000, 2),
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "client": client[0][:_MAX_NAME] if client else "",
-        }
-        if self.principal is not None:
-            facts["principal"] = self.principal[:_MAX_NAME]
-        if self.refused is not None:
-            facts["refused"] = self.refused
-        _requests.handle(FactRecord(_requests.name, self._level, facts))
+        log_request(
+            self._level,
+            scope.get("method", "GET"),  # a WebSocket's handshake is a GET
+            shown_path(scope),
+            self.status,
+            time.perf_counter() - self._begun,
+            self.bytes_in,
+            self.bytes_out,
+            scope.get("client"),
+            self.principal,
+            self.refused,
+        )
+
+
+def shown_path(scope: Scope) -> str:
+    """Return the path as the lines of its requests have it: without the query, and without a token."""
+    raw: bytes = scope.get("raw_path") or b""
+    return _shown(raw.decode("latin-1"), _MAX_PATH)
+
+
+def log_request(
+    level: int,
+    method: str,
+    path: str,
+    status: int | None,
+    seconds: float,
+    bytes_in: int,
+    bytes_out: int,
+    client: tuple[str, int] | None,
+    principal: str | None,
+    refused: str | None = None,
+) -> None:
+    """Log a request that is over. `path` is what `shown_path` returned."""
+    facts = request_facts(method, path, status, seconds, bytes_in, bytes_out, client, principal, refused)
+    REQUESTS.handle(FactRecord(REQUESTS.name, level, facts))
+
+
+def request_facts(
+    method: str,
+    path: str,
+    status: int | None,
+    seconds: float,
+    bytes_in: int,
+    bytes_out: int,
+    client: tuple[str, int] | None,
+    principal: str | None,
+    refused: str | None = None,
+) -> dict[str, Any]:
+    """Return what the line of a request says."""
+    facts: dict[str, Any] = {
+        "event": "request",
+        "method": method,
+        "path": path,
+        "status": status,
+        "ms": milliseconds(seconds),
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+        "client": client[0][:_MAX_NAME] if client else "",
+    }
+    if principal is not None:
+        facts["principal"] = principal[:_MAX_NAME]
+    if refused is not None:
+        facts["refused"] = refused
+    return facts
+
+
+def milliseconds(seconds: float) -> float:
+    """Return a duration as a line says it."""
+    return round(seconds * 1000, 2)
+
+
+def is_request_logged(status: int) -> bool:
+    """Return whether a request to the feed's own routes with this outcome is to be logged."""
+    return REQUESTS.isEnabledFor(logging.INFO) and (status != 201 or _publishes.isEnabledFor(logging.INFO))
 
 
 def begin_request_log(scope: Scope) -> RequestLog | None:
     """Put a log for this request into its scope, and return it; None if no line is wanted."""
     level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
-    if not _requests.isEnabledFor(level):
+    if not REQUESTS.isEnabledFor(level):
         return None
     log = scope[_KEY] = RequestLog(level)
     return log
@@ -102,10 +159,10 @@ def record_no_stream(scope: Scope, refused: str | None = None) -> None:
 
 def log_unreadable(client: tuple[str, int] | None, status: int, detail: str) -> None:
     """Log bytes that could not be read as a request."""
-    if _requests.isEnabledFor(logging.INFO):
+    if REQUESTS.isEnabledFor(logging.INFO):
         facts = {"event": "request", "method": None, "path": None, "status": status, "refused": detail}
         facts["client"] = client[0][:_MAX_NAME] if client else ""
-        _requests.handle(FactRecord(_requests.name, logging.INFO, facts))
+        REQUESTS.handle(FactRecord(REQUESTS.name, logging.INFO, facts))
 
 
 def log_stream(subscription: Subscription) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from feed.fastapi.auth.origins import Headers
-from feed.fastapi.http.problems import Problem, problems_answered
+from feed.fastapi.http.problems import failed, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, query_of
 from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.routes.gate import Gate
@@ -22,8 +21,6 @@ from feed.fastapi.routes.sse import Format, StreamResponse
 from feed.fastapi.routes.subscribe import subscribe_request
 from feed.fastapi.routes.websocket import serve_websocket
 from feed.media_types import JSON, NDJSON, SSE
-
-logger = logging.getLogger(__name__)
 
 
 @reads_counted
@@ -43,6 +40,16 @@ async def read_events(gate: Gate, request: Request) -> Response:
     return StreamResponse(gate, wanted, format)
 
 
+def feed_path(scope: Scope) -> tuple[str, str | None]:
+    """Return the first segment of the path, and the topic or pattern behind it, None if there is none."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "").rstrip("/")
+    if root and path.startswith(f"{root}/"):
+        path = path[len(root) :]
+    base, slash, name = path[1:].partition("/")
+    return base, name if slash else None
+
+
 class FeedEndpoints:
     """The feed's routes as plain ASGI, for our own application.
 
@@ -57,12 +64,7 @@ class FeedEndpoints:
         """Answer the request, with these headers added, if it is for one of the routes. Else return `False` and do
         nothing."""
         kind = scope["type"]
-        path: str = scope["path"]
-        root = scope.get("root_path", "").rstrip("/")
-        if root and path.startswith(f"{root}/"):
-            path = path[len(root) :]
-        base, slash, rest = path[1:].partition("/")
-        name = rest if slash else None
+        base, name = feed_path(scope)
         if base == "events" and kind == "http":
             method = scope["method"]
             if method == "POST":
@@ -90,9 +92,8 @@ class FeedEndpoints:
     ) -> None:
         try:
             response = await problems_answered(partial(handle, self._gate), Request(scope, receive))
-        except Exception:
-            logger.exception("%s %r failed", scope["method"], scope["path"])
-            response = Problem(500, "this server failed, and its log says why")
+        except Exception as error:  # noqa: BLE001  it is logged
+            response = failed(scope["method"], scope["path"], error)
         response.raw_headers += headers
         if not isinstance(response, StreamResponse):
             record_answer(scope, response)

@@ -46,18 +46,19 @@ class Gate(msgspec.Struct, frozen=True):
         self._check_origin(connection)
         grants = await self.authorize(connection)
         grants.check_publishes_at_all()
-        self.count(connection, grants)
+        self.count(address(connection), grants)
         return grants
 
-    def count(self, connection: HTTPConnection, grants: Grants) -> None:
-        """Charge one event to the client's rate limit, even if publishing fails later. Raises `Overloaded`."""
+    def count(self, address: str, grants: Grants) -> None:
+        """Charge one event to the rate limit of the client at this address, even if publishing fails later. Raises
+        `Overloaded`."""
         if self.rate is not None:
-            self.rate.take(_named(grants, address_key(address(connection))))
+            self.rate.take(principal(grants, address_key(address)))
 
     def count_more(self, connection: HTTPConnection, grants: Grants, events: int) -> None:
         """Charge the other events of a batch, whose first event `publisher` has charged."""
         if self.rate is not None:
-            self.rate.take_more(_named(grants, address_key(address(connection))), events)
+            self.rate.take_more(principal(grants, address_key(address(connection))), events)
 
     async def subscriber(self, connection: HTTPConnection, patterns: Iterable[str]) -> Grants:
         """Return the grants of a client that wants these patterns. Raises `Forbidden`, and what `Authorize` raises."""
@@ -76,11 +77,7 @@ def peer(connection: HTTPConnection, transport: str, grants: Grants) -> Peer:
     return Peer(transport, address(connection), grants.expires, grants.subject)
 
 
-def principal(connection: HTTPConnection, grants: Grants) -> str:
+def principal(grants: Grants, address: str) -> str:
     """Return the owner of idempotency keys: the token's subject, or the client's address."""
-    return _named(grants, address(connection))
-
-
-def _named(grants: Grants, address: str) -> str:
     # No address contains a space, so an address and a subject cannot pass for each other.
     return address if grants.subject is None else f"token {grants.subject}"

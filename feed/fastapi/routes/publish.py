@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import ParamSpec, TypeVar
+from functools import lru_cache, partial
+from typing import Literal, ParamSpec, TypeVar
 
 import msgspec
 import orjson
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from feed import Invalid, Malformed
@@ -24,16 +24,22 @@ from feed.event import (
     text_draft,
 )
 from feed.fastapi.auth.grants import Grants
+from feed.fastapi.auth.origins import Headers
 from feed.fastapi.http.json_body import LARGE, SPACE, UNREADABLE, Kind, check_count
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, Refused, UnreadProblem
-from feed.fastapi.http.request import media_type, path_parameter, query_of
+from feed.fastapi.http.request import address, header_values, media_type, path_parameter, query_of
 from feed.fastapi.routes import cloudevents
 from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publishes_counted
 from feed.json_rules import BOM
-from feed.log.idempotency import idempotency_key
+from feed.log.contract import Appended
+from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.media_types import JSON, NDJSON
+
+DataForm = Literal["text", "json"]
+BodyForm = DataForm | cloudevents.Form
+"""What the body of a publish is: the data of an event, or CloudEvents."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +56,10 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 _STEP = 64 << 10  # bytes
 
+KEY = b"idempotency-key"
+
+_topic_json = lru_cache(maxsize=4096)(orjson.dumps)  # of topics, which are short
+
 _JSON_HEADER = (b"content-type", JSON.encode())
 _envelope = Kind(Envelope, "an event")
 
@@ -58,24 +68,61 @@ _envelope = Kind(Envelope, "an event")
 async def publish_to_topic(gate: Gate, request: Request) -> Response:
     """Answer `POST /events/{topic}`: the body is the data."""
     grants = await gate.publisher(request)
-    topic = path_parameter(request, "topic") or ""
-    grants.check_publish(topic)
-    max_data = gate.feed.options.max_data
-    kind = media_type(request)
-    if (form := cloudevents.form_of(kind, request.scope["headers"])) is not None:
+    topic = granted_topic(request, grants)
+    form = form_of(request)
+    if form != "text" and form != "json":
         return await _publish_cloudevents(gate, request, grants, form, topic)
-    is_json = kind == JSON
-    # A JSON string may be up to six times as long as the text it stands for.
-    limit = min(gate.max_body, 6 * max_data + 2) if is_json else max_data
     # Read the body before other checks: a client that is refused while it still sends may never see why.
-    async with gate.bodies.read(request, "data", limit) as body:
-        check_topic(topic)
-        type_ = _type(gate, request) or DEFAULT_TYPE
-        draft = _json(topic, body, type_, max_data) if is_json else text_draft(topic, text_of(body), type_)
-        if gate.topics:
+    async with gate.bodies.read(request, "data", body_limit(gate, form)) as body:
+        draft = event_of(gate, request, topic, form).draft(gate, body)
+        key = key_of(header_values(request.scope, KEY), principal(grants, address(request)), [draft])
+        appended = await gate.feed.append([draft], key)
+    return Created(created_body(appended, topic))
+
+
+class EventHead(msgspec.Struct, frozen=True):
+    """What the head of `POST /events/{topic}` says of the event whose data is the body."""
+
+    topic: str
+    type: str
+    form: DataForm
+
+    def draft(self, gate: Gate, body: bytes) -> Draft:
+        """Return the event with this body. Raises `Malformed` and `TooLarge`, and `Mismatch` where a typed topic does
+        not take it."""
+        if self.form == "json":
+            draft = _json(self.topic, body, self.type, gate.feed.options.max_data)
+        else:
+            draft = text_draft(self.topic, text_of(body), self.type)
+        if gate.topics.are_checked:
             gate.topics.check(draft)
-        ids = await _append(gate, request, grants, [draft])
-    return Created({"id": ids[0], "topic": topic})
+        return draft
+
+
+def granted_topic(connection: HTTPConnection, grants: Grants) -> str:
+    """Return the topic in the path. Raises `Unauthenticated` or `Forbidden` if these grants do not allow to publish
+    there, and `Invalid` if the path is not UTF-8."""
+    topic = path_parameter(connection, "topic") or ""
+    grants.check_publish(topic)
+    return topic
+
+
+def form_of(connection: HTTPConnection) -> BodyForm:
+    """Return what the body of `POST /events/{topic}` is. Raises `Refused` for a media type that is not accepted."""
+    kind = media_type(connection)
+    return cloudevents.form_of(kind, connection.scope["headers"]) or ("json" if kind == JSON else "text")
+
+
+def body_limit(gate: Gate, form: DataForm) -> int:
+    """Return the most bytes that a body of one event may have."""
+    max_data = gate.feed.options.max_data
+    # A JSON string may be up to six times as long as the text it stands for.
+    return min(gate.max_body, 6 * max_data + 2) if form == "json" else max_data
+
+
+def event_of(gate: Gate, connection: HTTPConnection, topic: str, form: DataForm) -> EventHead:
+    """Return what the URL says of the event. Raises `Invalid` for the topic, the type, or another parameter."""
+    return EventHead(check_topic(topic), _type(gate, connection) or DEFAULT_TYPE, form)
 
 
 @publishes_counted
@@ -97,11 +144,13 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
         drafts, one = await _in_thread_if_large(body, parse, body, gate.feed.options.max_data)
         grants.check_publish_all({draft.topic: None for draft in drafts})
         gate.count_more(request, grants, len(drafts) - 1)
-        if gate.topics:
+        if gate.topics.are_checked:
             place = (lambda _: "") if one else partial(_line_of, body) if kind == NDJSON else "event {}".format
             await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
-        ids = await _append(gate, request, grants, drafts, "one" if one else "batch")
-    return Created({"id": ids[0], "topic": drafts[0].topic} if one else {"ids": ids})
+        owner = principal(grants, address(request))
+        key = key_of(header_values(request.scope, KEY), owner, drafts, "one" if one else "batch")
+        appended = await gate.feed.append(drafts, key)
+    return Created(created_body(appended, drafts[0].topic if one else None))
 
 
 async def _publish_cloudevents(
@@ -133,16 +182,18 @@ async def _publish_cloudevents(
         events, drafts = await _in_thread_if_large(body, parse)
         grants.check_publish_all({draft.topic: None for draft in drafts})
         gate.count_more(request, grants, len(drafts) - 1)
-        if gate.topics:
+        if gate.topics.are_checked:
             place = "event {}".format if form == "batch" else lambda _: ""
             await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
-        ids = await _append(gate, request, grants, drafts, "cloudevents", cloudevents.key_of(events))
-    return Created({"ids": ids} if form == "batch" else {"id": ids[0], "topic": drafts[0].topic})
+        owner = principal(grants, address(request))
+        key = key_of(header_values(request.scope, KEY), owner, drafts, "cloudevents", cloudevents.key_of(events))
+        appended = await gate.feed.append(drafts, key)
+    return Created(created_body(appended, None if form == "batch" else drafts[0].topic))
 
 
-def _type(gate: Gate, request: Request) -> str | None:
+def _type(gate: Gate, connection: HTTPConnection) -> str | None:
     """Return the event type in the URL, None if there is none. Raises `Invalid`."""
-    query = query_of(request)
+    query = query_of(connection)
     query.check(Use.ONE, gate.parameters)
     type_ = query.one("type")
     return None if type_ is None else check_type(type_)
@@ -153,16 +204,16 @@ async def _in_thread_if_large(body: bytes, do: Callable[P, T], *args: P.args, **
     return await asyncio.to_thread(do, *args, **kwargs) if len(body) > LARGE else do(*args, **kwargs)
 
 
-async def _append(
-    gate: Gate, request: Request, grants: Grants, drafts: Sequence[Draft], form: str = "one", own_key: str | None = None
-) -> list[str]:
-    """Append the drafts to the log, and return their ids. `own_key` is used if the request has no `Idempotency-Key`."""
-    headers = request.headers.getlist("idempotency-key")
-    if len(headers) > 1:
+def key_of(
+    names: Sequence[str], owner: str, drafts: Sequence[Draft], form: str = "one", own_name: str | None = None
+) -> IdempotencyKey | None:
+    """Return the key of a request that publishes these drafts, None if it has none. `names` are the values of
+    `Idempotency-Key`; `own_name` is used if there are none. Raises `Invalid` for two of them, and what
+    `idempotency_key` raises."""
+    if len(names) > 1:
         raise Invalid("Idempotency-Key", "may be given only once")
-    name = headers[0].strip(" \t") if headers else own_key
-    key = None if name is None else idempotency_key(principal(request, grants), name, drafts, form, "Idempotency-Key")
-    return (await gate.feed.append(drafts, key)).ids
+    name = names[0] if names else own_name
+    return None if name is None else idempotency_key(owner, name, drafts, form, "Idempotency-Key")
 
 
 def _batch(body: bytes, max_data: int) -> tuple[list[Draft], bool]:
@@ -241,16 +292,24 @@ def text_of(body: bytes) -> str:
         raise Malformed(f"data: not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
 
 
+def created_body(appended: Appended, topic: str | None) -> bytes:
+    """Return the body of the answer to a publish: of one event to `topic`, or of a batch where this is None."""
+    if topic is None:
+        return orjson.dumps({"ids": appended.ids}, option=orjson.OPT_APPEND_NEWLINE)
+    return b'{"id":"%b-%d","topic":%b}\n' % (appended.epoch.encode(), appended.first, _topic_json(topic))
+
+
+def created_headers(length: bytes) -> Headers:
+    """Return the headers of the answer to a publish, whose body has this many bytes, in decimal."""
+    return [_JSON_HEADER, (b"content-length", length), *SAFE]
+
+
 class Created(Response):
     """The answer to a publish. Its few headers are made by hand, because Starlette takes longer for them than the log
     for the event."""
 
-    def __init__(self, answer: dict[str, object]) -> None:
+    def __init__(self, body: bytes) -> None:
         self.status_code = 201
         self.background = None
-        self.body = orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
-        self.raw_headers = [
-            _JSON_HEADER,
-            (b"content-length", b"%d" % len(self.body)),
-            *SAFE,
-        ]
+        self.body = body
+        self.raw_headers = created_headers(b"%d" % len(body))

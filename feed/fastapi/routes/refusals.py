@@ -54,7 +54,7 @@ def reads_counted(handle: _Handle) -> _Handle:
     return counted
 
 
-def publish_refused(counters: Counters, error: Exception) -> None:
+def publish_refused(counters: Counters, error: BaseException) -> None:
     """Count a refused publish under the kind of its error."""
     counters.publishes[_outcome(error)] += 1
 
@@ -72,7 +72,7 @@ def read_refused(counters: Counters, error: Exception) -> None:
     counters.refused[reason] += 1
 
 
-def _outcome(error: Exception) -> Outcome:
+def _outcome(error: BaseException) -> Outcome:
     match error:
         case FeedError():
             status = status_of(error)

@@ -7,6 +7,8 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from starlette.types import Message, Send
@@ -15,17 +17,20 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from feed import FeedError, Invalid, TooLarge
 from feed.batch import Encoder
 from feed.control import Reason
-from feed.event import DEFAULT_TYPE, check_json_size, json_draft, text_draft
+from feed.event import DEFAULT_TYPE, Draft, check_json_size, json_draft, text_draft
 from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.json_body import UNREADABLE, Kind
 from feed.fastapi.http.problems import deny, problem_of, status_of
+from feed.fastapi.http.request import address
 from feed.fastapi.logging.requests import log_stream, record_stream
-from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Encoders, outlet_for
+from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Encoders, FramedOutlet, SteppedOutlet, outlet_for, text_frame
 from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publish_refused, read_refused
 from feed.fastapi.routes.subscribe import subscribe_request
+from feed.fastapi.stepping import run_stepped
 from feed.json_rules import BOM
-from feed.log.idempotency import idempotency_key
+from feed.log.contract import Appended
+from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.subscription import Subscription
 from feed.wire import json_text
 
@@ -50,6 +55,7 @@ class Published(msgspec.Struct, forbid_unknown_fields=True):
 
 _message = Kind(Published, "a message")
 _BOM = BOM.decode()
+_OBJECT = ("{", " ", "\t", "\r", "\n")  # how a text begins that may be an object
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -75,9 +81,13 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
     try:
         batch = BATCH_PROTOCOL in websocket.scope["subprotocols"]
         await websocket.accept(BATCH_PROTOCOL if batch else None)
-        stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, send)
+        outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
+        stop = _stream(websocket, subscription, BATCH if batch else ONE_A_MESSAGE, outlet)
+        publishing = _Publishing(gate, wanted.grants, address(websocket), subscription, wanted.pattern)
+        if isinstance(outlet, FramedOutlet):
+            publishing.answer_into(outlet)
         try:
-            code = await _receive(gate, wanted.grants, websocket, subscription, wanted.pattern)
+            code = await _receive(publishing, websocket)
         finally:
             stop()
         if code is not None and not subscription.closed:
@@ -90,10 +100,9 @@ async def serve_websocket(gate: Gate, websocket: WebSocket, send: Send | None = 
 
 
 def _stream(
-    websocket: WebSocket, subscription: Subscription, encoders: Encoders, send: Send | None
+    websocket: WebSocket, subscription: Subscription, encoders: Encoders, outlet: FramedOutlet | SteppedOutlet | None
 ) -> Callable[[], object]:
     """Start writing the subscription, with the pump if possible, else with a task. Return what stops it."""
-    outlet = None if send is None else outlet_for(websocket.scope, send, subscription, _close)
     if outlet is None:
         return asyncio.create_task(_send(websocket, subscription, encoders.messages)).cancel
     if not outlet.closed:
@@ -123,11 +132,121 @@ async def _send(websocket: WebSocket, subscription: Subscription, messages: Enco
         await websocket.send(_close(reason))
 
 
-async def _receive(
-    gate: Gate, grants: Grants, websocket: WebSocket, subscription: Subscription, topic: str | None
-) -> int | None:
+class _Publishing:
+    """Publishes the messages of one WebSocket, one after the other."""
+
+    def __init__(self, gate: Gate, grants: Grants, address: str, subscription: Subscription, topic: str | None) -> None:
+        self.gate = gate
+        self.subscription = subscription
+        self.busy = False
+        self._idle: asyncio.Future[None] | None = None  # done when a message that was heard is answered
+        self._grants = grants
+        self._address = address
+        self._topic = topic
+        self._outlet: FramedOutlet | None = None
+
+    def read(self, text: str) -> _Message:
+        """Return what a message asks to publish. Raises `FeedError`; whoever reads a message may publish it."""
+        grants, gate = self._grants, self.gate
+        grants.check_not_expired()  # the stream ends when they expire, but perhaps a moment later
+        message = _parse(text)
+        if message is None:
+            draft, key, ref = text_draft(_topic(None, self._topic), text), None, b""
+        else:
+            ref = _on_one_line(message.ref)
+            raw = check_json_size(bytes(message.data), gate.feed.options.max_data)
+            draft = json_draft(_topic(message.topic, self._topic), raw, message.type)
+            owner = principal(grants, self._address)
+            key = None if message.key is None else idempotency_key(owner, message.key, [draft])
+        grants.check_publish(draft.topic)
+        gate.topics.check(draft)
+        return _Message(draft, key, ref)
+
+    async def idle(self) -> None:
+        """Wait until the message before was answered."""
+        while self.busy:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    async def publish(self, text: str) -> str:
+        """Publish one message, and return the answer for its sender. Raises `TooLarge`, and what is not a
+        `FeedError`."""
+        ref = b""
+        try:
+            self.gate.count(self._address, self._grants)
+            message = self.read(text)
+            ref = message.ref
+            appended = await self.gate.feed.append([message.draft], message.key)
+        except Exception as error:  # noqa: BLE001  it is answered, or raised again
+            return self._refused(error, ref or _ref(text))
+        return _acknowledged(ref, appended)
+
+    def _refused(self, error: BaseException, ref: bytes) -> str:
+        """Return the answer that says why a message was not published. Raises `TooLarge`, and what is not a
+        `FeedError`."""
+        publish_refused(self.gate.feed.counters, error)
+        if not isinstance(error, FeedError) or isinstance(error, TooLarge):
+            raise error
+        return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), json_text(str(error))))
+
+    # As a listener of our own server: what would be refused goes the way of ASGI, which then says why.
+
+    def answer_into(self, outlet: FramedOutlet) -> None:
+        """Listen to the connection of this outlet, and write the answers there."""
+        self._outlet = outlet
+        outlet.listen(self)
+
+    def is_busy(self) -> bool:
+        """See `Listener`."""
+        return self.busy
+
+    def heard(self, text: str) -> bool:
+        """See `Listener`."""
+        outlet, options = self._outlet, self.gate.feed.options
+        if outlet is None or outlet.is_full or self.subscription.closed or len(text) > max_message(options.max_data):
+            return False
+        try:
+            message = self.read(text)
+            if message.draft.data_bytes > options.max_data:
+                return False
+            self.gate.count(self._address, self._grants)  # the last check: ASGI would count once more
+        except FeedError:
+            return False
+        self.busy = True
+        run_stepped(self.gate.feed.append((message.draft,), message.key), partial(self._heard, message.ref))
+        return True
+
+    def _heard(self, ref: bytes, outcome: Appended | BaseException) -> None:
+        self.busy, outlet = False, self._outlet
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        if outlet is None or outlet.closed:
+            return
+        if isinstance(outcome, BaseException):
+            try:
+                answer = self._refused(outcome, ref)
+            except BaseException as error:
+                logger.error("a WebSocket's message could not be published", exc_info=error)
+                outlet.finish(None)
+                return
+        else:
+            answer = _acknowledged(ref, outcome)
+        payload = answer.encode()
+        self.subscription.sent += len(payload)
+        outlet.write(text_frame(payload))
+        outlet.go_on()
+
+
+class _Message(NamedTuple):
+    draft: Draft
+    key: IdempotencyKey | None
+    ref: bytes
+
+
+async def _receive(publishing: _Publishing, websocket: WebSocket) -> int | None:
     """Publish what the client sends, one message after the other, until it leaves. Return the code to close with, None
     if the connection is closed already."""
+    gate, subscription = publishing.gate, publishing.subscription
     while True:
         received = await websocket.receive()
         if received["type"] == "websocket.disconnect":
@@ -138,10 +257,14 @@ async def _receive(
         if len(text) > max_message(gate.feed.options.max_data):
             publish_refused(gate.feed.counters, TooLarge("data", gate.feed.options.max_data))
             return 1009
+        await publishing.idle()
+        publishing.busy = True
         try:
-            answer = await _publish(gate, grants, websocket, text, topic)
+            answer = await publishing.publish(text)
         except TooLarge:
             return 1009
+        finally:
+            publishing.busy = False
         try:
             await websocket.send({"type": "websocket.send", "text": answer})
         except RuntimeError:
@@ -150,36 +273,11 @@ async def _receive(
         await asyncio.sleep(0)  # a flood of messages must not hold up other connections
 
 
-async def _publish(gate: Gate, grants: Grants, websocket: WebSocket, text: str, topic: str | None) -> str:
-    """Publish one message, and return the answer for its sender. Raises `TooLarge`, and what is not a `FeedError`."""
-    ref = b""
-    try:
-        grants.check_not_expired()  # the stream ends when they expire, but perhaps a moment later
-        gate.count(websocket, grants)
-        message = _parse(text)
-        if message is None:
-            draft, key = text_draft(_topic(None, topic), text), None
-        else:
-            ref = _on_one_line(message.ref)
-            raw = check_json_size(bytes(message.data), gate.feed.options.max_data)
-            draft = json_draft(_topic(message.topic, topic), raw, message.type)
-            owner = principal(websocket, grants)
-            key = None if message.key is None else idempotency_key(owner, message.key, [draft])
-        grants.check_publish(draft.topic)
-        gate.topics.check(draft)
-        appended = await gate.feed.append([draft], key)
-    except Exception as error:
-        publish_refused(gate.feed.counters, error)
-        if not isinstance(error, FeedError) or isinstance(error, TooLarge):
-            raise
-        ref = ref or _ref(text)  # tell the sender which message was refused
-        return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), json_text(str(error))))
-    return _answer("feed.ack", ref, b'"id":"%b"' % appended.ids[0].encode())
-
-
 def _parse(text: str) -> Published | None:
     """Return the message if the text is a JSON object with the key `data`, else None: the text itself is the data."""
     text = text.removeprefix(_BOM)
+    if not text.startswith(_OBJECT):
+        return None
     try:
         return _message.one.decode(text)
     except UNREADABLE as error:
@@ -227,6 +325,10 @@ def _topic(own: str | None, of_url: str | None) -> str:
             "topic", "is missing: name it in the message, as this connection's URL does not name a single topic"
         )
     return of_url
+
+
+def _acknowledged(ref: bytes, appended: Appended) -> str:
+    return _answer("feed.ack", ref, b'"id":"%b-%d"' % (appended.epoch.encode(), appended.first))
 
 
 def _answer(type: str, ref: bytes, data: bytes) -> str:

@@ -9,7 +9,6 @@ of what should be a pattern: patterns are not secret.
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 import re
 import time
@@ -22,6 +21,7 @@ import msgspec
 
 from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
+from feed.fastapi.auth.access import token_digest
 from feed.fastapi.auth.grants import Grants
 from feed_server.auth.jwks import ALGORITHMS, RemoteKeys
 from feed_server.auth.keys import Key, KeyUse, PrivateKey, one_name
@@ -84,13 +84,17 @@ class Tokens:
         fetched."""
         if len(token) > MAX_TOKEN:  # before any work that grows with the length
             raise _refusal(f"it is longer than {MAX_TOKEN:,} characters")
-        digest = _digest(token)
-        known = self._remembered().get(digest)
+        digest = token_digest(token)
+        known = self.remembered(digest)
         if known is not None:
             return known
         grants = await self._verified(token)
         self._remembered().add(digest, grants, len(token))
         return grants
+
+    def remembered(self, digest: bytes) -> Grants | None:
+        """See `Verifier`."""
+        return self._remembered().get(digest)
 
     def _remembered(self) -> _TokenCache:
         """Return the tokens that were verified with the present keys; after a change of keys all are verified anew."""
@@ -239,10 +243,6 @@ def read_unverified(token: str) -> UnverifiedClaims:
     payload = token.split(".")[1].rstrip("=")
     text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode("utf-8", "backslashreplace")
     return UnverifiedClaims(algorithm, kid, text, claims)
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def _refusal(detail: str) -> Unauthenticated:

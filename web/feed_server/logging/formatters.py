@@ -40,8 +40,13 @@ class OneLine(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """See `logging.Formatter`."""
-        second, zone = _second(int(record.created))
-        return f"{second}.{int(record.msecs):03}{zone}"
+        return self.stamp(record.created)
+
+    @staticmethod
+    def stamp(created: float) -> str:
+        """Return a time, in seconds since 1970, as the lines have it."""
+        second, zone = _second(int(created))
+        return f"{second}.{int(created % 1 * 1000):03}{zone}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """See `logging.Formatter`."""
@@ -91,9 +96,14 @@ class JsonLine(logging.Formatter):
         """See `logging.Formatter`."""
         return self.encoded(record).decode()
 
+    @staticmethod
+    def stamp(created: float) -> str:
+        """Return a time, in seconds since 1970, as the lines have it."""
+        return rfc3339(int(created * 1000))
+
     def encoded(self, record: logging.LogRecord) -> bytes:
         """Return the line as bytes."""
-        begin: dict[str, Any] = {"time": rfc3339(int(record.created * 1000))} if self._timed else {}
+        begin: dict[str, Any] = {"time": self.stamp(record.created)} if self._timed else {}
         begin["level"] = _LEVELS.get(record.levelno) or record.levelname.lower()
         line = {**begin, **self._server, **(record.facts if isinstance(record, FactRecord) else self._words(record))}
         try:

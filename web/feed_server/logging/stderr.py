@@ -184,6 +184,11 @@ class OutputHandler(logging.Handler):
         except Exception:  # noqa: BLE001  whatever it is, the caller has better things to do
             self.handleError(record)
 
+    @property
+    def stamp(self) -> Callable[[float], str]:
+        """What makes a time, in seconds since 1970, as the lines have it, if they have one."""
+        return self.formatter.stamp if isinstance(self.formatter, JsonLine | OneLine) else str
+
     def remark(self, count: int) -> bytes:
         """Return the line that says how many lines were dropped."""
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d log lines were dropped", (count,), None)
@@ -209,7 +214,7 @@ def logging_to_stderr(
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[handler], force=True)
     for name in _OWN:
         logging.getLogger(name).setLevel(least)
-    quiet = logging.WARNING if quiet_publishes else logging.NOTSET  # a line costs a tenth to a fifth of a publish
+    quiet = logging.WARNING if quiet_publishes else logging.NOTSET  # a line costs a twentieth of a publish
     logging.getLogger("feed.requests.publishes").setLevel(quiet)
     try:
         yield
@@ -231,6 +236,19 @@ def _is_journal(descriptor: int) -> bool:
     """Whether a descriptor is the journal's socket, by what systemd sets (systemd.exec(5), JOURNAL_STREAM)."""
     status = os.fstat(descriptor)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def only_handler(logger: logging.Logger) -> OutputHandler | None:
+    """Return the handler that gets all that this logger logs, None if others, or other handlers, get it too."""
+    found: list[logging.Handler] = []
+    above: logging.Logger | None = logger
+    while above is not None:
+        if above.filters:
+            return None
+        found += above.handlers
+        above = above.parent if above.propagate else None
+    handler = found[0] if len(found) == 1 else None
+    return handler if isinstance(handler, OutputHandler) else None
 
 
 def dropped_lines() -> int:

@@ -45,7 +45,13 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, on_listening: Callable[[], None]) -> None:
         """`on_listening` is called when the server accepts connections."""
-        from feed_server.server.protocol import ConnectionLimit, HttpProtocol, ServerLimits, WebSocketProtocol
+        from feed_server.server.protocol import (
+            ConnectionLimit,
+            HttpProtocol,
+            PublishHeads,
+            ServerLimits,
+            WebSocketProtocol,
+        )
 
         self._http = HttpProtocol
         descriptors = descriptor_limit()
@@ -56,12 +62,20 @@ class Server(uvicorn.Server):
         self._on_listening = on_listening
         self._watches: list[asyncio.Task[None]] = []
         bodies = Bodies(settings.max_bodies, settings.body_timeout)
-        self._deadlines = (Deadline(settings.head_timeout), Deadline(settings.body_timeout))
+        app = application(settings, self._feed, bodies=bodies, server_drains=True)
         self._connections = ConnectionLimit(max(8, descriptors - _OWN_DESCRIPTORS))
-        limits = ServerLimits(self._connections, bodies, settings.max_head, *self._deadlines)
+        limits = ServerLimits(
+            self._connections,
+            bodies,
+            settings.max_head,
+            Deadline(settings.head_timeout),
+            Deadline(settings.body_timeout),
+            PublishHeads(app.publishing, settings.max_head),
+        )
+        self._deadlines = (limits.heads, limits.messages, limits.begun)
         super().__init__(
             uvicorn.Config(
-                application(settings, self._feed, bodies=bodies, server_drains=True),
+                app,
                 loop="uvloop",
                 http=cast("type[asyncio.Protocol]", partial(HttpProtocol, limits=limits)),
                 ws=cast("type[asyncio.Protocol]", partial(WebSocketProtocol, limits=limits)),

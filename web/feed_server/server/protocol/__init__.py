@@ -5,7 +5,8 @@ when it has drained. A stream finds its connection in the ASGI scope's `extensio
 """
 
 from feed_server.server.protocol.common import ConnectionLimit, ServerLimits
+from feed_server.server.protocol.heads import PublishHeads
 from feed_server.server.protocol.http import HttpProtocol
 from feed_server.server.protocol.websocket import WebSocketProtocol
 
-__all__ = ["ConnectionLimit", "HttpProtocol", "ServerLimits", "WebSocketProtocol"]
+__all__ = ["ConnectionLimit", "HttpProtocol", "PublishHeads", "ServerLimits", "WebSocketProtocol"]

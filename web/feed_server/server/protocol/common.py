@@ -15,9 +15,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from feed.fastapi.http.bodies import Bodies
-from feed.fastapi.outlet import EXTENSION, Stream
+from feed.fastapi.outlet import EXTENSION, Listener, Stream
 from feed_server.server.deadlines import Deadline
 from feed_server.server.gc import Collector
+from feed_server.server.protocol.heads import PublishHeads
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope, WebSocketScope
@@ -28,6 +29,9 @@ MOST_KEPT = 10_000
 """Connections that are kept open between two requests, some 8 KiB each. A proxy has hundreds at most; a browser that
 finds a connection closed opens another."""
 
+BODY_FOLLOWS_SECONDS = 1.0
+"""In this time the body of a publish follows its head: many clients send the two apart."""
+
 _INT = struct.Struct("i")
 _LOOK_AT = 100  # idle connections that are looked at for one to close
 _TURN_SECONDS = 0.004
@@ -37,14 +41,18 @@ class Streaming(asyncio.Protocol):
     """The part of both protocols that a stream uses: see `feed.fastapi.outlet.Connection`."""
 
     # Slots: with so many attributes instances would not share their dictionaries' keys, a kilobyte each.
-    __slots__ = ("stream", "write_paused")
+    __slots__ = ("listener", "stream", "write_paused")
 
     transport: asyncio.Transport
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.stream: Stream | None = None
+        self.listener: Listener | None = None
         self.write_paused = False
+
+    def go_on(self) -> None:
+        """Read on, after a listener was busy."""
 
     def cut_off(self) -> None:
         """Abort the connection: its peer reads nothing any more, and only an abort ends a connection whose buffer never
@@ -69,6 +77,7 @@ class Streaming(asyncio.Protocol):
         if self.stream is not None:
             self.stream.block()
             self.stream = None  # the protocol below resumes writing
+        self.listener = None
         super().connection_lost(exc)
 
 
@@ -103,6 +112,7 @@ class ConnectionLimit:
 
     def keep(self, connection: Idle) -> None:
         """Note that a connection was answered and waits for its next request."""
+        self.leave(connection)
         self.idle[connection] = self._kept[connection] = None
         if len(self._kept) > self.most_kept:
             self._let_go(self._kept)
@@ -157,6 +167,8 @@ class ServerLimits:
     `max_head` is in bytes, of a request's line and headers. `heads` is the deadline of each head, from the start of the
     connection or of the head (between two requests uvicorn's `timeout_keep_alive` counts). `messages` is the deadline
     of a WebSocket's message from its first byte. `bodies` is the room for bytes that have come and are not handled yet.
+    `publishes` reads the heads of plain publishes. `begun` is the deadline of the body of one: after it the routes wait
+    for the body.
     """
 
     connections: ConnectionLimit
@@ -164,6 +176,8 @@ class ServerLimits:
     max_head: int
     heads: Deadline
     messages: Deadline
+    publishes: PublishHeads | None = None
+    begun: Deadline = field(default_factory=lambda: Deadline(BODY_FOLLOWS_SECONDS))
     turns: Turns = field(default_factory=Turns)
     collector: Collector = field(default_factory=Collector)
 

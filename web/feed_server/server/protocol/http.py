@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import time
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from feed.fastapi.http.problems import LINGER_SECONDS, Problem
 from feed.fastapi.logging.requests import log_unreadable
 from feed.fastapi.outlet import EXTENSION, Steppable
 from feed_server.server.protocol.common import ServerLimits, Streaming, unlink_scope, unread
+from feed_server.server.protocol.heads import (
+    HEAD_END,
+    MAX_HEADERS,
+    LastHead,
+    PublishHead,
+    Unacceptable,
+    authority_of,
+    check_head,
+    head_too_large,
+)
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 
-MAX_HEADERS = 256
-"""Headers of a request. Each takes some hundred bytes of memory, however small it is."""
-
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
-
 _SMALL_HEAD = 4 << 10  # bytes of a head that do not count among the bodies
-_PIPELINED = 16  # requests that may wait for the one before them
-_PIPELINED_BYTES = 64 << 10  # of the bodies of these requests
-
-
-class _Unacceptable(Exception):
-    """A request that is refused while it is read."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
+_PIPELINED = 16  # requests that may wait for the one before them in the parser, which it reaches by chunks only
+_PIPELINED_BYTES = 64 << 10  # of requests that wait; then no more are read
+_KEPT_ANEW = 0.1  # seconds: connections are closed in the order in which they were used, if not to the last moment
+_AT_ONCE = 16  # requests of a connection that are handled before others have their turn
 
 
 class HttpProtocol(Streaming, HttpToolsProtocol):
@@ -49,16 +47,27 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     """
 
     __slots__ = (
+        "_answered_at",
+        "_awaited",
+        "_begun",
         "_early",
+        "_going_on",
         "_head",
         "_held",
         "_idle_bytes",
+        "_left",
         "_limits",
+        "_part",
         "_piped",
+        "_publishing",
         "_refused",
         "_reread",
         "_running",
         "_steps",
+        "_upgrading",
+        "_waiting",
+        "last_head",
+        "place",
     )
 
     def __init__(self, *arguments: Any, limits: ServerLimits, **options: Any) -> None:
@@ -73,17 +82,32 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         self._refused = False
         self._reread = False  # whether the request must be read again
         self._early = b""  # what came after a WebSocket's handshake, before the answer
+        self._upgrading = False
+        self._left: int | None = None  # bytes of the body that the parser has not had yet, None where that is not known
+        self._waiting = b""  # what has come and has to wait for an answer, or for others' turn
+        self._going_on = False  # whether what waits has its turn soon
+        self._awaited: PublishHead | None = None  # of a publish whose body has not come yet
+        self._part = b""  # this head, and what has come of its body
+        self._publishing = False  # whether a publish that was begun here is not answered
+        self.place = b""
+        self.last_head: LastHead | None = None
+        self._begun = 0.0  # when the head of the one whose body is awaited had come
+        self._answered_at = 0.0  # when one of these was, by the loop's clock, give or take `_KEPT_ANEW`
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         limits = self._limits
+        if limits.publishes is not None:
+            self.place = limits.publishes.place_of(self.server, self.client)
         limits.collector.connected(len(self.connections))
         limits.heads.begin(self)
         limits.connections.enter(self, len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave_body_to_routes()
         super().connection_lost(exc)
         limits = self._limits
+        self._waiting = b""
         limits.collector.disconnected(len(self.connections))
         limits.heads.end(self)
         limits.connections.leave(self)
@@ -101,7 +125,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         """Close the connection: no head has come in time. If one has begun, the client is told why."""
         if self._refused or self.transport.is_closing():
             return
-        if self._head:
+        if self._awaited is not None:
+            self._leave_body_to_routes()
+        elif self._head:
             self._refuse(408, "the head of the request did not come in time")
         elif unread(self.transport):
             self._limits.heads.begin(self)  # it arrives just now
@@ -110,19 +136,25 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection, on which no request has come for as long as it is kept. Overrides uvicorn's."""
-        if not unread(self.transport):  # else one arrives just now, and a proxy could not tell whether it was handled
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if self._publishing or self._awaited is not None:
+            left = self.timeout_keep_alive
+        if left > 0:  # publishes do not start the time anew: that would cost as much as a fifth of one
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        elif not unread(self.transport):  # else one arrives just now, and a proxy could not tell if it was handled
             super().timeout_keep_alive_handler()
 
     def last_answer(self) -> None:
         """Make the answers under way the last ones, as the server is being stopped, and say so to proxies that would
         use the connection again. Later requests see `ConnectionLimit.closing`."""
+        self._leave_body_to_routes()
         for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None:
                 cycle.keep_alive = False
 
     def shutdown(self) -> None:
         """Close the connection unless a request is under way. Overrides uvicorn's."""
-        if not unread(self.transport):
+        if not (self._publishing or unread(self.transport)):
             super().shutdown()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -151,6 +183,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     def on_response_complete(self) -> None:
         is_last = not self.pipeline and not self.transport.is_closing()
         super().on_response_complete()
+        self._go_on_soon()
         self._piped = sum(len(cycle.body) for cycle, _ in self.pipeline)
         if not is_last:
             return
@@ -169,6 +202,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             # The stream that is being answered would not be told that the connection is lost.
             self.transport.abort()
             return
+        self._upgrading = True
         self.transport.pause_reading()
         self._limits.turns.later(self._upgrade)
 
@@ -185,9 +219,166 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        if self._busy or self._going_on:
+            self._keep(data)
+        else:
+            data, self._waiting = self._waiting + data, b""
+            self._handle(data)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether what comes has to wait until a request is answered, or the client has read its answers. A stream has
+        no end for which anything could wait."""
+        running = self._running
+        return self.stream is None and (
+            self._publishing
+            or self.write_paused
+            or (running is not None and not running.response_complete and not running.more_body)
+        )
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what has to wait. Beyond a bound no more is read until it has had its turn: a client that does not wait
+        for answers is read no faster than it is served."""
+        self._waiting += data
+        if len(self._waiting) <= _PIPELINED_BYTES:
+            return
+        if self.stream is not None:
+            self._refused = True
+            self.transport.abort()
+        else:
+            self.flow.pause_reading()
+
+    def _go_on_soon(self) -> None:
+        """Handle what waits, in its turn among those of other connections."""
+        if self._waiting and not self._going_on:
+            self._going_on = True
+            self._limits.turns.later(self._go_on)
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        if self._busy or self._refused or self.transport.is_closing():
+            return
+        data, self._waiting = self._waiting, b""
+        self.flow.resume_reading()
+        self._handle(data)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on_soon()
+
+    def _handle(self, data: bytes) -> None:
+        """Handle what has come, as far as nothing has to wait: plain publishes here, all else by the parser."""
+        start = handled = 0
+        head = self._awaited
+        if head is not None:
+            self._part += data
+            if head.end + head.length > len(self._part):  # the body comes in many pieces
+                self._leave_body_to_routes()
+                return
+            self._limits.begun.end(self)
+            data, self._part, self._awaited = self._part, b"", None
+        while True:
+            stop = self._publish(head, data, start)
+            head = None
+            if stop == start:
+                stop = self._parse(data, start)
+            start = stop
+            handled += 1
+            if start == len(data) or self._refused or self.transport.is_closing():
+                return
+            if self._upgrading:
+                self._early += data[start:]
+                return
+            if self._busy or handled >= _AT_ONCE:
+                self._keep(data[start:])
+                if not self._busy:
+                    self._go_on_soon()
+                return
+
+    def _publish(self, head: PublishHead | None, data: bytes, start: int) -> int:
+        """Publish what begins at `start`, whose head may be known, if that can be done without the routes. Return where
+        it ends, or `start`."""
+        limits, cycle, begun = self._limits, self.cycle, None
+        publishes = limits.publishes
+        if publishes is None or self._head or (cycle is not None and cycle.more_body) or self.stream is not None:
+            return start
+        if limits.connections.closing:
+            return start
+        if head is not None:
+            begun = self._begun
+        elif (head := publishes.read(data, start, self)) is None:
+            return start
+        stop = head.end + head.length
+        if stop > len(data):
+            if len(data) - head.end > _SMALL_HEAD:
+                return start
+            limits.heads.end(self)
+            limits.begun.begin(self)
+            self._begun = time.perf_counter()
+            self._awaited, self._part = head._replace(end=head.end - start), data[start:]
+            return len(data)
+        if self.timeout_keep_alive_task is None:
+            limits.heads.end(self)
+        self._publishing = True
+        if not publishes.publishing.publish(head.accepted, data[head.end : stop], head.keys, self, begun):
+            self._publishing = False
+            return start
+        if self._publishing:
+            limits.connections.leave(self)
+        return stop
+
+    def answered(self, status: int, headers: bytes, body: bytes) -> None:
+        """Write the answer to a publish that was begun here."""
+        self._publishing = False
+        state, transport = self.server_state, self.transport
+        state.total_requests += 1
+        if transport.is_closing():
+            return
+        connections, publishes = self._limits.connections, self._limits.publishes
+        own = publishes.own_lines(state.default_headers) if publishes is not None else b""
+        end = b"connection: close\r\n\r\n" if connections.closing else b"\r\n"
+        transport.write(b"".join((STATUS_LINE[status], own, headers, end, body)))
+        if connections.closing:
+            transport.close()
+            return
+        at = self.loop.time()
+        if at - self._answered_at > _KEPT_ANEW or self not in connections.idle:
+            connections.keep(self)
+            self._answered_at = at
+            if self.timeout_keep_alive_task is None:
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+        if self._waiting:
+            self._go_on_soon()
+
+    def _leave_body_to_routes(self) -> None:
+        """Let the routes wait for the body of a publish: they know how long, and what to say."""
+        if self._awaited is not None:
+            part, self._awaited, self._part = self._part, None, b""
+            self._limits.begun.end(self)
+            start = 0
+            while start < len(part):
+                start = self._parse(part, start)
+
+    def _parse(self, data: bytes, start: int) -> int:
+        """Give the parser what begins at `start`, up to the end of a head or a body, and return where that is. So what
+        follows a request waits here and not in the parser, which would go on with it at once."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
             self._limits.heads.begin(self)
+        stop = len(data)
+        if self._head or self.cycle is None or not self.cycle.more_body:
+            end = data.find(HEAD_END, start)
+            if end >= 0:
+                stop = end + len(HEAD_END)
+        elif self._left:
+            stop = min(stop, start + self._left)
+        self._advance(data[start:stop])
+        return stop
+
+    def _advance(self, data: bytes) -> None:
+        """Give the parser some bytes, and see how far they get it."""
         steps = self._steps
         self._read(data)
         passed = self._steps - steps
@@ -198,9 +389,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             self._idle_bytes = len(data) if passed == 1 and self._head else 0
         if self._idle_bytes > self._limits.max_head and not self._refused and not self.transport.is_closing():
             self._unacceptable(
-                _head_too_large(self._limits.max_head)
+                head_too_large(self._limits.max_head)
                 if self._head
-                else _Unacceptable(400, "too many bytes between a body's own, or before a request")
+                else Unacceptable(400, "too many bytes between a body's own, or before a request")
             )
         elif self._idle_bytes > _SMALL_HEAD or self._held:
             self._hold(self._idle_bytes if self._idle_bytes > _SMALL_HEAD else 0)
@@ -213,7 +404,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             return
         elif not self._limits.bodies.take(size - self._held, piece=True):
             self._unacceptable(
-                _Unacceptable(503, "this server already reads as many bytes at once as it may: try again")
+                Unacceptable(503, "this server already reads as many bytes at once as it may: try again")
             )
             return
         self._held = size
@@ -224,7 +415,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         except httptools.HttpParserError as error:
             why = error.__context__
             self._unacceptable(
-                why if isinstance(why, _Unacceptable) else _Unacceptable(400, "this is not an HTTP request")
+                why if isinstance(why, Unacceptable) else Unacceptable(400, "this is not an HTTP request")
             )
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
@@ -258,18 +449,20 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             self.expect_100_continue = True
         self.headers.append((name, value))
         if len(self.headers) > MAX_HEADERS:
-            raise _Unacceptable(431, f"a request may have at most {MAX_HEADERS} headers")
+            raise Unacceptable(431, f"a request may have at most {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         self._steps += 1
-        self._check_head()
+        parser = self.parser
+        check_head(parser.get_method(), self.url, parser.get_http_version(), self.headers, self._limits.max_head)
         self._take_authority()
         self._head = False
+        self._left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
         if self.parser.should_upgrade() and not self._should_upgrade():
             self._reread = True
             return
         if len(self.pipeline) >= _PIPELINED:
-            raise _Unacceptable(400, "too many requests wait for the one before them")
+            raise Unacceptable(400, "too many requests wait for the one before them")
         self._limits.heads.end(self)
         super().on_headers_complete()
         self.flow.resume_reading()  # else it would go unnoticed that a client leaves its stream
@@ -278,47 +471,26 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if self.scope["method"] == "POST" and not self.parser.should_upgrade():
             self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
 
-    def _check_head(self) -> None:
-        """Refuse what the parser accepts but proxies read in another way than we would (RFC 9112, 2.3, 3.2, 6.1)."""
-        version = self.parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise _Unacceptable(400, "send HTTP/1.1")
-        if self.parser.get_method() == b"CONNECT":
-            raise _Unacceptable(400, "this server is not a proxy")
-        size = len(self.url) + 16
-        hosts = 0
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
-                raise _Unacceptable(400, "Transfer-Encoding may only be chunked, and only in HTTP/1.1")
-        if size > self._limits.max_head:
-            raise _head_too_large(self._limits.max_head)
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise _Unacceptable(400, "a request must have one Host header")
-
     def _take_authority(self) -> None:
         """Take the host from a target that is a whole URL, whatever the Host header says (RFC 9112, 3.2.2): else a
         proxy that checks the one would let a request pass that is answered for the other."""
         if self.url.startswith(b"/") or (self.url == b"*" and self.parser.get_method() == b"OPTIONS"):
             return
-        found = _ABSOLUTE.fullmatch(self.url)
-        if found is None or not found[1] or b"@" in found[1]:
-            raise _Unacceptable(400, "the target of a request must be a path, or a whole http:// URL without a user")
-        self.url = found[2] if found[2].startswith(b"/") else b"/" + found[2]
+        host, self.url = authority_of(self.url)
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
-        self.headers.append((b"host", found[1]))
+        self.headers.append((b"host", host))
 
     def on_body(self, body: bytes) -> None:
         self._steps += 1
+        if self._left is not None:
+            self._left -= len(body)
         if self.cycle is not self._running:
             self._piped += len(body)
             if self._piped > _PIPELINED_BYTES:
-                raise _Unacceptable(400, "a body that is too large waits for the request before it")
+                raise Unacceptable(400, "a body that is too large waits for the request before it")
         super().on_body(body)
 
-    def _unacceptable(self, why: _Unacceptable) -> None:
+    def _unacceptable(self, why: Unacceptable) -> None:
         """Refuse the request, without disturbing the answer that is under way."""
         running = self._running
         if self.stream is not None:
@@ -349,10 +521,6 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         # A close with unread bytes would make the kernel reset the connection, and the answer might not arrive.
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
-
-
-def _head_too_large(most: int) -> _Unacceptable:
-    return _Unacceptable(431, f"the head of the request is larger than {most:,} bytes, the limit here")
 
 
 def _refusal(status: int, detail: str) -> bytes:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_HEARD_AT_ONCE = 16  # messages that a listener handles before others have their turn
 _SLICE = 4 << 10  # bytes of frames that are read in one turn: at most 700 frames, some milliseconds
 
 _CLOSE = 0x88  # the first byte of a Close frame
@@ -51,7 +52,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
     logged as an error.
     """
 
-    __slots__ = ("_begun", "_handled", "_held", "_in_turn", "_last", "_limits", "_unread")
+    __slots__ = ("_begun", "_handled", "_heard", "_held", "_in_turn", "_last", "_limits", "_unread")
 
     def __init__(self, *arguments: Any, limits: ServerLimits, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -62,6 +63,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         self._unread = bytearray()  # not parsed yet
         self._in_turn = False  # whether a slice waits for its turn
         self._begun = False  # whether a part of a message has come
+        self._heard = 0  # messages of this slice that the listener has handled
         self._held = 0  # bytes of it, and of messages that the application has not handled
         self._handled = 0  # of these, the bytes of whole messages
 
@@ -100,7 +102,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             self._look_for_close(self._last + data)
         elif self._unread or len(data) > _SLICE or self.write_paused or self.read_paused:
             self._unread += data
-            self._go_on()
+            self.go_on()
         else:
             self._read(data)
 
@@ -113,12 +115,15 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
     def _free(self) -> bool:
         """Whether more can be read: the messages before were handled, and the answers to them written."""
         taken = self.handshake_complete and (self.queue.empty() or self.close_sent)
-        return taken and not self.write_paused
+        return taken and not self.write_paused and not (self.listener is not None and self.listener.is_busy())
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Read on if that is possible now, else pause."""
         if self.transport.is_closing() or self.disconnected:
             return
+        if self._handled and self.listener is not None and not self.listener.is_busy() and self.queue.empty():
+            self._handled = 0
+            self._account()
         if self._broken:
             self._unread.clear()
         free = self._free
@@ -140,9 +145,10 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             data = bytes(self._unread[:_SLICE])
             del self._unread[:_SLICE]
             self._read(data)
-        self._go_on()
+        self.go_on()
 
     def _read(self, data: bytes) -> None:
+        self._heard = 0
         super().data_received(data)
         if self.handshake_initiated and not self.disconnected:
             self._account()
@@ -210,21 +216,42 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
             except UnicodeDecodeError:
                 self._fail(1007, "not UTF-8")
                 return
+            if self._is_heard(text, len(data)):
+                return
             self.queue.put_nowait({"type": "websocket.receive", "text": text})
         self._handled += len(data)
-        self._go_on()
+        self.go_on()
+
+    def _is_heard(self, text: str, size: int) -> bool:
+        """Have the listener handle a message, if there is nothing before it, and room for it."""
+        listener = self.listener
+        if (
+            listener is None
+            or listener.is_busy()
+            or self._heard >= _HEARD_AT_ONCE
+            or not self.queue.empty()
+            or not self._limits.bodies.has_room(size - self._held)
+        ):
+            return False
+        self._heard += 1
+        if not listener.heard(text):
+            return False
+        if listener.is_busy():
+            self._handled += size
+            self.go_on()
+        return True
 
     async def receive(self) -> ASGIReceiveEvent:
         if self.queue.empty() and self._handled:
             self._handled = 0
             self._account()
         message = await self.queue.get()
-        self._go_on()
+        self.go_on()
         return message
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._go_on()
+        self.go_on()
 
     def handle_parser_exception(self) -> None:
         close = self.conn.close_sent
@@ -249,9 +276,9 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept":
             del self.request, self.response  # kilobytes that are not needed any more
-            self._go_on()
+            self.go_on()
         elif message["type"] == "websocket.close":
-            self._go_on()  # to the client's own close
+            self.go_on()  # to the client's own close
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # by a refusal; else uvicorn would log an error
 
