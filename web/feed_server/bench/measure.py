@@ -168,6 +168,8 @@ class Load:
                 plan.size,
                 plan.batch,
                 plan.rate,
+                plan.is_text,
+                plan.apart,
             )
         )
 
@@ -291,13 +293,14 @@ def fan_out(load: Load) -> Round:
     """Readers, if there are any, and publishers; what comes to whom, and when."""
     plan, running = load.plan, load.running
     figures: dict[str, float] = {}
+    readers = plan.most_readers if running.target.delivers else 0
     publishers, probers = load.start_publishers(), load.start_probers()
-    if plan.most_readers:
+    if readers:
         load.start_readers()
         empty = load.settled_memory()
-        load.open(plan.readers)
-        if empty:
-            figures["memory"] = (load.settled_memory() - empty) / plan.readers
+        load.open(readers)
+        if empty and plan.scenario is Scenario.FANOUT:
+            figures["memory"] = (load.settled_memory() - empty) / readers
     load.answers([publishers, *probers], Ready, lambda: "connecting publishers")
     begin = now() + _LEAD
     window = Window(begin + int(plan.warmup * 1e6), begin + int((plan.warmup + plan.seconds) * 1e6))
@@ -317,8 +320,8 @@ def fan_out(load: Load) -> Round:
     if plan.batch > 1:
         figures["events"] = accepted * plan.batch / plan.seconds
     figures |= {f"publish_{name}": value for name, value in percentiles(ack).items()}
-    work = accepted * plan.batch
-    if plan.most_readers:
+    events = work = accepted * plan.batch
+    if readers:
         # A server that was slow to answer may be as slow to deliver.
         patience = _LEAST_PATIENCE + 3 * max(ack, default=0) / 1e6
         for worker in load.readers:
@@ -327,7 +330,8 @@ def fan_out(load: Load) -> Round:
         work = sum(result.deliveries for result in results)
         figures |= _deliveries(results, plan, window)
         faults += _faults(results, published, running)
-    figures |= busy_after.cpu_since(busy, work, "delivery" if plan.most_readers else "event")
+    per_event = plan.scenario is Scenario.PUBLISH
+    figures |= busy_after.cpu_since(busy, events if per_event else work, "event" if per_event else "delivery")
     return Round(running.target.name, 0, figures, faults, busy_after.since(busy))
 
 

@@ -41,13 +41,15 @@ class Plan:
     rest: float
     steps: list[int]
     behind: int
+    is_text: bool = False
+    """Whether the data of single events is sent as text, else as JSON."""
+    apart: bool = False
+    """Whether the head and the body of a publish are sent apart, as most clients do."""
 
     @property
     def most_readers(self) -> int:
         """How many readers there are at once at the most."""
         match self.scenario:
-            case Scenario.PUBLISH:
-                return 0
             case Scenario.IDLE:
                 return max(self.steps)
         return self.readers
@@ -64,7 +66,7 @@ class Plan:
     @property
     def checks(self) -> bool:
         """Whether readers get anything that can be checked."""
-        return self.scenario in {Scenario.FANOUT, Scenario.STORM}
+        return self.scenario is not Scenario.IDLE and bool(self.most_readers)
 
     def check(self) -> None:
         """Raises `BenchError` for what cannot be measured here."""
@@ -78,7 +80,11 @@ class Plan:
                 f"{self.most_readers:,} readers need {needed:,} descriptors in the server's process, and the limit is "
                 f"{limit:,}: raise it with ulimit -n {needed}, or take fewer readers"
             )
+        if self.is_text and self.batch > 1:
+            raise BenchError("--text: cannot be combined with --batch: a batch is JSON")
         for target in self.targets:
+            if not target.delivers and self.scenario is not Scenario.PUBLISH:
+                raise BenchError(f"--against {target.name}: it has no readers: use feed bench publish")
             if self.batch > 1 and not target.takes_batches:
                 raise BenchError(f"--batch: {target.name} accepts only one event at a time")
             if self.scenario is Scenario.STORM and not target.resumes:
@@ -98,10 +104,11 @@ class Plan:
                 return f"{', '.join(f'{step:,}' for step in self.steps)} idle {kind} readers, {times}"
             case Scenario.STORM:
                 return f"{self.readers:,} {kind} readers reconnect at once, {self.behind:,} events behind, {times}"
-            case Scenario.PUBLISH:
-                readers = "no readers"
             case _:
-                readers = f"{self.readers:,} {kind} readers"
-        events = f"{self.size}-byte events{batches}"
+                number = f"{self.readers:,}" if self.readers else "no"
+                readers = f"{number} {kind} reader{'' if self.readers == 1 else 's'}"
+        form = " of text" if self.is_text else ""
+        apart = ", head and body sent apart" if self.apart else ""
+        events = f"{self.size}-byte events{form}{batches}{apart}"
         rest = f", who rest {self.rest * 1000:g} ms between reads" if self.rest and self.most_readers else ""
         return f"{readers}{rest}, {publishers}, {pace}, {events}, {times} of {self.seconds:g} s"

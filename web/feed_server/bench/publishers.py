@@ -68,6 +68,10 @@ class PublishersJob:
     batch: int
     rate: float | None
     """Events per second of all of them together; None: each as fast as it is answered."""
+    is_text: bool = False
+    """Whether the data of single events is sent as text, else as JSON."""
+    apart: bool = False
+    """Whether head and body are sent apart."""
 
     def run(self, control: Control) -> None:
         """Obey commands until there are no more."""
@@ -101,7 +105,7 @@ class Publishers:
         self._control = control
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, _Publisher] = {}
-        kind = JSON if job.batch == 1 else NDJSON
+        kind = NDJSON if job.batch > 1 else "text/plain" if job.is_text else JSON
         self._head = (
             f"POST {job.path} HTTP/1.1\r\nHost: localhost\r\n{job.headers}Content-Type: {kind}\r\nContent-Length: "
         ).encode()
@@ -203,7 +207,12 @@ class Publishers:
             body = b"\n".join(
                 b'{"topic":"%b","data":%b}' % (topic, make_data(token, job.size)) for token in publisher.tokens
             )
-        publisher.connection.sendall(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
+        head = b"%b%d\r\n\r\n" % (self._head, len(body))
+        if job.apart:
+            publisher.connection.sendall(head)
+            publisher.connection.sendall(body)
+        else:
+            publisher.connection.sendall(head + body)
 
     def _answers(self, timeout: float) -> list[_Publisher]:
         """The publishers whose answer has come."""

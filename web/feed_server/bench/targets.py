@@ -100,6 +100,8 @@ class Target(abc.ABC):
     count_path: str | None = None
     probe_path = "/healthz"
     takes_batches = False
+    delivers = True
+    """Whether it has readers."""
     resumes = False
     """Whether its readers can come back with the id of their last event."""
 
@@ -122,12 +124,15 @@ class FeedTarget(Target):
     takes_batches = True
     resumes = True
 
-    def __init__(self, log: str, nodes: int = 1, *, named: bool = False, key: str | None = None) -> None:
-        """`named` is whether its name says how many nodes it has. With a `key` all who publish and read bear a
-        token."""
+    def __init__(
+        self, log: str, nodes: int = 1, *, named: bool = False, key: str | None = None, log_level: str = "warning"
+    ) -> None:
+        """`named` is whether its name says how many nodes it has. With a `key` all who publish and read bear a token.
+        Unless `log_level` says otherwise, requests are not logged, as the other servers log none."""
         count = f", {nodes} node{'' if nodes == 1 else 's'}" if named else ""
         self.name = f"feed ({without_password(log)}{count}{'' if key is None else ', tokens'})"
         self._key = key
+        self._log_level = log_level
         self.nodes = nodes
         self.owns_redis = log == OWN_REDIS
         self._log = log
@@ -165,7 +170,7 @@ class FeedTarget(Target):
         # Without the folder where this runs in its path: that may hold a `feed` of its own.
         command = [sys.executable, "-P", "-m", "feed", "serve", "--port", "0", "--log", log]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FEED_")}
-        environment["FEED_LOG_LEVEL"] = "warning"  # the others log no requests either
+        environment["FEED_LOG_LEVEL"] = self._log_level
         if self._key is not None:
             environment["FEED_JWT_SECRET"] = self._key
         return child(name, command, place, cores.nodes[number], environment)
@@ -310,3 +315,22 @@ class NaiveTarget(Target):
         with a_folder() as folder, child(self.name, command, folder, cores.nodes[0], os.environ) as server:
             port = server.announced_port(rb"listening on (\d+)")
             yield Running(self, "127.0.0.1", [port], "/publish", "/ws", PLAIN_WS, nodes=[server])
+
+
+class AsgiTarget(Target):
+    """The application of `nothing`: what the server below an application costs."""
+
+    name = "asgi"
+    delivers = False
+
+    def form(self, transport: str) -> Form:
+        """Unused: it has no readers."""
+        return PLAIN_SSE
+
+    @contextlib.contextmanager
+    def running(self, transport: str, readers: int, cores: Cores) -> Iterator[Running]:
+        """The server, on these cores, for as long as the block lasts."""
+        command = [sys.executable, "-m", "feed_server.bench.nothing"]
+        with a_folder() as folder, child(self.name, command, folder, cores.nodes[0], os.environ) as server:
+            port = server.announced_port(rb"listening on (\d+)")
+            yield Running(self, "127.0.0.1", [port], "/events/bench", "/", PLAIN_SSE, nodes=[server])

@@ -52,6 +52,10 @@ class Peer(enum.StrEnum):
     NCHAN = "nchan"
     NAIVE = "naive"
     TOKEN = "token"  # noqa: S105  it is a name
+    ASGI = "asgi"
+
+
+_READERS = {ScenarioName.PUBLISH: 0, ScenarioName.STORM: 5000}
 
 
 def _rate(text: str) -> float:
@@ -91,8 +95,8 @@ def bench(
         ScenarioName,
         typer.Argument(
             metavar="[SCENARIO]",
-            help="fanout: readers and publishers. publish: publishers alone. idle: memory of readers that get "
-            "nothing. storm: all readers reconnect at once, and replay.",
+            help="fanout: readers and publishers. publish: publishers, and a server that logs its requests. idle: "
+            "memory of readers that get nothing. storm: all readers reconnect at once, and replay.",
         ),
     ] = ScenarioName.FANOUT,
     url: Annotated[
@@ -120,15 +124,18 @@ def bench(
     against: Annotated[
         list[Peer] | None,
         typer.Option(
-            metavar="nchan|naive|token",
+            metavar="nchan|naive|token|asgi",
             help="Run the same load on another server in turn, and print the ratios; may be repeated. nchan: nginx "
             "with nchan. naive: FastAPI WebSockets and asyncio.gather. token: the same feed with a key, where all "
-            "publishers and readers send a token.",
+            "publishers and readers send a token. asgi: with publish, an application under uvicorn that does nothing "
+            "but answer 201, which shows what a request costs at least.",
         ),
     ] = None,
     readers: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="The number of readers. [default: 1000; storm: 5000; --soak: 500]"),
+        typer.Option(
+            metavar="N", min=1, help="The number of readers. [default: 1000; publish: none; storm: 5000; --soak: 500]"
+        ),
     ] = None,
     transport: Annotated[
         Transport, typer.Option(metavar="sse|ws|ws-batch", help="How the readers read.")
@@ -143,6 +150,10 @@ def bench(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Events in one publish.")] = 1,
+    text: Annotated[bool, typer.Option("--text", help="Publish text, not JSON.")] = False,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Send the head and the body of a publish apart, as most clients do.")
+    ] = False,
     data: Annotated[int, typer.Option(metavar="BYTES", help="The size of an event's data.")] = 200,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long a round is measured.")] = 5.0,
     warmup: Annotated[
@@ -212,9 +223,9 @@ def bench(
 
     plan = Plan(
         scenario=Scenario(scenario.value),
-        targets=_targets(url, log or ["memory:"], nodes, against or []),
+        targets=_targets(url, log or ["memory:"], nodes, against or [], logs_requests=scenario is ScenarioName.PUBLISH),
         transport=transport.value,
-        readers=readers or (5000 if scenario is ScenarioName.STORM else 1000),
+        readers=readers or _READERS.get(scenario, 1000),
         publishers=publishers,
         rate=rate,
         seconds=seconds,
@@ -226,6 +237,8 @@ def bench(
         rest=_duration("--rest", rest),
         steps=_steps(steps),
         behind=behind,
+        is_text=text,
+        apart=apart,
     )
     plan.check()
     if json is not None:
@@ -290,13 +303,15 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer]) -> list[Target]:
-    from feed_server.bench.targets import FeedTarget, FeedUrlTarget, NaiveTarget, NchanTarget
+def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer], *, logs_requests: bool) -> list[Target]:
+    from feed_server.bench.targets import AsgiTarget, FeedTarget, FeedUrlTarget, NaiveTarget, NchanTarget
 
+    level = "info" if logs_requests else "warning"
     kinds: dict[Peer, Callable[[], Target]] = {
         Peer.NCHAN: NchanTarget,
         Peer.NAIVE: NaiveTarget,
-        Peer.TOKEN: lambda: FeedTarget(logs[0], key=secrets.token_hex(32)),
+        Peer.TOKEN: lambda: FeedTarget(logs[0], key=secrets.token_hex(32), log_level=level),
+        Peer.ASGI: AsgiTarget,
     }
     feeds: list[Target] = []
     if url is not None:
@@ -306,9 +321,11 @@ def _targets(url: str | None, logs: list[str], nodes: int, peers: list[Peer]) ->
             )
         feeds = [FeedUrlTarget(url)]
     elif nodes > 1:
-        feeds = [FeedTarget(log, count, named=True) for log in dict.fromkeys(logs) for count in (nodes, 1)]
+        feeds = [
+            FeedTarget(log, count, named=True, log_level=level) for log in dict.fromkeys(logs) for count in (nodes, 1)
+        ]
     else:
-        feeds = [FeedTarget(log) for log in dict.fromkeys(logs)]
+        feeds = [FeedTarget(log, log_level=level) for log in dict.fromkeys(logs)]
     return feeds + [kinds[peer]() for peer in dict.fromkeys(peers)]
 
 
