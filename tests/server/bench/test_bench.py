@@ -427,6 +427,18 @@ def test_publishing_to_two_logs_is_compared(file: Path) -> None:
     assert "events" in written["ratios"]["feed (sqlite:) / feed (memory:)"]
 
 
+def test_publishing_with_a_reader_is_compared_with_an_application_that_does_nothing(file: Path) -> None:
+    done = bench(
+        *("publish", "--against", "asgi", "--text", "--apart", "--readers", "1", "--publishers", "2"),
+        *(*SHORT, "--json", str(file)),
+    )
+    written = figures(done, file)
+    assert written["figures"]["feed (memory:)"]["deliveries"]["median"] > 0
+    assert "deliveries" not in written["figures"]["asgi"]
+    assert written["ratios"]["feed (memory:) / asgi"]["cpu_per_event"]["median"] > 0
+    assert "of text, head and body sent apart" in done.stderr
+
+
 # Several nodes, and Redis.
 
 
@@ -560,6 +572,8 @@ def test_a_storm_replays_exactly_what_was_missed(file: Path) -> None:
         (["--url", "http://127.0.0.1:1"], 1, r"does not answer"),
         (["storm", "--against", "naive"], 1, r"naive cannot replay"),
         (["--batch", "5", "--against", "naive"], 1, r"naive accepts only one event at a time"),
+        (["--against", "asgi"], 1, r"asgi: it has no readers: use feed bench publish"),
+        (["publish", "--text", "--batch", "5"], 1, r"--text: cannot be combined with --batch"),
         (["--nodes", "2"], 1, r"--nodes 2: the log memory: is for one process.*--log redis:"),
         (["--nodes", "2", "--log", "sqlite:"], 1, r"--nodes 2: the log sqlite: is for one process.*--log redis:"),
         (["--nodes", "2", "--url", "http://127.0.0.1:1"], 2, r"--nodes: cannot be combined with --url"),
