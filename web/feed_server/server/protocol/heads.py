@@ -101,7 +101,8 @@ class PublishHead(NamedTuple):
 
 
 class LastHead(NamedTuple):
-    """A head without the length of the body: what stands before and behind the number."""
+    """A head without the length of the body: what stands before and behind the number. It may hold a token, as long as
+    its connection is open: so do the requests of uvicorn."""
 
     before: bytes
     behind: bytes
@@ -113,7 +114,7 @@ class PublishHeads:
 
     Two lines differ from one event to the next, `Content-Length` and `Idempotency-Key`. They are cut out of a head, and
     the digest of the rest is looked up. So a remembered head costs two searches and a digest, and no parser. A digest,
-    because a head may hold a token, and a dump of this process's memory shall hold none.
+    because a head may hold a token, and no token shall be kept longer than the connection on which it came.
 
     A cut cannot make one request pass for another. The parser has accepted the rest before, with a line of a length at
     its place. A line that is cut begins and ends between two line ends, and heads with a folded line are never
@@ -183,7 +184,7 @@ class PublishHeads:
         if b"\r\n " in head or b"\r\n\t" in head:
             return None
         reader = _Reader()
-        parser = reader.parser
+        parser = httptools.HttpRequestParser(reader)
         try:
             parser.feed_data(head[:-1])
             if reader.is_complete():
@@ -243,7 +244,6 @@ class _Reader:
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self._complete = False
-        self.parser = httptools.HttpRequestParser(self)
 
     def on_url(self, url: bytes) -> None:
         self.url += url
