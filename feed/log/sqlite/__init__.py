@@ -132,7 +132,8 @@ class SQLiteLog:
             self._loop.call_soon(self._wake, waiting)
             return
         self._waking = False
-        self._writer.wake.put(None)
+        if self._writer.waits:  # else it looks for requests when it has committed what it has
+            self._writer.wake.put(None)
 
     def _committed(self, outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
         if events:

@@ -80,6 +80,8 @@ class Writer:
     ) -> None:
         self.requests: deque[Request] = deque()
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put to after `requests`: one wake-up for many
+        # Set before this thread looks for requests, and read after a request was added: one of the two sees the other.
+        self.waits = False
         self.gate = threading.Semaphore(READERS)
         self.epochs: Epochs = content.epochs
         self.holes = content.holes  # replaced as a whole
@@ -132,12 +134,14 @@ class Writer:
             if time.monotonic() - tidied >= _HOUSEKEEPING:
                 self._safely(self._tidy)
                 tidied = time.monotonic()
+            self.waits = True
             if not self.requests:
                 with contextlib.suppress(queue.Empty):
                     self.wake.get(timeout=_HOUSEKEEPING)
             elif len(self.requests) < together:
                 # Those who were just answered are about to publish again. Two half commits take twice the time of one.
                 time.sleep(min(self._took, _GATHER_SECONDS))
+            self.waits = False
             group, going_on = self._gather()
             together = len(group)
             if group:
