@@ -205,7 +205,7 @@ async def test_a_connection_on_which_is_published_is_kept_and_closed_when_nobody
 async def test_a_token_that_expires_is_refused_on_the_connection_that_has_published_with_it() -> None:
     async with serving(jwt_secret=SECRET) as inside, connected(inside) as (reader, writer):
         request = post("a", b"x", f"Authorization: Bearer {token(['**'], seconds=2)}")
-        statuses = []
+        statuses: list[bytes] = []
         while not statuses or statuses[-1] == b"201":
             writer.write(request)
             statuses.append((await answer(reader))[0][9:12])
