@@ -109,11 +109,14 @@ async def test_a_client_that_reads_no_answers_is_not_served_on() -> None:
             writer.write(request * 1_000)
         running = inside.feed.running
         assert running is not None
-        before = -1
-        while before != running.log.position:
-            before = running.log.position
-            await asyncio.sleep(0.2)
-        assert 0 < before < 40_000
+        log = running.log
+        await until(lambda: log.position)
+        before, unchanged = 0, 0
+        while unchanged < 50:
+            await asyncio.sleep(0.005)
+            unchanged = unchanged + 1 if log.position == before else 0
+            before = log.position
+        assert before < 40_000
         reader._transport.resume_reading()  # type: ignore[attr-defined]
         for _ in range(40_000):
             await answer(reader)
@@ -194,11 +197,11 @@ async def test_a_body_that_follows_its_head_late_is_published() -> None:
 
 
 async def test_a_connection_on_which_is_published_is_kept_and_closed_when_nobody_publishes_any_more() -> None:
-    async with serving(idle=0.6) as inside, connected(inside) as (reader, writer):
+    async with serving(idle=1.5) as inside, connected(inside) as (reader, writer):
         for _ in range(6):
             writer.write(post("a"))
             assert (await answer(reader))[0].startswith(b"HTTP/1.1 201 ")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.3)
         assert await asyncio.wait_for(reader.read(), 10) == b""
 
 
@@ -211,7 +214,7 @@ async def test_a_token_that_expires_is_refused_on_the_connection_that_has_publis
             statuses.append((await answer(reader))[0][9:12])
             await asyncio.sleep(0.05)
         assert statuses[-1] == b"401"
-        assert len(statuses) > 5
+        assert len(statuses) > 2
 
 
 async def test_a_body_for_which_there_is_no_room_is_left_to_the_routes() -> None:
