@@ -106,6 +106,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave_body_to_routes()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves the timer, and what it holds, after a reset
         limits = self._limits
         self._waiting = b""
         limits.collector.disconnected(len(self.connections))
