@@ -282,6 +282,11 @@ class FramedOutlet:
         self._connection.go_on()
 
     @property
+    def is_left(self) -> bool:
+        """Whether the connection has no stream any more: it is being closed."""
+        return self._connection.stream is None
+
+    @property
     def is_full(self) -> bool:
         """Whether nothing can be written now."""
         return self._connection.write_paused or self.closed

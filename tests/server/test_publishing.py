@@ -223,13 +223,71 @@ async def test_a_body_for_which_there_is_no_room_is_left_to_the_routes() -> None
         assert (await answer(reader))[0].startswith(b"HTTP/1.1 503 ")
 
 
+HANDSHAKE = (
+    b"GET /ws/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def message(ref: int, size: int = 1) -> bytes:
+    """A frame with a message whose answer has this `ref`."""
+    text = b'{"ref":%d,"data":"%b"}' % (ref, b"x" * size)
+    length = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2, "big")
+    return b"\x81" + length + bytes(4) + text
+
+
+async def refs(reader: asyncio.StreamReader, count: int) -> list[int]:
+    """Those of the next acknowledgements."""
+    received = b""
+    while len(found := re.findall(rb'feed\.ack","data":\{"ref":(\d+)', received)) < count:
+        received += await asyncio.wait_for(reader.read(1 << 20), 20)
+    return [int(ref) for ref in found]
+
+
+async def test_messages_of_any_size_are_read_on_while_the_log_waits(tmp_path: Path) -> None:
+    """Two come together, so that the second one goes the way of ASGI; and a large one while that is committed."""
+    async with serving(log=f"sqlite:{tmp_path / 'feed.db'}") as inside, connected(inside) as (reader, writer):
+        writer.write(HANDSHAKE)
+        await reader.readuntil(b"feed.open")
+        sent = 0
+        for _ in range(20):
+            for wave in ([1, 1], [5_000], [1, 3_800, 1_000], [9_000, 1]):
+                writer.write(b"".join(message(sent + place, size) for place, size in enumerate(wave)))
+                sent += len(wave)
+                await asyncio.sleep(0)
+        assert await refs(reader, sent) == list(range(sent))
+
+
+async def test_nothing_is_written_behind_the_close_of_a_stream_that_ends_while_a_message_waits() -> None:
+    async with serving() as inside, connected(inside) as (reader, writer):
+        held = Held(inside.feed)
+        writer.write(HANDSHAKE)
+        await reader.readuntil(b"feed.open")
+        writer.write(message(1))
+        await until(lambda: held.begun)
+        assert await inside.feed.kick(inside.subscriptions[0].id)
+        received = await asyncio.wait_for(reader.readuntil(b"\x88"), 10)
+        held.go.set()
+        writer.write(b"\x88\x80" + bytes(4))
+        received += await asyncio.wait_for(reader.read(), 10)
+        assert b"feed.closing" in received
+        assert b"feed.ack" not in received
+
+
+async def test_line_breaks_between_publishes_are_not_counted_for_ever_and_leave_the_time_of_a_connection() -> None:
+    async with serving(max_head="1K", idle=1.5) as inside, connected(inside) as (reader, writer):
+        for _ in range(600):  # twice as many bytes as a head may have
+            writer.write(post("a") + b"\r\n")
+            assert (await answer(reader))[0].startswith(b"HTTP/1.1 201 ")
+        writer.write(post("a"))
+        assert (await answer(reader))[0].startswith(b"HTTP/1.1 201 ")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
 async def test_messages_that_are_heard_and_messages_of_asgi_are_answered_in_one_order() -> None:
     """A message that is refused goes the way of ASGI, and those behind it follow."""
     async with serving() as inside, connected(inside) as (reader, writer):
-        writer.write(
-            b"GET /ws/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        writer.write(HANDSHAKE)
         await reader.readuntil(b"feed.open")
         elsewhere = ',"topic":"b//"'
         texts = [f'{{"data":1,"ref":{number}{"" if number % 5 else elsewhere}}}' for number in range(60)]

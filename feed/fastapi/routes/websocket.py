@@ -166,7 +166,10 @@ class _Publishing:
         """Wait until the message before was answered."""
         while self.busy:
             self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+            try:
+                await self._idle
+            finally:
+                self._idle = None
 
     async def publish(self, text: str) -> str:
         """Publish one message, and return the answer for its sender. Raises `TooLarge`, and what is not a
@@ -197,13 +200,19 @@ class _Publishing:
         outlet.listen(self)
 
     def is_busy(self) -> bool:
-        """See `Listener`."""
-        return self.busy
+        """See `Listener`. Also while a message that went the way of ASGI is about to be published."""
+        return self.busy or self._idle is not None
 
     def heard(self, text: str) -> bool:
         """See `Listener`."""
         outlet, options = self._outlet, self.gate.feed.options
-        if outlet is None or outlet.is_full or self.subscription.closed or len(text) > max_message(options.max_data):
+        if (
+            outlet is None
+            or outlet.is_full
+            or outlet.is_left
+            or self.subscription.closed
+            or len(text) > max_message(options.max_data)
+        ):
             return False
         try:
             message = self.read(text)
@@ -220,8 +229,14 @@ class _Publishing:
         self.busy, outlet = False, self._outlet
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
-        if outlet is None or outlet.closed:
+        if outlet is None:
             return
+        # Nothing may follow a Close (RFC 6455, 5.5.1).
+        if not (outlet.closed or outlet.is_left or self.subscription.closed):
+            self._answer(ref, outcome, outlet)
+        outlet.go_on()
+
+    def _answer(self, ref: bytes, outcome: Appended | BaseException, outlet: FramedOutlet) -> None:
         if isinstance(outcome, BaseException):
             try:
                 answer = self._refused(outcome, ref)
@@ -234,7 +249,6 @@ class _Publishing:
         payload = answer.encode()
         self.subscription.sent += len(payload)
         outlet.write(text_frame(payload))
-        outlet.go_on()
 
 
 class _Message(NamedTuple):
@@ -261,16 +275,23 @@ async def _receive(publishing: _Publishing, websocket: WebSocket) -> int | None:
         publishing.busy = True
         try:
             answer = await publishing.publish(text)
+            if not await _sent(websocket, answer):
+                return None
         except TooLarge:
             return 1009
         finally:
             publishing.busy = False
-        try:
-            await websocket.send({"type": "websocket.send", "text": answer})
-        except RuntimeError:
-            return None  # closed meanwhile: the stream has ended, or the client violated the protocol
         subscription.sent += len(answer) if answer.isascii() else len(answer.encode())
         await asyncio.sleep(0)  # a flood of messages must not hold up other connections
+
+
+async def _sent(websocket: WebSocket, answer: str) -> bool:
+    """Send an answer. Return whether that was possible."""
+    try:
+        await websocket.send({"type": "websocket.send", "text": answer})
+    except RuntimeError:
+        return False  # closed meanwhile: the stream has ended, or the client violated the protocol
+    return True
 
 
 def _parse(text: str) -> Published | None:

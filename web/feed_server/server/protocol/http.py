@@ -137,12 +137,14 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection, on which no request has come for as long as it is kept. Overrides uvicorn's."""
+        self.timeout_keep_alive_task = None
         left = self._answered_at + self.timeout_keep_alive - self.loop.time()
-        if self._publishing or self._awaited is not None:
+        # What arrives just now counts too: a proxy could not tell whether that was handled.
+        if self._publishing or self._waiting or self._awaited is not None or unread(self.transport):
             left = self.timeout_keep_alive
         if left > 0:  # publishes do not start the time anew: that would cost as much as a fifth of one
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
-        elif not unread(self.transport):  # else one arrives just now, and a proxy could not tell if it was handled
+        else:
             super().timeout_keep_alive_handler()
 
     def last_answer(self) -> None:
@@ -155,7 +157,7 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection unless a request is under way. Overrides uvicorn's."""
-        if not (self._publishing or unread(self.transport)):
+        if not (self._publishing or self._waiting or unread(self.transport)):
             super().shutdown()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -326,6 +328,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
             return start
         if self._publishing:
             limits.connections.leave(self)
+        self._idle_bytes = 0
+        if self._held:
+            self._hold(0)
         return stop
 
     def answered(self, status: int, headers: bytes, body: bytes) -> None:
@@ -346,10 +351,10 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
         if at - self._answered_at > _KEPT_ANEW or self not in connections.idle:
             connections.keep(self)
             self._answered_at = at
-            if self.timeout_keep_alive_task is None:
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    self.timeout_keep_alive, self.timeout_keep_alive_handler
-                )
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         if self._waiting:
             self._go_on_soon()
 

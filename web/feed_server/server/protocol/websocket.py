@@ -245,6 +245,7 @@ class WebSocketProtocol(Streaming, WebSocketsSansIOProtocol):
         if self.queue.empty() and self._handled:
             self._handled = 0
             self._account()
+        self.go_on()  # the listener is not busy any more
         message = await self.queue.get()
         self.go_on()
         return message
