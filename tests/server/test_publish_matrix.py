@@ -133,7 +133,6 @@ CASES = {
     "an empty key": Case("open", 422, LONG, "/events/a", b"x", ["Idempotency-Key:"]),
     "a key with a space": Case("open", 422, LONG, "/events/a", b"x", [key("a b")]),
     "two keys": Case("open", 422, LONG, "/events/a", b"x", [key("a"), key("b")]),
-    "a key that was used": Case("open", 422, SHORT, "/events/a/key", b"another", [key("k-1")]),
     "another path": Case("open", 404, LONG, "/eventsa", b"x"),
     "another method": Case("open", 405, LONG, "/events/a", b"x", method="PUT"),
     # Sizes.
@@ -380,6 +379,17 @@ def test_a_publish_is_answered_counted_logged_and_kept_alike(servers: Servers, n
         assert wanted.short == 0
         if pieces is apart:  # by now the token was verified
             assert bool(seen.short) == case.is_short
+
+
+def test_a_key_that_was_used_for_another_event_is_refused_alike(servers: Servers) -> None:
+    """By the log, and so on the short way too."""
+    first = Case("open", 201, SHORT, "/events/a/used", b"one", [key("used")])
+    second = first._replace(status=422, body=b"another")
+    seen = [[servers.see(shell, case, whole) for case in (first, second)] for shell in servers.shells["open"]]
+    assert [one.answer[9:12] for one in seen[0]] == [b"201", b"422"]
+    assert [one.short for one in seen[0]] == [1, 1]
+    ours, others = ([one._replace(short=0) for one in each] for each in seen)
+    assert ours == others
 
 
 def test_a_rate_is_counted_once_for_each_publish(servers: Servers) -> None:

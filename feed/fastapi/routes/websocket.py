@@ -219,7 +219,7 @@ class _Publishing:
             if message.draft.data_bytes > options.max_data:
                 return False
             self.gate.count(self._address, self._grants)  # the last check: ASGI would count once more
-        except FeedError:
+        except Exception:  # noqa: BLE001  whatever it is, ASGI meets it too, and answers or logs it
             return False
         self.busy = True
         run_stepped(self.gate.feed.append((message.draft,), message.key), partial(self._heard, message.ref))

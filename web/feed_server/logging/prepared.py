@@ -37,7 +37,7 @@ class PreparedLine:
         written = _plain(client)
         if written is None:
             return False
-        ms = _milliseconds(int(seconds * 100_000))
+        ms = _milliseconds(int(seconds * 100_000 + 0.5))
         if self._stamps is None:
             self._put(self._template % (ms, bytes_in, bytes_out, written))
         else:

@@ -41,9 +41,9 @@ class HttpProtocol(Streaming, HttpToolsProtocol):
     when the connection is lost, every request on it is told, also those that wait for the one before.
 
     The connection itself keeps at most a head of `max_head` bytes and what one read brings beyond it, 256 KiB, as much
-    as it keeps of a body that the application does not read; and the next 16 requests while one is being answered. An
-    unfinished head that is larger than most counts among the bodies: there is not room for such heads on all
-    connections.
+    as it keeps of a body that the application does not read; and as much of the requests that come while one is being
+    answered, after which it is not read. An unfinished head that is larger than most counts among the bodies: there is
+    not room for such heads on all connections.
     """
 
     __slots__ = (
