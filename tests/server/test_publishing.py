@@ -178,6 +178,7 @@ async def test_a_client_that_leaves_while_its_publish_waits_has_published() -> N
         async with connected(inside) as (_, writer):
             writer.write(post("a") + post("b"))
             await until(lambda: held.begun)
+        await asyncio.sleep(0.05)  # the server reads the end in the next turn of this loop
         held.go.set()
         await until(lambda: inside.feed.counters.publishes["created"] == 1)
         await asyncio.sleep(0.05)
