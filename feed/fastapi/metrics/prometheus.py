@@ -13,14 +13,12 @@ The library chooses its mode when it is imported (see `METRICS_FOLDER`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import struct
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, values
@@ -30,7 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from feed import Feed, FeedUnavailable
+from feed import Feed
 from feed.fastapi.metrics import METRICS_FOLDER
 from feed.fastapi.metrics.table import FIGURES, Distribution, Figure, LoopDelay, Snapshot
 from feed.histogram import Histogram
@@ -41,7 +39,6 @@ _T = TypeVar("_T")
 _Share = Callable[[Snapshot], None]
 
 _SHARE_SECONDS = 0.5
-_TRIES, _TRY_AGAIN = 5, 0.002  # seconds
 
 
 class Metrics(Protocol):
@@ -122,19 +119,12 @@ class SharedMetrics:
         self._loop = loop
         self._shares = [_share(figure, node) for figure in FIGURES]
         self._registry = CollectorRegistry()
-        MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+        FilledFiles(self._registry)  # type: ignore[no-untyped-call]
 
     async def page(self, accept: str) -> tuple[bytes, str]:
-        """See `Metrics`. Reads again if it fails: a worker that is just starting may not have filled its file yet."""
+        """See `Metrics`."""
         self.share()
-        return await asyncio.to_thread(self._merged, accept)  # a millisecond for each worker
-
-    def _merged(self, accept: str) -> tuple[bytes, str]:
-        for _ in range(_TRIES):
-            with contextlib.suppress(OSError, ValueError, struct.error):
-                return _page(self._registry, accept)
-            time.sleep(_TRY_AGAIN)
-        raise FeedUnavailable("the workers' metrics cannot be read just now: try again")
+        return await asyncio.to_thread(_page, self._registry, accept)  # a millisecond for each worker
 
     async def keep(self) -> None:
         """See `Metrics`."""
@@ -154,6 +144,24 @@ class SharedMetrics:
         now = self._snapshot()
         for share in self._shares:
             share(now)
+
+
+class FilledFiles(MultiProcessCollector):
+    """Read the workers' files, except those that are still empty: the library makes a file in two steps, and a worker
+    that is just starting may be held up between them."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics, as prometheus-client asks of a collector."""
+        found = [str(file) for file in Path(self._path).glob("*.db") if _is_filled(file)]
+        metrics: Iterable[Metric] = self.merge(found)  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def _is_filled(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:  # its process has just been marked as dead
+        return False
 
 
 def _labels(figure: Figure | Distribution) -> list[str]:
