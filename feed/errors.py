@@ -5,6 +5,8 @@
     │   ├── Malformed           the request cannot be read: broken JSON or text              (HTTP 400)
     │   ├── TooLarge            the request is larger than this feed takes                   (HTTP 413)
     │   ├── Invalid             the request breaks a rule for topics, types, …               (HTTP 422)
+    │   ├── NoEvents            the topic has no event that could be deleted or renewed      (HTTP 404)
+    │   ├── PreconditionFailed  the topic's newest event is not the one that the caller knows (HTTP 412)
     │   ├── Unauthenticated     the request does not prove who is asking                     (HTTP 401)
     │   └── Forbidden           the caller may not do this                                   (HTTP 403)
     ├── FeedUnavailable     the feed cannot do it now, and nothing was done: try again   (HTTP 503)
@@ -47,6 +49,42 @@ class Invalid(RequestError):
         super().__init__(f"{what}: {detail}")
         self.what = what
         self.detail = detail
+
+
+class TopicRefusal(RequestError):
+    """What `topic` has now does not allow this. Of a batch, `place` is the number of the event, from 0."""
+
+    says = "does not allow this"
+
+    def __init__(self, topic: str, place: int | None = None) -> None:
+        super().__init__(f"{'' if place is None else f'event {place}: '}{topic!r} {self.says}")
+        self.topic = topic
+        self.place = place
+
+
+class NoEvents(TopicRefusal):
+    """The log has no event of `topic`."""
+
+    says = "has no event"
+
+    def at(self, place: int) -> NoEvents:
+        """Return the same error for an event of a batch."""
+        return NoEvents(self.topic, place)
+
+
+class PreconditionFailed(TopicRefusal):
+    """The newest event of `topic` is not the one that `if_match` names, or there is one despite `if_none_match`.
+    `current` is its id; None if there is none, or the caller may not know it."""
+
+    says = "has changed: read its newest event, and try again with that id"
+
+    def __init__(self, topic: str, current: str | None = None, place: int | None = None) -> None:
+        super().__init__(topic, place)
+        self.current = current
+
+    def at(self, place: int) -> PreconditionFailed:
+        """Return the same error for an event of a batch."""
+        return PreconditionFailed(self.topic, self.current, place)
 
 
 class Unauthenticated(RequestError):

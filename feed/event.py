@@ -22,6 +22,7 @@ from feed import wire
 from feed.arguments import BYTES, check_text
 from feed.errors import Invalid, Malformed, TooLarge
 from feed.json_rules import BOM, TOO_DEEP, dump_json, is_too_deep, json_fault
+from feed.terms import DELETED, Terms
 from feed.wire import moment
 
 T = TypeVar("T")
@@ -120,7 +121,8 @@ class Event(msgspec.Struct, frozen=True, dict=True):
 class Draft(msgspec.Struct, frozen=True):
     """An event to publish, which has no place in the log yet. `draft` makes one, and checks it.
 
-    `text` is the data as a text: JSON where `is_json`. `data_bytes` is its length in UTF-8.
+    `text` is the data as a text: JSON where `is_json`. `data_bytes` is its length in UTF-8. `terms` are what it asks of
+    its topic, None if it asks nothing.
     """
 
     topic: str
@@ -128,6 +130,7 @@ class Draft(msgspec.Struct, frozen=True):
     text: str
     is_json: bool
     data_bytes: int
+    terms: Terms | None = None
 
 
 def event_size(topic: str, type: str, data: str) -> int:
@@ -192,6 +195,11 @@ def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:
         check_text(topic, "topic")
         check_text(type, "type")
         raise
+
+
+def deletion(topic: str, *, if_match: str | None = None) -> Draft:
+    """Make a draft that deletes the value of a topic. `if_match` is as in `Terms`. Raises `Invalid` for the topic."""
+    return Draft(check_topic(topic), DELETED, "{}", True, 2, Terms(delete=True, if_match=if_match))
 
 
 def _dumped(data: object) -> bytes:

@@ -11,6 +11,7 @@ from feed.errors import Overloaded
 from feed.event import Draft, event_size
 from feed.log.contract import Appended
 from feed.log.idempotency import IdempotencyKey
+from feed.terms import has_terms
 
 MAX_EVENTS = 20_000
 """The most events that a log keeps in memory: waiting for their commit, or for a follower to take them."""
@@ -20,12 +21,14 @@ MAX_BYTES = 64 << 20
 
 
 class Append(msgspec.Struct, frozen=True, eq=False):
-    """A batch that waits for its commit. `bytes` is its size; its publisher waits for `future`."""
+    """A batch that waits for its commit. `bytes` is its size; its publisher waits for `future`. `has_terms` is whether
+    any draft has terms."""
 
     drafts: Sequence[Draft]
     key: IdempotencyKey | None
     bytes: int
     future: asyncio.Future[Appended]
+    has_terms: bool
 
 
 class CommitBacklog:
@@ -42,7 +45,7 @@ class CommitBacklog:
             raise Overloaded("more is being published than the log can take in: publish again later")
         self._events += len(drafts)
         self._bytes += size
-        return Append(drafts, key, size, asyncio.get_running_loop().create_future())
+        return Append(drafts, key, size, asyncio.get_running_loop().create_future(), has_terms(drafts))
 
     def remove(self, append: Append) -> None:
         """Remove an append that waits no more."""

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -68,17 +68,30 @@ class FileBytes(msgspec.Struct, frozen=True):
 
 class Appended(msgspec.Struct, frozen=True):
     """Where a batch is: `count` events from seq `first` on, committed under `epoch`. If `repeated`, it was committed
-    before, under the same key, and nothing was committed now."""
+    before, under the same key, and nothing was committed now.
+
+    `others` are the ids of all drafts, where some were not committed, because a topic that is deleted is not deleted
+    again. `first` is then the seq of the first id, and `epoch` its epoch.
+    """
 
     epoch: str
     first: int
     count: int
     repeated: bool = False
+    others: Sequence[str] = ()
 
     @property
     def ids(self) -> list[str]:
         """The events' ids, in order."""
+        if self.others:
+            return list(self.others)
         return [f"{self.epoch}-{seq}" for seq in range(self.first, self.first + self.count)]
+
+
+def appended_as(ids: Sequence[str], count: int) -> Appended:
+    """Return where the drafts with these ids are, of which `count` were committed now."""
+    epoch, _, first = ids[0].partition("-")
+    return Appended(epoch, int(first), count, others=() if len(ids) == count else tuple(ids))
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -93,6 +106,15 @@ class Page(msgspec.Struct, frozen=True):
     events: Sequence[Event]
     start: int
     end: int
+
+
+class Topic(NamedTuple):
+    """A topic that has retained events: the seqs of its first one and of its newest one. `first` may be lower than
+    that, if it is not known any better, but never higher."""
+
+    name: str
+    first: int
+    newest: int
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -167,6 +189,9 @@ class Log(Protocol):
 
         With a key that was used before, nothing is committed and the first answer comes back.
 
+        Terms of drafts (`feed.terms`) are judged in the step that commits, in order, and after the key. Raises
+        `PreconditionFailed` and `NoEvents` if they are not met: nothing was committed.
+
         Raises `Invalid` if the key was used for another request, `Overloaded` if too much waits already, and
         `FeedUnavailable` if the log cannot take the batch: in each case nothing was committed. Raises `Indeterminate`
         if it cannot be known whether the batch was committed.
@@ -181,6 +206,13 @@ class Log(Protocol):
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """Return the page of the newest wanted events before `before`. Go on reading before `start + 1`."""
+
+    async def fetch(self, seqs: Sequence[int]) -> Sequence[Event]:
+        """Return the retained events with these seqs, which go up, in the same order. An event that exceeds a page's
+        bytes is the last one. Events that are gone are left out. Raises `FeedUnavailable`."""
+
+    async def topics(self) -> Sequence[Topic]:
+        """Return all topics that have retained events, in any order. Raises `FeedUnavailable`."""
 
     async def before_time(self, time: int) -> int:
         """Return the position before the first event committed at `time` (milliseconds since 1970) or later. The answer

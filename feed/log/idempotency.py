@@ -40,4 +40,6 @@ def idempotency_key(
             encoded = part.encode()
             digest.update(b"%d:" % len(encoded))
             digest.update(encoded)
+        if draft.terms is not None:
+            digest.update(msgspec.msgpack.encode(draft.terms))
     return IdempotencyKey(principal, key, digest.digest())

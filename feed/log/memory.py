@@ -20,12 +20,17 @@ from feed.log.contract import (
     Page,
     Retained,
     Retention,
+    Topic,
+    appended_as,
 )
 from feed.log.epochs import Epochs, new_epoch
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
+from feed.log.paging import up_to_page
 from feed.log.tail import Tails
+from feed.log.topics import LogTopics
 from feed.log.window import Window
 from feed.pattern import Selection
+from feed.terms import DELETED, Newest, has_terms, judged
 
 _RETAIN_BYTES = 256 << 20
 
@@ -37,6 +42,7 @@ class MemoryLog:
         self._retention = retention
         self._epochs = Epochs([(new_epoch(), 1)])
         self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes or _RETAIN_BYTES)
+        self._topics = LogTopics()
         self._clock = Clock()
         self._tails = Tails()
         self.commits = Histogram()  # see `Log`: empty here
@@ -53,6 +59,7 @@ class MemoryLog:
         expired = now() - int(self._retention.age * 1000)
         while (event := self._window.oldest()) is not None and event.time_ms < expired:
             self._window.drop_before(event.seq + 1)
+        self._topics.forget_before(self._window.first)
         return self._window.first
 
     @property
@@ -85,17 +92,29 @@ class MemoryLog:
             return answer
         window, epoch = self._window, self._epochs.current
         first = window.position + 1
-        appended = Appended(epoch, first, len(drafts))
+        if has_terms(drafts):
+            drafts, ids = judged(drafts, epoch, first, self._newest_of)
+            appended = appended_as(ids, len(drafts))
+        else:
+            appended = Appended(epoch, first, len(drafts))
         events = [
             Event(epoch, seq, draft.topic, draft.type, draft.text, draft.is_json, time)
             for seq, draft in enumerate(drafts, first)
         ]
-        size = size_of(events)
-        window.extend(events, size)
+        if events:
+            size = size_of(events)
+            window.extend(events, size)
+            self._topics.note(events)
+            self._topics.forget_before(window.first)
+            self._tails.push(events, size)
         if key is not None:
             self._answers[key.principal, key.key] = (key.fingerprint, time + KEY_LIFETIME_MS, appended)
-        self._tails.push(events, size)
         return appended
+
+    def _newest_of(self, topic: str) -> Newest | None:
+        self.oldest  # noqa: B018  drops what is too old
+        seq = self._topics.newest(topic)
+        return None if seq is None else Newest(self.id_at(seq), self._window.at(seq).type == DELETED)
 
     def _answer(self, key: IdempotencyKey, time: int) -> Appended | None:
         while self._answers:
@@ -129,6 +148,17 @@ class MemoryLog:
         if page is None:
             return Page([], min(before, oldest) - 1, before - 1)
         return Page([_bare(event) for event in page.events], page.start, page.end)
+
+    async def fetch(self, seqs: Sequence[int]) -> Sequence[Event]:
+        """See `Log`."""
+        oldest, position = self.oldest, self.position
+        await asyncio.sleep(0)
+        return up_to_page(_bare(self._window.at(seq)) for seq in seqs if oldest <= seq <= position)
+
+    async def topics(self) -> Sequence[Topic]:
+        """See `Log`."""
+        self.oldest  # noqa: B018  drops what is too old
+        return self._topics.all()
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""

@@ -79,6 +79,18 @@ class Scan:
         return False
 
 
+def up_to_page(events: Iterable[Event]) -> Sequence[Event]:
+    """Return the events up to the one that exceeds a page's bytes."""
+    taken: list[Event] = []
+    size = 0
+    for event in events:
+        taken.append(event)
+        size += event.size
+        if size > PAGE_BYTES:
+            break
+    return taken
+
+
 def leading_run(events: Sequence[Event]) -> Sequence[Event]:
     """Return the events up to the first hole. They may go up or down."""
     if _is_run(events):

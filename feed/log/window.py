@@ -79,6 +79,10 @@ class Window:
         """Return the oldest event that is kept."""
         return self._events[self._left] if self else None
 
+    def at(self, seq: int) -> Event:
+        """Return the event with this seq, which has to be kept."""
+        return self._events[self._left + seq - self.first]
+
     def after(self, seq: int, limit: int) -> Sequence[Event] | None:
         """Return the events that follow `seq`, at most `limit`; None if the window does not reach back that far."""
         if seq + 1 < self.first:

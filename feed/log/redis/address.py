@@ -10,6 +10,7 @@ from feed.errors import LogRefused
 
 SCHEMES = ("redis", "rediss", "unix")
 
+_KEYS = ("events", "epochs", "state", "answers", "expiries", "topics", "firsts")
 _STREAM = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _FILE, _SWITCH = r".+", r"(?i:true|false|yes|no|1|0)"
 _OPTIONS = {
@@ -32,7 +33,7 @@ class Address(NamedTuple):
     @property
     def keys(self) -> list[str]:
         """All keys of the log. They share a hash tag, so that a Redis Cluster keeps them on one node."""
-        return [f"{{{self.stream}}}:{name}" for name in ("events", "epochs", "state", "answers", "expiries")]
+        return [f"{{{self.stream}}}:{name}" for name in _KEYS]
 
     def key(self, name: str) -> str:
         """Return another key, or channel, of the same feed."""

@@ -9,6 +9,7 @@ import msgspec
 
 from feed.event import Draft, Event, event_size
 from feed.log.idempotency import IdempotencyKey
+from feed.terms import Terms, has_terms
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -25,15 +26,21 @@ def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]
                         "1" if draft.is_json else "0",
                         draft.text,
                         event_size(draft.topic, draft.type, draft.text),
+                        *(() if draft.terms is None else (_terms(draft.terms),)),
                     )
                     for draft in drafts
                 ],
                 "" if key is None else f"{key.principal}\n{key.key}",
                 "" if key is None else key.fingerprint.hex(),
+                has_terms(drafts),
             )
             for drafts, key in batches
         ]
     )
+
+
+def _terms(terms: Terms) -> tuple[bool, str, bool]:
+    return terms.delete, terms.if_match or "", terms.if_none_match
 
 
 def parse_entries(entries: Sequence[Any]) -> list[Event]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
 from feed.histogram import Histogram
-from feed.log.contract import Answers, Appended, FileBytes, Loss, Page, Retained, Retention
+from feed.log.contract import Answers, Appended, FileBytes, Loss, Page, Retained, Retention, Topic
 from feed.log.epochs import is_id
 from feed.log.idempotency import IdempotencyKey
 from feed.log.redis.address import parse_address
@@ -109,6 +109,14 @@ class RedisLog:
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
         return await self._reader.read_backward(self.oldest, min(before, self.position + 1), selection, limit)
+
+    async def fetch(self, seqs: Sequence[int]) -> Sequence[Event]:
+        """See `Log`."""
+        return await self._reader.fetch(seqs)
+
+    async def topics(self) -> Sequence[Topic]:
+        """See `Log`."""
+        return await self._reader.topics()
 
     async def before_time(self, time: int) -> int:
         """See `Log`. If the clock of Redis was set back, the answer may be off by what was committed meanwhile."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from feed.errors import FeedUnavailable, Indeterminate
 from feed.event import Event
-from feed.log.contract import PAGE_BYTES, Page
+from feed.log.contract import PAGE_BYTES, Page, Topic
 from feed.log.paging import Scan, leading_run
 from feed.log.redis.entries import last_seq, parse_entries
 from feed.log.redis.link import Argument, Link, Script
@@ -16,6 +16,7 @@ from feed.log.redis.state import State
 from feed.pattern import Selection
 
 _LOOKS = 2  # reads of a range before its result counts
+_TOPICS = 1_000  # of one page
 _SCAN_EVENTS = 500  # of one page: about as many as may be parsed without holding up the loop
 
 
@@ -29,6 +30,7 @@ class Reader:
         for link in links:
             self._idle.put_nowait(link)
         self._page, self._search = Script("page"), Script("search")
+        self._fetch, self._topics = Script("fetch"), Script("topics")
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
@@ -51,6 +53,25 @@ class Reader:
         scan.wanted.reverse()
         end = events[0].seq
         return Page(scan.wanted, end - scan.looked, end)
+
+    async def fetch(self, seqs: Sequence[int]) -> Sequence[Event]:
+        """See `Log`."""
+        if not seqs:
+            return ()
+        events = parse_entries(await self._run(self._fetch, PAGE_BYTES, *seqs))
+        return self._state.known(events)
+
+    async def topics(self) -> Sequence[Topic]:
+        """See `Log`. Read in pages, in the order of the newest events: a topic that gets one meanwhile comes again."""
+        found: dict[str, Topic] = {}
+        reached = 0
+        while True:
+            names = await self._run(self._topics, reached, _TOPICS)
+            for name, newest, first in zip(names[::3], names[1::3], names[2::3], strict=True):
+                found[name.decode()] = Topic(name.decode(), first, newest)
+                reached = newest
+            if len(names) < 3 * _TOPICS:
+                return list(found.values())
 
     async def first_since(self, time: int, oldest: int, position: int) -> int:
         """Return the seq of the first event committed at `time` or later."""

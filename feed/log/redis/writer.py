@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid
+from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid, NoEvents, PreconditionFailed
 from feed.event import Draft
 from feed.histogram import Histogram
 from feed.log.backlog import Append, CommitBacklog
@@ -106,7 +106,7 @@ class Writer:
     async def _commit(self, group: Sequence[Append]) -> list[Appended | FeedError]:
         state, begun = self._state, time.perf_counter()
         try:
-            given, oldest, size = await self._link.run(
+            given, oldest, size, *committed = await self._link.run(
                 self._script,
                 *state.written,
                 new_epoch(),
@@ -116,16 +116,22 @@ class Writer:
             )
         except Indeterminate as error:
             raise Indeterminate("Redis did not answer: the event may be published or not") from error
-        answers = [_parsed(each) for each in given]
-        committed = [answer for answer, each in zip(answers, given, strict=True) if each is not None and len(each) == 3]
-        if committed and isinstance(committed[-1], Appended):
-            state.appended(committed[-1], oldest, size)
+        answers = [_parsed(each, append.drafts) for each, append in zip(given, group, strict=True)]
+        if committed and committed[0]:
+            epoch, first, count = committed[0]
+            state.appended(Appended(epoch.decode(), first, count), oldest, size)
             self.commits.observe(time.perf_counter() - begun)
         return answers
 
 
-def _parsed(given: Any) -> Appended | FeedError:
+def _parsed(given: Any, drafts: Sequence[Draft]) -> Appended | FeedError:
     if given is None:
         return Invalid("Idempotency-Key", KEY_REUSED)
-    epoch, first, count = given[:3]
-    return Appended(epoch.decode(), first, count, repeated=len(given) > 3)
+    if len(given) < 5:
+        status, place, *current = given
+        topic, at = drafts[place].topic, place if len(drafts) > 1 else None
+        if status == b"404":
+            return NoEvents(topic, at)
+        return PreconditionFailed(topic, current[0].decode() or None, at)
+    epoch, first, count, again, ids = given
+    return Appended(epoch.decode(), first, count, repeated=bool(again), others=ids.decode().split())

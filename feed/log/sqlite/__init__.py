@@ -26,7 +26,7 @@ from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
 from feed.histogram import Histogram
 from feed.log.backlog import CommitBacklog
-from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention
+from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention, Topic
 from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
@@ -169,6 +169,14 @@ class SQLiteLog:
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
         return await self._readers.read_backward(before, selection, limit)
+
+    async def fetch(self, seqs: Sequence[int]) -> Sequence[Event]:
+        """See `Log`."""
+        return await self._readers.fetch(seqs)
+
+    async def topics(self) -> Sequence[Topic]:
+        """See `Log`."""
+        return await self._readers.topics()
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""

@@ -158,12 +158,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> Content:
         holes, latest = Holes(), 0
     else:
         _check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])  # the header may be older
-        if schema.is_old(connection):
-            _check_content(connection, path, schema.OLD_TABLES)
-            holes, latest = _migrate(connection, path)
-        else:
-            _check_content(connection, path, schema.TABLES)
-            holes, latest = _look_through(connection, path)
+        _check_content(connection, path, schema.tables_of(connection))
+        look = _migrate if schema.is_old(connection) else _look_through
+        holes, latest = look(connection, path)
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise LogRefused(f"{path}: this file system cannot hold a write-ahead log: use a local disk")
@@ -181,7 +178,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> Content:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> tuple[Holes, int]:
-    """Rename the tables of an older file, and look through them, in one transaction: a start that fails or is killed
+    """Migrate the tables of an older file, and look through them, in one transaction: a start that fails or is killed
     leaves the older file."""
     connection.execute("BEGIN IMMEDIATE")
     schema.migrate(connection)

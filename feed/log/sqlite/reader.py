@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, SCAN_EVENTS, Page
+from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, SCAN_EVENTS, Page, Topic
 from feed.log.sqlite import file
 from feed.log.sqlite.trouble import is_unreadable, unavailable
 from feed.log.sqlite.writer import READERS, Writer
@@ -168,6 +168,29 @@ class Readers:
         if backward:
             events.reverse()
         return events, full
+
+    async def fetch(self, seqs: Sequence[int]) -> Sequence[Event]:
+        """See `Log`."""
+        return await self.run(lambda connection: self._fetched(connection, seqs))
+
+    def _fetched(self, connection: sqlite3.Connection, seqs: Sequence[int]) -> Sequence[Event]:
+        newest = self._newest(connection)
+        oldest = self._writer.oldest
+        return self._fetch(connection, [seq for seq in seqs if oldest <= seq <= newest], backward=False)[0]
+
+    async def topics(self) -> Sequence[Topic]:
+        """See `Log`. Read from the index, without the events."""
+        return await self.run(self._topics)
+
+    def _topics(self, connection: sqlite3.Connection) -> Sequence[Topic]:
+        if not self._newest(connection):
+            return ()
+        found = connection.execute(
+            "SELECT topic, min(seq), max(seq) FROM feed_events INDEXED BY feed_events_by_topic"
+            " WHERE topic >= '' AND seq >= ? GROUP BY topic",
+            (self._writer.oldest,),
+        )
+        return [Topic(*row) for row in found if type(row[0]) is str]
 
     async def before_time(self, time: int) -> int:
         """See `Log`. By bisection, as times never go back."""

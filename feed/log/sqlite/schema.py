@@ -1,18 +1,19 @@
 """The tables of the file, and how the tables of an older file become these.
 
 All names begin with `feed_`, so that an application may keep tables of its own beside them. Version 1 had the names
-`events`, `epochs` and `answers`. The header of the file names its owner and the version (sqlite.org/fileformat2.html,
-1.3), so a program that is older than the file refuses it.
+`events`, `epochs` and `answers`, and version 2 had no `ids` of answers and no leases. The header of the file names its
+owner and the version (sqlite.org/fileformat2.html, 1.3), so a program that is older than the file refuses it.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 APPLICATION_ID = 0x66656564  # "feed"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-TABLES = ("feed_events", "feed_epochs", "feed_answers")
+TABLES = ("feed_events", "feed_epochs", "feed_answers", "feed_leases")
 OLD_TABLES = ("events", "epochs", "answers")
 """The same tables in version 1."""
 
@@ -22,6 +23,14 @@ _INDEXES = (
 )
 _OLD_INDEXES = ("events_by_topic", "answers_by_expiry")
 _VERSION = f"PRAGMA user_version = {SCHEMA_VERSION}"
+
+_LEASES = """
+    CREATE TABLE feed_leases (
+        topic TEXT PRIMARY KEY,
+        seq INTEGER NOT NULL,     -- of the event whose value runs out
+        ttl INTEGER NOT NULL      -- milliseconds, which begin anew when the log is opened
+    )
+"""
 
 _SCHEMA = (
     """
@@ -45,9 +54,11 @@ _SCHEMA = (
         first INTEGER NOT NULL,
         count INTEGER NOT NULL,
         expires INTEGER NOT NULL, -- milliseconds since 1970
+        ids TEXT,                 -- of all events, with blanks between them, where `first` and `count` do not say it
         UNIQUE (principal, key)
     )
     """,
+    _LEASES,
     *_INDEXES,
     f"PRAGMA application_id = {APPLICATION_ID}",
     _VERSION,
@@ -63,22 +74,36 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def is_old(connection: sqlite3.Connection) -> bool:
-    """Return whether the tables are those of version 1, of which nothing is renamed yet."""
-    if connection.execute("PRAGMA user_version").fetchone()[0] >= SCHEMA_VERSION:
-        return False
-    there = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", TABLES[:1]).fetchone()
-    return there is None
+    """Return whether the tables are those of an older version. An application whose tables are beside them may have set
+    the version to a number of its own, so the tables have to say so, too."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version < SCHEMA_VERSION and not _has(connection, TABLES[-1])
+
+
+def tables_of(connection: sqlite3.Connection) -> Sequence[str]:
+    """Return the names of the tables that are there, or should be, in this version of the file."""
+    if not is_old(connection):
+        return TABLES
+    return TABLES[: len(OLD_TABLES)] if _has(connection, TABLES[0]) else OLD_TABLES
+
+
+def _has(connection: sqlite3.Connection, table: str) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
+    return found is not None
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Give the tables of version 1 the names of now. The caller begins the transaction, and commits it.
+    """Give the tables of an older version the form of now. The caller begins the transaction, and commits it.
 
     Rows are not touched, so it takes no longer for many. Views and triggers that an application has put on the tables
     follow their names. An index cannot be renamed: both are made anew.
     """
-    for old, new in zip(OLD_TABLES, TABLES, strict=True):
-        connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
-    for old in _OLD_INDEXES:
-        connection.execute(f"DROP INDEX IF EXISTS {old}")
-    for statement in (*_INDEXES, _VERSION):
+    if not _has(connection, TABLES[0]):
+        for old, new in zip(OLD_TABLES, TABLES, strict=False):
+            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+        for old in _OLD_INDEXES:
+            connection.execute(f"DROP INDEX IF EXISTS {old}")
+        for statement in _INDEXES:
+            connection.execute(statement)
+    for statement in ("ALTER TABLE feed_answers ADD COLUMN ids TEXT", _LEASES, _VERSION):
         connection.execute(statement)

@@ -16,12 +16,12 @@ from typing import IO
 
 import msgspec
 
-from feed.errors import FeedUnavailable, Invalid
+from feed.errors import FeedError, FeedUnavailable, Invalid
 from feed.event import Event, event_size
 from feed.histogram import Histogram
 from feed.log.backlog import Append
 from feed.log.clock import Clock, now
-from feed.log.contract import Appended, FileBytes, Retained, Retention
+from feed.log.contract import Appended, FileBytes, Retained, Retention, appended_as
 from feed.log.epochs import Epochs
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
 from feed.log.sqlite import file
@@ -29,6 +29,7 @@ from feed.log.sqlite.file import Content
 from feed.log.sqlite.holes import Holes
 from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable, words_for
 from feed.log.sqlite.watch import Known, Watch
+from feed.terms import DELETED, Newest, judged
 
 READERS = 2
 """Threads that read. They are few, so that many replays at once do not starve everything else."""
@@ -236,23 +237,38 @@ class Writer:
         this thread would release the interpreter's lock and wait for it again."""
         return (
             sum(len(request.drafts) for request in group) <= _STATEMENT_ROWS
-            and all(request.key is None for request in group)
+            and all(request.key is None and not request.has_terms for request in group)
             and not self._deletable
         )
 
     def _insert(self, group: _Group, requests: Sequence[Append], time_: int) -> None:
         rows: list[Row] = []
         position, start, end = self.position, self._newest_start, self._end
+        here: dict[str, Newest] = {}  # the newest events of topics in this group, where a request has terms
+        is_judged = any(request.has_terms for request in requests)
+
+        def newest_of(topic: str) -> Newest | None:
+            return here.get(topic) or self._newest_of(topic)
+
         for request in requests:
             if request.key is not None:
                 answer = self._earlier_answer(request.key, time_)
                 if answer is not None:
                     group.outcomes.append((request, answer))
                     continue
-            epoch = self.epochs.current
-            appended = Appended(epoch, position + 1, len(request.drafts))
-            for draft in request.drafts:
+            epoch, drafts = self.epochs.current, request.drafts
+            appended = Appended(epoch, position + 1, len(drafts))
+            if request.has_terms:
+                try:
+                    drafts, ids = judged(drafts, epoch, position + 1, newest_of)
+                except FeedError as refusal:
+                    group.outcomes.append((request, refusal))
+                    continue
+                appended = appended_as(ids, len(drafts))
+            for draft in drafts:
                 position, start = position + 1, end
+                if is_judged:
+                    here[draft.topic] = Newest(f"{epoch}-{position}", draft.type == DELETED)
                 rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.text))
                 group.events.append(Event(epoch, position, draft.topic, draft.type, draft.text, draft.is_json, time_))
                 end += event_size(draft.topic, draft.type, draft.text)
@@ -268,20 +284,30 @@ class Writer:
             values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
             self._connection.execute(f"INSERT INTO feed_events VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
 
+    def _newest_of(self, topic: str) -> Newest | None:
+        row = self._connection.execute(
+            "SELECT seq, type FROM feed_events INDEXED BY feed_events_by_topic WHERE topic = ? AND seq >= ?"
+            " ORDER BY seq DESC LIMIT 1",
+            (topic, self.oldest),
+        ).fetchone()
+        return None if row is None else Newest(self.epochs.id_at(row[0]), row[1] == DELETED)
+
     def _earlier_answer(self, key: IdempotencyKey, time_: int) -> Appended | Invalid | None:
         row = self._connection.execute(
-            "SELECT fingerprint, epoch, first, count FROM feed_answers WHERE principal = ? AND key = ? AND expires > ?",
+            "SELECT fingerprint, epoch, first, count, ids FROM feed_answers"
+            " WHERE principal = ? AND key = ? AND expires > ?",
             (key.principal, key.key, time_),
         ).fetchone()
         if row is None:
             return None
         if row[0] != key.fingerprint:
             return Invalid("Idempotency-Key", KEY_REUSED)
-        return Appended(row[1], row[2], row[3], repeated=True)
+        others = () if row[4] is None else tuple(row[4].split())
+        return Appended(row[1], row[2], row[3], repeated=True, others=others)
 
     def _remember_answer(self, key: IdempotencyKey, appended: Appended, time_: int) -> None:
         self._connection.execute(
-            "INSERT OR REPLACE INTO feed_answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO feed_answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 key.principal,
                 key.key,
@@ -290,6 +316,7 @@ class Writer:
                 appended.first,
                 appended.count,
                 time_ + KEY_LIFETIME_MS,
+                " ".join(appended.others) or None,
             ),
         )
         # Row ids increase, so this bounds the number of rows without counting them.
@@ -426,7 +453,7 @@ class Writer:
         """Write and delete again, as much as has failed before: a full disk may still have room for a little."""
         with self._transaction():
             self._connection.execute(
-                "INSERT OR REPLACE INTO feed_answers VALUES (?, ?, zeroblob(?), '', 0, 0, 0)", (*_PROBE_KEY, size)
+                "INSERT OR REPLACE INTO feed_answers VALUES (?, ?, zeroblob(?), '', 0, 0, 0, NULL)", (*_PROBE_KEY, size)
             )
         self._unchecked += 2 * _COMMIT_BYTES + size
         with self._transaction():

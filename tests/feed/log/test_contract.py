@@ -7,9 +7,8 @@ import contextlib
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,40 +22,11 @@ from feed.log.memory import MemoryLog
 from feed.log.paging import read_back, read_on
 from feed.log.redis.address import parse_address
 from feed.pattern import EVERYTHING, Selection
+from tests.feed.log.conftest import OpenLog
 
 pytestmark = pytest.mark.anyio
 
-OpenLog = Callable[..., Awaitable[Log]]
-
 DAY = 24 * 3600
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenLog]:
-    """Opens logs of the kind under test, each with a store of its own, and closes them."""
-    logs: list[Log] = []
-
-    async def new(**retention: Any) -> Log:
-        match request.param:
-            case "memory":
-                url = "memory:"
-            case "sqlite":
-                url = f"sqlite:{tmp_path / f'{len(logs)}.db'}"
-            case _:
-                url = request.getfixturevalue("shared_redis").url(secrets.token_hex(8))
-        log = await open_log(url, Retention(**retention))
-        logs.append(log)
-        return log
-
-    yield new
-    for log in logs:
-        await log.close()
-
-
-@pytest.fixture
-async def log(opened: OpenLog) -> Log:
-    """One log with the usual retention."""
-    return await opened()
 
 
 def drafts(*topics: str, data: str = "x") -> list[Draft]:

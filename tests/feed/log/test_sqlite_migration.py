@@ -1,4 +1,5 @@
-"""A file of version 1, whose tables had no prefix: its first start with this program, and what may go wrong in it."""
+"""A file of an older version: its first start with this program, and what may go wrong in it. In version 1 the tables
+had no prefix, in version 2 there were no leases."""
 
 from __future__ import annotations
 
@@ -76,8 +77,10 @@ def names(path: Path) -> set[str]:
 
 
 def content(path: Path, prefix: str = "") -> Sequence[Any]:
-    tables = [f"{prefix}{name}" for name in ("events", "epochs", "answers")]
-    return [execute(path, f"SELECT * FROM {table} ORDER BY rowid") for table in tables]
+    """What version 1 has, in whatever version."""
+    answers = "principal, key, fingerprint, epoch, first, count, expires"
+    columns = {"events": "*", "epochs": "*", "answers": answers}
+    return [execute(path, f"SELECT {names} FROM {prefix}{name} ORDER BY rowid") for name, names in columns.items()]
 
 
 async def make_version_1(path: Path) -> list[str]:
@@ -94,7 +97,8 @@ async def make_version_1(path: Path) -> list[str]:
         connection.executescript(VERSION_1)
         connection.execute("ATTACH ? AS new", (str(new),))
         for name in ("events", "epochs", "answers"):
-            connection.execute(f"INSERT INTO {name} SELECT * FROM new.feed_{name}")
+            columns = ", ".join(row[1] for row in connection.execute(f"PRAGMA table_info({name})"))
+            connection.execute(f"INSERT INTO {name} SELECT {columns} FROM new.feed_{name}")
     return ids
 
 
@@ -251,3 +255,21 @@ async def test_an_applications_own_database_is_refused_and_it_is_said_what_to_do
     with pytest.raises(LogRefused, match=r"an SQLite database, but not a feed's.*name another one"):
         await SQLiteLog.open(str(path), Retention())
     assert names(path) == {"events", "epochs", "answers", "events_by_topic"}
+
+
+async def test_a_file_of_version_2_gets_what_it_lacks(path: Path) -> None:
+    log = await SQLiteLog.open(str(path), Retention())
+    first = await log.append([text_draft("a", "x")], KEY)
+    await log.close()
+    execute(
+        path,
+        "DROP TABLE feed_leases",
+        "ALTER TABLE feed_answers DROP COLUMN ids",
+        "PRAGMA user_version = 2",
+    )
+    log = await SQLiteLog.open(str(path), Retention())
+    again = await log.append([text_draft("a", "x")], KEY)
+    assert (again.ids, again.repeated) == (first.ids, True)
+    await log.close()
+    assert set(TABLES) <= names(path)
+    assert execute(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]

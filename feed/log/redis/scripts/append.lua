@@ -4,9 +4,14 @@
 --
 -- ARGV: the epoch and the position that the caller knows, a name in case a new epoch begins, the four bounds of
 -- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each; a draft is
--- {topic, type, json, data, size}. Returns, for each batch, {epoch, first seq, count}, with "again" if it was committed
--- before under its key, or `false` if its key was used for another request; then the oldest seq and the sum of the
--- retained sizes.
+-- {topic, type, json, data, size, terms}, and terms are {delete, if_match, if_none_match}, or nil.
+--
+-- Returns, for each batch, one of these; then the oldest seq, the sum of the retained sizes, and, if events were
+-- committed, {epoch, first seq, count} of them all.
+-- - {epoch, first seq, count, "", ids}: it was committed. The ids are empty where first seq and count say them
+-- - the same with "again": it was committed before under its key
+-- - {"412", place, id} and {"404", place}: the terms of a draft are not met (the rule: `feed.terms`)
+-- - `false`: its key was used for another request
 local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
 local last, last_time = last_seq()
@@ -25,11 +30,63 @@ local function earlier_answer(key, fingerprint)
   if not answer or tonumber(call('ZSCORE', expiries, key)) <= time then
     return nil
   end
-  local print, name, first, count = string.match(answer, '^(%x*) (%w+) (%d+) (%d+)$')
+  local print, name, first, count, ids = string.match(answer, '^(%x*) (%w+) (%d+) (%d+) ?(.*)$')
   if print ~= fingerprint then
     return false
   end
-  return { name, tonumber(first), tonumber(count), 'again' }
+  return { name, tonumber(first), tonumber(count), 'again', ids }
+end
+
+-- The newest events of the topics that this call commits to, and the seqs of the first ones.
+local newest, begun, names = {}, {}, {}
+
+local function note(topic, seq, type_)
+  if not newest[topic] then
+    names[#names + 1], begun[topic] = topic, seq
+  end
+  newest[topic] = { epoch = epoch, seq = seq, type = type_ }
+end
+
+local function newest_of(topic, here)
+  local known = here[topic] or newest[topic]
+  if known then
+    return known
+  end
+  local seq = tonumber(call('ZSCORE', topics, topic) or 0)
+  local fields = seq > 0 and event_at(seq)
+  return fields and { epoch = fields[EPOCH], seq = seq, type = fields[TYPE] }
+end
+
+-- Returns the drafts to commit, and the ids of all; or why not.
+local function judged(drafts)
+  local kept, ids, here, seq = {}, {}, {}, last
+  for place, draft in ipairs(drafts) do
+    local terms, skipped = draft[6], false
+    if type(terms) == 'table' then
+      local delete, if_match, if_none_match = terms[1], terms[2], terms[3]
+      local now_ = newest_of(draft[1], here)
+      local live = now_ and now_.type ~= 'feed.deleted'
+      local current = now_ and now_.epoch .. '-' .. text(now_.seq) or ''
+      if (if_none_match and live)
+        or (if_match == '*' and not live)
+        or (if_match ~= '' and if_match ~= '*' and if_match ~= current) then
+        return nil, { '412', place - 1, current }
+      end
+      if delete and not now_ then
+        return nil, { '404', place - 1 }
+      end
+      skipped = delete and not live
+      if skipped then
+        ids[place] = current
+      end
+    end
+    if not skipped then
+      seq = seq + 1
+      kept[#kept + 1], ids[place] = draft, epoch .. '-' .. text(seq)
+      here[draft[1]] = { epoch = epoch, seq = seq, type = draft[2] }
+    end
+  end
+  return kept, ids
 end
 
 -- Redis counts the seqs: if another client has set its count ahead, there is a hole.
@@ -40,29 +97,49 @@ local function commit(drafts)
       'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4]))
     begin = begin or last
     size = size + draft[5]
+    note(draft[1], last, draft[2])
   end
   first = first or begin
-  return { epoch, begin, #drafts }
+  return { epoch, begin, #drafts, '', '' }
+end
+
+local function commit_judged(drafts)
+  local kept, ids = judged(drafts)
+  if not kept then
+    return ids
+  end
+  local answer = #kept > 0 and commit(kept)
+  if #kept == #drafts then
+    return answer
+  end
+  local name, seq = string.match(ids[1], '^(%w+)%-(%d+)$')
+  return { name, tonumber(seq), #kept, '', table.concat(ids, ' ') }
 end
 
 local given = {}
 for place, batch in ipairs(cmsgpack.unpack(ARGV[9])) do
-  local drafts, key, fingerprint = unpack(batch) -- an empty key means no key
+  local drafts, key, fingerprint, has_terms = unpack(batch) -- an empty key means no key
   local answer
   if key ~= '' then
     answer = earlier_answer(key, fingerprint)
   end
   if answer == nil then
-    answer = commit(drafts)
-    if key ~= '' then
-      call('HSET', answers, key, string.format('%s %s %.0f %.0f', fingerprint, unpack(answer)))
+    answer = has_terms and commit_judged(drafts) or not has_terms and commit(drafts)
+    if key ~= '' and #answer == 5 then
+      local name, begin, count, _, ids = unpack(answer)
+      call('HSET', answers, key, string.format('%s %s %.0f %.0f %s', fingerprint, name, begin, count, ids))
       call('ZADD', expiries, text(time + tonumber(ARGV[8])), key)
     end
   end
   given[place] = answer
 end
 if first then
+  local flat = {}
+  for _, name in ipairs(names) do
+    flat[#flat + 1], flat[#flat + 2] = text(newest[name].seq), name
+  end
+  note_topics(flat, begun)
   call('HSET', state, 'end', text(size), 'last', text(last), 'last_time', time_text)
 end
 local oldest, kept = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), first)
-return { given, oldest, kept }
+return { given, oldest, kept, first and { epoch, first, last - first + 1 } }

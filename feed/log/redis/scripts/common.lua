@@ -7,7 +7,9 @@
 --          ever; `last` and `last_time` are the seq and the time of the newest event; `oldest`, `oldest_start` and
 --          `oldest_time` describe the oldest retained event
 -- answers  a hash: the answer to each idempotency key; `expiries` (a sorted set) says until when an answer counts
-local events, epochs, state, answers, expiries = unpack(KEYS)
+-- topics   a sorted set: each topic that has events, by the seq of its newest one; `firsts` (a hash) has the seqs of the
+--          first ones, or lower ones where those are gone. `topics` in `state` tells that both are complete
+local events, epochs, state, answers, expiries, topics, firsts = unpack(KEYS)
 
 -- Beyond the first bound, epochs without retained events go; beyond the second, the oldest go with their events.
 local MAX_EPOCHS, MAX_EPOCHS_WITH_EVENTS = 1000, 10000
@@ -63,12 +65,61 @@ local function server_now()
 end
 
 -- The fields of an entry, as `append` writes them: epoch, time, start, topic, type, json, data.
-local FIELDS, TIME, START = 14, 4, 6
+local FIELDS, EPOCH, TIME, START, TOPIC, TYPE = 14, 2, 4, 6, 8, 10
 
 -- Another program may have written into the stream. Its entries are skipped: a hole among the events.
 local function is_ours(entry)
   local fields = entry[2]
   return #fields == FIELDS and fields[1] == 'epoch' and tonumber(fields[TIME]) and tonumber(fields[START])
+end
+
+local function event_at(seq)
+  local id = '0-' .. text(seq)
+  local entry = call('XRANGE', events, id, id)[1]
+  return entry and is_ours(entry) and entry[2]
+end
+
+-- Note the newest events of topics: names and seqs in turn in `pairs_`, and the first seqs by name.
+local function note_topics(pairs_, first_seqs)
+  for place = 1, #pairs_, 1000 do
+    if call('ZADD', topics, unpack(pairs_, place, math.min(place + 999, #pairs_))) > 0 then
+      for each = place + 1, math.min(place + 999, #pairs_), 2 do
+        call('HSETNX', firsts, pairs_[each], text(first_seqs[pairs_[each]]))
+      end
+    end
+  end
+end
+
+-- Forget some of the topics whose newest event is gone.
+local function forget_topics(oldest)
+  local gone = call('ZRANGEBYSCORE', topics, '-inf', '(' .. text(oldest), 'LIMIT', 0, 500)
+  if #gone > 0 then
+    call('ZREM', topics, unpack(gone))
+    call('HDEL', firsts, unpack(gone))
+  end
+end
+
+-- Make the index of a log that has none: an older program has written it.
+local function index_topics()
+  if call('HGET', state, 'topics') then
+    return
+  end
+  local from = '-'
+  repeat
+    local entries, newest, first_seqs, flat = call('XRANGE', events, from, '+', 'COUNT', 1000), {}, {}, {}
+    for _, entry in ipairs(entries) do
+      if is_ours(entry) then
+        local topic, seq = entry[2][TOPIC], seq_of(entry[1])
+        newest[topic], first_seqs[topic] = seq, first_seqs[topic] or seq
+      end
+    end
+    for topic, seq in pairs(newest) do
+      flat[#flat + 1], flat[#flat + 2] = text(seq), topic
+    end
+    note_topics(flat, first_seqs)
+    from = #entries > 0 and '(' .. entries[#entries][1]
+  until #entries < 1000
+  call('HSET', state, 'topics', '1')
 end
 
 -- The newest seq that was ever given in this stream, even if its event was deleted.
@@ -201,6 +252,7 @@ local function begin_epoch(name, last)
   local is_lossy = last < tonumber(values[1] or 0)
   call('RPUSH', epochs, name .. ' ' .. text(last + 1) .. (is_lossy and ' lossy' or ''))
   call('HSET', state, 'server', (server_now()), 'last', text(last))
+  call('ZREMRANGEBYSCORE', topics, '(' .. text(last), '+inf')
   local size = tonumber(values[2] or 0)
   forget_epochs(note_oldest(last, size, now()), last, size)
 end
@@ -221,6 +273,7 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers, f
   if keep > oldest then
     call('XTRIM', events, 'MINID', '0-' .. text(keep))
     oldest, start = note_oldest(last, size, time)
+    forget_topics(oldest)
   elseif oldest == first then
     note_oldest(last, size, time) -- the log was empty: its times were those of when it became so
   end

@@ -11,6 +11,7 @@ last_given() -- fails if no seq can follow: found out before the next publish
 if is_other(last, newest, written) then
   begin_epoch(new_epoch, last)
 end
+index_topics()
 
 -- If an epoch that the caller does not know begins before the position that it has seen, events that it knows are gone.
 -- Other nodes may not have seen these, and have to tell their readers too.
