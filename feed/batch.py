@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from feed.control import Control, Heartbeat
-from feed.event import Event, size_of
+from feed.event import Event, Placed, size_of
 
-Item = Event | Control | Heartbeat
+Item = Event | Placed | Control | Heartbeat
 """One thing that a subscription hands out. Each kind has the wire formats `sse`, `envelope`, `line` and `message`."""
 
 

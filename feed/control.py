@@ -69,9 +69,10 @@ class Gap(Control, frozen=True, dict=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """A sign of life on a quiet stream. `id` is the position, which the client has been told already."""
+    """A sign of life on a quiet stream. `id` is the position, which the client has been told already; None within a
+    snapshot, where no position may be told."""
 
-    id: str
+    id: str | None
 
     @property
     def sse(self) -> bytes:
@@ -83,7 +84,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     @property
     def line(self) -> bytes:
         """The position once more, as NDJSON has no comments."""
-        return moved(self.id).line
+        return b"\n" if self.id is None else moved(self.id).line
 
     @property
     def message(self) -> bytes:
@@ -103,9 +104,10 @@ def gap(requested: str, resumed_from: str, reason: Literal["expired", "unknown"]
     return Gap("feed.gap", data, resumed_from, None, requested, resumed_from, reason)
 
 
-def live(replayed: int) -> Control:
-    """Say that the replay is done: what follows is live."""
-    return Control("feed.live", _json({"replayed": replayed}))
+def live(replayed: int, id: str | None = None) -> Control:
+    """Say that the replay is done: what follows is live. To a reader of state, who gets an `id`, it says that the state
+    is whole."""
+    return Control("feed.live", _json({"replayed": replayed}), id)
 
 
 def moved(id: str) -> Control:

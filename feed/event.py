@@ -96,7 +96,7 @@ class Event(msgspec.Struct, frozen=True, dict=True):
     @_Kept
     def envelope(self) -> bytes:
         """The JSON object inside an SSE frame, for `?envelope=1`."""
-        return b"id: %b\ndata: %b\n\n" % (self.id.encode(), self.message)
+        return wire.envelope(self.id, self.type, self.message)
 
     def forget_wire_formats(self) -> None:
         """Free the memory of the wire formats. They are made again at their next use."""
@@ -116,6 +116,43 @@ class Event(msgspec.Struct, frozen=True, dict=True):
     def size(self) -> int:
         """What the event counts for in queues, windows and retention: roughly its bytes in memory and on disk."""
         return event_size(self.topic, self.type, self.text)
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """An event in a snapshot. A client resumes there after the id `resume`, which is not the event's own (see
+    `feed.latest`). It has the wire formats of an `Event`; as no other reader is at the same place, none is kept."""
+
+    event: Event
+    resume: str
+
+    @property
+    def sse(self) -> bytes:
+        """The SSE frame, whose id is that to resume at."""
+        return wire.sse(self.resume, self.event.type, self.event.text)
+
+    @property
+    def message(self) -> bytes:
+        """The JSON object, with both ids."""
+        event = self.event
+        return wire.message(
+            event.id,
+            event.topic,
+            event.type,
+            event.text,
+            is_json=event.is_json,
+            time_ms=event.time_ms,
+            resume=self.resume,
+        )
+
+    @property
+    def line(self) -> bytes:
+        """The JSON object as a line of NDJSON."""
+        return self.message + b"\n"
+
+    @property
+    def envelope(self) -> bytes:
+        """The JSON object inside an SSE frame."""
+        return wire.envelope(self.resume, self.event.type, self.message)
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -197,9 +234,14 @@ def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:
         raise
 
 
-def deletion(topic: str, *, if_match: str | None = None) -> Draft:
-    """Make a draft that deletes the value of a topic. `if_match` is as in `Terms`. Raises `Invalid` for the topic."""
-    return Draft(check_topic(topic), DELETED, "{}", True, 2, Terms(delete=True, if_match=if_match))
+def deletion(topic: str, terms: Terms | None = None) -> Draft:
+    """Make a draft that deletes the value of a topic, on these terms. Raises `Invalid` for the topic."""
+    return Draft(check_topic(topic), DELETED, "{}", True, 2, terms or Terms(delete=True))
+
+
+def on_terms(draft: Draft, terms: Terms | None) -> Draft:
+    """Return the draft on these terms."""
+    return draft if terms is None else msgspec.structs.replace(draft, terms=terms)
 
 
 def _dumped(data: object) -> bytes:

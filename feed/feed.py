@@ -22,19 +22,41 @@ from feed.admission import Admission
 from feed.arguments import check_text
 from feed.backoff import Backoff, Reminder
 from feed.errors import Draining, FeedError, FeedUnavailable, Invalid, LogRefused, Overloaded, TooLarge
-from feed.event import DEFAULT_TYPE, Draft, event_size, list_of_drafts, value_draft
+from feed.event import (
+    DEFAULT_TYPE,
+    Draft,
+    Event,
+    check_topic,
+    deletion,
+    event_size,
+    list_of_drafts,
+    on_terms,
+    value_draft,
+)
 from feed.from_thread import FromThread
 from feed.histogram import Histogram
 from feed.log import Appended, Log, check_log_url, is_shared, take_over, without_password
 from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.options import MAX_BATCH, FeedOptions
-from feed.pages import EARLIEST, Page, PageRequest, Paging, check_after, check_last, page_request
+from feed.pages import (
+    EARLIEST,
+    Page,
+    PageRequest,
+    Paging,
+    TopicInfo,
+    TopicsPage,
+    check_after,
+    check_last,
+    check_latest,
+    page_request,
+)
 from feed.pattern import Selection, select
 from feed.peer import Peer
 from feed.running import Running
 from feed.statistics import TRANSPORTS, Counters, Delivered, Statistics, transport_of
 from feed.subscription import Subscription
 from feed.survey import SilentNodes, Subscribers
+from feed.terms import terms_of
 
 logger = logging.getLogger(__name__)
 
@@ -337,7 +359,16 @@ class Feed:
 
     # Publishing.
 
-    async def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:
+    async def publish(
+        self,
+        topic: str,
+        data: object,
+        *,
+        type: str = DEFAULT_TYPE,
+        key: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> str:
         """Commit one event, and return its id.
 
         `topic` says what the event is about: segments joined by `/`, such as `orders/1`, 256 bytes of UTF-8 at most.
@@ -347,13 +378,30 @@ class Feed:
         `key` is an idempotency key: 1 to 255 visible ASCII characters. It makes the call safe to repeat: for 24 hours
         the same event with the same key is committed once, and each call returns the id of the first.
 
+        With `if_match` the event is committed only if the newest one of its topic has this id, or, for `"*"`, if the
+        topic has a value. With `if_none_match="*"` it is committed only if the topic has none, or was deleted. So of
+        several writers who know the same event one wins. `PreconditionFailed` tells the others of the newest event.
+
         Raises `Invalid` for a bad topic, type or key, and for a key that was used for another event. Raises `Malformed`
         for data that JSON has no form for, and `TooLarge` for too much of it. Raises `FeedUnavailable` if the log
         cannot take the event now, and `Overloaded`, which is a kind of it, if too much waits already. In all these
         cases nothing was published. Raises `Indeterminate` if that cannot be known: repeat the call with the same key.
         """
-        drafts = [value_draft(topic, data, type)]
-        return (await self.append(drafts, idempotency_key("", key, drafts) if key is not None else None)).ids[0]
+        draft = on_terms(value_draft(topic, data, type), terms_of(if_match, if_none_match))
+        return await self._append_one(draft, key)
+
+    async def delete(self, topic: str, *, if_match: str | None = None, key: str | None = None) -> str:
+        """Delete the value of a topic, and return the id of the tombstone, an event of type `feed.deleted`. Readers of
+        state are told of it; later readers find nothing. A topic that is deleted already stays as it is: the id is that
+        of its tombstone.
+
+        `if_match` and `key` are as for `publish`. Raises `NoEvents` for a topic without events, and what `publish`
+        raises.
+        """
+        return await self._append_one(deletion(topic, terms_of(if_match, None, delete=True)), key)
+
+    async def _append_one(self, draft: Draft, key: str | None) -> str:
+        return (await self.append([draft], idempotency_key("", key, [draft]) if key is not None else None)).ids[0]
 
     async def publish_batch(self, drafts: Iterable[Draft], *, key: str | None = None) -> list[str]:
         """Commit events, all of them or none, and return their ids, both in the order of `drafts`.
@@ -409,6 +457,7 @@ class Feed:
         types: Iterable[str] = (),
         after: str | None = None,
         last: int | None = None,
+        latest: bool = False,
     ) -> Subscribing:
         """Subscribe for the length of a block: `async with feed.subscribe("orders/*") as events`.
 
@@ -421,12 +470,18 @@ class Feed:
         event that is published. Iterating yields each `Event`, and a `Gap` where events may be missing, such as after
         an id that is no longer retained. It ends when the feed is closed or drained.
 
+        With `latest` the stream has the state: first the newest event of each topic, then each event that follows, less
+        those that a later one of their topic has superseded before they were read. A topic that is deleted has an event
+        of type `feed.deleted`. A `Gap` then means: forget all that you hold, as the whole state follows. `types` and
+        `last` cannot be given.
+
         Raises `Invalid` at once for a bad pattern, type or `last`. Entering the block raises `FeedUnavailable` if the
         log cannot be read now or there are too many subscribers, and `Draining`, which is a kind of it, after `drain`.
         """
         selection = self.select(patterns, types)
         check_last(last)
-        return Subscribing(self, selection, check_after(after), last)
+        check_latest(latest, {"types": selection.types, "last": last})
+        return Subscribing(self, selection, check_after(after), last, latest)
 
     def select(self, patterns: str | Iterable[str | Iterable[str]], types: Iterable[str] = ()) -> Selection:
         """Check what one subscription asks for, as the HTTP routes do. Raises `Invalid` for no pattern, too many, or a
@@ -439,6 +494,7 @@ class Feed:
         *,
         after: str | None,
         last: int | None,
+        latest: bool = False,
         peer: Peer = Peer(),  # noqa: B008  immutable
     ) -> Subscription:
         """Begin a subscription, as `subscribe` does at the beginning of its block. This is for the HTTP routes, whose
@@ -447,11 +503,14 @@ class Feed:
         await self._entrance.enter()
         running = await self._ready()
         log, window, history = running.log, running.broadcaster.window, running.history
-        cursor, gap = None, None
+        cursor, gap, place = None, None, None
         check_last(last)
         self._check_room(running, peer)
         with history.without_loss():
-            if after is not None:
+            if latest:
+                place, gap = await history.place_of(after)
+                cursor = place.cursor
+            elif after is not None:
                 cursor, gap = await history.resume_at(after)
             elif last is not None:
                 with history.looking_back():
@@ -465,7 +524,9 @@ class Feed:
         if cursor is None:
             cursor = max(log.position, window.position)
         resumed = after if gap is None and after != EARLIEST else None
-        subscription = Subscription(running.shared, selection, peer, cursor=cursor, replay=replay, resumed=resumed)
+        subscription = Subscription(
+            running.shared, selection, peer, cursor=cursor, replay=replay, resumed=resumed, place=place
+        )
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
         running.broadcaster.register(subscription)
@@ -547,20 +608,24 @@ class Feed:
         since: str | datetime | None = None,
         last: int | None = None,
         limit: int | None = None,
+        latest: bool = False,
     ) -> AsyncGenerator[Page, None]:
         """Read page after page up to the newest event: `async for page in feed.history("orders/*")`.
 
         `patterns` and `types` choose the events, as for `subscribe`. Give at most one of `after`, `since`, `before` and
         `last`, which mean what they mean for `page`. Without any of them the pages begin with the oldest retained
         event. With `before` the pages go backwards to the oldest event. With `last` there is one page. `limit` is how
-        many events a page holds at most: 1 to 1,000, 100 unless given. Each page is read when it is asked for, and a
-        page without events or a gap is left out.
+        many events a page holds at most: 1 to 1,000, 100 unless given. With `latest` the pages are of state (see
+        `page`), and end when it is whole. Each page is read when it is asked for, and a page without events or a gap is
+        left out.
 
         Raises `Invalid` at once for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and
         `last` together. Iterating raises `FeedUnavailable`.
         """
         selection = self.select(patterns, types)
-        return self._pages(selection, page_request(after=after, before=before, since=since, last=last, limit=limit))
+        check_latest(latest, {"types": selection.types})
+        request = page_request(after=after, before=before, since=since, last=last, limit=limit, latest=latest)
+        return self._pages(selection, request)
 
     async def _pages(self, selection: Selection, request: PageRequest) -> AsyncGenerator[Page, None]:
         paging = Paging(request)
@@ -579,6 +644,7 @@ class Feed:
         since: str | datetime | None = None,
         last: int | None = None,
         limit: int | None = None,
+        latest: bool = False,
     ) -> Page:
         """Read one page of past events, the oldest first.
 
@@ -592,16 +658,49 @@ class Feed:
         is 100. A page can be shorter although there is more: it ends at 1 MiB. `Page.next` is the id to go on from.
         `Page.gap` says that events may be missing, as after an id that is no longer retained.
 
+        With `latest` it is a page of state: of each topic the newest event only. Without `after` it begins anew; with
+        `after`, the `next` of the page before, it goes on. `Page.live` tells that the state is whole. A gap means here:
+        forget all of the pages before.
+
         Raises `Invalid` for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and `last`
         together. Raises `FeedUnavailable` if the log cannot be read now, also because too many ask at once.
         """
         selection = self.select(patterns, types)
-        request = page_request(after=after, before=before, since=since, last=last, limit=limit)
+        check_latest(latest, {"types": selection.types})
+        request = page_request(after=after, before=before, since=since, last=last, limit=limit, latest=latest)
         return await self.read_page(selection, request)
 
     async def read_page(self, selection: Selection, request: PageRequest) -> Page:
         """Read one page for a request that was checked already, as the HTTP routes do. Raises what `page` raises."""
         return await (await self._ready()).history.page(selection, request)
+
+    async def latest(self, topic: str) -> Event | None:
+        """Return the newest event of a topic, None if it has none, or was deleted.
+
+        Raises `Invalid` for a bad topic, and `FeedUnavailable` if the log cannot be read now.
+        """
+        return await (await self._ready()).history.newest(check_topic(topic))
+
+    async def topics(
+        self, *patterns: str | Iterable[str], after: str = "", limit: int = 1_000
+    ) -> AsyncGenerator[TopicInfo, None]:
+        """Iterate over the topics that have retained events, by name: `async for topic in feed.topics("orders/*")`.
+
+        `after` is the name of a topic: those behind it follow. `limit` is how many are looked up at once, 1 to 1,000.
+        Iterating raises `Invalid` for a bad pattern or limit, and `FeedUnavailable`.
+        """
+        selection = self.select(patterns)
+        check_last(limit, "limit")
+        following: str | None = after
+        while following is not None:
+            page = await self.read_topics(selection, following, limit)
+            for topic in page.topics:
+                yield topic
+            following = page.next
+
+    async def read_topics(self, selection: Selection, after: str, limit: int) -> TopicsPage:
+        """Read one page of topics, as the HTTP route does. Raises `FeedUnavailable`."""
+        return await (await self._ready()).history.topics(selection, after, limit)
 
     async def now(self) -> str:
         """Return the id for `after` from which on everything is new: what is committed later comes after it.
@@ -617,17 +716,20 @@ class Feed:
 class Subscribing(contextlib.AbstractAsyncContextManager[Subscription]):
     """A subscription for the length of a block, which `Feed.subscribe` makes: `async with … as events`."""
 
-    def __init__(self, feed: Feed, selection: Selection, after: str | None, last: int | None) -> None:
+    def __init__(self, feed: Feed, selection: Selection, after: str | None, last: int | None, latest: bool) -> None:
         self._feed = feed
         self._selection = selection
         self._after = after
         self._last = last
+        self._latest = latest
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Subscription:
         if self._subscription is not None:
             raise RuntimeError("this subscription has been entered already: call subscribe for each block")
-        self._subscription = await self._feed.attach(self._selection, after=self._after, last=self._last)
+        self._subscription = await self._feed.attach(
+            self._selection, after=self._after, last=self._last, latest=self._latest
+        )
         return self._subscription
 
     async def __aexit__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,25 +13,29 @@ from feed.broadcaster import Broadcaster
 from feed.control import Gap
 from feed.errors import FeedUnavailable
 from feed.event import Event
+from feed.latest import Latest, Place, locate, resume_id
 from feed.log import Log
 from feed.log.contract import Loss
 from feed.log.contract import Page as LogPage
 from feed.log.paging import read_back, read_on
 from feed.log.window import Window
 from feed.options import FeedOptions
-from feed.pages import EARLIEST, Page, PageRequest, check_last
+from feed.pages import EARLIEST, Page, PageRequest, TopicInfo, TopicsPage, check_last
 from feed.pattern import EVERYTHING, Selection
+from feed.state import State
 
 _PAGE_BYTES = 1 << 20  # of a page of history
+_LOOKED_AT = 2_000  # topics, for one page of them
 _LOOKING_BACK = 1_000  # who ask for a page of history, or for the newest events, at once
 
 
 class History:
     """The past of a feed that is open. Those who ask for it read in turn."""
 
-    def __init__(self, log: Log, broadcaster: Broadcaster, replays: asyncio.Semaphore) -> None:
+    def __init__(self, log: Log, broadcaster: Broadcaster, state: State, replays: asyncio.Semaphore) -> None:
         self._log = log
         self._broadcaster = broadcaster
+        self._state = state
         self._replays = replays
         self._looking_back = 0
 
@@ -39,6 +44,8 @@ class History:
         log, limit = self._log, asked.most
         check_last(asked.last)
         with self.looking_back(), self.without_loss():
+            if asked.latest:
+                return await self._page_of_state(selection, asked.after, limit)
             if asked.before is not None:
                 return await self._page_before(selection, asked.before, limit)
             after, gap = asked.after, None
@@ -87,6 +94,71 @@ class History:
         if position + 1 < self._log.oldest:
             return self._log.oldest - 1, "expired"
         return position, None
+
+    async def topics(self, selection: Selection, after: str, limit: int) -> TopicsPage:
+        """Read one page of the topics that match, by name, beyond the name `after`. Raises `FeedUnavailable`."""
+        state, window = self._state, self._broadcaster.window
+        await state.caught_up()
+        state.forget_old()
+        names = state.names()
+        start = bisect_right(names, after)
+        some = names[start : start + _LOOKED_AT]
+        wanted = [name for name in some if selection.wants_topic(name)][:limit]
+        last = wanted[-1] if len(wanted) == limit else some[-1] if some else None
+        newest = {name: state.topics.newest(name) for name in wanted}
+        seqs = sorted(seq for seq in newest.values() if seq is not None)
+        events: dict[int, Event] = {}
+        while missing := [seq for seq in seqs if seq not in events]:
+            here = [window.at(seq) for seq in missing if seq >= window.first]
+            async with self._replays:
+                found = here or await self._log.fetch(missing)
+            if not found:
+                break  # they were superseded, or are gone, just now
+            events |= {event.seq: event for event in found}
+        topics = [
+            TopicInfo(event.topic, event.id, event.time_ms, event.type)
+            for name in wanted
+            if (event := events.get(newest[name] or 0)) is not None
+        ]
+        return TopicsPage(topics, None if last is None or last == names[-1] else last)
+
+    async def newest(self, topic: str) -> Event | None:
+        """Return the newest event of a topic, None if it has none, or was deleted. Raises `FeedUnavailable`."""
+        page = await self._page_of_state(Selection([topic]), None, 1)
+        return page.events[0] if page.events else None
+
+    async def place_of(self, after: str | None) -> tuple[Place, Literal["expired", "unknown"] | None]:
+        """Return the place in the log's state at which a reader goes on after an id, or the beginning. If topics may be
+        gone that the reader holds, return the reason, too."""
+        place = None if after is None or after == EARLIEST else await locate(self._log, after)
+        await self._state.caught_up()
+        self._state.forget_old()
+        if after is not None and after != EARLIEST:
+            if place is not None and place.knows_up_to >= self._state.topics.purged:
+                return place, None
+            return Place(0, self._broadcaster.window.position), "unknown" if place is None else "expired"
+        return Place(0, self._broadcaster.window.position), None
+
+    async def _page_of_state(self, selection: Selection, after: str | None, limit: int) -> Page:
+        log, window = self._log, self._broadcaster.window
+        place, reason = await self.place_of(after)
+        gap = None if reason is None or after is None else control.gap(after, resume_id(log, place), reason)
+        latest = Latest(self._state, selection, place, is_empty=not place.cursor)
+        events: list[Event] = []
+        resumes: list[str | None] = []
+        size = 0
+        while (is_behind := latest.is_behind(window.position)) and len(events) < limit and size < _PAGE_BYTES:
+            async with self._replays:
+                page = latest.page_in_memory(window, limit - len(events))
+                if page is None:
+                    page = await latest.page(log, window, limit - len(events))
+            for event, at in page.events:
+                id = resume_id(log, Place(at, place.as_of))
+                events.append(event)
+                resumes.append(None if id == event.id else id)
+                size += event.size
+            await asyncio.sleep(0)
+        return self._counted(Page(events, resume_id(log, latest.place), gap, not is_behind, resumes))
 
     async def before_last(self, selection: Selection, count: int) -> int:
         """Return the position after which the newest `count` wanted events are, or all that are retained if there are

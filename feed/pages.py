@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -29,18 +30,42 @@ class Page(msgspec.Struct, frozen=True):
 
     `next` is an id: reading goes on after it, or before it where `before` was given, also if there are no events on
     this page. `gap` says that events in front of this page may be missing.
+
+    Of a page of state, `live` tells that the state is whole with it, and `resumes` are the ids to go on after each
+    event, where those are not the events' own.
     """
 
     events: list[Event]
     next: str
     gap: Gap | None = None
+    live: bool = False
+    resumes: list[str | None] = []
+
+
+class TopicInfo(msgspec.Struct, frozen=True):
+    """A topic that has retained events, and its newest event: id, time of the commit in milliseconds since 1970, and
+    type, which is `feed.deleted` for a topic whose value was deleted."""
+
+    name: str
+    last_id: str
+    last_time_ms: int
+    type: str
+
+
+class TopicsPage(msgspec.Struct, frozen=True):
+    """Topics, by name. `next` is the name after which the next page begins, None if this is the last one. A page can be
+    empty although there is a next one."""
+
+    topics: list[TopicInfo]
+    next: str | None
 
 
 class PageRequest(msgspec.Struct, frozen=True):
     """Where a page begins, and how many events it may hold. `since` is in milliseconds since 1970.
 
     Of `before`, `after`, `last` and `since` the first that is given counts. Without any of them the page begins with
-    the oldest retained event.
+    the oldest retained event. With `latest` it is a page of state, which has only the newest event of each topic; then
+    only `after` may be given.
     """
 
     after: str | None = None
@@ -48,6 +73,7 @@ class PageRequest(msgspec.Struct, frozen=True):
     since: int | None = None
     last: int | None = None
     limit: int | None = None
+    latest: bool = False
 
     @property
     def most(self) -> int:
@@ -62,6 +88,7 @@ def page_request(
     since: str | datetime | None,
     last: int | None,
     limit: int | None,
+    latest: bool = False,
 ) -> PageRequest:
     """Check what a caller asks for. Raises `Invalid`, and `TypeError` for a value of the wrong type."""
     after = check_after(after)
@@ -71,9 +98,17 @@ def page_request(
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise Invalid(names[1], f"cannot be combined with {names[0]}: give one of after, before, since and last")
+    check_latest(latest, {**given, "after": None})
     check_last(last)
     check_last(limit, "limit")
-    return PageRequest(after, before, None if since is None else _moment(since), last, limit)
+    return PageRequest(after, before, None if since is None else _moment(since), last, limit, latest)
+
+
+def check_latest(latest: bool, others: Mapping[str, object]) -> None:
+    """Raise `Invalid` if one of `others`, which are None where they are not given, cannot go together with `latest`."""
+    for name, value in others.items():
+        if latest and value:
+            raise Invalid(name, "cannot be combined with latest, which is the newest event of each topic")
 
 
 def check_after(after: str | None) -> str | None:
@@ -111,6 +146,9 @@ class Paging:
         if asked.before is not None:
             self.ended = not page.events
             self.request = PageRequest(before=page.next, limit=asked.limit)
+        elif asked.latest:
+            self.ended = page.live
+            self.request = PageRequest(after=page.next, limit=asked.limit, latest=True)
         else:
             self.ended = asked.last is not None or (is_empty and (self._was_empty or page.next == asked.after))
             self.request = PageRequest(after=page.next, limit=asked.limit)

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 
 from feed.backoff import Backoff
 from feed.broadcaster import Broadcaster
+from feed.errors import FeedUnavailable
 from feed.event import Event, size_of
 from feed.log import Log
 from feed.log.contract import LogLost
 from feed.log.paging import runs
 from feed.options import Limits
+from feed.state import State
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +24,13 @@ _BEAT = 0.5  # seconds between two checks for streams that are quiet, or whose r
 
 
 class Relay:
-    """Passes events from a log to the broadcaster. While `fails` is true, committed events are not passed on."""
+    """Passes events from a log to the broadcaster, and keeps `state` in step with it. While `fails` is true, committed
+    events are not passed on."""
 
-    def __init__(self, log: Log, broadcaster: Broadcaster, limits: Limits) -> None:
+    def __init__(self, log: Log, broadcaster: Broadcaster, state: State, limits: Limits) -> None:
         self._log = log
         self._broadcaster = broadcaster
+        self._state = state
         self.fails = False
         self._limits = limits
 
@@ -39,19 +43,30 @@ class Relay:
         backoff = Backoff()
         while True:
             try:
+                await self._read_state(backoff)
                 async for batch in self._log.follow(window.position):
                     await self._pass_on(batch)
                     self.fails = False
                     backoff.reset()
             except LogLost as lost:
                 logger.error("the log has lost events: %s; all subscribers receive feed.gap", lost)
+                self._state.distrust()
                 self._broadcaster.lose(lost)
                 continue
             except Exception:
                 self.fails = True
                 logger.exception("passing on events failed after %d; it continues from there", window.position)
                 self._broadcaster.distrust()
+                self._state.distrust()
             await asyncio.sleep(backoff.next())
+
+    async def _read_state(self, backoff: Backoff) -> None:
+        while self._state.is_stale():
+            try:
+                await self._state.read()
+            except FeedUnavailable:  # the follower would say so, too
+                self.fails = True
+                await asyncio.sleep(backoff.next())
 
     async def _pass_on(self, batch: Sequence[Event]) -> None:
         """Pass on events in portions. A fan-out to thousands must not hold up publishes and other streams, and a
@@ -59,11 +74,15 @@ class Relay:
         broadcaster, pump, limits = self._broadcaster, self._broadcaster.pump, self._limits
         for portion, size in _portions(batch, limits):
             if portion[0].seq > broadcaster.window.position + 1:
+                self._state.distrust()
                 broadcaster.skip_to(portion[0].seq - 1)
+                await self._state.read()
             while pump.backlog > _MAX_BACKLOG:
                 await asyncio.sleep(0)  # the pump works in every turn of the loop
             pump.passed += max(len(portion) / limits.queue_events, size / limits.queue_bytes)
             broadcaster.push(portion, size)
+            self._state.note(portion)  # no `await` in between: the state is as of the window's position
+            self._state.forget_old()
             pump.carry(portion[0].time_ms)
             if len(portion) < len(batch):
                 await asyncio.sleep(0)

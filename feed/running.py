@@ -14,6 +14,7 @@ from feed.log import Log, check_log_url, is_shared, open_log
 from feed.options import FeedOptions
 from feed.relay import Relay
 from feed.siblings import check_alone
+from feed.state import State
 from feed.statistics import Counters
 from feed.subscription import Shared
 from feed.survey import Survey
@@ -27,9 +28,10 @@ class Running:
         self.broadcaster = broadcaster
         self.survey = Survey(options.node, log, broadcaster)
         replays = asyncio.Semaphore(options.max_replays)
-        self.shared = Shared(log, broadcaster.window, broadcaster.pump, replays, options.limits)
-        self.history = History(log, broadcaster, replays)
-        self.relay = Relay(log, broadcaster, options.limits)
+        self.state = State(log, broadcaster.window)
+        self.shared = Shared(log, broadcaster.window, self.state, broadcaster.pump, replays, options.limits)
+        self.history = History(log, broadcaster, self.state, replays)
+        self.relay = Relay(log, broadcaster, self.state, options.limits)
         log.answer_others(self.survey.answer)
         self._tasks = [
             asyncio.create_task(self.relay.follow(), name="feed-relay"),

@@ -16,13 +16,14 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from feed import control
 from feed.batch import Batch, Encoder, Item
 from feed.control import Control, Gap, Heartbeat, Reason
 from feed.errors import FeedUnavailable
-from feed.event import Event
+from feed.event import Event, Placed
+from feed.latest import Latest, Place, StatePage, resume_id
 from feed.log import clock
 from feed.log.contract import Log, LogLost, Page
 from feed.log.paging import read_on
@@ -31,6 +32,7 @@ from feed.options import Limits
 from feed.pattern import Selection
 from feed.peer import Peer
 from feed.pump import Pump
+from feed.state import State
 from feed.statistics import Ending
 
 Entry = Batch | Control | Heartbeat
@@ -46,6 +48,7 @@ class Shared(NamedTuple):
 
     log: Log
     window: Window
+    state: State
     pump: Pump
     replays: asyncio.Semaphore
     limits: Limits
@@ -108,6 +111,7 @@ class Subscription:
         "_end",
         "_from_log",
         "_handed",
+        "_latest",
         "_limits",
         "_log",
         "_losses",
@@ -121,6 +125,7 @@ class Subscription:
         "_reading",
         "_replayed",
         "_replays",
+        "_state",
         "_told",
         "_window",
         "behind",
@@ -146,7 +151,10 @@ class Subscription:
         cursor: int,
         replay: bool,
         resumed: str | None,
+        place: Place | None = None,
     ) -> None:
+        """`place` is where a reader of state begins, whose `cursor` is that of the place. At the beginning it holds
+        nothing."""
         log, limits = shared.log, shared.limits
         self.id = secrets.token_hex(8)
         self.selection = selection
@@ -171,12 +179,15 @@ class Subscription:
         self._replayed: int | None = 0 if replay else None
         self._from_log = False  # whether any page of the replay came from the log, not from the window
         self._told = cursor  # the position the client knows
-        self._opening: list[Item] = [control.opened(self.id, resumed or log.id_at(cursor), limits.jittered_retry())]
+        self._state = shared.state
+        self._latest = None if place is None else Latest(shared.state, selection, place, is_empty=not place.cursor)
+        id = resumed or self._id_here()
+        self._opening: list[Item] = [control.opened(self.id, id, limits.jittered_retry())]
         self._end: Control | None = None
         self._quiet_since = asyncio.get_running_loop().time()
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # random, so that not all are due at once
         self._handed: list[Item] = []
-        self._reading: asyncio.Future[Page] | None = None
+        self._reading: asyncio.Future[Any] | None = None  # a `Page`, or for a reader of state a `StatePage`
         self._losses: tuple[_Loss, ...] = ()  # that the reader has not been told of yet, in order
         if resumed is not None:
             self._expect_losses_beyond(resumed)
@@ -193,7 +204,16 @@ class Subscription:
     @property
     def told(self) -> str:
         """The last id that the client knows, of an event or a position."""
-        return self._log.id_at(self._told)
+        return self._id_here() if self.behind and self._latest is not None else self._log.id_at(self._told)
+
+    def _id_here(self) -> str:
+        """Return the id with which a client resumes at the cursor."""
+        latest = self._latest
+        return self._log.id_at(self.cursor) if latest is None else resume_id(self._log, latest.place)
+
+    def _sign_of_life(self) -> Heartbeat:
+        """Return what is sent while the log is slow to answer."""
+        return Heartbeat(None if self._latest is not None else self._log.id_at(self._told))
 
     # Called by the broadcaster; nothing here waits.
 
@@ -261,7 +281,7 @@ class Subscription:
         outlet = self._outlet
         if self.behind:
             if outlet is not None and not self._blocked and self._reading is not None:  # the log is slow to answer
-                self._write(outlet, [Heartbeat(self._log.id_at(self._told))], now)
+                self._write(outlet, [self._sign_of_life()], now)
             return
         if not self.queue.empty():
             return
@@ -330,6 +350,8 @@ class Subscription:
         while True:
             while self._handed:
                 item = self._handed.pop()
+                if isinstance(item, Placed):
+                    return item.event
                 if isinstance(item, (Event, Gap)):
                     return item
             self._handed = list(reversed(await self.take()))
@@ -340,10 +362,11 @@ class Subscription:
 
     def announce_gap(self, requested: str, reason: Literal["expired", "unknown"]) -> None:
         """Begin the stream with a gap: it cannot continue where the client asked."""
-        id = self._log.id_at(self.cursor)
+        id = self._id_here()
         self._note_gap(reason)
         self._opening.append(control.gap(requested, id, reason))
-        self._expect_losses_beyond(id)
+        if self._latest is None:
+            self._expect_losses_beyond(id)
 
     # Called by the owner, to let it flow.
 
@@ -446,6 +469,8 @@ class Subscription:
 
     def _catch_up(self) -> Sequence[Item] | None:
         """Return the next page that the reader missed, or turn live. None while a page is being read from the log."""
+        if self._latest is not None:
+            return self._catch_up_on_state(self._latest)
         reading = self._reading
         if reading is None:
             if self._losses and self.cursor >= self._losses[0].stop:
@@ -454,11 +479,7 @@ class Subscription:
             if self.cursor + 1 < oldest:
                 return [self._gap(oldest - 1)]
             if self.cursor >= self._window.position:
-                # No `await` between this check and the change: the next event that is passed on goes into the queue.
-                self.behind = False
-                self._clear()
-                replayed = self._note_replay()
-                return [] if replayed is None else [control.live(replayed)]
+                return self._turn_live()
             self._window.drop_before(oldest)
             page = None
             if not self._losses:
@@ -470,7 +491,7 @@ class Subscription:
                 return None
         elif reading.done():
             self._reading = None
-            page = reading.result()
+            page = cast("Page", reading.result())
         else:
             return None
         if page.start > self.cursor:
@@ -482,6 +503,69 @@ class Subscription:
             if self._replayed is not None:
                 self._replayed += len(page.events)
         return page.events
+
+    def _turn_live(self) -> Sequence[Item]:
+        # No `await` between the caller's check and the change: the next event that is passed on goes into the queue.
+        self.behind = False
+        self._clear()
+        replayed, id = self._note_replay(), None
+        if self._latest is not None:
+            self._told, id = self.cursor, self._log.id_at(self.cursor)
+        return [] if replayed is None else [control.live(replayed, id)]
+
+    def _catch_up_on_state(self, latest: Latest) -> Sequence[Item] | None:
+        """The same for a reader of state, which goes in rounds (see `feed.latest`)."""
+        reading = self._reading
+        if reading is None:
+            if self.cursor > latest.place.cursor:  # it was live meanwhile
+                latest.move_to(self.cursor)
+            self._state.forget_old()
+            if self._losses:
+                loss, self._losses = self._losses[0], ()
+                return [self._begin_state_anew(latest, loss.requested, "unknown")]
+            if latest.has_lost():
+                return [self._begin_state_anew(latest, self._id_here(), "expired")]
+            if not latest.is_behind(self._window.position):
+                return self._turn_live()
+            page = latest.page_in_memory(self._window, _PAGE_EVENTS)
+            if page is None:
+                self._reading = asyncio.ensure_future(self._read_state(latest))
+                self._reading.add_done_callback(lambda _: self.wake())
+                self._from_log = True
+                return None
+        elif reading.done():
+            self._reading = None
+            page = cast("StatePage", reading.result())
+            if latest.has_lost():  # what was read is good, but others are gone
+                return [self._begin_state_anew(latest, self._id_here(), "expired")]
+        else:
+            return None
+        self.cursor = page.end
+        self.events += len(page.events)
+        if self._replayed is not None:
+            self._replayed += len(page.events)
+        as_of, log = latest.place.as_of, self._log
+        return [
+            event if place == event.seq and place >= as_of else Placed(event, resume_id(log, Place(place, as_of)))
+            for event, place in page.events
+        ]
+
+    def _begin_state_anew(self, latest: Latest, requested: str, reason: Literal["expired", "unknown"]) -> Gap:
+        latest.begin_anew(self._window.position)
+        self.cursor = 0
+        self._replayed = 0
+        self._note_gap(reason)
+        return control.gap(requested, self._id_here(), reason)
+
+    async def _read_state(self, latest: Latest) -> StatePage:
+        """Read the next page of the state. While the log cannot be read the stream stays open, and the read is
+        repeated."""
+        while True:
+            try:
+                async with self._replays:
+                    return await latest.page(self._log, self._window, _PAGE_EVENTS)
+            except FeedUnavailable:
+                await asyncio.sleep(random.uniform(*_READ_AGAIN))
 
     def _note_replay(self) -> int | None:
         """If there was a replay it is over: return how many events it had."""
@@ -521,7 +605,7 @@ class Subscription:
         if self._reading is None:
             return ()
         done, _ = await asyncio.wait([self._reading], timeout=self._patience)
-        return () if done else [Heartbeat(self._log.id_at(self._told))]
+        return () if done else [self._sign_of_life()]
 
     def _gap(self, position: int) -> Gap:
         before, self.cursor, self._told = self.cursor, position, position

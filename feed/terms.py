@@ -1,24 +1,23 @@
 """What a publish may ask of its topic: that it is in a certain state, that its value is deleted, that it runs out.
 
-The rules are judged by the log, in the step that commits. Two writers that ask the same at once cannot both succeed.
+The log judges them (`feed.log.conditions`), in the step that commits: of two writers that ask the same at once, one
+succeeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
 import msgspec
 
-from feed.errors import NoEvents, PreconditionFailed
-
-if TYPE_CHECKING:
-    from feed.event import Draft
+from feed.arguments import check_text
+from feed.errors import Invalid
 
 DELETED = "feed.deleted"
 """The type of a tombstone: the topic has no value any more. No publisher can name it."""
 
 ANY = "*"
+
+_LONGEST_ID = 256
+_UNLIKE_AN_ID = frozenset('", ')
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -35,58 +34,25 @@ class Terms(msgspec.Struct, frozen=True):
     ttl: int | None = None
 
 
-class Newest(NamedTuple):
-    """The newest event of a topic. A tombstone is one, too."""
+def terms_of(
+    if_match: str | None,
+    if_none_match: str | None,
+    *,
+    delete: bool = False,
+    names: tuple[str, str] = ("if_match", "if_none_match"),
+) -> Terms | None:
+    """Return the terms with these conditions, None if there are none. `names` are what errors call them.
 
-    id: str
-    is_deleted: bool
-
-
-class Judged(NamedTuple):
-    """The drafts of a batch that are committed, and the ids of all drafts. A topic that is deleted already is not
-    deleted again: then the id is that of its tombstone."""
-
-    drafts: Sequence[Draft]
-    ids: Sequence[str]
-
-
-def judged(drafts: Sequence[Draft], epoch: str, first: int, newest_of: Callable[[str], Newest | None]) -> Judged:
-    """Judge the terms of a batch, in order: each event counts for those behind it.
-
-    The first event that is committed gets the seq `first`. `newest_of` returns the newest event of a topic in the log.
-
-    Raises `PreconditionFailed`, and `NoEvents` for deleting what is not there. Of a batch, the error names the event.
+    An id may be in quotes, as in the header (RFC 9110, 8.8.3). Raises `Invalid`, and `TypeError` for what is not text.
     """
-    here: dict[str, Newest] = {}
-    kept: list[Draft] = []
-    ids: list[str] = []
-    for place, draft in enumerate(drafts):
-        topic, terms = draft.topic, draft.terms
-        if terms is not None:
-            newest = here.get(topic) or newest_of(topic)
-            if (refusal := refusal_of(terms, topic, newest)) is not None:
-                raise refusal.at(place) if len(drafts) > 1 else refusal
-            if terms.delete and newest is not None and newest.is_deleted:
-                ids.append(newest.id)
-                continue
-        id = f"{epoch}-{first + len(kept)}"
-        here[topic] = Newest(id, draft.type == DELETED)
-        kept.append(draft)
-        ids.append(id)
-    return Judged(kept, ids)
-
-
-def refusal_of(terms: Terms, topic: str, newest: Newest | None) -> PreconditionFailed | NoEvents | None:
-    """Return why an event with these terms may not follow the topic's newest event, None if it may."""
-    is_live = newest is not None and not newest.is_deleted
-    current = None if newest is None else newest.id
-    if terms.if_none_match and is_live:
-        return PreconditionFailed(topic, current)
-    if terms.if_match is not None and not (is_live if terms.if_match == ANY else terms.if_match == current):
-        return PreconditionFailed(topic, current)
-    return NoEvents(topic) if terms.delete and newest is None else None
-
-
-def has_terms(drafts: Sequence[Draft]) -> bool:
-    """Return whether any of the drafts has terms."""
-    return any(draft.terms is not None for draft in drafts)
+    if if_none_match is not None and check_text(if_none_match, names[1]) != ANY:
+        raise Invalid(names[1], f"has to be *, for a topic without a value: to ask for a certain one, use {names[0]}")
+    if if_match is not None:
+        if_match = check_text(if_match, names[0])
+        if len(if_match) > 1 and if_match[0] == if_match[-1] == '"':
+            if_match = if_match[1:-1]
+        if not if_match or len(if_match) > _LONGEST_ID or not _UNLIKE_AN_ID.isdisjoint(if_match):
+            raise Invalid(names[0], "has to be the id of one event, or * for any value")
+    if if_match is None and if_none_match is None and not delete:
+        return None
+    return Terms(delete=delete, if_match=if_match, if_none_match=if_none_match is not None)

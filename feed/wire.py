@@ -66,19 +66,30 @@ def sse(id: str | None, type: str, text: str, *, retry: int | None = None) -> by
     return f"{head}data: {text}\n\n".encode()
 
 
-def message(id: str, topic: str, type: str, text: str, *, is_json: bool, time_ms: int) -> bytes:
+def message(
+    id: str, topic: str, type: str, text: str, *, is_json: bool, time_ms: int, resume: str | None = None
+) -> bytes:
     """Make the JSON object of an event, for a WebSocket message, an NDJSON line or a page of history.
 
     Data that was published as JSON goes in as it came, byte for byte; text becomes a JSON string. Topics and types
-    cannot contain the characters that `json_text` escapes.
+    cannot contain the characters that `json_text` escapes. `resume` is the id to resume at, where it is not `id`.
     """
-    return b'{"id":"%b","topic":%b,"type":%b,"data":%b,"time":"%b"}' % (
+    return b'{"id":"%b",%b"topic":%b,"type":%b,"data":%b,"time":"%b"}' % (
         id.encode(),
+        b"" if resume is None else b'"resume":"%b",' % resume.encode(),
         orjson.dumps(topic),
         orjson.dumps(type),
         text.encode() if is_json else json_text(text),
         rfc3339(time_ms).encode(),
     )
+
+
+def envelope(id: str, type: str, message: bytes) -> bytes:
+    """Make the SSE frame of an event's JSON object, for `?envelope=1`. It has no name, so that one `onmessage` sees
+    every type; but what has a name of the feed's own keeps that."""
+    if type.startswith("feed."):
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode(), type.encode(), message)
+    return b"id: %b\ndata: %b\n\n" % (id.encode(), message)
 
 
 def json_text(text: str) -> bytes:

@@ -17,6 +17,7 @@ from feed import Event, Feed, Invalid
 from feed.event import DEFAULT_TYPE, Draft, check_pattern, check_topic, check_type, json_draft
 from feed.fastapi.misfits import misfit
 from feed.pattern import TopicIndex, matches
+from feed.terms import DELETED
 
 T = TypeVar("T")
 
@@ -173,7 +174,9 @@ class Topics:
         return None
 
     def check(self, draft: Draft) -> None:
-        """Raise `Mismatch` for an event that may not be published."""
+        """Raise `Mismatch` for an event that may not be published. Deleting a value has no data to be checked."""
+        if draft.type == DELETED:
+            return
         kind = self.find(draft.topic, draft.type)
         if kind is not None:
             kind.validate(draft.text, is_json=draft.is_json)

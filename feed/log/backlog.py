@@ -9,9 +9,9 @@ import msgspec
 
 from feed.errors import Overloaded
 from feed.event import Draft, event_size
+from feed.log.conditions import has_terms
 from feed.log.contract import Appended
 from feed.log.idempotency import IdempotencyKey
-from feed.terms import has_terms
 
 MAX_EVENTS = 20_000
 """The most events that a log keeps in memory: waiting for their commit, or for a follower to take them."""

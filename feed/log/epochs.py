@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 
 _ID = re.compile(r"([0-9A-Za-z]{1,64})-(0|[1-9][0-9]{0,17})")
+SNAPSHOT_ID = re.compile(r"([0-9A-Za-z]{1,64})-(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})")
+"""The id of a place in a snapshot (see `feed.latest`)."""
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH = 8
 _NAMES = len(_ALPHABET) ** _LENGTH

@@ -12,6 +12,7 @@ from feed.errors import Invalid
 from feed.event import Draft, Event, size_of
 from feed.histogram import Histogram
 from feed.log.clock import Clock, now
+from feed.log.conditions import Newest, has_terms, judged
 from feed.log.contract import (
     Answers,
     Appended,
@@ -30,7 +31,7 @@ from feed.log.tail import Tails
 from feed.log.topics import LogTopics
 from feed.log.window import Window
 from feed.pattern import Selection
-from feed.terms import DELETED, Newest, has_terms, judged
+from feed.terms import DELETED
 
 _RETAIN_BYTES = 256 << 20
 

@@ -34,12 +34,14 @@ class LogTopics:
         """Note newly committed events."""
         newest = self._newest
         for event in events:
-            topic = event.topic
+            topic, seq = event.topic, event.seq
             if topic in newest:
                 newest.move_to_end(topic)
+                if newest[topic] > seq:  # the index was read when the log was ahead
+                    continue
             else:
-                self._first[topic] = event.seq
-            newest[topic] = event.seq
+                self._first[topic] = seq
+            newest[topic] = seq
 
     def forget_before(self, oldest: int) -> None:
         """Forget the topics that have no event from `oldest` on."""

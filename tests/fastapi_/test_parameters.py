@@ -171,7 +171,7 @@ def test_of_many_that_nobody_knows_a_hundred_are_compared() -> None:
 
 def test_the_openapi_document_has_those_of_the_table() -> None:
     documented = {each["name"] for each in SUBSCRIBE["parameters"] if each["in"] == "query"}
-    reading = {name for name, uses in PARAMETERS.items() if uses & {Use.STREAM, Use.PAGE}}
+    reading = {name for name, uses in PARAMETERS.items() if uses & {Use.STREAM, Use.PAGE, Use.TOPICS}}
     assert documented == reading - {*RECONNECTED[1:], "token"}
 
 

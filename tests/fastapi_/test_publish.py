@@ -293,7 +293,7 @@ def test_w3_a_line_that_is_not_utf_8_is_400_and_named(server: RunningServer, unc
     )
 
 
-FIELDS = "topic, data and type"
+FIELDS = "topic, data, type, delete, if_match and if_none_match"
 
 
 @pytest.mark.parametrize(
@@ -665,7 +665,7 @@ def test_p6_a_key_survives_a_restart(serve: Serve, tmp_path: object) -> None:
     ("method", "path", "status"),
     [
         ("PUT", "/events/a", 405),
-        ("DELETE", "/events/a", 405),
+        ("DELETE", "/events", 405),
         ("PATCH", "/events", 405),
         ("GET", "/nothing/here", 404),
         ("POST", "/healthz", 405),

@@ -45,6 +45,7 @@ SHARED = {
     "feed.json_values",
     "feed.media_types",
     "feed.pages",
+    "feed.terms",
     "feed.pattern",
     "feed.wire",
 }

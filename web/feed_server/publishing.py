@@ -128,6 +128,8 @@ class Publishing:
             if form != "text" and form != "json":
                 return None
             event = event_of(self._gate, connection, topic, form)
+            if event.terms is not None:
+                return None
         except Exception:  # noqa: BLE001  whatever it is, the routes meet it too, and answer and log it
             return None
         path = shown_path(scope)

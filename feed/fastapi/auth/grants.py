@@ -105,6 +105,10 @@ class Grants(msgspec.Struct, frozen=True):
             if not _covered(self.subscribe, pattern):
                 raise self._refusal(f"subscribe to {pattern[:_REPEATED]!r}")
 
+    def may_subscribe(self, pattern: str) -> bool:
+        """Return whether this pattern may be subscribed to."""
+        return _covered(self.subscribe, pattern)
+
     def check_admin(self) -> None:
         """Raise `Unauthenticated` or `Forbidden` unless these grants have `admin`."""
         if not self.admin:

@@ -78,12 +78,16 @@ _TYPE: dict[str, Any] = {"type": "string"}
 
 _ENVELOPE: dict[str, Any] = {
     "type": "object",
-    "required": ["topic", "data"],
+    "required": ["topic"],
+    "oneOf": [{"required": ["data"]}, {"required": ["delete"]}],
     "additionalProperties": False,
     "properties": {
         "topic": _TOPIC,
         "data": {"description": "Any JSON value. A string is published as text."},
         "type": {**_TYPE, "default": "message"},
+        "delete": {"const": True, "description": "Delete the topic's value: there is neither data nor type."},
+        "if_match": {"type": "string", "description": "As the header `If-Match`."},
+        "if_none_match": {"const": "*", "description": "As the header `If-None-Match`."},
     },
 }
 
@@ -165,6 +169,15 @@ _KEY = _parameter(
     "Makes a publish safe to repeat: for 24 hours the same request gets the first answer again. Visible ASCII.",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
 )
+
+_CONDITIONS = [
+    _parameter(
+        "If-Match",
+        "header",
+        "Publish only if this is the id of the topic's newest event, with or without quotes; `*`: if it has a value.",
+    ),
+    _parameter("If-None-Match", "header", "Publish only if the topic has no value.", {"type": "string", "const": "*"}),
+]
 
 SECURITY_SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -318,7 +331,9 @@ END_SESSION: dict[str, Any] = {
 
 _PUBLISH_PROBLEMS = _MAY_NOT | _problems(
     status_400="Malformed JSON or text, or a query that is not UTF-8.",
+    status_404="A topic that shall be deleted has no event.",
     status_408="The body did not arrive in time.",
+    status_412="The topic's newest event is another one; `current` is its id, for who may subscribe there.",
     status_413="The data or the body is too large.",
     status_415="A compressed body, a charset other than UTF-8, or a media type that this route does not accept.",
     status_422="An invalid topic, type, key or field, or an empty batch.",
@@ -351,6 +366,7 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
     "parameters": [
         _parameter("topic", "path", "The topic: segments joined by `/`, such as `orders/42`.", _TOPIC),
         _parameter("type", "query", "The event's type: SSE's `event:` field.", {**_TYPE, "default": "message"}),
+        *_CONDITIONS,
         _KEY,
     ],
     "requestBody": {
@@ -365,6 +381,21 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
         "201": {
             "description": "The event was committed to the log.",
             "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}},
+        },
+        **_PUBLISH_PROBLEMS,
+    },
+}
+
+DELETE_TOPIC: dict[str, Any] = {
+    "parameters": [
+        _parameter("topic", "path", "The topic: segments joined by `/`, such as `orders/42`.", _TOPIC),
+        *_CONDITIONS,
+        _KEY,
+    ],
+    "responses": {
+        "200": {
+            "description": "The topic is deleted. The id is that of its tombstone, which may be an earlier one.",
+            "content": {"application/json": {"schema": _ONE}},
         },
         **_PUBLISH_PROBLEMS,
     },
@@ -403,6 +434,39 @@ _TOPICS = _parameter(
     _list(_PATTERN, minItems=1, maxItems=100),
 )
 
+_SWITCH = {"type": "string", "enum": ["0", "1", "false", "true"]}
+
+_PAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["events", "next"],
+    "properties": {
+        "events": {"type": "array", "items": _EVENT},
+        "next": {"type": "string", "description": "The id to continue with."},
+        "gap": _GAP,
+        "live": {"const": True, "description": "With `latest`: the state is whole with this page."},
+    },
+}
+
+_TOPICS_PAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["topics", "next"],
+    "properties": {
+        "topics": _list(
+            {
+                "type": "object",
+                "required": ["topic", "last_id", "last_time", "type"],
+                "properties": {
+                    "topic": {"type": "string"},
+                    "last_id": {"type": "string", "description": "The id of the newest event."},
+                    "last_time": {"type": "string", "format": "date-time"},
+                    "type": {"type": "string", "description": "`feed.deleted` for a topic that was deleted."},
+                },
+            }
+        ),
+        "next": {"type": ["string", "null"], "description": "The `after_topic` of the next page, if there is one."},
+    },
+}
+
 SUBSCRIBE: dict[str, Any] = {
     "parameters": [
         {**_TOPICS, "required": True},
@@ -413,7 +477,12 @@ SUBSCRIBE: dict[str, Any] = {
         _parameter("lastEventId", "query", "The same, as polyfills add it on a reconnect. It wins over `after`."),
         _parameter("last", "query", "Begin with the newest N events, if no id is given.", _number(1000)),
         _parameter("envelope", "query", "`1`: SSE's `data` is the whole event as JSON.", {"type": "string"}),
-        _parameter("limit", "query", "History: events on a page.", {**_number(1000), "default": 100}),
+        _parameter("latest", "query", "`1`: state, of each topic its newest event, then what changes.", _SWITCH),
+        _parameter(
+            "list", "query", "`topics`: not events, but the topics that have any, as JSON.", {"const": "topics"}
+        ),
+        _parameter("after_topic", "query", "List of topics: go on behind this topic, the `next` of the page before."),
+        _parameter("limit", "query", "Events of a page, or topics of a list.", {**_number(1000), "default": 100}),
         _parameter("before", "query", "History: page backwards from this id."),
         _parameter("since", "query", "History: events from this time on.", {"type": "string", "format": "date-time"}),
         _parameter(
@@ -430,17 +499,7 @@ SUBSCRIBE: dict[str, Any] = {
             "content": {
                 "text/event-stream": {"itemSchema": _FRAME},
                 "application/x-ndjson": {"schema": {"type": "string"}, "itemSchema": _LINE},
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["events", "next"],
-                        "properties": {
-                            "events": {"type": "array", "items": _EVENT},
-                            "next": {"type": "string", "description": "The id to continue with."},
-                            "gap": _GAP,
-                        },
-                    }
-                },
+                "application/json": {"schema": {"oneOf": [_PAGE, _TOPICS_PAGE]}},
             },
         },
         **_MAY_NOT,

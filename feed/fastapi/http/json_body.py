@@ -90,10 +90,16 @@ class Kind(Generic[T]):
         for name, field in known.items():
             if name not in value:
                 if field.required:
-                    return f"{where}{name}", f"is missing: {self._called} has {self._fields}"
-            elif not _is_text_or_free(value[name], field.type):
-                return f"{where}{name}", f"has to be text, not {_kind_of(value[name])}"
+                    return f"{where}{name}", f"is missing: {self.has}"
+            elif not _fits(value[name], field.type):
+                wanted = "true or false" if field.type is bool else "text"
+                return f"{where}{name}", f"has to be {wanted}, not {_kind_of(value[name])}"
         return place, f"is not {self._called} with {self._fields}, each given once"
+
+    @property
+    def has(self) -> str:
+        """Say which fields there are."""
+        return f"{self._called} has {self._fields}"
 
     @cached_property
     def _fields(self) -> str:
@@ -101,10 +107,13 @@ class Kind(Generic[T]):
         return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _is_text_or_free(value: object, expected: object) -> bool:
-    """Return whether a value fits a field of this type: text, text or null, or anything (`msgspec.Raw`)."""
+def _fits(value: object, expected: object) -> bool:
+    """Return whether a value fits a field of this type: text, text or null, true or false, or anything
+    (`msgspec.Raw`)."""
     if expected is msgspec.Raw:
         return True
+    if expected is bool:
+        return isinstance(value, bool)
     return isinstance(value, str) or (value is None and type(None) in get_args(expected))
 
 

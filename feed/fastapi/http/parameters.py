@@ -22,6 +22,8 @@ class Use(Enum):
     PAGE = "a page of history (GET with Accept: application/json)"
     ONE = "POST /events/TOPIC"
     BATCH = "POST /events"
+    DELETE = "DELETE /events/TOPIC"
+    TOPICS = "a list of topics (GET /events?list=topics)"
     SESSION = "/session"
     SUBSCRIPTIONS = "GET /subscriptions"
     KICK = "DELETE /subscriptions/ID"
@@ -37,14 +39,17 @@ OPENED = ("after", "last_event_id")
 _READING = frozenset({Use.STREAM, Use.PAGE})
 
 PARAMETERS: dict[str, frozenset[Use]] = {
-    "topic": _READING,
+    "topic": _READING | {Use.TOPICS},
     "type": _READING | {Use.ONE},
     "after": _READING | {Use.SUBSCRIPTIONS},
     "last_event_id": _READING,
     **dict.fromkeys(RECONNECTED, _READING),
     "last": _READING,
+    "latest": _READING,
     "envelope": _READING,
-    "limit": frozenset({Use.PAGE, Use.SUBSCRIPTIONS}),
+    "list": frozenset({Use.TOPICS}),
+    "after_topic": frozenset({Use.TOPICS}),
+    "limit": frozenset({Use.PAGE, Use.SUBSCRIPTIONS, Use.TOPICS}),
     "before": frozenset({Use.PAGE}),
     "since": frozenset({Use.PAGE}),
     "wait": frozenset({Use.PAGE}),

@@ -30,10 +30,13 @@ from feed import (
     Indeterminate,
     Invalid,
     Malformed,
+    NoEvents,
     Overloaded,
+    PreconditionFailed,
     TooLarge,
     Unauthenticated,
 )
+from feed.errors import TopicRefusal
 from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.topics import Mismatch
 from feed.media_types import PROBLEM
@@ -134,6 +137,10 @@ def status_of(error: FeedError) -> int:
             return 401
         case Forbidden():
             return 403
+        case NoEvents():
+            return 404
+        case PreconditionFailed():
+            return 412
         case TooLarge():
             return 413
         case Invalid():
@@ -150,8 +157,7 @@ def status_of(error: FeedError) -> int:
 def problem_of(error: FeedError) -> Problem:
     """Return the problem document for `error`."""
     status = status_of(error)
-    members = {"errors": error.errors} if isinstance(error, Mismatch) and error.errors else None
-    return Problem(status, str(error) if status != 500 else FAULT, _headers_of(error), members)
+    return Problem(status, str(error) if status != 500 else FAULT, _headers_of(error), _members_of(error))
 
 
 def failed(method: str, path: str, error: BaseException) -> Problem:
@@ -168,6 +174,17 @@ def _headers_of(error: FeedError) -> dict[str, str]:
             return {"Retry-After": str(error.retry_after)}
         case Unauthenticated():  # RFC 6750, 3
             return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.invalid else "Bearer"}
+    return {}
+
+
+def _members_of(error: FeedError) -> dict[str, object]:
+    match error:
+        case Mismatch() if error.errors:
+            return {"errors": error.errors}
+        case PreconditionFailed() if error.current is not None:
+            return {"topic": error.topic, "current": error.current}
+        case TopicRefusal():
+            return {"topic": error.topic}
     return {}
 
 

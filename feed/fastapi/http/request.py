@@ -22,6 +22,7 @@ _DECIMAL = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 _MAX_PARAMETERS = 1_000
 _MAX_ACCEPT = 4_096  # characters
 
+_SWITCH = {None: False, "": False, "0": False, "false": False, "1": True, "true": True}
 _PREFIX = re.compile(r"(/[\w.~!$&'()*+;=:@%-]+)*", re.ASCII)
 
 _QUERY = "feed.query"  # in the scope
@@ -86,6 +87,13 @@ class Query:
         if not (value.isascii() and value.isdigit() and len(value) < 10 and least <= int(value) <= most):
             raise Invalid(name, f"has to be a whole number from {least:,} to {most:,}")
         return int(value)
+
+    def flag(self, name: str) -> bool:
+        """Return whether a switch is on. Raises `Invalid` for what is neither on nor off."""
+        value = self.one(name)
+        if value not in _SWITCH:
+            raise Invalid(name, "has to be 1 or 0")
+        return _SWITCH[value]
 
     def seconds(self, name: str, *, most: int) -> float:
         """Return a duration in seconds, 0 if it is not given. Raises `Invalid`."""

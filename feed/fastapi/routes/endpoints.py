@@ -14,8 +14,8 @@ from feed.fastapi.http.problems import failed, problems_answered
 from feed.fastapi.http.request import accepted, forget_query, query_of
 from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.routes.gate import Gate
-from feed.fastapi.routes.history import history_page
-from feed.fastapi.routes.publish import publish_batch, publish_to_topic
+from feed.fastapi.routes.history import history_page, list_of_topics
+from feed.fastapi.routes.publish import delete_topic, publish_batch, publish_to_topic
 from feed.fastapi.routes.refusals import reads_counted
 from feed.fastapi.routes.sse import Format, StreamResponse
 from feed.fastapi.routes.subscribe import subscribe_request
@@ -26,6 +26,8 @@ from feed.media_types import JSON, NDJSON, SSE
 @reads_counted
 async def read_events(gate: Gate, request: Request) -> Response:
     """Answer a GET of events with the format that `Accept` prefers: a page of JSON, NDJSON, or else SSE."""
+    if query_of(request).one("list") is not None:
+        return await list_of_topics(gate, request)
     kind = accepted(request, (SSE, NDJSON, JSON)) or SSE
     if kind == JSON:
         return await history_page(gate.feed, request, await subscribe_request(gate, request, "poll"))
@@ -34,8 +36,7 @@ async def read_events(gate: Gate, request: Request) -> Response:
         format: Format = "line"
     else:
         wanted = await subscribe_request(gate, request, "sse")
-        plain = query_of(request).one("envelope") in (None, "", "0", "false")
-        format = "sse" if plain else "envelope"
+        format = "envelope" if wanted.envelope else "sse"
     forget_query(request)
     return StreamResponse(gate, wanted, format)
 
@@ -71,6 +72,10 @@ class FeedEndpoints:
                 scope["path_params"] = {} if name is None else {"topic": name}
                 publish = publish_batch if name is None else publish_to_topic
                 await self._respond(publish, scope, receive, send, headers)
+                return True
+            if method == "DELETE" and name is not None:
+                scope["path_params"] = {"topic": name}
+                await self._respond(delete_topic, scope, receive, send, headers)
                 return True
             if method in ("GET", "HEAD"):
                 scope["path_params"] = {} if name is None else {"topic": name}

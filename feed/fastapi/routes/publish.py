@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 import msgspec
 import orjson
@@ -20,7 +20,9 @@ from feed.event import (
     check_json_size,
     check_topic,
     check_type,
+    deletion,
     json_draft,
+    on_terms,
     text_draft,
 )
 from feed.fastapi.auth.grants import Grants
@@ -32,10 +34,12 @@ from feed.fastapi.http.request import address, header_values, media_type, path_p
 from feed.fastapi.routes import cloudevents
 from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publishes_counted
+from feed.fastapi.routes.terms import check_no_terms, commit, terms_in_headers
 from feed.json_rules import BOM
 from feed.log.contract import Appended
 from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.media_types import JSON, NDJSON
+from feed.terms import Terms, terms_of
 
 DataForm = Literal["text", "json"]
 BodyForm = DataForm | cloudevents.Form
@@ -46,11 +50,15 @@ T = TypeVar("T")
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """One event in JSON. `data` is cut out of the text unchanged, and never decoded."""
+    """One event in JSON. `data` is cut out of the text unchanged, and never decoded. With `delete` there is none, and
+    the topic is deleted. The conditions are those of `Terms`."""
 
     topic: str
-    data: msgspec.Raw
+    data: msgspec.Raw = msgspec.Raw(b"")
     type: str = DEFAULT_TYPE
+    delete: bool = False
+    if_match: str | None = None
+    if_none_match: str | None = None
 
 
 _BLANKS = re.compile(rb"[ \t\r\n]*")
@@ -76,8 +84,19 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
     async with gate.bodies.read(request, "data", body_limit(gate, form)) as body:
         draft = event_of(gate, request, topic, form).draft(gate, body)
         key = key_of(header_values(request.scope, KEY), principal(grants, address(request)), [draft])
-        appended = await gate.feed.append([draft], key)
+        appended = await commit(gate, grants, [draft], key)
     return Created(created_body(appended, topic))
+
+
+@publishes_counted
+async def delete_topic(gate: Gate, request: Request) -> Response:
+    """Answer `DELETE /events/{topic}`: its value is deleted. What is deleted already stays as it is."""
+    grants = await gate.publisher(request)
+    topic = check_topic(granted_topic(request, grants))
+    query_of(request).check(Use.DELETE, gate.parameters)
+    draft = deletion(topic, terms_in_headers(request, delete=True))
+    key = key_of(header_values(request.scope, KEY), principal(grants, address(request)), [draft])
+    return Created(created_body(await commit(gate, grants, [draft], key), topic), 200)
 
 
 class EventHead(msgspec.Struct, frozen=True):
@@ -86,6 +105,7 @@ class EventHead(msgspec.Struct, frozen=True):
     topic: str
     type: str
     form: DataForm
+    terms: Terms | None = None
 
     def draft(self, gate: Gate, body: bytes) -> Draft:
         """Return the event with this body. Raises `Malformed` and `TooLarge`, and `Mismatch` where a typed topic does
@@ -96,7 +116,7 @@ class EventHead(msgspec.Struct, frozen=True):
             draft = text_draft(self.topic, text_of(body), self.type)
         if gate.topics.are_checked:
             gate.topics.check(draft)
-        return draft
+        return on_terms(draft, self.terms)
 
 
 def granted_topic(connection: HTTPConnection, grants: Grants) -> str:
@@ -122,7 +142,7 @@ def body_limit(gate: Gate, form: DataForm) -> int:
 
 def event_of(gate: Gate, connection: HTTPConnection, topic: str, form: DataForm) -> EventHead:
     """Return what the URL says of the event. Raises `Invalid` for the topic, the type, or another parameter."""
-    return EventHead(check_topic(topic), _type(gate, connection) or DEFAULT_TYPE, form)
+    return EventHead(check_topic(topic), _type(gate, connection) or DEFAULT_TYPE, form, terms_in_headers(connection))
 
 
 @publishes_counted
@@ -140,6 +160,7 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
         )
     async with gate.bodies.read(request, "body", gate.max_body) as body:
         query_of(request).check(Use.BATCH, gate.parameters)
+        check_no_terms(request)
         parse = _lines if kind == NDJSON else _batch
         drafts, one = await _in_thread_if_large(body, parse, body, gate.feed.options.max_data)
         grants.check_publish_all({draft.topic: None for draft in drafts})
@@ -149,7 +170,7 @@ async def publish_batch(gate: Gate, request: Request) -> Response:
             await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
         owner = principal(grants, address(request))
         key = key_of(header_values(request.scope, KEY), owner, drafts, "one" if one else "batch")
-        appended = await gate.feed.append(drafts, key)
+        appended = await commit(gate, grants, drafts, key)
     return Created(created_body(appended, drafts[0].topic if one else None))
 
 
@@ -162,6 +183,7 @@ async def _publish_cloudevents(
     async with gate.bodies.read(request, "body", limit) as body:
         if topic is None:
             query_of(request).check(Use.BATCH, gate.parameters)
+            check_no_terms(request)
             type_ = None
         else:
             check_topic(topic)
@@ -180,6 +202,10 @@ async def _publish_cloudevents(
             return events, drafts
 
         events, drafts = await _in_thread_if_large(body, parse)
+        if topic is not None and (conditions := terms_in_headers(request)) is not None:
+            if form == "batch":
+                check_no_terms(request)
+            drafts = [on_terms(draft, conditions) for draft in drafts]
         grants.check_publish_all({draft.topic: None for draft in drafts})
         gate.count_more(request, grants, len(drafts) - 1)
         if gate.topics.are_checked:
@@ -187,7 +213,7 @@ async def _publish_cloudevents(
             await _in_thread_if_large(body, gate.topics.check_all, drafts, place)
         owner = principal(grants, address(request))
         key = key_of(header_values(request.scope, KEY), owner, drafts, "cloudevents", cloudevents.key_of(events))
-        appended = await gate.feed.append(drafts, key)
+        appended = await commit(gate, grants, drafts, key)
     return Created(created_body(appended, None if form == "batch" else drafts[0].topic))
 
 
@@ -272,7 +298,32 @@ def _line_of(body: bytes, event: int) -> str:
 
 
 def _draft(envelope: Envelope, max_data: int) -> Draft:
-    return json_draft(envelope.topic, check_json_size(bytes(envelope.data), max_data), envelope.type)
+    return draft_of(envelope.topic, envelope, max_data, _envelope)
+
+
+class Fields(Protocol):
+    """What a message says of an event besides its topic: see `Envelope`."""
+
+    data: msgspec.Raw
+    type: str
+    delete: bool
+    if_match: str | None
+    if_none_match: str | None
+
+
+def draft_of(topic: str, fields: Fields, max_data: int, kind: Kind[Any]) -> Draft:
+    """Return the event that a message asks for. Raises `Invalid`, `Malformed` and `TooLarge`."""
+    conditions = None
+    if fields.if_match is not None or fields.if_none_match is not None:
+        conditions = terms_of(fields.if_match, fields.if_none_match, delete=fields.delete)
+    raw = bytes(fields.data)
+    if fields.delete:
+        if raw or fields.type != DEFAULT_TYPE:
+            raise Invalid("delete", "ends the value of the topic: data and type cannot be given with it")
+        return deletion(topic, conditions)
+    if not raw:
+        raise Invalid("data", f"is missing: {kind.has}")
+    return on_terms(json_draft(topic, check_json_size(raw, max_data), fields.type), conditions)
 
 
 def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:
@@ -308,8 +359,8 @@ class Created(Response):
     """The answer to a publish. Its few headers are made by hand, because Starlette takes longer for them than the log
     for the event."""
 
-    def __init__(self, body: bytes) -> None:
-        self.status_code = 201
+    def __init__(self, body: bytes, status: int = 201) -> None:
+        self.status_code = status
         self.background = None
         self.body = body
         self.raw_headers = created_headers(b"%d" % len(body))

@@ -22,7 +22,7 @@ from feed.fastapi.pages import pages_router
 from feed.fastapi.routes.draining import open_with_application
 from feed.fastapi.routes.endpoints import read_events
 from feed.fastapi.routes.gate import Gate
-from feed.fastapi.routes.publish import publish_batch, publish_to_topic
+from feed.fastapi.routes.publish import delete_topic, publish_batch, publish_to_topic
 from feed.fastapi.routes.websocket import serve_websocket
 from feed.fastapi.topics import Topic, Topics
 
@@ -145,6 +145,11 @@ def gated_router(
     async def publish_one_event(request: Request) -> Response:
         """Publish one event: the body is the data."""
         return await publish_to_topic(gate, request)
+
+    @route("/events/{topic:feed_whole}", "DELETE", openapi.DELETE_TOPIC)
+    async def delete_value(request: Request) -> Response:
+        """Delete the value of a topic: a tombstone follows, which readers of state are told of."""
+        return await delete_topic(gate, request)
 
     @route("/events", "POST", openapi.PUBLISH_BATCH)
     async def publish_events(request: Request) -> Response:

@@ -14,10 +14,10 @@ import msgspec
 from starlette.types import Message, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from feed import FeedError, Invalid, TooLarge
+from feed import FeedError, Invalid, PreconditionFailed, TooLarge
 from feed.batch import Encoder
 from feed.control import Reason
-from feed.event import DEFAULT_TYPE, Draft, check_json_size, json_draft, text_draft
+from feed.event import DEFAULT_TYPE, Draft, text_draft
 from feed.fastapi.auth.grants import Grants
 from feed.fastapi.http.json_body import UNREADABLE, Kind
 from feed.fastapi.http.problems import deny, problem_of, status_of
@@ -25,8 +25,10 @@ from feed.fastapi.http.request import address
 from feed.fastapi.logging.requests import log_stream, record_stream
 from feed.fastapi.outlet import BATCH, ONE_A_MESSAGE, Encoders, FramedOutlet, SteppedOutlet, outlet_for, text_frame
 from feed.fastapi.routes.gate import Gate, principal
+from feed.fastapi.routes.publish import draft_of
 from feed.fastapi.routes.refusals import publish_refused, read_refused
 from feed.fastapi.routes.subscribe import subscribe_request
+from feed.fastapi.routes.terms import told_to
 from feed.fastapi.stepping import run_stepped
 from feed.json_rules import BOM
 from feed.log.contract import Appended
@@ -44,13 +46,17 @@ BATCH_PROTOCOL = "feed.batch"
 
 
 class Published(msgspec.Struct, forbid_unknown_fields=True):
-    """A message with which a client says more than the data. `ref` is returned unchanged with the answer."""
+    """A message with which a client says more than the data. `ref` is returned unchanged with the answer. With `delete`
+    there is no data, and the topic is deleted. The conditions are those of `Terms`."""
 
-    data: msgspec.Raw
+    data: msgspec.Raw = msgspec.Raw(b"")
     topic: str | None = None
     type: str = DEFAULT_TYPE
     key: str | None = None
     ref: msgspec.Raw = msgspec.Raw(b"")
+    delete: bool = False
+    if_match: str | None = None
+    if_none_match: str | None = None
 
 
 _message = Kind(Published, "a message")
@@ -154,8 +160,7 @@ class _Publishing:
             draft, key, ref = text_draft(_topic(None, self._topic), text), None, b""
         else:
             ref = _on_one_line(message.ref)
-            raw = check_json_size(bytes(message.data), gate.feed.options.max_data)
-            draft = json_draft(_topic(message.topic, self._topic), raw, message.type)
+            draft = draft_of(_topic(message.topic, self._topic), message, gate.feed.options.max_data, _message)
             owner = principal(grants, self._address)
             key = None if message.key is None else idempotency_key(owner, message.key, [draft])
         grants.check_publish(draft.topic)
@@ -190,7 +195,10 @@ class _Publishing:
         publish_refused(self.gate.feed.counters, error)
         if not isinstance(error, FeedError) or isinstance(error, TooLarge):
             raise error
-        return _answer("feed.error", ref, b'"status":%d,"detail":%b' % (status_of(error), json_text(str(error))))
+        data = b'"status":%d,"detail":%b' % (status_of(error), json_text(str(error)))
+        if isinstance(error, PreconditionFailed) and (current := told_to(self._grants, error).current) is not None:
+            data += b',"current":%b' % json_text(current)
+        return _answer("feed.error", ref, data)
 
     # As a listener of our own server: what would be refused goes the way of ASGI, which then says why.
 
@@ -295,16 +303,18 @@ async def _sent(websocket: WebSocket, answer: str) -> bool:
 
 
 def _parse(text: str) -> Published | None:
-    """Return the message if the text is a JSON object with the key `data`, else None: the text itself is the data."""
+    """Return the message if the text is a JSON object with the key `data`, or a command, all of whose keys are known.
+    Else None: the text itself is the data."""
     text = text.removeprefix(_BOM)
     if not text.startswith(_OBJECT):
         return None
     try:
-        return _message.one.decode(text)
+        message = _message.one.decode(text)
     except UNREADABLE as error:
         if _has_data(text):
             raise _message.fault(error, text.encode(), "message") from None
-    return None
+        return None
+    return message if message.data or message.delete else None
 
 
 def _ref(text: str) -> bytes:

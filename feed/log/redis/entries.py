@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from feed.event import Draft, Event, event_size
+from feed.log.conditions import has_terms
 from feed.log.idempotency import IdempotencyKey
-from feed.terms import Terms, has_terms
+from feed.terms import Terms
 
 _pack = msgspec.msgpack.Encoder().encode
 

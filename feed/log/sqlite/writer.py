@@ -21,6 +21,7 @@ from feed.event import Event, event_size
 from feed.histogram import Histogram
 from feed.log.backlog import Append
 from feed.log.clock import Clock, now
+from feed.log.conditions import Newest, judged
 from feed.log.contract import Appended, FileBytes, Retained, Retention, appended_as
 from feed.log.epochs import Epochs
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
@@ -29,7 +30,7 @@ from feed.log.sqlite.file import Content
 from feed.log.sqlite.holes import Holes
 from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable, words_for
 from feed.log.sqlite.watch import Known, Watch
-from feed.terms import DELETED, Newest, judged
+from feed.terms import DELETED
 
 READERS = 2
 """Threads that read. They are few, so that many replays at once do not starve everything else."""
