@@ -236,7 +236,12 @@ def value_draft(topic: str, data: object, type: str = DEFAULT_TYPE) -> Draft:
 
 def deletion(topic: str, terms: Terms | None = None) -> Draft:
     """Make a draft that deletes the value of a topic, on these terms. Raises `Invalid` for the topic."""
-    return Draft(check_topic(topic), DELETED, "{}", True, 2, terms or Terms(delete=True))
+    return on_terms(tombstone(check_topic(topic)), terms or Terms(delete=True))
+
+
+def tombstone(topic: str) -> Draft:
+    """Make the event that ends the value of a topic, on no terms."""
+    return Draft(topic, DELETED, "{}", True, 2)
 
 
 def on_terms(draft: Draft, terms: Terms | None) -> Draft:

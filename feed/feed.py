@@ -56,7 +56,7 @@ from feed.running import Running
 from feed.statistics import TRANSPORTS, Counters, Delivered, Statistics, transport_of
 from feed.subscription import Subscription
 from feed.survey import SilentNodes, Subscribers
-from feed.terms import terms_of
+from feed.terms import check_ttl, terms_of
 
 logger = logging.getLogger(__name__)
 
@@ -368,6 +368,7 @@ class Feed:
         key: str | None = None,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        ttl: float | None = None,
     ) -> str:
         """Commit one event, and return its id.
 
@@ -379,19 +380,23 @@ class Feed:
         the same event with the same key is committed once, and each call returns the id of the first.
 
         With `if_match` the event is committed only if the newest one of its topic has this id, or, for `"*"`, if the
-        topic has a value. With `if_none_match="*"` it is committed only if the topic has none, or was deleted. So of
-        several writers who know the same event one wins. `PreconditionFailed` tells the others of the newest event.
+        topic has a value. With `if_none_match`, which can only be `"*"`, it is committed only if the topic has none, or
+        was deleted. So of several writers who know the same event one wins. `PreconditionFailed` tells the others of
+        the newest event.
+
+        With `ttl` the topic is deleted after so many seconds, 1 to 604,800 (7 days), if this is still its newest event
+        then. `renew` begins the time anew. At most 100,000 topics may have such a lease.
 
         Raises `Invalid` for a bad topic, type or key, and for a key that was used for another event. Raises `Malformed`
         for data that JSON has no form for, and `TooLarge` for too much of it. Raises `FeedUnavailable` if the log
         cannot take the event now, and `Overloaded`, which is a kind of it, if too much waits already. In all these
         cases nothing was published. Raises `Indeterminate` if that cannot be known: repeat the call with the same key.
         """
-        draft = on_terms(value_draft(topic, data, type), terms_of(if_match, if_none_match))
+        draft = on_terms(value_draft(topic, data, type), terms_of(if_match, if_none_match, ttl))
         return await self._append_one(draft, key)
 
     async def delete(self, topic: str, *, if_match: str | None = None, key: str | None = None) -> str:
-        """Delete the value of a topic, and return the id of the tombstone, an event of type `feed.deleted`. Readers of
+        """Delete the value of `topic`, and return the id of the tombstone, an event of type `feed.deleted`. Readers of
         state are told of it; later readers find nothing. A topic that is deleted already stays as it is: the id is that
         of its tombstone.
 
@@ -399,6 +404,16 @@ class Feed:
         raises.
         """
         return await self._append_one(deletion(topic, terms_of(if_match, None, delete=True)), key)
+
+    async def renew(self, topic: str, *, ttl: float) -> None:
+        """Let the value of `topic` run out `ttl` seconds from now, whether it had a lease before or not. Nothing is
+        published: readers notice nothing. So presence costs one event when it begins, and one when it ends.
+
+        Raises `Invalid` for a bad topic or time. Raises `NoEvents` for a topic that has no value, or no longer: publish
+        it again. Raises `Overloaded` for a lease too many, and `FeedUnavailable` if the log cannot be written now.
+        """
+        check_topic(topic)
+        await (await self._ready()).log.renew(topic, check_ttl(ttl))
 
     async def _append_one(self, draft: Draft, key: str | None) -> str:
         return (await self.append([draft], idempotency_key("", key, [draft]) if key is not None else None)).ids[0]
@@ -675,7 +690,7 @@ class Feed:
         return await (await self._ready()).history.page(selection, request)
 
     async def latest(self, topic: str) -> Event | None:
-        """Return the newest event of a topic, None if it has none, or was deleted.
+        """Return the newest event of `topic`, None if it has none, or was deleted.
 
         Raises `Invalid` for a bad topic, and `FeedUnavailable` if the log cannot be read now.
         """
@@ -686,7 +701,8 @@ class Feed:
     ) -> AsyncGenerator[TopicInfo, None]:
         """Iterate over the topics that have retained events, by name: `async for topic in feed.topics("orders/*")`.
 
-        `after` is the name of a topic: those behind it follow. `limit` is how many are looked up at once, 1 to 1,000.
+        `patterns` are as for `subscribe`. `after` is the name of a topic: those behind it follow. `limit` is how many
+        are looked up at once, 1 to 1,000.
         Iterating raises `Invalid` for a bad pattern or limit, and `FeedUnavailable`.
         """
         selection = self.select(patterns)

@@ -197,6 +197,13 @@ class Log(Protocol):
         if it cannot be known whether the batch was committed.
         """
 
+    async def renew(self, topic: str, ttl: int) -> None:
+        """Let the value of a topic run out in `ttl` milliseconds from now. Nothing is appended.
+
+        Raises `NoEvents` for a topic that has no value, `Overloaded` if there are too many leases (`feed.log.leases`),
+        and `FeedUnavailable`.
+        """
+
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """Return the next page of what `selection` wants, beyond `after` and up to `until`, inclusive.
 

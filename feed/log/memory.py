@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import count
+from time import monotonic
 
 import msgspec
 
-from feed.errors import Invalid
-from feed.event import Draft, Event, size_of
+from feed.errors import Invalid, NoEvents
+from feed.event import Draft, Event, size_of, tombstone
 from feed.histogram import Histogram
 from feed.log.clock import Clock, now
 from feed.log.conditions import Newest, has_terms, judged
@@ -26,6 +28,7 @@ from feed.log.contract import (
 )
 from feed.log.epochs import Epochs, new_epoch
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
+from feed.log.leases import Changes, Lease, Leases, check_room, lease_changes
 from feed.log.paging import up_to_page
 from feed.log.tail import Tails
 from feed.log.topics import LogTopics
@@ -44,6 +47,8 @@ class MemoryLog:
         self._epochs = Epochs([(new_epoch(), 1)])
         self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes or _RETAIN_BYTES)
         self._topics = LogTopics()
+        self._leases = Leases()
+        self._timer: asyncio.TimerHandle | None = None  # for the next lease to run out
         self._clock = Clock()
         self._tails = Tails()
         self.commits = Histogram()  # see `Log`: empty here
@@ -88,16 +93,23 @@ class MemoryLog:
 
     async def append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         """See `Log`."""
+        return self._append(drafts, key)
+
+    def _append(self, drafts: Sequence[Draft], key: IdempotencyKey | None = None) -> Appended:
         time = self._clock.next()
         if key is not None and (answer := self._answer(key, time)) is not None:
             return answer
         window, epoch = self._window, self._epochs.current
         first = window.position + 1
+        changes: Changes = {}
         if has_terms(drafts):
             drafts, ids = judged(drafts, epoch, first, self._newest_of)
             appended = appended_as(ids, len(drafts))
+            changes = lease_changes(self._leases, {}, zip(drafts, count(first)))
         else:
             appended = Appended(epoch, first, len(drafts))
+            if self._leases:
+                changes = {draft.topic: None for draft in drafts}
         events = [
             Event(epoch, seq, draft.topic, draft.type, draft.text, draft.is_json, time)
             for seq, draft in enumerate(drafts, first)
@@ -108,9 +120,45 @@ class MemoryLog:
             self._topics.note(events)
             self._topics.forget_before(window.first)
             self._tails.push(events, size)
+        if changes:
+            self._leases.change(changes, monotonic())
+            self._set_timer()
         if key is not None:
             self._answers[key.principal, key.key] = (key.fingerprint, time + KEY_LIFETIME_MS, appended)
         return appended
+
+    async def renew(self, topic: str, ttl: int) -> None:
+        """See `Log`."""
+        newest, seq = self._newest_of(topic), self._topics.newest(topic)
+        if newest is None or newest.is_deleted or seq is None:
+            raise NoEvents(topic)
+        if topic not in self._leases:
+            check_room(self._leases)
+        self._leases.set(topic, Lease(seq, ttl), monotonic())
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Wake up when the next lease runs out, or earlier: a timer is set once for many renewals."""
+        due, timer = self._leases.next_due(), self._timer
+        if due is None or (timer is not None and timer.when() <= self._loop_time(due)):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(self._loop_time(due), self._run_out)
+
+    @staticmethod
+    def _loop_time(moment: float) -> float:
+        return moment - monotonic() + asyncio.get_running_loop().time()
+
+    def _run_out(self) -> None:
+        self._timer = None
+        topics = self._leases.run_out(monotonic())
+        there = [topic for topic in topics if self._newest_of(topic) is not None]
+        for topic in topics:
+            self._leases.end(topic)
+        if there:
+            self._append([tombstone(topic) for topic in there])
+        self._set_timer()
 
     def _newest_of(self, topic: str) -> Newest | None:
         self.oldest  # noqa: B018  drops what is too old
@@ -173,6 +221,8 @@ class MemoryLog:
     def forget_followers(self) -> None:
         """Hand no more events to the followers: their event loop has ended."""
         self._tails = Tails()
+        self._timer = None
+        self._set_timer()
 
     def id_at(self, position: int) -> str:
         """See `Log`."""
@@ -197,7 +247,9 @@ class MemoryLog:
         """See `Log`: there are no others."""
 
     async def close(self) -> None:
-        """See `Log`: there is nothing to release."""
+        """See `Log`."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _bare(event: Event) -> Event:

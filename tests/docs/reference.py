@@ -38,7 +38,8 @@ INNER: dict[str, set[str]] = {
     "Event": {"sse", "line", "envelope", "forget_wire_formats", "size"},
     "Draft": {"data_bytes", "is_json", "envelope"},
     "Gap": _WIRE,
-    "Feed": {"append", "attach", "check_process", "detach", "loop", "read_page", "running", "select"} | {"turn_away"},
+    "Feed": {"append", "attach", "check_process", "detach", "loop", "read_page", "read_topics", "running"}
+    | {"select", "turn_away"},
     "Grants": {"check_admin", "check_not_expired", "check_publish", "check_publish_all", "check_publishes_at_all"}
     | {"check_subscribe", "hint"},
     "Limits": {"drained_retry", "jittered_retry", "retry_after"},
@@ -227,8 +228,14 @@ def _default(parameter: Any) -> str:
 
 
 def library(present: str) -> str:
-    """Write what `feed` offers."""
-    return described_names(feed, {**INNER, "Subscription": _SUBSCRIPTION})
+    """Write what `feed` offers, but for `Feed` itself."""
+    others = [name for name in feed.__all__ if name != "Feed"]
+    return described_names(feed, {**INNER, "Subscription": _SUBSCRIPTION}, names=others)
+
+
+def feed_class(present: str) -> str:
+    """Write what a `Feed` can do."""
+    return described_names(feed, INNER, names=["Feed"])
 
 
 def embedding(present: str) -> str:
@@ -254,6 +261,7 @@ REGIONS: dict[str, Write] = {
     "statuses": statuses,
     "commands": commands,
     "library": library,
+    "feed": feed_class,
     "embedding": embedding,
     "client": client,
 }

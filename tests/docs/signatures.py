@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from functools import cached_property
 from textwrap import dedent
 from types import ModuleType
@@ -34,13 +34,15 @@ PLAIN = {"Client": "AsyncClient"}
 """Classes of plain code, and their twins in asyncio. What both docstrings say is said once, of the twin."""
 
 
-def described_names(module: ModuleType, inner: Mapping[str, Set[str]], besides: ModuleType | None = None) -> str:
+def described_names(
+    module: ModuleType, inner: Mapping[str, Set[str]], besides: ModuleType | None = None, names: Collection[str] = ()
+) -> str:
     """Return a heading, the call and a description for each public name of a module that is not an error, and a list of
     a class's public members. `inner` are the members of a class that are for the package itself. What another module
-    offers too, under the same name, is left to that module."""
+    offers too, under the same name, is left to that module. `names` are those that are described, all unless given."""
     return "\n".join(
         _described(module, name, value, inner.get(name, frozenset()))
-        for name in module.__all__
+        for name in (names or module.__all__)
         if not is_error(value := getattr(module, name)) and value is not getattr(besides, name, _NOTHING)
     )
 

@@ -278,8 +278,8 @@ def test_the_applications_document_shows_the_login_and_every_route_once(client: 
     assert document["components"]["securitySchemes"] == {
         "OAuth2PasswordBearer": {"type": "oauth2", "flows": {"password": {"scopes": {}, "tokenUrl": "login"}}}
     }
-    for path in ("/other/events/{topic}", "/other/events"):
-        assert sorted(document["paths"][path]) == ["get", "post"]
+    for path, methods in (("/other/events/{topic}", ["delete", "get", "post"]), ("/other/events", ["get", "post"])):
+        assert sorted(document["paths"][path]) == methods
         for operation in document["paths"][path].values():
             assert operation["security"] == [{"OAuth2PasswordBearer": []}]
             assert operation["tags"] == ["feed"]

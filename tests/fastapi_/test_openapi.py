@@ -61,7 +61,7 @@ def attack(server: RunningServer, folder: Path, examples: int, grants: Grants | 
     assert result.returncode == 0, result.stdout + result.stderr
     done = re.findall("^ (.)  (Examples|Coverage|Fuzzing|Stateful)", result.stdout, re.MULTILINE)
     assert [name for sign, name in done if sign == "✅"] == PHASES
-    assert "12 selected / 12 total" in result.stdout
+    assert "13 selected / 13 total" in result.stdout
     assert server.alive
     assert server.remarks == ""
 

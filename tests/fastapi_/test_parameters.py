@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from feed import Feed, Invalid
 from feed.fastapi import feed_router
 from feed.fastapi.describe.openapi import SUBSCRIBE
-from feed.fastapi.http.parameters import OPENED, PARAMETERS, RECONNECTED, Use, check_parameters
+from feed.fastapi.http.parameters import OPENED, PARAMETERS, RECONNECTED, SHORTEST, Use, check_parameters
 from tests.support.hostile import HANDSHAKE, raw
 from tests.support.running import RunningServer
 from tests.support.streams import subscribed
@@ -139,7 +139,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @st.composite
 def slips(draw: st.DrawFn) -> tuple[str, str]:
-    """A parameter, and what it becomes by one slip."""
+    """A parameter, and what it becomes by one slip. What is left of a short one may be too short to be compared."""
     known = draw(st.sampled_from(sorted(set(PARAMETERS) - set(RECONNECTED))))
     place = draw(st.integers(0, len(known) - 2))
     before, letter, after = known[:place], known[place], known[place + 1 :]
@@ -150,7 +150,7 @@ def slips(draw: st.DrawFn) -> tuple[str, str]:
         before + other + letter + after,
         before + after[:1] + letter + after[1:],
     ]
-    return known, draw(st.sampled_from(made))
+    return known, draw(st.sampled_from([name for name in made if len(name) >= SHORTEST]))
 
 
 @given(slips(), st.sampled_from(Use))

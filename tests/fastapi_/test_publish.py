@@ -293,7 +293,7 @@ def test_w3_a_line_that_is_not_utf_8_is_400_and_named(server: RunningServer, unc
     )
 
 
-FIELDS = "topic, data, type, delete, if_match and if_none_match"
+FIELDS = "topic, data, type, delete, if_match, if_none_match and ttl"
 
 
 @pytest.mark.parametrize(

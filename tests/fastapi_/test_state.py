@@ -279,3 +279,79 @@ def test_topics_are_listed_by_name_in_pages(server: RunningServer) -> None:
 def test_a_list_asks_for_what_there_is(server: RunningServer) -> None:
     for query in ("list=events&topic=a", "list=topics", "list=topics&topic=a&last=1"):
         assert server.http.get(f"{server.url}/events?{query}").status_code == 422
+
+
+# Values that run out.
+
+
+def test_a_value_with_a_ttl_is_deleted_when_it_runs_out(server: RunningServer) -> None:
+    with subscribed(f"{server.url}/events/ttl/**?latest=1") as stream:
+        assert server.http.post(f"{server.url}/events/ttl/a?ttl=1s", content="x").status_code == 201
+        events = [{"topic": "ttl/b", "data": 1, "ttl": "1s"}, {"topic": "ttl/c", "data": 1, "ttl": 1}]
+        assert server.http.post(f"{server.url}/events", json=events).status_code == 201
+        frames = [stream.frame() for _ in range(7)]
+        assert {frame.json["topic"] for frame in frames if frame.event == "feed.deleted"} == {"ttl/a", "ttl/b", "ttl/c"}
+    assert state(server, "ttl/**")["events"] == []
+
+
+def test_a_post_without_a_body_renews_the_lease_and_publishes_nothing(server: RunningServer) -> None:
+    id = server.http.post(f"{server.url}/events/renew/a?ttl=1h", content="x").json()["id"]
+    answer = server.http.post(f"{server.url}/events/renew/a?ttl=2h")
+    assert (answer.status_code, answer.json()) == (200, {"topic": "renew/a"})
+    assert state(server, "renew/a")["events"][0]["id"] == id
+    assert server.http.post(f"{server.url}/events/renew/none?ttl=2h").status_code == 404
+    delete(server, "renew/a")
+    assert server.http.post(f"{server.url}/events/renew/a?ttl=2h").status_code == 404
+
+
+def test_an_empty_value_with_a_type_is_published(server: RunningServer) -> None:
+    assert server.http.post(f"{server.url}/events/empty/a?ttl=1h&type=left").status_code == 201
+    assert state(server, "empty/a")["events"][0]["type"] == "left"
+
+
+@pytest.mark.parametrize("ttl", ["", "0", "0.9", "-1", "8d", "nan", "inf", "soon", "1s2"])
+def test_a_ttl_is_a_time_from_a_second_to_a_week(server: RunningServer, ttl: str) -> None:
+    for content in ("x", ""):
+        answer = server.http.post(f"{server.url}/events/a?ttl={ttl}", content=content)
+        assert (answer.status_code, answer.json()["detail"]) == (
+            422,
+            "ttl: has to be from 1 second to 7 days: 30s, 5m, 1d",
+        )
+
+
+def test_a_ttl_is_for_a_value_of_one_topic(server: RunningServer) -> None:
+    assert server.http.post(f"{server.url}/events?ttl=1h", json={"topic": "a", "data": 1}).status_code == 422
+    assert server.http.delete(f"{server.url}/events/a?ttl=1h").status_code == 422
+    for event in ({"topic": "a", "delete": True, "ttl": "1h"}, {"topic": "a", "data": 1, "ttl": True}):
+        assert server.http.post(f"{server.url}/events", json=event).status_code == 422
+    answer = server.http.post(f"{server.url}/events/a?ttl=1h", headers={"If-Match": "*"})
+    assert (answer.status_code, answer.json()["detail"].split(":")[0]) == (422, "ttl")
+
+
+def test_only_who_may_publish_there_may_renew(serve: Serve) -> None:
+    server = serve("--log", "memory:", jwt_secret=SECRET)
+    writer, reader = bearer(token(["a"])), bearer(token([], ["a"]))
+    assert server.http.post(f"{server.url}/events/a?ttl=1h", content="x", headers=writer).status_code == 201
+    assert server.http.post(f"{server.url}/events/a?ttl=1h", headers=writer).status_code == 200
+    assert server.http.post(f"{server.url}/events/a?ttl=1h", headers=reader).status_code == 403
+
+
+def test_a_websocket_sets_and_renews_leases(server: RunningServer) -> None:
+    with connect(f"{server.url.replace('http', 'ws')}/ws/ws-ttl/*?latest=1") as socket:
+
+        def until(type: str) -> dict[str, Any]:
+            while (message := json.loads(socket.recv(timeout=20)))["type"] != type:
+                pass
+            data: dict[str, Any] = message["data"]
+            return data
+
+        socket.send(json.dumps({"topic": "ws-ttl/a", "data": 1, "ttl": "1h", "ref": 1}))
+        assert until("feed.ack")["ref"] == 1
+        socket.send(json.dumps({"topic": "ws-ttl/a", "renew": True, "ttl": 1, "ref": 2}))
+        assert until("feed.ack") == {"ref": 2, "topic": "ws-ttl/a"}
+        until("feed.deleted")
+        socket.send(json.dumps({"topic": "ws-ttl/a", "renew": True, "ttl": "1h", "ref": 3}))
+        assert until("feed.error")["status"] == 404
+        for wrong in ({"renew": True}, {"renew": True, "ttl": 5, "data": 1}, {"renew": True, "ttl": 5, "type": "x"}):
+            socket.send(json.dumps({"topic": "ws-ttl/a", **wrong}))
+            assert until("feed.error")["status"] == 422

@@ -134,7 +134,7 @@ def test_every_route_is_documented(server: RunningServer) -> None:
         ("/assets/app.js", "GET, HEAD"),
         ("/docs", "GET, HEAD"),
         ("/events", "GET, HEAD, POST"),
-        ("/events/a/b", "GET, HEAD, POST"),
+        ("/events/a/b", "DELETE, GET, HEAD, POST"),
         ("/healthz", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),
         ("/session", "DELETE, POST"),

@@ -5,6 +5,8 @@ this module in SCHEMATHESIS_HOOKS.
   than a moment (`wait`).
 - The rules for topics, patterns and types are more than the schemas say: what is sent as valid data is made to keep
   them, so that what is refused of it is a mistake. So it is with NDJSON.
+- A condition is refused by what the topic holds; a list of topics and `latest` do not take what a stream does: valid
+  data is sent without them.
 - A key belongs to one request: what is sent as valid data has a fresh one each time, and a CloudEvent an id.
 - In the body of `POST /events` a CloudEvent needs a subject.
 - An unknown query parameter is let pass. The coverage phase adds one to numbers that it has written as text, and would
@@ -58,7 +60,13 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 
 
 def _mend(case: Any) -> None:
-    publishes = case.method.upper() == "POST"
+    publishes = case.method.upper() in ("POST", "DELETE")
+    for values, names in (
+        (case.headers, ("If-Match", "If-None-Match")),
+        (case.query, ("list", "after_topic", "latest")),
+    ):
+        for name in names:
+            (values or {}).pop(name, None)
     if "Idempotency-Key" in (case.headers or {}):
         case.headers["Idempotency-Key"] = f"{os.getpid()}-{next(_keys)}"
     if (case.path_parameters or {}).get("topic") is not None:  # percent-encoded already
@@ -77,6 +85,17 @@ def _mend(case: Any) -> None:
         elif case.path == "/events" and isinstance(envelope, dict):
             _mend_member(envelope, "topic", check_topic)
             _mend_member(envelope, "type", check_type)
+            _mend_terms(envelope)
+
+
+def _mend_terms(envelope: dict[str, Any]) -> None:
+    for name in ("if_match", "if_none_match"):
+        envelope.pop(name, None)
+    if envelope.get("ttl") is not None:
+        envelope["ttl"] = "30s"
+    if envelope.get("delete"):
+        for name in ("type", "ttl"):
+            envelope.pop(name, None)
 
 
 def _mend_member(values: Any, name: str, check: Callable[[str], str]) -> None:

@@ -75,6 +75,7 @@ _PROBLEM_HEADERS: dict[str, Any] = {
 _TOPIC: dict[str, Any] = {"type": "string", "example": "orders/42"}
 _PATTERN: dict[str, Any] = {"type": "string", "example": "orders/*"}
 _TYPE: dict[str, Any] = {"type": "string"}
+_TTL: dict[str, Any] = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$", "example": "30s"}
 
 _ENVELOPE: dict[str, Any] = {
     "type": "object",
@@ -86,8 +87,9 @@ _ENVELOPE: dict[str, Any] = {
         "data": {"description": "Any JSON value. A string is published as text."},
         "type": {**_TYPE, "default": "message"},
         "delete": {"const": True, "description": "Delete the topic's value: there is neither data nor type."},
-        "if_match": {"type": "string", "description": "As the header `If-Match`."},
-        "if_none_match": {"const": "*", "description": "As the header `If-None-Match`."},
+        "if_match": {"type": ["string", "null"], "description": "As the header `If-Match`."},
+        "if_none_match": {"enum": ["*", None], "description": "As the header `If-None-Match`."},
+        "ttl": {"type": ["string", "number", "null"], "description": "As the parameter: `30s`, or seconds."},
     },
 }
 
@@ -331,7 +333,7 @@ END_SESSION: dict[str, Any] = {
 
 _PUBLISH_PROBLEMS = _MAY_NOT | _problems(
     status_400="Malformed JSON or text, or a query that is not UTF-8.",
-    status_404="A topic that shall be deleted has no event.",
+    status_404="A topic that shall be deleted has no event, or one whose time shall begin anew has no value.",
     status_408="The body did not arrive in time.",
     status_412="The topic's newest event is another one; `current` is its id, for who may subscribe there.",
     status_413="The data or the body is too large.",
@@ -366,6 +368,13 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
     "parameters": [
         _parameter("topic", "path", "The topic: segments joined by `/`, such as `orders/42`.", _TOPIC),
         _parameter("type", "query", "The event's type: SSE's `event:` field.", {**_TYPE, "default": "message"}),
+        _parameter(
+            "ttl",
+            "query",
+            "After this time, 1 s to 7 d, the topic is deleted, if the event is still its newest. Without a body and a "
+            "type nothing is published: the time of the value that is there begins anew.",
+            _TTL,
+        ),
         *_CONDITIONS,
         _KEY,
     ],
@@ -381,6 +390,10 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
         "201": {
             "description": "The event was committed to the log.",
             "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}},
+        },
+        "200": {
+            "description": "The value's time begins anew; nothing was published.",
+            "content": {"application/json": {"schema": _object(topic=_TOPIC)}},
         },
         **_PUBLISH_PROBLEMS,
     },

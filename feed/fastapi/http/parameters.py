@@ -45,6 +45,7 @@ PARAMETERS: dict[str, frozenset[Use]] = {
     "last_event_id": _READING,
     **dict.fromkeys(RECONNECTED, _READING),
     "last": _READING,
+    "ttl": frozenset({Use.ONE}),
     "latest": _READING,
     "envelope": _READING,
     "list": frozenset({Use.TOPICS}),
@@ -66,7 +67,7 @@ def _letters(name: str) -> str:
 
 _KNOWN = {name: _letters(name) for name in PARAMETERS}
 _COMPARED = 100  # unknown names of one request that are compared: each takes a while
-_SHORTEST, _LONGEST = 3, 20  # letters of a name that may be a slip
+SHORTEST, _LONGEST = 3, 20  # letters of a name that may be a slip
 _LOOKED_AT = 40  # characters of a name that are compared, which bounds the cache's keys
 _LONG = 8  # letters of a name in which two slips are allowed, not one
 _REPEATED = 64  # characters of a name that an error repeats
@@ -93,7 +94,7 @@ def check_parameters(names: Iterable[str], use: Use, own: Collection[str] = ()) 
 def _meant(name: str, use: Use) -> str | None:
     """Return the known parameter that was probably meant, preferably one that `use` has."""
     letters = _letters(name)
-    if not _SHORTEST <= len(letters) <= _LONGEST:
+    if not SHORTEST <= len(letters) <= _LONGEST:
         return None
     found = [known for known, wanted in _KNOWN.items() if _is_close(letters, wanted)]
     return min(found, key=lambda known: use not in PARAMETERS[known], default=None)

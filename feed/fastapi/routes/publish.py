@@ -30,11 +30,11 @@ from feed.fastapi.auth.origins import Headers
 from feed.fastapi.http.json_body import LARGE, SPACE, UNREADABLE, Kind, check_count
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.problems import SAFE, Refused, UnreadProblem
-from feed.fastapi.http.request import address, header_values, media_type, path_parameter, query_of
+from feed.fastapi.http.request import Query, address, header_values, media_type, path_parameter, query_of
 from feed.fastapi.routes import cloudevents
 from feed.fastapi.routes.gate import Gate, principal
 from feed.fastapi.routes.refusals import publishes_counted
-from feed.fastapi.routes.terms import check_no_terms, commit, terms_in_headers
+from feed.fastapi.routes.terms import check_no_terms, commit, terms_in_head
 from feed.json_rules import BOM
 from feed.log.contract import Appended
 from feed.log.idempotency import IdempotencyKey, idempotency_key
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     """One event in JSON. `data` is cut out of the text unchanged, and never decoded. With `delete` there is none, and
-    the topic is deleted. The conditions are those of `Terms`."""
+    the topic is deleted. The conditions and `ttl`, seconds or a text such as `30s`, are those of `Terms`."""
 
     topic: str
     data: msgspec.Raw = msgspec.Raw(b"")
@@ -59,6 +59,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     delete: bool = False
     if_match: str | None = None
     if_none_match: str | None = None
+    ttl: float | str | None = None
 
 
 _BLANKS = re.compile(rb"[ \t\r\n]*")
@@ -82,10 +83,22 @@ async def publish_to_topic(gate: Gate, request: Request) -> Response:
         return await _publish_cloudevents(gate, request, grants, form, topic)
     # Read the body before other checks: a client that is refused while it still sends may never see why.
     async with gate.bodies.read(request, "data", body_limit(gate, form)) as body:
+        if not body and is_renewal(query_of(request)):
+            return await _renew(gate, request, topic)
         draft = event_of(gate, request, topic, form).draft(gate, body)
         key = key_of(header_values(request.scope, KEY), principal(grants, address(request)), [draft])
         appended = await commit(gate, grants, [draft], key)
     return Created(created_body(appended, topic))
+
+
+async def _renew(gate: Gate, request: Request, topic: str) -> Response:
+    """Answer a publish without a body that bears `ttl`: the value that is there runs out later."""
+    query_of(request).check(Use.ONE, gate.parameters)
+    terms = terms_in_head(request)
+    if terms is None or terms.ttl is None or terms.if_match or terms.if_none_match:
+        raise Invalid("ttl", "without a body renews the lease of what is there: that takes no condition")
+    await gate.feed.renew(topic, ttl=terms.ttl / 1000)
+    return Created(b'{"topic":%b}\n' % _topic_json(topic), 200)
 
 
 @publishes_counted
@@ -94,7 +107,7 @@ async def delete_topic(gate: Gate, request: Request) -> Response:
     grants = await gate.publisher(request)
     topic = check_topic(granted_topic(request, grants))
     query_of(request).check(Use.DELETE, gate.parameters)
-    draft = deletion(topic, terms_in_headers(request, delete=True))
+    draft = deletion(topic, terms_in_head(request, delete=True))
     key = key_of(header_values(request.scope, KEY), principal(grants, address(request)), [draft])
     return Created(created_body(await commit(gate, grants, [draft], key), topic), 200)
 
@@ -117,6 +130,11 @@ class EventHead(msgspec.Struct, frozen=True):
         if gate.topics.are_checked:
             gate.topics.check(draft)
         return on_terms(draft, self.terms)
+
+
+def is_renewal(query: Query) -> bool:
+    """Return whether a publish that has no body renews a lease, and publishes nothing."""
+    return query.one("ttl") is not None and query.one("type") is None
 
 
 def granted_topic(connection: HTTPConnection, grants: Grants) -> str:
@@ -142,7 +160,7 @@ def body_limit(gate: Gate, form: DataForm) -> int:
 
 def event_of(gate: Gate, connection: HTTPConnection, topic: str, form: DataForm) -> EventHead:
     """Return what the URL says of the event. Raises `Invalid` for the topic, the type, or another parameter."""
-    return EventHead(check_topic(topic), _type(gate, connection) or DEFAULT_TYPE, form, terms_in_headers(connection))
+    return EventHead(check_topic(topic), _type(gate, connection) or DEFAULT_TYPE, form, terms_in_head(connection))
 
 
 @publishes_counted
@@ -202,10 +220,10 @@ async def _publish_cloudevents(
             return events, drafts
 
         events, drafts = await _in_thread_if_large(body, parse)
-        if topic is not None and (conditions := terms_in_headers(request)) is not None:
+        if topic is not None and (terms := terms_in_head(request)) is not None:
             if form == "batch":
                 check_no_terms(request)
-            drafts = [on_terms(draft, conditions) for draft in drafts]
+            drafts = [on_terms(draft, terms) for draft in drafts]
         grants.check_publish_all({draft.topic: None for draft in drafts})
         gate.count_more(request, grants, len(drafts) - 1)
         if gate.topics.are_checked:
@@ -309,21 +327,22 @@ class Fields(Protocol):
     delete: bool
     if_match: str | None
     if_none_match: str | None
+    ttl: float | str | None
 
 
 def draft_of(topic: str, fields: Fields, max_data: int, kind: Kind[Any]) -> Draft:
     """Return the event that a message asks for. Raises `Invalid`, `Malformed` and `TooLarge`."""
-    conditions = None
-    if fields.if_match is not None or fields.if_none_match is not None:
-        conditions = terms_of(fields.if_match, fields.if_none_match, delete=fields.delete)
+    terms = None
+    if fields.if_match is not None or fields.if_none_match is not None or fields.ttl is not None:
+        terms = terms_of(fields.if_match, fields.if_none_match, fields.ttl, delete=fields.delete)
     raw = bytes(fields.data)
     if fields.delete:
         if raw or fields.type != DEFAULT_TYPE:
             raise Invalid("delete", "ends the value of the topic: data and type cannot be given with it")
-        return deletion(topic, conditions)
+        return deletion(topic, terms)
     if not raw:
         raise Invalid("data", f"is missing: {kind.has}")
-    return on_terms(json_draft(topic, check_json_size(raw, max_data), fields.type), conditions)
+    return on_terms(json_draft(topic, check_json_size(raw, max_data), fields.type), terms)
 
 
 def _json(topic: str, body: bytes, type: str, max_data: int) -> Draft:

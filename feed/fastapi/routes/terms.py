@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 from feed import Invalid, PreconditionFailed
 from feed.event import Draft
 from feed.fastapi.auth.grants import Grants
-from feed.fastapi.http.request import header_values
+from feed.fastapi.http.request import header_values, query_of
 from feed.fastapi.routes.gate import Gate
 from feed.log.contract import Appended
 from feed.log.idempotency import IdempotencyKey
@@ -16,15 +16,15 @@ from feed.terms import Terms, terms_of
 _IF_MATCH, _IF_NONE_MATCH = b"if-match", b"if-none-match"
 
 
-def terms_in_headers(connection: HTTPConnection, *, delete: bool = False) -> Terms | None:
-    """Return the terms in the headers of a request that publishes to one topic, None if there are none. Raises
+def terms_in_head(connection: HTTPConnection, *, delete: bool = False) -> Terms | None:
+    """Return the terms in the head of a request that publishes to one topic, None if there are none. Raises
     `Invalid`."""
-    names = {name for name, _ in connection.scope["headers"]}
-    if _IF_MATCH not in names and _IF_NONE_MATCH not in names:
+    names, ttl = {name for name, _ in connection.scope["headers"]}, query_of(connection).one("ttl")
+    if _IF_MATCH not in names and _IF_NONE_MATCH not in names and ttl is None:
         return Terms(delete=True) if delete else None
     if_match = _one(connection, _IF_MATCH, "If-Match")
     if_none_match = _one(connection, _IF_NONE_MATCH, "If-None-Match")
-    return terms_of(if_match, if_none_match, delete=delete, names=("If-Match", "If-None-Match"))
+    return terms_of(if_match, if_none_match, ttl, delete=delete, names=("If-Match", "If-None-Match"))
 
 
 def check_no_terms(connection: HTTPConnection) -> None:

@@ -34,6 +34,7 @@ from feed.json_rules import BOM
 from feed.log.contract import Appended
 from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.subscription import Subscription
+from feed.terms import check_ttl
 from feed.wire import json_text
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ BATCH_PROTOCOL = "feed.batch"
 
 class Published(msgspec.Struct, forbid_unknown_fields=True):
     """A message with which a client says more than the data. `ref` is returned unchanged with the answer. With `delete`
-    there is no data, and the topic is deleted. The conditions are those of `Terms`."""
+    there is no data, and the topic is deleted. With `renew` there is none, and its value runs out in `ttl` from now.
+    The conditions and `ttl` are those of `Terms`."""
 
     data: msgspec.Raw = msgspec.Raw(b"")
     topic: str | None = None
@@ -57,6 +59,8 @@ class Published(msgspec.Struct, forbid_unknown_fields=True):
     delete: bool = False
     if_match: str | None = None
     if_none_match: str | None = None
+    ttl: float | str | None = None
+    renew: bool = False
 
 
 _message = Kind(Published, "a message")
@@ -151,8 +155,8 @@ class _Publishing:
         self._topic = topic
         self._outlet: FramedOutlet | None = None
 
-    def read(self, text: str) -> _Message:
-        """Return what a message asks to publish. Raises `FeedError`; whoever reads a message may publish it."""
+    def read(self, text: str) -> _Message | _Renewal:
+        """Return what a message asks to publish, or to renew. Raises `FeedError`: who may not publish there cannot."""
         grants, gate = self._grants, self.gate
         grants.check_not_expired()  # the stream ends when they expire, but perhaps a moment later
         message = _parse(text)
@@ -160,12 +164,22 @@ class _Publishing:
             draft, key, ref = text_draft(_topic(None, self._topic), text), None, b""
         else:
             ref = _on_one_line(message.ref)
+            if message.renew:
+                return self._renewal(message, ref)
             draft = draft_of(_topic(message.topic, self._topic), message, gate.feed.options.max_data, _message)
             owner = principal(grants, self._address)
             key = None if message.key is None else idempotency_key(owner, message.key, [draft])
         grants.check_publish(draft.topic)
         gate.topics.check(draft)
         return _Message(draft, key, ref)
+
+    def _renewal(self, message: Published, ref: bytes) -> _Renewal:
+        topic = _topic(message.topic, self._topic)
+        self._grants.check_publish(topic)
+        given = message.data or message.delete or message.if_match or message.if_none_match or message.key
+        if given or message.type != DEFAULT_TYPE or message.ttl is None:
+            raise Invalid("renew", "takes topic, ttl and ref, and nothing else")
+        return _Renewal(topic, check_ttl(message.ttl) / 1000, ref)
 
     async def idle(self) -> None:
         """Wait until the message before was answered."""
@@ -184,6 +198,9 @@ class _Publishing:
             self.gate.count(self._address, self._grants)
             message = self.read(text)
             ref = message.ref
+            if isinstance(message, _Renewal):
+                await self.gate.feed.renew(message.topic, ttl=message.ttl)
+                return _answer("feed.ack", ref, b'"topic":%b' % json_text(message.topic))
             appended = await self.gate.feed.append([message.draft], message.key)
         except Exception as error:  # noqa: BLE001  it is answered, or raised again
             return self._refused(error, ref or _ref(text))
@@ -224,7 +241,7 @@ class _Publishing:
             return False
         try:
             message = self.read(text)
-            if message.draft.data_bytes > options.max_data:
+            if isinstance(message, _Renewal) or message.draft.data_bytes > options.max_data:
                 return False
             self.gate.count(self._address, self._grants)  # the last check: ASGI would count once more
         except Exception:  # noqa: BLE001  whatever it is, ASGI meets it too, and answers or logs it
@@ -262,6 +279,12 @@ class _Publishing:
 class _Message(NamedTuple):
     draft: Draft
     key: IdempotencyKey | None
+    ref: bytes
+
+
+class _Renewal(NamedTuple):
+    topic: str
+    ttl: float
     ref: bytes
 
 
@@ -314,7 +337,7 @@ def _parse(text: str) -> Published | None:
         if _has_data(text):
             raise _message.fault(error, text.encode(), "message") from None
         return None
-    return message if message.data or message.delete else None
+    return message if message.data or message.delete or message.renew else None
 
 
 def _ref(text: str) -> bytes:

@@ -40,8 +40,8 @@ def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]
     )
 
 
-def _terms(terms: Terms) -> tuple[bool, str, bool]:
-    return terms.delete, terms.if_match or "", terms.if_none_match
+def _terms(terms: Terms) -> tuple[bool, str, bool, int | bool]:
+    return terms.delete, terms.if_match or "", terms.if_none_match, terms.ttl or False
 
 
 def parse_entries(entries: Sequence[Any]) -> list[Event]:

@@ -102,6 +102,13 @@ class RedisLog:
         """See `Log`."""
         return await self._writer.append(drafts, key)
 
+    async def renew(self, topic: str, ttl: int) -> None:
+        """See `Log`."""
+        try:
+            await self._writer.renew(topic, ttl)
+        except Indeterminate:
+            raise FeedUnavailable("Redis does not answer") from None  # to renew once more does no harm
+
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
         return await self._reader.read(max(after, self.oldest - 1), until, selection, limit)
@@ -202,16 +209,22 @@ class RedisLog:
 
     async def _keep_watch(self) -> None:
         """Check the log's state once a second, unless another task has done so. So a follower with a deaf connection is
-        found out, and events that are too old are removed where nobody follows, too."""
+        found out, and events that are too old are removed where nobody follows, too. End the leases that run out."""
+        loop, state = asyncio.get_running_loop(), self._state
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            if asyncio.get_running_loop().time() - self._state.seen > _LOOK_SECONDS * 0.9:
-                try:
-                    await self._ask(self._state.check)
-                except FeedUnavailable:
-                    pass  # the follower logs it
-                except Exception:
-                    logger.exception("checking the state of the log failed; trying again in a second")
+            due = state.lease_due
+            await asyncio.sleep(_LOOK_SECONDS if due is None else min(_LOOK_SECONDS, max(0.01, due - loop.time())))
+            try:
+                if state.lease_due is not None and state.lease_due <= loop.time():
+                    await self._writer.end_leases()
+                    await self._ask(state.check)
+                elif loop.time() - state.seen > _LOOK_SECONDS * 0.9:
+                    await self._ask(state.check)
+            except (FeedUnavailable, Indeterminate):
+                await asyncio.sleep(_LOOK_SECONDS)  # the follower logs it
+            except Exception:
+                logger.exception("checking the state of the log failed; trying again in a second")
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def _link(self, purpose: str) -> Link:
         name = "".join(character if "!" <= character <= "~" else "-" for character in f"feed-{purpose}-{self._node}")

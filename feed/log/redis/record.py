@@ -15,7 +15,8 @@ class Record(msgspec.Struct, frozen=True):
     """`recorded` are the epochs as `(name, first seq)`, oldest first; `lossy` names those that began where events had
     been lost. If it is not `current`, Redis has become another server since the newest epoch began. Times are in
     milliseconds since 1970. `bytes` is the sum of the sizes of the retained events. `primary` tells whether the server
-    that answered is one: a replica may be behind, and may follow nobody."""
+    that answered is one: a replica may be behind, and may follow nobody. `lease_due` is when the next lease runs out,
+    -1 if there is none."""
 
     recorded: Sequence[tuple[str, int]]
     lossy: frozenset[str]
@@ -26,6 +27,7 @@ class Record(msgspec.Struct, frozen=True):
     now: int
     bytes: int
     primary: bool
+    lease_due: int = -1
 
     @property
     def names(self) -> list[str]:
@@ -92,7 +94,7 @@ class Record(msgspec.Struct, frozen=True):
 
 def parse_record(answer: Sequence[Any]) -> Record:
     """Parse the answer of the scripts `look` and `enter`."""
-    entries, current, position, oldest, oldest_time, now, size, primary = answer
+    entries, current, position, oldest, oldest_time, now, size, primary, lease_due = answer
     recorded: list[tuple[str, int]] = []
     lossy: set[str] = set()
     for entry in entries:
@@ -100,4 +102,6 @@ def parse_record(answer: Sequence[Any]) -> Record:
         recorded.append((name, int(first)))
         if marks:
             lossy.add(name)
-    return Record(recorded, frozenset(lossy), bool(current), position, oldest, oldest_time, now, size, bool(primary))
+    return Record(
+        recorded, frozenset(lossy), bool(current), position, oldest, oldest_time, now, size, bool(primary), lease_due
+    )

@@ -37,6 +37,7 @@ class State:
         self.epochs = Epochs([("", 1)])
         self.position = 0
         self.seen = 0.0  # when Redis last told the log's state, in the loop's time
+        self.lease_due: float | None = None  # when the next lease runs out, in the loop's time
         self._retention = retention
         self._oldest = 1
         self._bytes = 0
@@ -118,6 +119,7 @@ class State:
         self.seen = asyncio.get_running_loop().time()
         self._bytes = record.bytes
         self._oldest_time = record.oldest_time
+        self.lease_due = None if record.lease_due < 0 else self.seen + (record.lease_due - record.now) / 1000
         if record.has_same_epochs(self.record):
             self.position = max(self.position, record.position)
             self._oldest = max(self._oldest, record.oldest)

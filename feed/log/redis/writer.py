@@ -18,6 +18,7 @@ from feed.log.backlog import Append, CommitBacklog
 from feed.log.contract import Appended
 from feed.log.epochs import new_epoch
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
+from feed.log.leases import MAX_LEASES, too_many_leases
 from feed.log.redis.entries import pack_batches
 from feed.log.redis.link import Link, Script
 from feed.log.redis.state import State
@@ -35,7 +36,7 @@ class Writer:
         self.commits = Histogram()
         self._link = link
         self._state = state
-        self._script = Script("append")
+        self._script, self._renew = Script("append"), Script("renew")
         self._queue: deque[Append] = deque()
         self._backlog = CommitBacklog()
         self._closed = False
@@ -51,6 +52,18 @@ class Writer:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="feed-log-writer")
         return await append.future
+
+    async def renew(self, topic: str, ttl: int) -> None:
+        """See `Log`."""
+        answer = await self._link.run(self._renew, topic, ttl, MAX_LEASES)
+        if answer == b"404":
+            raise NoEvents(topic)
+        if answer == b"429":
+            raise too_many_leases()
+
+    async def end_leases(self) -> None:
+        """Append the tombstones of topics whose values have run out. Raises `FeedError`."""
+        await self._commit([])
 
     async def settled(self, patience: float) -> None:
         """Wait until the current group is answered, if there is one, but at most `patience` seconds."""
@@ -132,6 +145,8 @@ def _parsed(given: Any, drafts: Sequence[Draft]) -> Appended | FeedError:
         topic, at = drafts[place].topic, place if len(drafts) > 1 else None
         if status == b"404":
             return NoEvents(topic, at)
+        if status == b"429":
+            return too_many_leases()
         return PreconditionFailed(topic, current[0].decode() or None, at)
     epoch, first, count, again, ids = given
     return Appended(epoch.decode(), first, count, repeated=bool(again), others=ids.decode().split())

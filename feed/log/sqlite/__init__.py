@@ -30,7 +30,7 @@ from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, P
 from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
-from feed.log.sqlite.writer import Check, Outcome, Request, Writer
+from feed.log.sqlite.writer import Check, Outcome, Renewal, Request, Writer
 from feed.log.tail import Tails
 from feed.pattern import Selection
 
@@ -116,6 +116,14 @@ class SQLiteLog:
         append = self._backlog.add(drafts, key)
         self._request(append)
         return await append.future
+
+    async def renew(self, topic: str, ttl: int) -> None:
+        """See `Log`. A renewal for the same time changes no file."""
+        if self._closed:
+            raise FeedUnavailable("the log is closed")
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._request(Renewal(topic, ttl, future))
+        await future
 
     def _request(self, request: Request) -> None:
         """Hand a request to the writer. Requests that come together wake the writer once."""

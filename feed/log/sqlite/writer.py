@@ -10,14 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from feed.errors import FeedError, FeedUnavailable, Invalid
-from feed.event import Event, event_size
+from feed.errors import FeedError, FeedUnavailable, Invalid, NoEvents
+from feed.event import Draft, Event, event_size, tombstone
 from feed.histogram import Histogram
 from feed.log.backlog import Append
 from feed.log.clock import Clock, now
@@ -25,6 +25,7 @@ from feed.log.conditions import Newest, judged
 from feed.log.contract import Appended, FileBytes, Retained, Retention, appended_as
 from feed.log.epochs import Epochs
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
+from feed.log.leases import Changes, Lease, Leases, check_room, lease_changes
 from feed.log.sqlite import file
 from feed.log.sqlite.file import Content
 from feed.log.sqlite.holes import Holes
@@ -45,10 +46,19 @@ _DELETE_EVENTS = 5_000  # rows that one commit deletes, or twice as many as it i
 _CHECKPOINT_BYTES = 4 << 20  # written since the last one
 _COMMIT_BYTES = 2 * 4096  # that a commit writes besides its events: the pages that it changes
 _WAL_BYTES = 64 << 20  # beyond this, readers are held for a moment, so that the write-ahead log can start afresh
+_RUN_OUT_AGAIN = 1.0  # seconds after a failure until tombstones are committed again
 _PROBE = 5.0  # seconds without a commit until a check really writes: an empty transaction succeeds on a full disk
 _PROBE_AGAIN = 1.0  # seconds after a failure until a check tries again
 _PROBE_BYTES = 1 << 20  # at most: a probe is as large as the events that failed
 _PROBE_KEY = ("", "\0")  # in the table of keys: a key of a publish never looks like this
+
+
+class Renewal(msgspec.Struct, frozen=True, eq=False):
+    """The wish that the value of a topic runs out in `ttl` milliseconds from now."""
+
+    topic: str
+    ttl: int
+    future: asyncio.Future[None]
 
 
 class Check(msgspec.Struct, frozen=True, eq=False):
@@ -58,7 +68,7 @@ class Check(msgspec.Struct, frozen=True, eq=False):
     writes: bool = True
 
 
-Request = Append | Check | None  # None ends the writer
+Request = Append | Check | Renewal | None  # None ends the writer
 Row = tuple[int, str, str, bool, int, int, str]
 Outcome = tuple[Append, Appended | BaseException]
 
@@ -66,12 +76,13 @@ Outcome = tuple[Append, Appended | BaseException]
 class _Group:
     """One commit: its events, and the answers to its requests when it is done."""
 
-    def __init__(self, position: int, end: int) -> None:
+    def __init__(self, position: int, newest_start: int, end: int) -> None:
         self.outcomes: list[Outcome] = []
         self.events: list[Event] = []
+        self.leases: Changes = {}
         self.position = position
         self.end = end
-        self.newest_start = end
+        self.newest_start = newest_start
 
 
 class Writer:
@@ -103,6 +114,7 @@ class Writer:
         self._newest_start = 0  # `_end` before the newest event
         self._first_row = 1
         self._clock = Clock(content.latest)
+        self._leases = Leases()
         self._unchecked = 0  # bytes that were written since the last checkpoint, roughly
         self._took = 0.0  # seconds of the last commit
         self._written = 0.0  # when something was committed last, by the monotonic clock
@@ -110,6 +122,7 @@ class Writer:
         self._failed_bytes = 0
         self._probed = 0.0
         self._reload()
+        self._reload_leases()
         self._watch = Watch(path, connection)
 
     def _reload(self) -> None:
@@ -126,6 +139,11 @@ class Writer:
         self._look_at_oldest()
         self._retain(now())
 
+    def _reload_leases(self) -> None:
+        """Let each lease run for its full time again."""
+        rows = self._connection.execute("SELECT topic, seq, ttl FROM feed_leases").fetchall()
+        self._leases.change({topic: Lease(seq, ttl) for topic, seq, ttl in rows}, time.monotonic())
+
     def run(self, committed: Callable[[Sequence[Outcome], Sequence[Event]], None]) -> None:
         """Commit what is queued and report it to `committed`, until None comes. Whatever goes wrong, this thread goes
         on: without it, nobody who publishes would get an answer."""
@@ -136,10 +154,12 @@ class Writer:
             if time.monotonic() - tidied >= _HOUSEKEEPING:
                 self._safely(self._tidy)
                 tidied = time.monotonic()
+            if (due := self._leases.next_due()) is not None and due <= time.monotonic() and (gone := self._run_out()):
+                committed((), gone)
             self.waits = True
             if not self.requests:
                 with contextlib.suppress(queue.Empty):
-                    self.wake.get(timeout=_HOUSEKEEPING)
+                    self.wake.get(timeout=_HOUSEKEEPING if due is None else self._patience(due))
             elif len(self.requests) < together:
                 # Those who were just answered are about to publish again. Two half commits take twice the time of one.
                 time.sleep(min(self._took, _GATHER_SECONDS))
@@ -150,6 +170,62 @@ class Writer:
                 committed(*self._commit(group))
             if self._unchecked >= _CHECKPOINT_BYTES:  # nobody waits for it
                 self._safely(self._checkpoint)
+
+    @staticmethod
+    def _patience(due: float) -> float:
+        return min(_HOUSEKEEPING, max(0.0, due - time.monotonic()))
+
+    def _run_out(self) -> Sequence[Event]:
+        """Append the tombstones of topics whose values have run out."""
+        topics, today = self._leases.run_out(time.monotonic()), self._clock.next()
+        group, begun = _Group(self.position, self._newest_start, self._end), time.perf_counter()
+        try:
+            with self._transaction():
+                there = [topic for topic in topics if self._newest_of(topic) is not None]
+                rows: list[Row] = []
+                self._place([tombstone(topic) for topic in there], group, rows, today)
+                self._insert_rows(rows)
+                group.leases |= dict.fromkeys(topics)
+                self._write_leases(group.leases)
+        except Exception as error:  # noqa: BLE001  this thread goes on, and tries again
+            if not self._is_there(group):
+                self.reports.tell(error)
+                self._leases.delay(topics, time.monotonic() + _RUN_OUT_AGAIN)
+                return ()
+        self._leases.change(group.leases, time.monotonic())
+        if group.events:
+            self._safely(self._committed, group, today, time.perf_counter() - begun)
+        return group.events
+
+    def _write_leases(self, changes: Changes) -> None:
+        for topic, lease in changes.items():
+            if lease is None:
+                self._connection.execute("DELETE FROM feed_leases WHERE topic = ?", (topic,))
+            else:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO feed_leases VALUES (?, ?, ?)", (topic, lease.seq, lease.ttl)
+                )
+
+    def _renew(self, request: Renewal) -> None:
+        outcome: BaseException | None = None
+        try:
+            lease = self._leases.get(request.topic)
+            if lease is None or lease.ttl != request.ttl or lease.seq < self.oldest:  # else the file says it already
+                newest = self._newest_of(request.topic)
+                if newest is None or newest.is_deleted:
+                    raise NoEvents(request.topic)
+                if lease is None:
+                    check_room(self._leases)
+                lease = Lease(int(newest.id.partition("-")[2]), request.ttl)
+                with self._transaction():
+                    self._write_leases({request.topic: lease})
+            self._leases.set(request.topic, lease, time.monotonic())
+        except FeedError as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001  this thread goes on
+            self.reports.tell(error)
+            outcome = unavailable(error)
+        _tell(request.future, outcome)
 
     def _safely(self, work: Callable[..., None], *arguments: object) -> None:
         try:
@@ -167,6 +243,8 @@ class Writer:
                 return group, False
             if isinstance(request, Check):
                 self._answer_check(request)
+            elif isinstance(request, Renewal):
+                self._renew(request)
             else:
                 group.append(request)
                 events += len(request.drafts)
@@ -175,7 +253,7 @@ class Writer:
 
     def _commit(self, requests: Sequence[Append]) -> tuple[Sequence[Outcome], Sequence[Event]]:
         time_, begun = self._clock.next(), time.perf_counter()
-        group = _Group(self.position, self._end)
+        group = _Group(self.position, self._newest_start, self._end)
         try:
             if self._connection.in_transaction:  # an earlier rollback failed: nothing may get into it
                 self._connection.execute("ROLLBACK")
@@ -191,6 +269,8 @@ class Writer:
             if not self._is_there(group):
                 return self._refused(requests, error), ()
             self.reports.tell(error)
+        if group.leases:
+            self._leases.change(group.leases, time.monotonic())
         if group.events:
             self._safely(self._committed, group, time_, time.perf_counter() - begun)
         return group.outcomes, group.events
@@ -240,11 +320,11 @@ class Writer:
             sum(len(request.drafts) for request in group) <= _STATEMENT_ROWS
             and all(request.key is None and not request.has_terms for request in group)
             and not self._deletable
+            and not (self._leases and any(draft.topic in self._leases for append in group for draft in append.drafts))
         )
 
     def _insert(self, group: _Group, requests: Sequence[Append], time_: int) -> None:
         rows: list[Row] = []
-        position, start, end = self.position, self._newest_start, self._end
         here: dict[str, Newest] = {}  # the newest events of topics in this group, where a request has terms
         is_judged = any(request.has_terms for request in requests)
 
@@ -257,27 +337,41 @@ class Writer:
                 if answer is not None:
                     group.outcomes.append((request, answer))
                     continue
-            epoch, drafts = self.epochs.current, request.drafts
-            appended = Appended(epoch, position + 1, len(drafts))
-            if request.has_terms:
+            epoch, drafts, first = self.epochs.current, request.drafts, group.position + 1
+            appended = Appended(epoch, first, len(drafts))
+            if request.has_terms or self._leases or group.leases:
                 try:
-                    drafts, ids = judged(drafts, epoch, position + 1, newest_of)
+                    if request.has_terms:
+                        drafts, ids = judged(drafts, epoch, first, newest_of)
+                    changes = lease_changes(self._leases, group.leases, zip(drafts, count(first)))
                 except FeedError as refusal:
                     group.outcomes.append((request, refusal))
                     continue
-                appended = appended_as(ids, len(drafts))
-            for draft in drafts:
-                position, start = position + 1, end
-                if is_judged:
-                    here[draft.topic] = Newest(f"{epoch}-{position}", draft.type == DELETED)
-                rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.text))
-                group.events.append(Event(epoch, position, draft.topic, draft.type, draft.text, draft.is_json, time_))
-                end += event_size(draft.topic, draft.type, draft.text)
+                group.leases |= changes
+                if request.has_terms:
+                    appended = appended_as(ids, len(drafts))
+            self._place(drafts, group, rows, time_)
+            if is_judged:
+                here |= {
+                    event.topic: Newest(event.id, event.type == DELETED)
+                    for event in group.events[len(group.events) - len(drafts) :]
+                }
             if request.key is not None:
                 self._remember_answer(request.key, appended, time_)
             group.outcomes.append((request, appended))
-        group.position, group.newest_start, group.end = position, start, end
         self._insert_rows(rows)
+        if group.leases:
+            self._write_leases(group.leases)
+
+    def _place(self, drafts: Sequence[Draft], group: _Group, rows: list[Row], time_: int) -> None:
+        """Give drafts their place in a group: make their rows, and the events that they become."""
+        epoch, position, start, end = self.epochs.current, group.position, group.newest_start, group.end
+        for draft in drafts:
+            position, start = position + 1, end
+            rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.text))
+            group.events.append(Event(epoch, position, draft.topic, draft.type, draft.text, draft.is_json, time_))
+            end += event_size(draft.topic, draft.type, draft.text)
+        group.position, group.newest_start, group.end = position, start, end
 
     def _insert_rows(self, rows: Sequence[Row]) -> None:
         for start in range(0, len(rows), _STATEMENT_ROWS):
@@ -420,16 +514,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  this thread goes on
             outcome = unavailable(error)
 
-        def answer() -> None:
-            if request.future.done():
-                return
-            if outcome is None:
-                request.future.set_result(None)
-            else:
-                request.future.set_exception(outcome)
-
-        with contextlib.suppress(RuntimeError):
-            request.future.get_loop().call_soon_threadsafe(answer)
+        _tell(request.future, outcome)
 
     def _check(self) -> None:
         """Raise if an event could not be committed now. After a failure, and after a while without a commit, only
@@ -492,3 +577,18 @@ class Writer:
         """Close the file, then release its lock."""
         self._connection.close()
         self._lock.close()
+
+
+def _tell(future: asyncio.Future[None], outcome: BaseException | None) -> None:
+    """Answer a request of another thread."""
+
+    def answer() -> None:
+        if future.done():
+            return
+        if outcome is None:
+            future.set_result(None)
+        else:
+            future.set_exception(outcome)
+
+    with contextlib.suppress(RuntimeError):
+        future.get_loop().call_soon_threadsafe(answer)

@@ -4,14 +4,17 @@
 --
 -- ARGV: the epoch and the position that the caller knows, a name in case a new epoch begins, the four bounds of
 -- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each; a draft is
--- {topic, type, json, data, size, terms}, and terms are {delete, if_match, if_none_match}, or nil.
+-- {topic, type, json, data, size, terms}, and terms are {delete, if_match, if_none_match, ttl}, or nil. Without batches
+-- it only ends the leases that have run out, which every call does.
 --
 -- Returns, for each batch, one of these; then the oldest seq, the sum of the retained sizes, and, if events were
 -- committed, {epoch, first seq, count} of them all.
 -- - {epoch, first seq, count, "", ids}: it was committed. The ids are empty where first seq and count say them
 -- - the same with "again": it was committed before under its key
+-- - {"429", place}: there are too many leases
 -- - {"412", place, id} and {"404", place}: the terms of a draft are not met (the rule: `feed.terms`)
 -- - `false`: its key was used for another request
+local MAX_LEASES, MAX_EXPIRED = 100000, 500 -- see `feed.log.leases`
 local newest_known, written, new_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = now()
 local last, last_time = last_seq()
@@ -40,11 +43,20 @@ end
 -- The newest events of the topics that this call commits to, and the seqs of the first ones.
 local newest, begun, names = {}, {}, {}
 
-local function note(topic, seq, type_)
+local leased = call('ZCARD', leases)
+
+local function note(topic, seq, type_, ttl)
   if not newest[topic] then
     names[#names + 1], begun[topic] = topic, seq
   end
   newest[topic] = { epoch = epoch, seq = seq, type = type_ }
+  if ttl then
+    leased = leased + call('ZADD', leases, text(time + ttl), topic)
+    call('HSET', ttls, topic, text(seq) .. ' ' .. text(ttl))
+  elseif leased > 0 and call('ZREM', leases, topic) > 0 then
+    leased = leased - 1
+    call('HDEL', ttls, topic)
+  end
 end
 
 local function newest_of(topic, here)
@@ -75,6 +87,9 @@ local function judged(drafts)
       if delete and not now_ then
         return nil, { '404', place - 1 }
       end
+      if terms[4] and leased + place > MAX_LEASES and not call('ZSCORE', leases, draft[1]) then
+        return nil, { '429', place - 1 }
+      end
       skipped = delete and not live
       if skipped then
         ids[place] = current
@@ -97,7 +112,7 @@ local function commit(drafts)
       'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4]))
     begin = begin or last
     size = size + draft[5]
-    note(draft[1], last, draft[2])
+    note(draft[1], last, draft[2], type(draft[6]) == 'table' and draft[6][4])
   end
   first = first or begin
   return { epoch, begin, #drafts, '', '' }
@@ -114,6 +129,26 @@ local function commit_judged(drafts)
   end
   local name, seq = string.match(ids[1], '^(%w+)%-(%d+)$')
   return { name, tonumber(seq), #kept, '', table.concat(ids, ' ') }
+end
+
+-- Append the tombstones of topics whose values have run out; once, on however many nodes.
+local function end_leases()
+  local due = leased > 0 and call('ZRANGEBYSCORE', leases, '-inf', text(time), 'LIMIT', 0, MAX_EXPIRED) or {}
+  local drafts = {}
+  for _, topic in ipairs(due) do
+    local seq = tonumber(string.match(call('HGET', ttls, topic) or '', '^%d+'))
+    local now_ = newest_of(topic, {})
+    if now_ and now_.seq == seq then
+      drafts[#drafts + 1] = { topic, 'feed.deleted', '1', '{}', #topic + 12 + 2 + 64 }
+    end
+  end
+  if #drafts > 0 then
+    commit(drafts)
+  end
+  if #due > 0 then
+    call('ZREM', leases, unpack(due))
+    call('HDEL', ttls, unpack(due))
+  end
 end
 
 local given = {}
@@ -133,6 +168,7 @@ for place, batch in ipairs(cmsgpack.unpack(ARGV[9])) do
   end
   given[place] = answer
 end
+end_leases()
 if first then
   local flat = {}
   for _, name in ipairs(names) do

@@ -9,7 +9,9 @@
 -- answers  a hash: the answer to each idempotency key; `expiries` (a sorted set) says until when an answer counts
 -- topics   a sorted set: each topic that has events, by the seq of its newest one; `firsts` (a hash) has the seqs of the
 --          first ones, or lower ones where those are gone. `topics` in `state` tells that both are complete
-local events, epochs, state, answers, expiries, topics, firsts = unpack(KEYS)
+-- leases   a sorted set: the topics whose values run out, by the time when; `ttls` (a hash) has "<seq> <ttl>", the event
+--          that gave the value and after how many milliseconds it runs out
+local events, epochs, state, answers, expiries, topics, firsts, leases, ttls = unpack(KEYS)
 
 -- Beyond the first bound, epochs without retained events go; beyond the second, the oldest go with their events.
 local MAX_EPOCHS, MAX_EPOCHS_WITH_EVENTS = 1000, 10000
@@ -242,6 +244,14 @@ local function forget_epochs(oldest, last, size)
   end
 end
 
+-- Let all leases run for their full time again.
+local function renew_leases()
+  local time, all = now(), call('HGETALL', ttls)
+  for place = 1, #all, 2 do
+    call('ZADD', leases, text(time + tonumber(string.match(all[place + 1], '(%d+)$'))), all[place])
+  end
+end
+
 local function begin_epoch(name, last)
   local newest = call('LINDEX', epochs, -1)
   while newest and select(2, epoch_of(newest)) > last + 1 do
@@ -253,6 +263,7 @@ local function begin_epoch(name, last)
   call('RPUSH', epochs, name .. ' ' .. text(last + 1) .. (is_lossy and ' lossy' or ''))
   call('HSET', state, 'server', (server_now()), 'last', text(last))
   call('ZREMRANGEBYSCORE', topics, '(' .. text(last), '+inf')
+  renew_leases()
   local size = tonumber(values[2] or 0)
   forget_epochs(note_oldest(last, size, now()), last, size)
 end
@@ -303,5 +314,6 @@ local function record(last)
     now(),
     tonumber(values[4] or 0) - tonumber(values[5] or 0),
     is_primary and 1 or 0,
+    tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2] or -1),
   }
 end
