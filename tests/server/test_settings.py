@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from feed.units import duration_text, parse_duration, parse_size, size_text
 from feed_server.setting_errors import problems
 from feed_server.settings import Settings, option_and_variable, variable
-from feed_server.units import duration_text, parse_duration, parse_size, size_text
 
 KEYS = [name for name in Settings.model_fields if name.endswith(("jwt_secret", "jwt_public_key", "jwks_url"))]
 

@@ -32,7 +32,7 @@ FLOORS = {
         {"app"},
         {"publishing", "setting_errors", "verifier"},
         {"settings"},
-        {"auth", "logging", "units"},
+        {"auth", "logging"},
     ],
 }
 
@@ -46,6 +46,7 @@ SHARED = {
     "feed.media_types",
     "feed.pages",
     "feed.terms",
+    "feed.units",
     "feed.pattern",
     "feed.wire",
 }

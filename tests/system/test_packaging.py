@@ -23,8 +23,8 @@ import pytest
 from packaging.requirements import Requirement
 from uv import find_uv_bin
 
+from feed.units import parse_size
 from feed_server.settings import Settings, variable
-from feed_server.units import parse_size
 from tests.support.paths import ROOT
 from tests.support.redis_server import running_redis
 from tests.support.running import RunningServer

@@ -33,8 +33,8 @@ from feed.event import check_pattern
 from feed.fastapi.auth.origins import parse_host, parse_origin
 from feed.log import check_log_url, is_shared
 from feed.pattern import MAX_PATTERNS
+from feed.units import duration_text, parse_duration, parse_size, size_text
 from feed_server.logging.stderr import Format, Level
-from feed_server.units import duration_text, parse_duration, parse_size, size_text
 
 
 def _checked_log(url: str) -> str:

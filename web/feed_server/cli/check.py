@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from feed.log import is_shared, without_password
+from feed.units import duration_text, size_text
 from feed_server.server.listening import check_private
 from feed_server.server.server import access
 from feed_server.settings import Settings
-from feed_server.units import duration_text, size_text
 
 
 def check(settings: Settings) -> str:

@@ -14,8 +14,8 @@ import typer
 from feed import Invalid
 from feed.client import checked_token, checked_url
 from feed.event import check_topic
+from feed.units import parse_duration
 from feed_server.cli.terminal import WrongUse, escaped
-from feed_server.units import parse_duration
 
 if TYPE_CHECKING:
     from feed_server.doctor.examination import Report

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from feed import Invalid, Unauthenticated
 from feed.event import check_pattern
 from feed.fastapi.auth.grants import Grants
+from feed.units import parse_duration
 from feed_server.cli.terminal import WrongUse, escaped, say
 from feed_server.setting_errors import problems
 from feed_server.settings import Settings, variable
-from feed_server.units import parse_duration
 
 if TYPE_CHECKING:
     from feed_server.auth.keys import PrivateKey

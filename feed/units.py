@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
+
+from feed.errors import Invalid
 
 _SIZE = re.compile(r"(\d+)\s*(|[kmg]i?b?|b)", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h|d)", re.IGNORECASE)
@@ -26,6 +29,18 @@ def parse_duration(value: Any) -> Any:
             raise ValueError("a duration is a number of seconds, or one with ms, s, m, h or d: 15, 500ms, 7d")
         return float(parts[1]) * _SECONDS[parts[2].lower()]
     return value
+
+
+def bounded_duration(value: float | str, name: str, least: float, most: float, allowed: str) -> float:
+    """Return seconds as `parse_duration` does. Raises `Invalid` for what is no duration between the bounds, which
+    `allowed` puts in words."""
+    try:
+        seconds = float(parse_duration(value))
+    except ValueError:
+        seconds = math.nan
+    if not least <= seconds <= most:
+        raise Invalid(name, f"has to be from {allowed}")
+    return seconds
 
 
 def size_text(size: int) -> str:
