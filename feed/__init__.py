@@ -34,7 +34,7 @@ from feed.event import value_draft as draft
 from feed.feed import Feed
 from feed.log import Retention
 from feed.options import FeedOptions, Limits
-from feed.pages import EARLIEST, Page
+from feed.pages import EARLIEST, Page, TopicInfo
 from feed.pattern import select
 from feed.statistics import Statistics
 from feed.subscription import Subscription
@@ -64,6 +64,7 @@ __all__ = [
     "Statistics",
     "Subscription",
     "TooLarge",
+    "TopicInfo",
     "Unauthenticated",
     "draft",
     "select",

@@ -11,6 +11,7 @@ from feed.arguments import check_id
 from feed.control import Gap
 from feed.errors import Invalid
 from feed.event import Event
+from feed.units import bounded_duration
 from feed.wire import milliseconds_of, parse_rfc3339
 
 EARLIEST = "earliest"
@@ -23,6 +24,7 @@ NEWEST_TIME = 253_402_300_799_999
 """The last moment that RFC 3339 can say, in milliseconds since 1970."""
 
 _DEFAULT_LIMIT = 100
+_EVERY = 0.1, 60  # seconds
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -109,6 +111,19 @@ def check_latest(latest: bool, others: Mapping[str, object]) -> None:
     for name, value in others.items():
         if latest and value:
             raise Invalid(name, "cannot be combined with latest, which is the newest event of each topic")
+
+
+def check_every(every: float | str | None, *, latest: bool) -> float | None:
+    """Return the time in seconds in which a reader of state gets one batch at most, None if any number may come. It is
+    given as a number, or as a text such as `500ms`. Raises `Invalid` for one that is too short or too long, or without
+    `latest`, and `TypeError` for what is neither."""
+    if every is None:
+        return None
+    if isinstance(every, bool) or not isinstance(every, int | float | str):
+        raise TypeError(f"every has to be a number of seconds, not {type(every).__name__}")
+    if not latest:
+        raise Invalid("every", "is only for latest, which may leave out what was superseded meanwhile")
+    return bounded_duration(every, "every", *_EVERY, "100 ms to 60 seconds: 500ms, 5s")
 
 
 def check_after(after: str | None) -> str | None:

@@ -11,9 +11,9 @@
         for item in items:
             ...
 
-The clients share `Event`, `Draft`, `Gap` and `Page` with the library, and nothing with the server. What is sent, what
-an answer means and how long to wait is decided in modules without sockets (`calls`, `reading`, `answers`, `frames`,
-`waits`). `environment` finds proxies and certificates, `processes` keeps apart what a fork may not share.
+The clients share `Event`, `Draft`, `Gap`, `Page` and `TopicInfo` with the library, and nothing with the server. What
+is sent, what an answer means and how long to wait is decided in modules without sockets (`calls`, `reading`, `answers`,
+`frames`, `waits`). `environment` finds proxies and certificates, `processes` keeps apart what a fork may not share.
 `asynchronous` and `synchronous` only carry it out.
 """
 
@@ -27,7 +27,7 @@ from feed.client.waits import PATIENCE
 from feed.control import Gap
 from feed.event import Draft, Event
 from feed.event import value_draft as draft
-from feed.pages import EARLIEST, Page
+from feed.pages import EARLIEST, Page, TopicInfo
 
 __all__ = [
     "EARLIEST",
@@ -47,6 +47,7 @@ __all__ = [
     "Refused",
     "Subscription",
     "Token",
+    "TopicInfo",
     "Transport",
     "checked_token",
     "checked_url",

@@ -7,6 +7,7 @@ feed's own refusals are final, and are problem documents (RFC 9457).
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC
@@ -18,12 +19,17 @@ import orjson
 
 from feed.client.errors import Again, Refused
 from feed.client.waits import LONGEST_OBEYED
+from feed.errors import NoEvents, PreconditionFailed
 from feed.media_types import JSON, PROBLEM, SSE
 
 _AGAIN = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}  # statuses after which the next attempt may work
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_WORDS = 300  # characters of what others say
 _LONGEST = 1e9  # seconds: no wait is longer
+_PLACE = re.compile("event ([0-9]{1,9}): ")
+
+Refusal = Refused | NoEvents | PreconditionFailed
+"""The feed's own refusal: the error that the library raises for what a topic has, else `Refused`."""
 
 
 class Content(Protocol):
@@ -46,16 +52,32 @@ def is_stream(status: int, headers: Mapping[str, str]) -> bool:
 
 def refusal(
     status: int, phrase: str, headers: Mapping[str, str], body: Content, *, renewable: bool = False
-) -> Again | Refused:
+) -> Again | Refusal:
     """Return the error for an answer that is not a success. With `renewable` a 401 may be due to a token that has just
     expired."""
-    detail = _document(body).get("detail")
+    document = _document(body)
+    detail = document.get("detail")
     reason = (detail if isinstance(detail, str) else "") or phrase or "no reason given"
     if not is_own(status, headers, body) and not _is_end(status, headers):
         return Again(f"{status}: {reason[:_MOST_WORDS]}{_whose(status, headers)}", retry_after(headers))
     if status in _AGAIN or (status == 401 and renewable):
         return Again(f"{status}: {reason}", retry_after(headers))
-    return Refused(status, reason)
+    return _of_topic(status, reason, document) or Refused(status, reason)
+
+
+def _of_topic(status: int, reason: str, document: Mapping[str, Any]) -> NoEvents | PreconditionFailed | None:
+    """Return the error that says what a topic has, None if the feed refuses for another reason."""
+    topic, current = document.get("topic"), document.get("current")
+    if not isinstance(topic, str):
+        return None
+    found = _PLACE.match(reason)
+    place = None if found is None else int(found[1])
+    match status:
+        case 404:
+            return NoEvents(topic, place)
+        case 412:
+            return PreconditionFailed(topic, current if isinstance(current, str) else None, place)
+    return None
 
 
 def is_own(status: int, headers: Mapping[str, str], body: Content) -> bool:

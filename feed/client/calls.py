@@ -10,21 +10,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from ssl import SSLCertVerificationError
 from typing import Generic, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
 import orjson
 
 from feed.arguments import check_key
-from feed.client.answers import is_json, is_own, refusal
-from feed.client.errors import Again, GaveUp, Refused
-from feed.client.frames import no_feed, of_page
+from feed.client.answers import Refusal, is_json, is_own, refusal
+from feed.client.errors import Again, GaveUp
+from feed.client.frames import no_feed, of_page, of_topics
 from feed.client.waits import ANSWER, CONNECT, FIRST_CALL, LONGEST_CALL, Waits
 from feed.errors import Invalid, TooLarge
-from feed.event import Draft, list_of_drafts
+from feed.event import Draft, Event, check_topic, list_of_drafts
 from feed.media_types import JSON, NDJSON
-from feed.pages import Page, PageRequest
+from feed.pages import Page, PageRequest, TopicsPage, check_latest
 from feed.pattern import select
+from feed.terms import ANY, Terms, check_ttl
+from feed.units import duration_text
 from feed.wire import json_text, rfc3339
 
 MAX_ANSWER = 64 << 20  # bytes of one; the server ends a page of history at 1 MiB and one event
@@ -41,8 +44,8 @@ Parameters = list[tuple[str, str]]
 class Call(Generic[A]):
     """One request, and what its attempts have come to.
 
-    `status` is that of success, and `read` makes the result of the body. `renewable`: the token is asked for again at
-    each attempt, so that a first 401 may be due to one that has just expired.
+    `path` is below the feed's URL. `status` is that of success, and `read` makes the result of the body. `renewable`:
+    the token is asked for again at each attempt, so that a first 401 may be due to one that has just expired.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class Call(Generic[A]):
         status: int,
         read: Callable[[bytes], A],
         *,
+        path: str = "/events",
         parameters: httpx.QueryParams | None = None,
         content: bytes | None = None,
     ) -> None:
         self.method = method
+        self.path = path
         self.headers = headers
         self.parameters = parameters or httpx.QueryParams()
         self.content = content
@@ -85,7 +90,7 @@ class Call(Generic[A]):
         return Body(MAX_ANSWER, self._deadline) if self._is_good(response) else Body.of_refusal(self._deadline)
 
     def answered(self, response: httpx.Response, body: Body) -> A:
-        """Return the result of an answer. Raises `Again`, and `Refused` where the answer is final."""
+        """Return the result of an answer. Raises `Again`, and a `Refusal` where the answer is final."""
         if not self._is_good(response):
             raise self._refusal(response, body)
         if body.is_cut:
@@ -98,7 +103,7 @@ class Call(Generic[A]):
     def _is_good(self, response: httpx.Response) -> bool:
         return response.status_code == self._status and is_json(response.headers)
 
-    def _refusal(self, response: httpx.Response, body: Body) -> Again | Refused:
+    def _refusal(self, response: httpx.Response, body: Body) -> Again | Refusal:
         status, headers, renewable = response.status_code, response.headers, self._renewable
         self._renewable = renewable and not (status == 401 and is_own(status, headers, body))
         return refusal(status, response.reason_phrase, headers, body, renewable=renewable)
@@ -163,13 +168,40 @@ def publishing(drafts: Iterable[Draft], key: str | None) -> Call[list[str]]:
 
 
 def publishing_one(draft: Draft, key: str | None) -> Call[str]:
-    """Make the call that publishes one event. Raises `Invalid` for a bad key."""
+    """Make the call that publishes one event, or deletes the value of a topic. Raises `Invalid` for a bad key."""
     headers = {"Content-Type": JSON, "Idempotency-Key": _key(key)}
     return Call("POST", headers, 201, lambda body: _one.decode(body).id, content=_envelope(draft))
 
 
+def renewing(topic: str, ttl: float) -> Call[None]:
+    """Make the call that renews the lease on the value of a topic. Raises `Invalid` for a bad topic or `ttl`."""
+    # In the path, as only there a publish may be without an event. No segment of a topic is of dots alone, which httpx
+    # would resolve.
+    path = f"/events/{quote(check_topic(topic), safe='/')}"
+    parameters = httpx.QueryParams({"ttl": duration_text(check_ttl(ttl) / 1000)})
+    return Call("POST", {"Accept": JSON}, 200, _renewed, path=path, parameters=parameters)
+
+
 def page_of(parameters: Parameters, request: PageRequest) -> Call[Page]:
-    """Make the call that reads a page of history."""
+    """Make the call that reads a page of history or of state."""
+    return _reading_page(parameters, request, of_page)
+
+
+def newest_of(topic: str) -> Call[Event | None]:
+    """Make the call that reads the newest event of a topic. Raises `Invalid` for a bad topic."""
+    # A page of state that begins anew has no tombstones.
+    return _reading_page([("topic", check_topic(topic))], PageRequest(limit=1, latest=True), _first)
+
+
+def topics_of(parameters: Parameters, after: str, limit: int) -> Call[TopicsPage]:
+    """Make the call that reads a page of the topics that match, beyond the name `after`."""
+    given = [("list", "topics"), *parameters, ("limit", str(limit))]
+    if after:
+        given.append(("after_topic", after))
+    return Call("GET", {"Accept": JSON}, 200, of_topics, parameters=httpx.QueryParams(tuple(given)))
+
+
+def _reading_page(parameters: Parameters, request: PageRequest, read: Callable[[bytes], A]) -> Call[A]:
     since = None if request.since is None else rfc3339(request.since)
     named = {
         "after": request.after,
@@ -177,21 +209,38 @@ def page_of(parameters: Parameters, request: PageRequest) -> Call[Page]:
         "since": since,
         "last": request.last,
         "limit": request.limit,
+        "latest": 1 if request.latest else None,
     }
     given = [*parameters, *((name, str(value)) for name, value in named.items() if value is not None)]
-    return Call("GET", {"Accept": JSON}, 200, of_page, parameters=httpx.QueryParams(tuple(given)))
+    return Call("GET", {"Accept": JSON}, 200, read, parameters=httpx.QueryParams(tuple(given)))
 
 
-def selected(patterns: Iterable[str | Iterable[str]], types: Iterable[str]) -> Parameters:
-    """Return the parameters that streams and pages have in common. Raises `Invalid` for a bad pattern or type."""
+def selected(patterns: Iterable[str | Iterable[str]], types: Iterable[str], *, latest: bool = False) -> Parameters:
+    """Return the parameters that streams and pages have in common. Raises `Invalid` for a bad pattern or type, and for
+    types together with `latest`."""
     selection = select(patterns, types)
+    check_latest(latest, {"types": selection.types})
     # No pattern goes into the path: httpx would resolve dots there, and ask for something else.
     return [("topic", pattern) for pattern in selection.patterns] + [("type", name) for name in sorted(selection.types)]
 
 
 def _envelope(draft: Draft) -> bytes:
+    topic, terms = orjson.dumps(draft.topic), b"" if draft.terms is None else _said_of(draft.terms)
+    if draft.terms is not None and draft.terms.delete:
+        return b'{"topic":%b,"delete":true%b}' % (topic, terms)
     data = draft.text.encode() if draft.is_json else json_text(draft.text)
-    return b'{"topic":%b,"type":%b,"data":%b}' % (orjson.dumps(draft.topic), orjson.dumps(draft.type), data)
+    return b'{"topic":%b,"type":%b,"data":%b%b}' % (topic, orjson.dumps(draft.type), data, terms)
+
+
+def _said_of(terms: Terms) -> bytes:
+    """Return the fields that say these terms, each behind a comma."""
+    fields = {
+        "if_match": terms.if_match,
+        "if_none_match": ANY if terms.if_none_match else None,
+        "ttl": None if terms.ttl is None else duration_text(terms.ttl / 1000),
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    return b"," + orjson.dumps(given)[1:-1] if given else b""
 
 
 def words(error: httpx.RequestError, silence: str) -> str:
@@ -231,5 +280,18 @@ class _Many(msgspec.Struct):
     ids: list[str]
 
 
+class _Topic(msgspec.Struct):
+    topic: str
+
+
 _one = msgspec.json.Decoder(_One)
 _many = msgspec.json.Decoder(_Many)
+_topic = msgspec.json.Decoder(_Topic)
+
+
+def _renewed(body: bytes) -> None:
+    _topic.decode(body)
+
+
+def _first(body: bytes) -> Event | None:
+    return next(iter(of_page(body).events), None)

@@ -1,7 +1,8 @@
 """Errors of the clients.
 
-`Invalid`, `Malformed` and `TooLarge` (`feed.errors`) are raised for what is not even sent, or is not read. `Refused` is
-the server's refusal, `GaveUp` means no answer in time. What may work the next time is repeated and not raised.
+`Invalid`, `Malformed` and `TooLarge` (`feed.errors`) are raised for what is not even sent, or is not read. `NoEvents`
+and `PreconditionFailed` are raised as by the library, `Refused` is any other refusal of the server, `GaveUp` means no
+answer in time. What may work the next time is repeated and not raised.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import orjson
@@ -18,12 +18,14 @@ from feed import control
 from feed.client.errors import Again
 from feed.control import Gap
 from feed.errors import TooLarge
-from feed.event import Event
-from feed.pages import Page
+from feed.event import Event, Placed
+from feed.pages import Page, TopicInfo, TopicsPage
+from feed.terms import DELETED
 from feed.wire import milliseconds_of
 
 _ID = re.compile("[!-~]{1,256}")  # what can go back in a header
 _SEQ = re.compile("0|[1-9][0-9]{0,17}")
+_OWN_EVENTS = frozenset({DELETED})  # types of the feed's own that are events of the log, and not about the stream
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -116,13 +118,15 @@ class Control(msgspec.Struct, frozen=True):
     retry: int | None = None
 
 
-Received = Event | Control
+Received = Event | Placed | Control
+"""What comes. A `Placed` event is one in a snapshot, where a client does not resume after the event's own id."""
 
 
 class _Object(msgspec.Struct):
     type: str
     data: msgspec.Raw
     id: str | None = None
+    resume: str | None = None
     topic: str = ""
     time: datetime | None = None
 
@@ -137,18 +141,34 @@ class _Page(msgspec.Struct):
     events: list[msgspec.Raw]
     next: str
     gap: _Gap | None = None
+    live: bool = False
+
+
+class _Topic(msgspec.Struct):
+    topic: str
+    last_id: str
+    last_time: Annotated[datetime, msgspec.Meta(tz=True)]
+    type: str
+
+
+class _Topics(msgspec.Struct):
+    topics: list[_Topic]
+    next: str | None
 
 
 _object = msgspec.json.Decoder(_Object)
 _page = msgspec.json.Decoder(_Page)
+_topics = msgspec.json.Decoder(_Topics)
 _dictionary = msgspec.json.Decoder(dict[str, Any])
 
 
 def of_frame(frame: Frame) -> Received:
-    """Return what a frame of an `?envelope=1` stream says. Raises `Again` for what a feed would not send."""
-    if frame.data is None or frame.event.startswith("feed."):
+    """Return what a frame of an `?envelope=1` stream says. Where its id is not that of the event, the client resumes
+    after the frame's. Raises `Again` for what a feed would not send."""
+    if frame.data is None or _is_about_the_stream(frame.event):
         return Control(frame.event, _parsed(frame.data or "{}"), _checked(frame.id), frame.retry)
-    return of_object(frame.data)
+    found, id = of_object(frame.data), _checked(frame.id)
+    return Placed(found, id) if isinstance(found, Event) and id is not None and id != found.id else found
 
 
 def of_object(text: str | bytes) -> Received:
@@ -160,16 +180,37 @@ def of_object(text: str | bytes) -> Received:
     except (msgspec.DecodeError, RecursionError):
         raise no_feed() from None
     data = bytes(found.data).decode()
-    if found.type.startswith("feed."):
+    if _is_about_the_stream(found.type):
         return Control(found.type, _parsed(data), _checked(found.id))
-    return _event(found, data)
+    event, resume = _event(found, data), _checked(found.resume)
+    return event if resume is None else Placed(event, resume)
 
 
 def of_page(body: bytes) -> Page:
-    """Return the page of history that an answer holds. Raises `msgspec.DecodeError` and `Again`."""
+    """Return the page of history or of state that an answer holds. Raises `msgspec.DecodeError` and `Again`."""
     page = _page.decode(body)
-    events = [found for raw in page.events if isinstance(found := of_object(bytes(raw).decode()), Event)]
-    return Page(events, page.next, None if page.gap is None else _gap(page.gap))
+    events: list[Event] = []
+    resumes: list[str | None] = []
+    for raw in page.events:
+        match of_object(bytes(raw).decode()):
+            case Placed(event=event, resume=resume):
+                events.append(event)
+                resumes.append(resume)
+            case Event() as event:
+                events.append(event)
+                resumes.append(None)
+    gap = None if page.gap is None else _gap(page.gap)
+    return Page(events, page.next, gap, page.live, resumes if any(resumes) else [])
+
+
+def of_topics(body: bytes) -> TopicsPage:
+    """Return the page of topics that an answer holds. Raises `msgspec.DecodeError` and `Again`."""
+    page = _topics.decode(body)
+    topics = [
+        TopicInfo(each.topic, _checked(each.last_id) or "", milliseconds_of(each.last_time), each.type)
+        for each in page.topics
+    ]
+    return TopicsPage(topics, page.next)
 
 
 def of_gap(received: Control) -> Gap:
@@ -183,6 +224,10 @@ def of_gap(received: Control) -> Gap:
 def no_feed() -> Again:
     """Make the error for an answer that is not a feed's, such as that of a proxy in front of it. Try again later."""
     return Again("the answer is not from a feed")
+
+
+def _is_about_the_stream(type: str) -> bool:
+    return type.startswith("feed.") and type not in _OWN_EVENTS
 
 
 def _event(found: _Object, data: str) -> Event:

@@ -9,16 +9,17 @@ from typing import Literal
 
 import httpx
 
-from feed.client.answers import is_own, refusal
+from feed.client.answers import Refusal, is_own, refusal
 from feed.client.calls import Body, selected
-from feed.client.errors import Again, Refused
+from feed.client.errors import Again
 from feed.client.frames import Control, Received, of_gap
 from feed.client.items import Item, Notice, Reconnecting
 from feed.client.waits import COME_BACK, FIRST_STREAM, LONGEST_STREAM, Waits, obeyed
 from feed.errors import Invalid
-from feed.event import Event
+from feed.event import Event, Placed
 from feed.media_types import SSE
-from feed.pages import check_after, check_last
+from feed.pages import check_after, check_every, check_last, check_latest
+from feed.units import duration_text
 
 Transport = Literal["sse", "websocket"]
 """The transport of a subscription: Server-Sent Events, or a WebSocket."""
@@ -43,6 +44,8 @@ class Reading:
         last: int | None,
         transport: Transport,
         *,
+        latest: bool = False,
+        every: float | None = None,
         renewable: bool,
     ) -> None:
         if transport not in ("sse", "websocket"):
@@ -52,7 +55,13 @@ class Reading:
         self.transport = transport
         self.position = ""
         self.back_at = 0.0
-        self._parameters = selected(patterns, types)
+        self._parameters = selected(patterns, types, latest=latest)
+        check_latest(latest, {"last": last})
+        every = check_every(every, latest=latest)
+        if latest:
+            self._parameters.append(("latest", "1"))
+        if every is not None:
+            self._parameters.append(("every", duration_text(every)))
         if after:
             self._parameters.append(("after", after))
         if last is not None:
@@ -87,7 +96,7 @@ class Reading:
         if headers.get("content-encoding", "identity") != "identity":
             raise Again("the stream is compressed, which was not asked for: a proxy in front of the feed does it")
 
-    def refused(self, status: int, phrase: str, headers: Mapping[str, str], body: Body) -> Again | Refused:
+    def refused(self, status: int, phrase: str, headers: Mapping[str, str], body: Body) -> Again | Refusal:
         """Return the error for an answer that is not a stream."""
         may_renew = self._may_renew
         self._may_renew = may_renew and not (status == 401 and is_own(status, headers, body))
@@ -95,6 +104,9 @@ class Reading:
 
     def take(self, received: Received) -> Item | None:
         """Return the item to hand out, None for a message that only concerns the stream itself."""
+        if isinstance(received, Placed):
+            self.position = received.resume
+            return received.event
         self.position = received.id or self.position
         if isinstance(received, Event):
             return received

@@ -16,9 +16,22 @@ from typing import Any, NamedTuple, Self, TypeVar
 import httpx
 from websockets.sync.client import reconnect
 
+from feed.arguments import check_text
 from feed.client import sockets, tls
 from feed.client.answers import is_stream
-from feed.client.calls import Body, Call, Parameters, page_of, publishing, publishing_one, selected, words
+from feed.client.calls import (
+    Body,
+    Call,
+    Parameters,
+    newest_of,
+    page_of,
+    publishing,
+    publishing_one,
+    renewing,
+    selected,
+    topics_of,
+    words,
+)
 from feed.client.errors import Again
 from feed.client.frames import Frames, Received, of_frame, of_object
 from feed.client.items import Item
@@ -26,8 +39,18 @@ from feed.client.processes import InThisProcess, PerProcess
 from feed.client.reading import MAX_EVENT, Reading, Transport
 from feed.client.server import Server, Token, bearer
 from feed.client.waits import ANSWER, CONNECT, PATIENCE, SILENCE
-from feed.event import DEFAULT_TYPE, Draft, value_draft
-from feed.pages import NEWEST_TIME, Page, PageRequest, Paging, page_request
+from feed.event import DEFAULT_TYPE, Draft, Event, deletion, on_terms, value_draft
+from feed.pages import (
+    MAX_LAST,
+    NEWEST_TIME,
+    Page,
+    PageRequest,
+    Paging,
+    TopicInfo,
+    check_last,
+    page_request,
+)
+from feed.terms import terms_of
 
 A = TypeVar("A")
 
@@ -95,7 +118,17 @@ class Client:
 
     # Publishing.
 
-    def publish(self, topic: str, data: object, *, type: str = DEFAULT_TYPE, key: str | None = None) -> str:
+    def publish(
+        self,
+        topic: str,
+        data: object,
+        *,
+        type: str = DEFAULT_TYPE,
+        key: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        ttl: float | None = None,
+    ) -> str:
         """Publish one event, and return its id.
 
         `topic` says what the event is about: segments joined by `/`, such as `orders/1`, 256 bytes of UTF-8 at most.
@@ -107,11 +140,39 @@ class Client:
         answers or `patience` is over, under this key or a random one. Only with a `key` of your own can you repeat the
         call too.
 
+        With `if_match` the event is committed only if the newest one of its topic has this id, or, for `"*"`, if the
+        topic has a value. With `if_none_match`, which has to be `"*"`, it is committed only if the topic has none, or
+        was deleted. So of several writers who know the same event one wins. `PreconditionFailed` tells the others of
+        the newest event: its id is `current`, None for who may not subscribe there.
+
+        With `ttl` the topic is deleted after so many seconds, 1 to 604,800 (7 days), if this is still its newest event
+        then. `renew` begins the time anew.
+
         Raises `Invalid` and `Malformed` for what cannot be sent, and `Refused` where the server says no. Raises
         `GaveUp` where the server does not answer. Then the event may have been published: the same call with the same
         `key` makes sure.
         """
-        return self._call(publishing_one(value_draft(topic, data, type), key))
+        draft = on_terms(value_draft(topic, data, type), terms_of(if_match, if_none_match, ttl))
+        return self._call(publishing_one(draft, key))
+
+    def delete(self, topic: str, *, if_match: str | None = None, key: str | None = None) -> str:
+        """Delete the value of a topic, and return the id of the tombstone, an event of type `feed.deleted`. Readers of
+        state are told of it; later readers find nothing. A topic that is deleted already stays as it is: the id is that
+        of its tombstone.
+
+        `topic`, `if_match` and `key` are as for `publish`. Raises `NoEvents` for a topic without events, and what
+        `publish` raises.
+        """
+        return self._call(publishing_one(deletion(topic, terms_of(if_match, None, delete=True)), key))
+
+    def renew(self, topic: str, *, ttl: float) -> None:
+        """Let the value of a `topic` run out `ttl` seconds from now, whether it had a lease before or not. Nothing is
+        published: readers notice nothing. So presence costs one event when it begins, and one when it ends.
+
+        Raises `Invalid` for a bad topic or time. Raises `NoEvents` for a topic that has no value, or no longer: publish
+        it again. Raises `Refused` where the server says no, and `GaveUp` where it does not answer in time.
+        """
+        self._call(renewing(topic, ttl))
 
     def publish_batch(self, drafts: Iterable[Draft], *, key: str | None = None) -> list[str]:
         """Publish events, all of them or none, and return their ids, both in the order of `drafts`.
@@ -134,20 +195,22 @@ class Client:
         since: str | datetime | None = None,
         last: int | None = None,
         limit: int | None = None,
+        latest: bool = False,
     ) -> Generator[Page, None, None]:
         """Read page after page up to the newest event: `for page in client.history("orders/*")`.
 
         `patterns` and `types` choose the events, as for `subscribe`. Give at most one of `after`, `since`, `before` and
         `last`, which mean what they mean for `page`. Without any of them the pages begin with the oldest retained
         event. With `before` the pages go backwards to the oldest event. With `last` there is one page. `limit` is how
-        many events a page holds at most: 1 to 1,000, 100 unless given. Each page is read when it is asked for, and a
-        page without events or a gap is left out.
+        many events a page holds at most: 1 to 1,000, 100 unless given. With `latest` the pages are of state (see
+        `page`), and end when it is whole. Each page is read when it is asked for, and a page without events or a gap is
+        left out.
 
         Raises `Invalid` at once for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and
         `last` together. Iterating raises `Refused` and `GaveUp`.
         """
-        request = page_request(after=after, before=before, since=since, last=last, limit=limit)
-        return self._pages(selected(patterns, types), request)
+        request = page_request(after=after, before=before, since=since, last=last, limit=limit, latest=latest)
+        return self._pages(selected(patterns, types, latest=latest), request)
 
     def _pages(self, parameters: Parameters, request: PageRequest) -> Generator[Page, None, None]:
         paging = Paging(request)
@@ -166,6 +229,7 @@ class Client:
         since: str | datetime | None = None,
         last: int | None = None,
         limit: int | None = None,
+        latest: bool = False,
     ) -> Page:
         """Read one page of past events, the oldest first.
 
@@ -179,11 +243,44 @@ class Client:
         is 100. A page can be shorter although there is more: it ends at 1 MiB. `Page.next` is the id to go on from.
         `Page.gap` says that events may be missing, as after an id that is no longer retained.
 
+        With `latest` it is a page of state: of each topic the newest event only. Without `after` it begins anew; with
+        `after`, the `next` of the page before, it goes on. `Page.live` tells that the state is whole. A gap means here:
+        forget all of the pages before.
+
         Raises `Invalid` for a bad pattern, type, time or number, and for two of `after`, `since`, `before` and `last`
         together. Raises `Refused` where the server says no, and `GaveUp` where it does not answer in time.
         """
-        request = page_request(after=after, before=before, since=since, last=last, limit=limit)
-        return self._call(page_of(selected(patterns, types), request))
+        request = page_request(after=after, before=before, since=since, last=last, limit=limit, latest=latest)
+        return self._call(page_of(selected(patterns, types, latest=latest), request))
+
+    def latest(self, topic: str) -> Event | None:
+        """Return the newest event of a `topic`, None if it has none, or was deleted.
+
+        Raises `Invalid` for a bad topic, `Refused` where the server says no, and `GaveUp` where it does not answer in
+        time.
+        """
+        return self._call(newest_of(topic))
+
+    def topics(
+        self, *patterns: str | Iterable[str], after: str = "", limit: int = MAX_LAST
+    ) -> Generator[TopicInfo, None, None]:
+        """Iterate over the topics that have retained events, by name: `for topic in client.topics("orders/*")`.
+
+        `patterns` are as for `subscribe`. `after` is the name of a topic: those behind it follow. `limit` is how many
+        are asked for at once, 1 to 1,000.
+
+        Raises `Invalid` at once for a bad pattern or limit. Iterating raises `Refused` and `GaveUp`.
+        """
+        parameters = selected(patterns, ())
+        check_last(limit, "limit")
+        return self._topics(parameters, check_text(after, "after"), limit)
+
+    def _topics(self, parameters: Parameters, after: str, limit: int) -> Generator[TopicInfo, None, None]:
+        following: str | None = after
+        while following is not None:
+            page = self._call(topics_of(parameters, following, limit))
+            yield from page.topics
+            following = page.next
 
     def now(self, *patterns: str | Iterable[str]) -> str:
         """Return the id for `after` from which on everything is new: what is committed later comes after it.
@@ -218,7 +315,7 @@ class Client:
         headers = {**call.headers, **_bearer(self._token)}
         with self._http.get(self._new_http).stream(
             call.method,
-            "/events",
+            call.path,
             params=call.parameters,
             headers=headers,
             content=call.content,
@@ -238,6 +335,8 @@ class Client:
         types: Iterable[str] = (),
         after: str | None = None,
         last: int | None = None,
+        latest: bool = False,
+        every: float | None = None,
         transport: Transport = "sse",
     ) -> Subscription:
         """Subscribe for the length of a block: `with client.subscribe("orders/*") as items`.
@@ -252,10 +351,19 @@ class Client:
         Iterating yields each `Event` once and in order, over every broken connection and restarted server, a `Gap`
         where events may be missing, and `Reconnecting` and `Notice`. It does not end by itself.
 
-        Raises `Invalid` at once for a bad pattern, type, `last` or `transport`. Iterating raises `Refused` when the
-        server says no, and `TooLarge` for an event beyond `max_event`.
+        With `latest` the stream has the state: first the newest event of each topic, then each event that follows, less
+        those that a later one of their topic has superseded before they were read. A topic that is deleted has an event
+        of type `feed.deleted`. `Notice` of type `feed.live` says that the state is whole. A `Gap` then means: forget
+        all that you hold, as the whole state follows. A stream that breaks may bring the newest event of a topic once
+        more. `every` is a time in seconds, 0.1 to 60, in which at most one batch comes, with each topic at most once.
+        `types` and `last` cannot be given.
+
+        Raises `Invalid` at once for a bad pattern, type, `last`, `every` or `transport`. Iterating raises `Refused`
+        when the server says no, and `TooLarge` for an event beyond `max_event`.
         """
-        reading = Reading(patterns, types, after, last, transport, renewable=callable(self._token))
+        reading = Reading(
+            patterns, types, after, last, transport, latest=latest, every=every, renewable=callable(self._token)
+        )
         return Subscription(reading, partial(_Stream, self._server, self._token, self._silence, self._max_event))
 
 

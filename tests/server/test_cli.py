@@ -28,7 +28,19 @@ from tests.server.conftest import Start
 from tests.support.commands import ENVIRONMENT, SECONDS, Command, feed, one_line
 from tests.support.running import FEED, RunningServer
 
-COMMANDS = ["serve", "publish", "tail", "history", "subscriptions", "kick", "demo", "token", "bench", "doctor"]
+COMMANDS = [
+    "serve",
+    "publish",
+    "tail",
+    "history",
+    "topics",
+    "subscriptions",
+    "kick",
+    "demo",
+    "token",
+    "bench",
+    "doctor",
+]
 
 
 def events(server: RunningServer, pattern: str, **parameters: object) -> Any:
@@ -101,7 +113,7 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
     assert feed(command, "-h").stdout == result.stdout
 
 
-@pytest.mark.parametrize("command", ["publish", "tail", "history", "subscriptions", "kick", "demo"])
+@pytest.mark.parametrize("command", ["publish", "tail", "history", "topics", "subscriptions", "kick", "demo"])
 def test_what_talks_to_a_server_says_where_and_as_whom(command: str) -> None:
     text = feed(command, "--help").stdout.decode()
     assert "--url" in text

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import os
-import pty
-import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +14,8 @@ import pytest
 
 from tests.conftest import Serve
 from tests.server.conftest import Start
-from tests.support.commands import ENVIRONMENT, SECONDS, feed, one_line
-from tests.support.running import FEED, RunningServer
+from tests.support.commands import feed, on_a_terminal, one_line
+from tests.support.running import RunningServer
 from tests.support.streams import eventually
 
 
@@ -113,21 +110,6 @@ def test_all_pages_are_listed_and_silent_nodes_named_once() -> None:
     assert (result.returncode, result.stderr.decode()) == (0, said)
     assert [json.loads(line)["id"] for line in of_alice.stdout.splitlines()] == ["a", "c"]
     assert asked[:2] == [(FIRST, "Bearer top.secret"), (SECOND, "Bearer top.secret")]
-
-
-def on_a_terminal(*arguments: str) -> str:
-    """What a command shows there."""
-    ours, its = pty.openpty()
-    shown = b""
-    environment = ENVIRONMENT | {"COLUMNS": "200", "TERM": "dumb"}
-    with subprocess.Popen([FEED, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=its, stderr=its) as run:
-        os.close(its)
-        with contextlib.suppress(OSError):  # Linux says so that nobody has the other end any more
-            while chunk := os.read(ours, 4096):
-                shown += chunk
-        os.close(ours)
-        assert run.wait(SECONDS) == 0
-    return shown.decode()
 
 
 def test_a_terminal_gets_a_table_without_control_characters() -> None:

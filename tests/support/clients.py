@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
-from feed.client import AsyncClient, Client, Item, Page
+from feed.client import AsyncClient, Client, Event, Item, Page, TopicInfo
 
 AnyClient = Callable[..., Any]
 """`AsyncClient`, or `InThread`, which looks like it."""
@@ -24,6 +24,20 @@ class InThread:
 
     async def publish_batch(self, *args: Any, **options: Any) -> list[str]:
         return await asyncio.to_thread(self._client.publish_batch, *args, **options)
+
+    async def delete(self, *args: Any, **options: Any) -> str:
+        return await asyncio.to_thread(self._client.delete, *args, **options)
+
+    async def renew(self, *args: Any, **options: Any) -> None:
+        await asyncio.to_thread(self._client.renew, *args, **options)
+
+    async def latest(self, *args: Any, **options: Any) -> Event | None:
+        return await asyncio.to_thread(self._client.latest, *args, **options)
+
+    async def topics(self, *args: Any, **options: Any) -> AsyncIterator[TopicInfo]:
+        topics = self._client.topics(*args, **options)
+        while (topic := await asyncio.to_thread(next, topics, None)) is not None:
+            yield topic
 
     async def page(self, *args: Any, **options: Any) -> Page:
         return await asyncio.to_thread(self._client.page, *args, **options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import threading
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from typing import IO
 
 from tests.support import forking
+from tests.support.forking import FEED
 
 SECONDS = 30.0
 
@@ -70,6 +73,21 @@ class Command:
         """Ctrl-C, and the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.wait()
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What a command shows there."""
+    ours, its = pty.openpty()
+    shown = b""
+    environment = ENVIRONMENT | {"COLUMNS": "200", "TERM": "dumb"}
+    with subprocess.Popen([FEED, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=its, stderr=its) as run:
+        os.close(its)
+        with contextlib.suppress(OSError):  # Linux says so that nobody has the other end any more
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        os.close(ours)
+        assert run.wait(SECONDS) == 0
+    return shown.decode()
 
 
 def one_line(result: subprocess.CompletedProcess[bytes]) -> str:

@@ -131,7 +131,7 @@ async def test_a_feed_may_be_below_a_path(client_to: AnyClient) -> None:
 
 
 def test_both_ends_have_the_same_nouns() -> None:
-    for name in ("Event", "Draft", "Gap", "Page", "EARLIEST", "draft"):
+    for name in ("Event", "Draft", "Gap", "Page", "TopicInfo", "EARLIEST", "draft"):
         assert getattr(feed.client, name) is getattr(feed, name)
 
 

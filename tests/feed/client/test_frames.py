@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 
+import msgspec
 import pytest
 from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 from hypothesis import given
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 from feed import TooLarge, control
 from feed.client import Event, Page
 from feed.client.errors import Again
-from feed.client.frames import Control, Frame, Frames, of_frame, of_gap, of_object, of_page
+from feed.client.frames import Control, Frame, Frames, of_frame, of_gap, of_object, of_page, of_topics
+from feed.event import Placed
+from feed.pages import TopicInfo, TopicsPage
+from feed.terms import DELETED
 from feed.wire import message, sse
 
 LIMIT = 1 << 20
@@ -116,6 +120,24 @@ def test_both_forms_of_an_event_are_the_same() -> None:
     assert of_frame(frame) == expected
 
 
+def test_both_forms_of_an_event_in_a_snapshot_have_the_events_own_id_and_that_to_resume_at() -> None:
+    event = Event("e", 7, "a", DELETED, "{}", True, 0)
+    placed = Placed(event, "e-3-9")
+    assert of_object(placed.message.decode()) == placed
+    [frame] = frames(placed.envelope)
+    assert frame.event == DELETED
+    assert of_frame(frame) == placed
+    [frame] = frames(b"id: e-3-9\ndata: " + event.message + b"\n\n")
+    assert of_frame(frame) == placed, "the id of the frame counts"
+
+
+def test_a_topic_that_is_deleted_is_an_event_of_the_log_in_both_forms() -> None:
+    event = Event("e", 7, "a", DELETED, "{}", True, 0)
+    assert of_object(event.message.decode()) == event
+    [frame] = frames(event.envelope)
+    assert (frame.event, of_frame(frame)) == (DELETED, event)
+
+
 def test_both_forms_of_what_the_stream_says_of_itself_are_the_same() -> None:
     [frame] = frames(sse("e-1", "feed.open", '{"subscription":"s"}', retry=50))
     assert of_frame(frame) == Control("feed.open", {"subscription": "s"}, "e-1", 50)
@@ -148,6 +170,22 @@ def test_a_page_is_events_and_where_to_go_on() -> None:
     assert of_gap(Control("feed.gap", gap)) == found.gap
     with pytest.raises(Again):
         of_gap(Control("feed.gap", {"requested": 1}))
+
+
+def test_a_page_of_state_says_where_each_event_is_resumed_and_whether_it_is_whole() -> None:
+    events = [Event("e", seq, f"a/{seq}", "t", "1", True, 0) for seq in (5, 9)]
+    body = b'{"events":[%b,%b],"next":"e-9","live":true}' % (Placed(events[0], "e-5-9").message, events[1].message)
+    assert of_page(body) == Page(events, "e-9", None, True, ["e-5-9", None])
+
+
+def test_a_page_of_topics_is_names_and_their_newest_events() -> None:
+    topic = '{"topic":"a/é","last_id":"e-1","last_time":"1970-01-01T00:00:01.500Z","type":"t"}'
+    found = of_topics(f'{{"topics":[{topic}],"next":"a/é"}}'.encode())
+    assert found == TopicsPage([TopicInfo("a/é", "e-1", 1500, "t")], "a/é")
+    assert of_topics(b'{"topics":[],"next":null}') == TopicsPage([], None)
+    for wrong in (topic.replace("Z", ""), topic.replace('"a/é"', "1")):
+        with pytest.raises(msgspec.DecodeError):
+            of_topics(f'{{"topics":[{wrong}],"next":null}}'.encode())
 
 
 def test_comments_are_counted() -> None:

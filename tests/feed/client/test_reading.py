@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from feed import Invalid, control
 from feed.client import Event, GaveUp, Notice, Refused, draft
+from feed.client.answers import Refusal
 from feed.client.calls import Body, publishing_one
 from feed.client.errors import Again
 from feed.client.frames import Control
 from feed.client.reading import Reading, Transport
 from feed.client.waits import obeyed
+from feed.event import Placed
 
 EVENT = Event("e", 5, "a", "t", "1", True, 0)
 ENDED = Again("the stream ended")
@@ -41,6 +43,32 @@ def test_an_sse_stream_asks_for_envelopes_and_a_websocket_for_nothing_else() -> 
     assert reading("websocket", after="e-1").parameters.multi_items() == asked
 
 
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+def test_state_is_asked_for_and_how_often(transport: Transport) -> None:
+    def asked(every: float | None) -> list[tuple[str, str]]:
+        found = Reading(["a/*"], (), "e-1", None, transport, latest=True, every=every, renewable=False)
+        return [each for each in found.parameters.multi_items() if each[0] != "envelope"]
+
+    state = [("topic", "a/*"), ("latest", "1")]
+    assert asked(None) == [*state, ("after", "e-1")]
+    assert asked(0.5) == [*state, ("every", "0.5s"), ("after", "e-1")]
+    assert asked(60) == [*state, ("every", "1m"), ("after", "e-1")]
+
+
+@pytest.mark.parametrize(
+    ("latest", "every", "error", "words"),
+    [
+        (False, 0.5, Invalid, "every: is only for latest"),
+        (True, 0.05, Invalid, "every: has to be from 100 ms to 60 seconds"),
+        (True, 61, Invalid, "every: has to be from 100 ms to 60 seconds"),
+        (True, False, TypeError, "every has to be a number of seconds, not bool"),
+    ],
+)
+def test_how_often_state_may_come_has_bounds(latest: bool, every: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Reading(["a"], (), None, None, "sse", latest=latest, every=every, renewable=False)
+
+
 def test_the_position_before_the_first_id_is_none() -> None:
     assert reading(after="").parameters == reading(after=None).parameters
 
@@ -55,6 +83,7 @@ def test_another_transport_is_refused() -> None:
     [
         (Control("feed.open", {"subscription": "s"}, "e-1", 50), Notice("feed.open", {"subscription": "s"}), "e-1"),
         (EVENT, EVENT, "e-5"),
+        (Placed(EVENT, "e-2-9"), EVENT, "e-2-9"),
         (Control("feed.position", {}, "e-9"), Notice("feed.position", {}), "e-9"),
         (Control("feed.live", {"replayed": 3}), Notice("feed.live", {"replayed": 3}), ""),
         (
@@ -195,7 +224,7 @@ def test_a_time_that_is_none_is_not_waited_for(value: str) -> None:
 
 
 def test_a_first_401_asks_for_another_token_where_there_is_one_and_a_second_is_final() -> None:
-    def ask(found: Reading) -> Again | Refused:
+    def ask(found: Reading) -> Again | Refusal:
         body = Body.of_refusal()
         body.takes(b'{"status": 401}')
         return found.refused(401, "No", {"content-type": "application/problem+json; charset=utf-8"}, body)

@@ -15,7 +15,8 @@ import typer
 
 from feed import Invalid
 from feed.client import checked_token, checked_url
-from feed_server.cli.terminal import say
+from feed.units import parse_duration
+from feed_server.cli.terminal import WrongUse, say
 
 
 def _check_url(url: str) -> str:
@@ -28,6 +29,8 @@ def _check_url(url: str) -> str:
 
 Url = Annotated[str, typer.Option(envvar="FEED_URL", metavar="URL", help="The server to talk to.", callback=_check_url)]
 DEFAULT_URL = "http://127.0.0.1:8000"
+UNSAID = 1.0
+"""Seconds for which a server may be away before the user is told."""
 
 
 def _check_token(token: str | None) -> str | None:
@@ -46,6 +49,15 @@ Token = Annotated[
         callback=_check_token,
     ),
 ]
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """Return a time that was given on the command line in seconds, None if none was. Raises `WrongUse`."""
+    try:
+        parsed: float | None = parse_duration(text)
+    except ValueError as error:
+        raise WrongUse(f"{option}: {error}") from None
+    return parsed
 
 
 class Waiting:

@@ -11,12 +11,11 @@ import msgspec
 import typer
 
 from feed.client import PATIENCE, AsyncClient, Event, Page, checked_url
-from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
+from feed_server.cli.client import DEFAULT_URL, UNSAID, Token, Url, Waiting, end_with_reader, run_to_end
 from feed_server.cli.tail import form_of, say_gap
 from feed_server.cli.terminal import WrongUse
 
 _PAGE = 1_000  # events: the most that the server puts into one page
-_UNSAID = 1.0  # seconds for which a server may be away before the user is told
 
 
 def history(
@@ -48,7 +47,7 @@ def history(
     if len(given := [name for name, value in bounds.items() if value is not None]) > 1:
         raise WrongUse(f"{' and '.join(given)}: give one of them")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    waiting = Waiting(checked_url(url), f"trying again, for {PATIENCE:g} s in all", patience=_UNSAID)
+    waiting = Waiting(checked_url(url), f"trying again, for {PATIENCE:g} s in all", patience=UNSAID)
     wanted = _Wanted(patterns, type or (), after, before, since, last, limit)
     run_to_end(_print(AsyncClient(url, token, on_wait=waiting), wanted, form_of(json=json)))
 

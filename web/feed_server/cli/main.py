@@ -1,5 +1,5 @@
 """The command line: `feed serve`, `feed publish`, `feed tail`, `feed history`, `feed subscriptions`, `feed kick`,
-`feed demo`, `feed token`, `feed bench`, `feed doctor`.
+`feed topics`, `feed demo`, `feed token`, `feed bench`, `feed doctor`.
 
 Exit codes: 0 is success, 1 a failure, 2 a wrong command line or setting, 130 Ctrl-C. An error is one line on standard
 error. A command whose reader closes the pipe, as `feed tail … | head` does, ends with 0.
@@ -33,6 +33,7 @@ from feed_server.cli.subscriptions import kick, subscriptions
 from feed_server.cli.tail import tail
 from feed_server.cli.terminal import WrongUse, say
 from feed_server.cli.token import token
+from feed_server.cli.topics import topics
 from feed_server.setting_errors import NO_FLAG, problems, unknown_variables
 from feed_server.settings import Settings, is_secret, option, option_and_variable, variable
 
@@ -211,6 +212,11 @@ app.command()(tail)
 # feed history
 
 app.command()(history)
+
+
+# feed topics
+
+app.command()(topics)
 
 
 # feed subscriptions, feed kick

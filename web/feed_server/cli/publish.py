@@ -1,4 +1,4 @@
-"""`feed publish`: publish one event, or one for each line of input."""
+"""`feed publish`: publish one event, or one for each line of input; or delete the value of a topic."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import re
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 import typer
 from typer.core import TyperCommand
 
-from feed import FeedError, Malformed
+from feed import FeedError, Malformed, PreconditionFailed
 from feed.client import PATIENCE, AsyncClient, Draft, GaveUp, Refused, checked_url, draft
-from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, run_to_end
+from feed.event import DEFAULT_TYPE, on_terms
+from feed.terms import ANY, Terms, terms_of
+from feed_server.cli.client import DEFAULT_URL, UNSAID, Token, Url, Waiting, run_to_end, seconds
 from feed_server.cli.terminal import WrongUse, say
 
 _BATCH_EVENTS = 500
@@ -26,7 +28,6 @@ _BATCH_BYTES = 1 << 20
 _MAX_LINE = 16 << 20  # bytes; more than any server takes by default
 _CHUNK = 64 << 10  # bytes of standard input that are read at a time
 _READ_AHEAD = 16  # chunks
-_UNSAID = 1.0  # seconds for which a server may be away before the user is told
 _OPTION = re.compile(r"--([A-Za-z][\w-]*(=.*)?)?", re.DOTALL)
 
 
@@ -80,6 +81,22 @@ def publish(
     key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Idempotency-Key: a repeat within 24 h publishes nothing more.")
     ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the value of the topic, instead of publishing DATA.")
+    ] = False,
+    if_match: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only if this is the id of the topic's newest event; *: if it has any value."),
+    ] = None,
+    if_none_match: Annotated[
+        bool, typer.Option("--if-none-match", help="Only if the topic has no event, or was deleted.")
+    ] = False,
+    ttl: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Delete the topic's value after this time, unless it is renewed or replaced: 30s, 5m."
+        ),
+    ] = None,
     patience: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long to try again before giving up.")
     ] = PATIENCE,
@@ -89,34 +106,55 @@ def publish(
     DATA is published as text, with --json as JSON. The id of a single event is printed. Lines are published in batches,
     each as soon as the one before is committed, and each line once even if a batch had to be sent again.
 
+    With --delete the topic has no value any more: its newest event is of type feed.deleted, and the id of that event is
+    printed. If --if-match or --if-none-match does not hold, nothing is published, and the exit code is 1.
+
     Example: feed publish orders/42 '{"state": "paid"}' --json
     """
-    waiting = Waiting(checked_url(url), f"trying again, for {patience:g} s in all", patience=_UNSAID)
+    waiting = Waiting(checked_url(url), f"trying again, for {patience:g} s in all", patience=UNSAID)
     client = AsyncClient(url, token, patience=patience, on_wait=waiting)
-    if data != "-":
-        run_to_end(_publish_one(client, topic, data.encode() if json else data, type, key))
+    lease = seconds("--ttl", ttl)
+    single = {"--key": key is not None, "--if-match": if_match is not None, "--if-none-match": if_none_match}
+    if delete:
+        value = {"DATA": data != "-", "--type": type != DEFAULT_TYPE, "--json": json}
+        if given := _given(value | {"--if-none-match": if_none_match, "--ttl": ttl is not None}):
+            raise WrongUse(f"--delete and {given[0]}: give one of them")
+        run_to_end(_print_id(client, client.delete(topic, if_match=if_match, key=key)))
+    elif data != "-":
+        conditions = {"if_match": if_match, "if_none_match": ANY if if_none_match else None}
+        publishing = client.publish(topic, data.encode() if json else data, type=type, key=key, ttl=lease, **conditions)
+        run_to_end(_print_id(client, publishing))
         if not json and _looks_like_json(data):
             say("feed publish: this looks like JSON and was published as text: publish JSON with --json")
-    elif key is not None:
-        raise WrongUse("--key is for a single event: give DATA")
+    elif given := _given(single):
+        raise WrongUse(f"{given[0]} is for a single event: give DATA")
     elif sys.stdin is None:
         raise WrongUse("standard input is closed")
     else:
-        run_to_end(_publish_lines(client, waiting, topic, type, json))
+        run_to_end(_publish_lines(client, waiting, _Form(topic, type, json, terms_of(None, None, lease))))
 
 
-async def _publish_one(client: AsyncClient, topic: str, data: str | bytes, type: str, key: str | None) -> None:
-    async with client:
-        print(await client.publish(topic, data, type=type, key=key), flush=True)
+def _given(options: Mapping[str, bool]) -> list[str]:
+    """Return the names of those that were given on the command line."""
+    return [name for name, is_given in options.items() if is_given]
 
 
-async def _publish_lines(client: AsyncClient, waiting: Waiting, topic: str, type: str, json: bool) -> None:
+async def _print_id(client: AsyncClient, call: Coroutine[Any, Any, str]) -> None:
+    """Make a call, and print the id that it returns."""
+    try:
+        async with client:
+            print(await call, flush=True)
+    except PreconditionFailed as error:
+        raise FeedError(str(error) if error.current is None else f"{error}: {error.current}") from error
+
+
+async def _publish_lines(client: AsyncClient, waiting: Waiting, form: _Form) -> None:
     if sys.stdin.isatty():
         say("reading events from the terminal, one a line; Ctrl-D ends")
     published = 0
     try:
         with _progress() as show:
-            async with client, contextlib.aclosing(_batches(_StandardInput(), topic, type, json)) as batches:
+            async with client, contextlib.aclosing(_batches(_StandardInput(), form)) as batches:
                 async for batch in batches:
                     published += await _publish_batch(client, batch)
                     waiting.over()
@@ -207,7 +245,27 @@ async def _lines(source: _StandardInput) -> AsyncIterator[bytes | None]:
         yield rest
 
 
-async def _batches(source: _StandardInput, topic: str, type: str, json: bool) -> AsyncGenerator[_Batch, None]:
+class _Form(NamedTuple):
+    """What each line is published as. `json` tells whether the lines are JSON."""
+
+    topic: str
+    type: str
+    json: bool
+    terms: Terms | None
+
+    def draft(self, number: int, line: bytes) -> Draft | None:
+        """Return the event for a line, None for one that is skipped. Raises `Malformed`, with the line's number."""
+        if self.json and not line.strip():
+            return None
+        try:
+            return on_terms(draft(self.topic, line if self.json else line.decode(), self.type), self.terms)
+        except UnicodeDecodeError as error:
+            raise Malformed(f"line {number:,}: not UTF-8: byte {error.start} is {line[error.start]:#04x}") from None
+        except Malformed as error:
+            raise Malformed(f"line {number:,}: {error}") from None
+
+
+async def _batches(source: _StandardInput, form: _Form) -> AsyncGenerator[_Batch, None]:
     """Yield what to publish together: the lines that have come when the input pauses, or as many as a batch may hold.
 
     No clock is needed: while one batch is on its way the next one gathers, so that a slow input does not wait and a
@@ -215,7 +273,7 @@ async def _batches(source: _StandardInput, topic: str, type: str, json: bool) ->
     """
     batch: _Batch = []
     size = number = 0
-    hinted = json
+    hinted = form.json
     failure: Malformed | None = None
     async for line in _lines(source):
         if line is not None:
@@ -224,7 +282,8 @@ async def _batches(source: _StandardInput, topic: str, type: str, json: bool) ->
                 hinted = True
                 say(f"feed publish: line {number:,} looks like JSON and is published as text: publish JSON with --json")
             try:
-                batch += _event(number, line, topic, type, json)
+                if (event := form.draft(number, line)) is not None:
+                    batch.append((number, event))
             except Malformed as error:
                 failure = error  # raised after the lines before it are published
             size += len(line)
@@ -235,18 +294,6 @@ async def _batches(source: _StandardInput, topic: str, type: str, json: bool) ->
             raise failure
     if batch:
         yield batch
-
-
-def _event(number: int, line: bytes, topic: str, type: str, json: bool) -> _Batch:
-    if json and not line.strip():
-        return []
-    try:
-        event = draft(topic, line if json else line.decode(), type)
-    except UnicodeDecodeError as error:
-        raise Malformed(f"line {number:,}: not UTF-8: byte {error.start} is {line[error.start]:#04x}") from None
-    except Malformed as error:
-        raise Malformed(f"line {number:,}: {error}") from None
-    return [(number, event)]
 
 
 @contextlib.contextmanager

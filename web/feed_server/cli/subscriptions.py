@@ -15,7 +15,7 @@ from feed import FeedError
 from feed.client import Refused
 from feed_server.cli.admin import AdminClient
 from feed_server.cli.client import DEFAULT_URL, Token, Url, run_to_end
-from feed_server.cli.terminal import WrongUse, escaped, escaped_json, say
+from feed_server.cli.terminal import WrongUse, escaped_json, say, show_table
 
 _PAGE = 1_000  # subscriptions: the most that the server puts into one page
 _COLUMNS = {
@@ -64,7 +64,7 @@ async def _list(client: AdminClient, subject: str | None, *, as_json: bool) -> N
             else:
                 rows += found
     if rows:
-        _show(rows)
+        show_table(list(_COLUMNS), [[_cell(row.get(name)) for name in _COLUMNS.values()] for row in rows])
     elif not as_json:
         say("no streams are open" if subject is None else f"no streams of {subject!r} are open")
     sys.stdout.flush()
@@ -82,18 +82,6 @@ async def _pages(client: AdminClient) -> AsyncGenerator[dict[str, Any], None]:
         after = page.get("next") or ""
         if not after:
             return
-
-
-def _show(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in _COLUMNS:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(escaped(_cell(row.get(name))) for name in _COLUMNS.values()))
-    Console(highlight=False, markup=False).print(table)
 
 
 def _cell(value: object) -> str:

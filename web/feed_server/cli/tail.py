@@ -10,7 +10,7 @@ import typer
 
 from feed.client import AsyncClient, AsyncSubscription, Event, Gap, Item, Notice, Reconnecting, Transport
 from feed.wire import rfc3339
-from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end
+from feed_server.cli.client import DEFAULT_URL, Token, Url, Waiting, end_with_reader, run_to_end, seconds
 from feed_server.cli.terminal import WrongUse, escaped, escaped_json, say
 
 
@@ -27,11 +27,23 @@ def tail(
         str | None, typer.Option(metavar="ID", help="Begin after this event; earliest: with the oldest.")
     ] = None,
     type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this type; may be repeated.")] = None,
+    latest: Annotated[
+        bool,
+        typer.Option(
+            "--latest",
+            help="Begin with the newest event of each topic; then what changes, less what was superseded meanwhile.",
+        ),
+    ] = False,
+    every: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="With --latest: print at most one event of a topic in this time: 500ms, 5s."),
+    ] = None,
     transport: Annotated[Transport, typer.Option(help="How to read.")] = "sse",
     until_live: Annotated[
         bool,
         typer.Option(
-            "--until-live", help="End when the events of --last or --after are printed, instead of waiting for more."
+            "--until-live",
+            help="End when the events of --last, --after or --latest are printed, instead of waiting for more.",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print each event as a JSON object.")] = False,
@@ -41,17 +53,33 @@ def tail(
     Each event is a line: time, topic, type and data, with control characters escaped. When the connection breaks or the
     server restarts, the command reconnects and goes on after the last event that it printed: no event is printed twice.
 
+    With --latest the newest event of each topic comes first, and then what changes. A topic that is deleted has an
+    event of type feed.deleted. Behind a gap all of it is printed anew, and where the connection broke in the middle of
+    it, the newest event of a topic may be printed once more.
+
     Example: feed tail 'orders/*' --last 10
     """
     if last is not None and after is not None:
         raise WrongUse("--last and --after: give one of them")
+    if latest and (last is not None or type):
+        raise WrongUse(f"--latest and {'--type' if last is None else '--last'}: give one of them")
+    if every is not None and not latest:
+        raise WrongUse("--every is for --latest")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     client = AsyncClient(url, token)
-    items = client.subscribe(*patterns, types=type or [], after=after, last=last, transport=transport)
+    items = client.subscribe(
+        *patterns,
+        types=type or [],
+        after=after,
+        last=last,
+        latest=latest,
+        every=seconds("--every", every),
+        transport=transport,
+    )
     end = None
     if until_live:
         # Without a replay there is no `feed.live`: the stream is live from its start.
-        end = "feed.open" if last is None and after is None else "feed.live"
+        end = "feed.live" if latest or last is not None or after is not None else "feed.open"
     run_to_end(_tail(client, items, form_of(json=json), end))
 
 

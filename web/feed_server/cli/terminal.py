@@ -4,6 +4,7 @@ the terminal."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 
 import typer
 
@@ -37,3 +38,16 @@ def _escape(character: str) -> str:
 def escaped_json(line: str) -> str:
     """Escape a JSON text in the same way. It stays the same JSON: these characters stand only inside its strings."""
     return UNSAFE.sub(lambda found: _escape(found[0]), line)
+
+
+def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table. Its cells are escaped."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escaped, row))
+    Console(highlight=False, markup=False).print(table)
