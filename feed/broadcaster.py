@@ -12,9 +12,11 @@ from feed.event import Event
 from feed.log.contract import LogLost
 from feed.log.window import Window
 from feed.options import Limits
+from feed.pace import Paces
 from feed.pattern import TopicIndex
 from feed.peer import address_key
 from feed.pump import Pump
+from feed.state import State
 from feed.statistics import Counters, Queues, transport_of
 from feed.subscription import Subscription
 
@@ -23,14 +25,16 @@ class Broadcaster:
     """The subscriptions of one process. No method waits: a slow reader does not delay the others.
 
     `window` holds the newest events that were passed on; its position is that of the last one. `pump` writes the queues
-    of the subscriptions that flow into outlets. `losses` is how often the log has lost events: a position from before a
-    loss may mean other events now. `counters` are the counts of the broadcaster and the pump.
+    of the subscriptions that flow into outlets. `paces` offers to those who want what has changed only every so often.
+    `losses` is how often the log has lost events: a position from before a loss may mean other events now. `counters`
+    are the counts of the broadcaster and the pump.
     """
 
-    def __init__(self, window: Window, counters: Counters | None = None) -> None:
+    def __init__(self, window: Window, state: State, limits: Limits, counters: Counters) -> None:
         self.window = window
-        self.counters = counters or Counters()
+        self.counters = counters
         self.pump = Pump(self.counters)
+        self.paces = Paces(window, state, self.pump, limits)
         self.losses = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._index: TopicIndex[Subscription] = TopicIndex()
@@ -42,6 +46,9 @@ class Broadcaster:
         self._subscriptions[subscription.id] = subscription
         if address := address_key(subscription.peer.address):
             self._by_address[address] += 1
+        if subscription.pace is not None:
+            subscription.pace.add(subscription.selection.patterns, subscription)
+            return
         for pattern in subscription.selection.patterns:
             self._index.add(pattern, subscription)
 
@@ -52,7 +59,12 @@ class Broadcaster:
                 self._by_address[address] -= 1
                 if not self._by_address[address]:
                     del self._by_address[address]
-            for pattern in subscription.selection.patterns:
+            patterns, pace = subscription.selection.patterns, subscription.pace
+            if pace is not None:
+                if pace.remove(patterns, subscription):
+                    self.paces.forget(pace)
+                return
+            for pattern in patterns:
                 self._index.remove(pattern, subscription)
 
     def count_of(self, address: str) -> int:
@@ -99,6 +111,7 @@ class Broadcaster:
         for subscription in self:
             subscription.note_position()
             subscription.fall_behind()
+        self.paces.interrupt(position)
         self.window.skip_to(position)
 
     def lose(self, lost: LogLost) -> None:
@@ -107,6 +120,7 @@ class Broadcaster:
         for subscription in self:
             subscription.note_position()
             subscription.lose(lost)
+        self.paces.interrupt(lost.position)
         if not lost.kept(self.window.position):
             self.window.skip_to(lost.position)
 
@@ -114,6 +128,7 @@ class Broadcaster:
         """Make all readers read the log, because passing on failed half-way and some may have had their part."""
         for subscription in self:
             subscription.fall_behind()
+        self.paces.interrupt(self.window.position)
 
     def drain(self, limits: Limits) -> None:
         """End every stream, because this feed is being stopped. The clients are told to come back spread evenly over

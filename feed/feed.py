@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import overload
 
@@ -46,6 +47,7 @@ from feed.pages import (
     TopicInfo,
     TopicsPage,
     check_after,
+    check_every,
     check_last,
     check_latest,
     page_request,
@@ -473,6 +475,7 @@ class Feed:
         after: str | None = None,
         last: int | None = None,
         latest: bool = False,
+        every: float | None = None,
     ) -> Subscribing:
         """Subscribe for the length of a block: `async with feed.subscribe("orders/*") as events`.
 
@@ -488,7 +491,8 @@ class Feed:
         With `latest` the stream has the state: first the newest event of each topic, then each event that follows, less
         those that a later one of their topic has superseded before they were read. A topic that is deleted has an event
         of type `feed.deleted`. A `Gap` then means: forget all that you hold, as the whole state follows. `types` and
-        `last` cannot be given.
+        `last` cannot be given. With `every`, 0.1 to 60 seconds, what changes later comes in batches, at most one in
+        each such time, in which each topic stands once.
 
         Raises `Invalid` at once for a bad pattern, type or `last`. Entering the block raises `FeedUnavailable` if the
         log cannot be read now or there are too many subscribers, and `Draining`, which is a kind of it, after `drain`.
@@ -496,7 +500,7 @@ class Feed:
         selection = self.select(patterns, types)
         check_last(last)
         check_latest(latest, {"types": selection.types, "last": last})
-        return Subscribing(self, selection, check_after(after), last, latest)
+        return Subscribing(self, selection, check_after(after), last, latest, check_every(every, latest=latest))
 
     def select(self, patterns: str | Iterable[str | Iterable[str]], types: Iterable[str] = ()) -> Selection:
         """Check what one subscription asks for, as the HTTP routes do. Raises `Invalid` for no pattern, too many, or a
@@ -510,6 +514,7 @@ class Feed:
         after: str | None,
         last: int | None,
         latest: bool = False,
+        every: float | None = None,
         peer: Peer = Peer(),  # noqa: B008  immutable
     ) -> Subscription:
         """Begin a subscription, as `subscribe` does at the beginning of its block. This is for the HTTP routes, whose
@@ -539,8 +544,9 @@ class Feed:
         if cursor is None:
             cursor = max(log.position, window.position)
         resumed = after if gap is None and after != EARLIEST else None
+        pace = None if every is None else running.broadcaster.paces.of(every)
         subscription = Subscription(
-            running.shared, selection, peer, cursor=cursor, replay=replay, resumed=resumed, place=place
+            running.shared, selection, peer, cursor=cursor, replay=replay, resumed=resumed, place=place, pace=pace
         )
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)
@@ -732,20 +738,23 @@ class Feed:
 class Subscribing(contextlib.AbstractAsyncContextManager[Subscription]):
     """A subscription for the length of a block, which `Feed.subscribe` makes: `async with … as events`."""
 
-    def __init__(self, feed: Feed, selection: Selection, after: str | None, last: int | None, latest: bool) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        selection: Selection,
+        after: str | None,
+        last: int | None,
+        latest: bool,
+        every: float | None,
+    ) -> None:
+        self._attach = partial(feed.attach, selection, after=after, last=last, latest=latest, every=every)
         self._feed = feed
-        self._selection = selection
-        self._after = after
-        self._last = last
-        self._latest = latest
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Subscription:
         if self._subscription is not None:
             raise RuntimeError("this subscription has been entered already: call subscribe for each block")
-        self._subscription = await self._feed.attach(
-            self._selection, after=self._after, last=self._last, latest=self._latest
-        )
+        self._subscription = await self._attach()
         return self._subscription
 
     async def __aexit__(

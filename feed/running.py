@@ -11,6 +11,7 @@ import msgspec
 from feed.broadcaster import Broadcaster
 from feed.history import History, newest_window
 from feed.log import Log, check_log_url, is_shared, open_log
+from feed.log.window import Window
 from feed.options import FeedOptions
 from feed.relay import Relay
 from feed.siblings import check_alone
@@ -23,13 +24,13 @@ from feed.survey import Survey
 class Running:
     """An open feed: its log, its broadcaster, and the tasks between them."""
 
-    def __init__(self, log: Log, broadcaster: Broadcaster, options: FeedOptions) -> None:
+    def __init__(self, log: Log, window: Window, options: FeedOptions, counters: Counters) -> None:
         self.log = log
-        self.broadcaster = broadcaster
+        self.state = State(log, window)
+        self.broadcaster = broadcaster = Broadcaster(window, self.state, options.limits, counters)
         self.survey = Survey(options.node, log, broadcaster)
         replays = asyncio.Semaphore(options.max_replays)
-        self.state = State(log, broadcaster.window)
-        self.shared = Shared(log, broadcaster.window, self.state, broadcaster.pump, replays, options.limits)
+        self.shared = Shared(log, window, self.state, broadcaster.pump, replays, options.limits)
         self.history = History(log, broadcaster, self.state, replays)
         self.relay = Relay(log, broadcaster, self.state, options.limits)
         log.answer_others(self.survey.answer)
@@ -46,7 +47,7 @@ class Running:
             await check_alone(url.partition(":")[0])
         log = left or await open_log(url, options.retention, options.node)
         try:
-            return cls(log, Broadcaster(await newest_window(log, options), counters), options)
+            return cls(log, await newest_window(log, options), options, counters)
         except BaseException:
             await log.close()
             raise
@@ -58,6 +59,7 @@ class Running:
 
     async def stop(self) -> None:
         """Cancel the tasks, then close the log."""
+        self.broadcaster.paces.stop()
         for task in self._tasks:
             task.cancel()
         try:

@@ -29,6 +29,7 @@ from feed.log.contract import Log, LogLost, Page
 from feed.log.paging import read_on
 from feed.log.window import Window
 from feed.options import Limits
+from feed.pace import Pace
 from feed.pattern import Selection
 from feed.peer import Peer
 from feed.pump import Pump
@@ -134,6 +135,7 @@ class Subscription:
         "ended",
         "events",
         "id",
+        "pace",
         "peer",
         "queue",
         "reason",
@@ -152,13 +154,15 @@ class Subscription:
         replay: bool,
         resumed: str | None,
         place: Place | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """`place` is where a reader of state begins, whose `cursor` is that of the place. At the beginning it holds
-        nothing."""
+        nothing. `pace` is from whom it gets its events while it is live, if that is not the broadcaster itself."""
         log, limits = shared.log, shared.limits
         self.id = secrets.token_hex(8)
         self.selection = selection
         self.peer = peer
+        self.pace = pace
         self.cursor = cursor  # all events up to here were handed out, or not wanted
         self.behind = cursor < shared.window.position or replay
         self.since = clock.now()
@@ -270,9 +274,10 @@ class Subscription:
         self._losses = (*earlier, _Loss(stop, requested))
 
     def note_position(self) -> None:
-        """A live reader with an empty queue has seen everything up to the window's position: move its cursor there."""
+        """A live reader with an empty queue has seen everything that was passed on: move its cursor there."""
         if not self.behind and self.queue.empty():
-            self.cursor = max(self.cursor, self._window.position)
+            passed_on = self._window if self.pace is None else self.pace
+            self.cursor = max(self.cursor, passed_on.position)
 
     def beat(self, now: float) -> None:
         """Send a sign of life if nothing was sent for the time that the heartbeat allows."""

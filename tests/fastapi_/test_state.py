@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tests.conftest import Serve
 from tests.support.running import RunningServer
@@ -355,3 +356,39 @@ def test_a_websocket_sets_and_renews_leases(server: RunningServer) -> None:
         for wrong in ({"renew": True}, {"renew": True, "ttl": 5, "data": 1}, {"renew": True, "ttl": 5, "type": "x"}):
             socket.send(json.dumps({"topic": "ws-ttl/a", **wrong}))
             assert until("feed.error")["status"] == 422
+
+
+# What changes, every so often.
+
+
+def test_what_changes_comes_in_batches_with_each_topic_once(server: RunningServer) -> None:
+    with subscribed(f"{server.url}/events/every/*?latest=1&every=0.5") as stream:
+        stream.until("feed.live")
+        for number in range(20):
+            put(server, "every/a", str(number))
+            put(server, "every/b", str(number))
+        seen: list[tuple[str, str]] = []
+        while ("every/b", "19") not in seen:
+            frame = stream.frame()
+            seen.append((frame.json["topic"], frame.json["data"]))
+        assert len(seen) < 40, "most were superseded before their time came"
+        assert ("every/a", "19") in seen
+
+
+@pytest.mark.parametrize("query", ["every=1s", "latest=1&every=99ms", "latest=1&every=61s", "latest=1&every="])
+def test_a_time_that_is_none_or_not_for_state_is_422(server: RunningServer, query: str) -> None:
+    for headers in ({}, NDJSON):
+        answer = server.http.get(f"{server.url}/events/a?{query}", headers=headers)
+        assert (answer.status_code, answer.json()["detail"].split(":")[0]) == (422, "every")
+    assert server.http.get(f"{server.url}/events/a?latest=1&every=1s", headers=JSON).status_code == 422
+
+
+def test_a_websocket_is_paced_too(server: RunningServer) -> None:
+    url = f"{server.url.replace('http', 'ws')}/ws/paced/*?latest=1&every=100ms"
+    with connect(url, subprotocols=[Subprotocol("feed.batch")]) as socket:
+        put(server, "paced/a", "1")
+        put(server, "paced/a", "2")
+        while "paced/a" not in (message := str(socket.recv(timeout=20))):
+            pass
+        events = [json.loads(line) for line in message.splitlines()]
+        assert len([event for event in events if event["type"] == "message"]) == 1

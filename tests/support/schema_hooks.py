@@ -63,7 +63,7 @@ def _mend(case: Any) -> None:
     publishes = case.method.upper() in ("POST", "DELETE")
     for values, names in (
         (case.headers, ("If-Match", "If-None-Match")),
-        (case.query, ("list", "after_topic", "latest")),
+        (case.query, ("list", "after_topic", "latest", "every")),
     ):
         for name in names:
             (values or {}).pop(name, None)

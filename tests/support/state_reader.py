@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from feed import Event, Feed, Subscription
@@ -17,6 +18,27 @@ class Published:
     """Everything that was ever published: by seq, the topic, and the text; None for a tombstone."""
 
     events: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+
+    def watch(self, feed: Feed) -> None:
+        """Note the tombstones of values that have run out, which nobody publishes, as the feed passes them on. No value
+        ends twice."""
+        assert feed.running is not None
+        broadcaster = feed.running.broadcaster
+        push, ended = broadcaster.push, set[str]()
+
+        def watched(events: Sequence[Event], size: int | None = None) -> None:
+            if events[0].seq != broadcaster.window.position + 1:
+                ended.clear()  # some were passed by
+            for event in events:
+                if event.type == DELETED:
+                    assert event.topic not in ended, f"{event.topic} ends twice"
+                    assert self.events.setdefault(event.seq, (event.topic, None)) == (event.topic, None)
+                    ended.add(event.topic)
+                else:
+                    ended.discard(event.topic)
+            push(events, size)
+
+        broadcaster.push = watched  # type: ignore[method-assign]
 
     def state(self, position: int) -> dict[str, tuple[int, str]]:
         """The state at a position: of each topic that has a value, the seq and the text."""
@@ -36,6 +58,7 @@ class StateReader:
     selection: Selection
     published: Published
     held: dict[str, tuple[int, str]] = field(default_factory=dict)
+    every: float | None = None
     seen: dict[str, int] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)  # what it may be handed once more, after a drop
     id: str | None = None
@@ -47,7 +70,7 @@ class StateReader:
         """Begin, or resume."""
         self.is_live = False
         self.repeated = dict(self.seen)
-        self.stream = await feed.attach(self.selection, after=self.id, last=None, latest=True)
+        self.stream = await feed.attach(self.selection, after=self.id, last=None, latest=True, every=self.every)
 
     def drop(self, feed: Feed) -> None:
         """Leave."""
@@ -67,6 +90,7 @@ class StateReader:
         """Whether nothing more comes until something is published."""
         assert self.stream is not None
         assert feed.running is not None
+        self.stream.note_position()
         return self.is_live and self.stream.cursor >= feed.running.broadcaster.window.position
 
     def take(self, feed: Feed, item: Item) -> None:

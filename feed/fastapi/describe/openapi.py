@@ -75,7 +75,7 @@ _PROBLEM_HEADERS: dict[str, Any] = {
 _TOPIC: dict[str, Any] = {"type": "string", "example": "orders/42"}
 _PATTERN: dict[str, Any] = {"type": "string", "example": "orders/*"}
 _TYPE: dict[str, Any] = {"type": "string"}
-_TTL: dict[str, Any] = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$", "example": "30s"}
+_TIME_SPAN: dict[str, Any] = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$"}
 
 _ENVELOPE: dict[str, Any] = {
     "type": "object",
@@ -373,7 +373,7 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
             "query",
             "After this time, 1 s to 7 d, the topic is deleted, if the event is still its newest. Without a body and a "
             "type nothing is published: the time of the value that is there begins anew.",
-            _TTL,
+            {**_TIME_SPAN, "example": "30s"},
         ),
         *_CONDITIONS,
         _KEY,
@@ -491,6 +491,13 @@ SUBSCRIBE: dict[str, Any] = {
         _parameter("last", "query", "Begin with the newest N events, if no id is given.", _number(1000)),
         _parameter("envelope", "query", "`1`: SSE's `data` is the whole event as JSON.", {"type": "string"}),
         _parameter("latest", "query", "`1`: state, of each topic its newest event, then what changes.", _SWITCH),
+        _parameter(
+            "every",
+            "query",
+            "With `latest`, for a stream: what changes after the first load comes in batches, at most one in each such "
+            "time, 100 ms to 60 s, in which each topic stands once.",
+            {**_TIME_SPAN, "example": "500ms"},
+        ),
         _parameter(
             "list", "query", "`topics`: not events, but the topics that have any, as JSON.", {"const": "topics"}
         ),

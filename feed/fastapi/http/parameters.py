@@ -47,6 +47,7 @@ PARAMETERS: dict[str, frozenset[Use]] = {
     "last": _READING,
     "ttl": frozenset({Use.ONE}),
     "latest": _READING,
+    "every": frozenset({Use.STREAM}),
     "envelope": _READING,
     "list": frozenset({Use.TOPICS}),
     "after_topic": frozenset({Use.TOPICS}),

@@ -12,7 +12,7 @@ from feed.fastapi.auth.grants import NOTHING, Grants
 from feed.fastapi.http.parameters import Use
 from feed.fastapi.http.request import Query, last_event_id, path_parameter, query_of
 from feed.fastapi.routes.gate import Gate, peer
-from feed.pages import MAX_LAST, check_latest
+from feed.pages import MAX_LAST, check_every, check_latest
 from feed.pattern import Selection
 from feed.peer import Peer
 
@@ -23,8 +23,8 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     """A reader's request that is well formed and allowed.
 
     `pattern` is the pattern in the path, None if all are in the query. `refused` says why no stream can begin now,
-    though the request is correct: over SSE a reader is told so by a stream that ends. `latest` asks for state, and
-    `envelope` for the JSON objects over SSE.
+    though the request is correct: over SSE a reader is told so by a stream that ends. `latest` asks for state,
+    `every` for a batch of what changes in each such time, and `envelope` for the JSON objects over SSE.
     """
 
     pattern: str | None
@@ -34,6 +34,7 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     after: str | None
     last: int | None
     latest: bool
+    every: float | None
     envelope: bool
     refused: FeedUnavailable | None
 
@@ -42,7 +43,7 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
         if self.refused is not None:
             raise self.refused
         return await gate.feed.attach(
-            self.selection, after=self.after, last=self.last, latest=self.latest, peer=self.peer
+            self.selection, after=self.after, last=self.last, latest=self.latest, every=self.every, peer=self.peer
         )
 
 
@@ -75,6 +76,7 @@ async def subscribe_request(gate: Gate, connection: HTTPConnection, transport: T
         last_event_id(connection, query),
         query.number("last", least=1, most=MAX_LAST),
         latest,
+        check_every(query.one("every"), latest=latest),
         envelope,
         refused,
     )
