@@ -19,6 +19,7 @@ from feed.errors import (
     FeedUnavailable,
     Forbidden,
     Indeterminate,
+    InsufficientStorage,
     Invalid,
     LogRefused,
     Malformed,
@@ -32,7 +33,7 @@ from feed.errors import (
 from feed.event import Draft, Event
 from feed.event import value_draft as draft
 from feed.feed import Feed
-from feed.log import Retention
+from feed.log.classes import Keep, Retention
 from feed.options import FeedOptions, Limits
 from feed.pages import EARLIEST, Page, TopicInfo
 from feed.pattern import select
@@ -51,7 +52,9 @@ __all__ = [
     "Forbidden",
     "Gap",
     "Indeterminate",
+    "InsufficientStorage",
     "Invalid",
+    "Keep",
     "Limits",
     "LogRefused",
     "Malformed",

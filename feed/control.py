@@ -92,9 +92,13 @@ class Heartbeat(msgspec.Struct, frozen=True):
         return b""
 
 
-def opened(subscription: str, id: str, retry: int) -> Control:
-    """Make the first thing on every stream. `id` is the position before the first event to come."""
-    return Control("feed.open", _json({"subscription": subscription}), id, retry)
+def opened(subscription: str, id: str, retry: int, *, complete: bool = True) -> Control:
+    """Make the first thing on every stream. `id` is the position before the first event to come. Unless it is
+    `complete`, events that were asked for are gone."""
+    data: dict[str, str | int] = {"subscription": subscription}
+    if not complete:
+        data["complete"] = False
+    return Control("feed.open", _json(data), id, retry)
 
 
 def gap(requested: str, resumed_from: str, reason: Literal["expired", "unknown"]) -> Gap:

@@ -7,6 +7,7 @@
     │   ├── Invalid             the request breaks a rule for topics, types, …               (HTTP 422)
     │   ├── NoEvents            the topic has no event that could be deleted or renewed      (HTTP 404)
     │   ├── PreconditionFailed  the topic's newest event is not the one that the caller knows (HTTP 412)
+    │   ├── InsufficientStorage the topic would be one kept value too many                   (HTTP 507)
     │   ├── Unauthenticated     the request does not prove who is asking                     (HTTP 401)
     │   └── Forbidden           the caller may not do this                                   (HTTP 403)
     ├── FeedUnavailable     the feed cannot do it now, and nothing was done: try again   (HTTP 503)
@@ -85,6 +86,17 @@ class PreconditionFailed(TopicRefusal):
     def at(self, place: int) -> PreconditionFailed:
         """Return the same error for an event of a batch."""
         return PreconditionFailed(self.topic, self.current, place)
+
+
+class InsufficientStorage(TopicRefusal):
+    """The newest event of `topic` would be kept (`Keep.latest`), and there is no room for it: too many topics, or too
+    many bytes, are kept already. Deleting others makes room."""
+
+    says = "cannot be kept: as many topics or bytes as may be are kept already (max_kept). Delete some"
+
+    def at(self, place: int) -> InsufficientStorage:
+        """Return the same error for an event of a batch."""
+        return InsufficientStorage(self.topic, place)
 
 
 class Unauthenticated(RequestError):

@@ -523,15 +523,17 @@ class Feed:
         await self._entrance.enter()
         running = await self._ready()
         log, window, history = running.log, running.broadcaster.window, running.history
-        cursor, gap, place = None, None, None
+        cursor, gap, place, told, complete = None, None, None, None, True
         check_last(last)
         self._check_room(running, peer)
         with history.without_loss():
             if latest:
-                place, gap = await history.place_of(after)
+                place, gap = await history.place_of(after, selection)
                 cursor = place.cursor
+            elif after == EARLIEST:
+                cursor, complete = history.beginning(selection)
             elif after is not None:
-                cursor, gap = await history.resume_at(after)
+                cursor, gap, told = await history.resume_at(after)
             elif last is not None:
                 with history.looking_back():
                     cursor = await history.before_last(selection, last)
@@ -545,8 +547,19 @@ class Feed:
             cursor = max(log.position, window.position)
         resumed = after if gap is None and after != EARLIEST else None
         pace = None if every is None else running.broadcaster.paces.of(every)
+        if told is None:
+            told = history.taken(selection, cursor)
         subscription = Subscription(
-            running.shared, selection, peer, cursor=cursor, replay=replay, resumed=resumed, place=place, pace=pace
+            running.shared,
+            selection,
+            peer,
+            cursor=cursor,
+            replay=replay,
+            resumed=resumed,
+            complete=complete,
+            told=told,
+            place=place,
+            pace=pace,
         )
         if gap is not None and after is not None:
             subscription.announce_gap(after, gap)

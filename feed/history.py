@@ -8,6 +8,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import msgspec
+
 from feed import control
 from feed.broadcaster import Broadcaster
 from feed.control import Gap
@@ -23,6 +25,9 @@ from feed.options import FeedOptions
 from feed.pages import EARLIEST, Page, PageRequest, TopicInfo, TopicsPage, check_last
 from feed.pattern import EVERYTHING, Selection
 from feed.state import State
+
+Reason = Literal["expired", "unknown"] | None
+"""Why events may be missing where a reader goes on; None if none are."""
 
 _PAGE_BYTES = 1 << 20  # of a page of history
 _LOOKED_AT = 2_000  # topics, for one page of them
@@ -48,19 +53,22 @@ class History:
                 return await self._page_of_state(selection, asked.after, limit)
             if asked.before is not None:
                 return await self._page_before(selection, asked.before, limit)
-            after, gap = asked.after, None
-            if after is not None:
-                cursor, gap = await self.resume_at(after)
+            after, gap, told, complete = asked.after, None, None, True
+            if after is not None and after != EARLIEST:
+                cursor, gap, told = await self.resume_at(after)
             elif asked.last is not None:
                 cursor = await self.before_last(selection, asked.last)
             elif asked.since is not None:
                 async with self._replays:
                     cursor = await log.before_time(asked.since)
             else:
-                cursor = log.oldest - 1
+                cursor, complete = self.beginning(selection)
+            if told is None:
+                told = self.taken(selection, cursor)  # nobody expects what is before it
             found = None if gap is None or after is None else control.gap(after, log.id_at(cursor), gap)
             losses = log.losses_beyond(after) if after is not None and gap is None else ()
-            return await self._page_after(selection, cursor, limit, found, losses)
+            page = await self._page_after(selection, Place(cursor, told), limit, found, losses)
+            return page if complete else msgspec.structs.replace(page, complete=False)
 
     @contextlib.contextmanager
     def looking_back(self) -> Iterator[None]:
@@ -83,17 +91,45 @@ class History:
         if self._broadcaster.losses != losses:
             raise FeedUnavailable("the log has lost events meanwhile: try again")
 
-    async def resume_at(self, after: str) -> tuple[int, Literal["expired", "unknown"] | None]:
-        """Return the position from which a reader goes on who asks for what comes after the id `after`; and, if events
-        may be missing there, the reason."""
-        if after == EARLIEST:
-            return self._log.oldest - 1, None
-        position = await self._log.locate(after)
-        if position is None:
-            return self._log.oldest - 1, "unknown"
-        if position + 1 < self._log.oldest:
-            return self._log.oldest - 1, "expired"
-        return position, None
+    async def resume_at(self, after: str) -> tuple[int, Reason, int | None]:
+        """Return the position from which a reader goes on who asks for what comes after the id `after`. If events may
+        be missing there, return the reason, too; and up to where the reader was told already that events are missing,
+        None if it need not be told at all."""
+        log = self._log
+        place = await locate(log, after)
+        if place is None:
+            return log.oldest - 1, "unknown", None
+        if log.classes:
+            return place.cursor, None, place.as_of
+        if place.cursor + 1 < log.oldest:
+            return log.oldest - 1, "expired", None
+        return place.cursor, None, place.as_of
+
+    def taken(self, selection: Selection, position: int) -> int:
+        """Return up to where events that the selection wants may be gone from between others."""
+        classes = self._log.classes
+        return classes.taken(selection, position) if classes else 0
+
+    def beginning(self, selection: Selection) -> tuple[int, bool]:
+        """Return the position before the oldest event that a selection may want, and whether nothing that it would have
+        wanted is gone. Of exact topics the index knows both."""
+        log, state, oldest = self._log, self._state, self._log.oldest
+        if not state.is_whole or any("*" in pattern for pattern in selection.patterns):
+            taken = self.taken(selection, 0) if log.classes else oldest - 1
+            return oldest - 1, not taken
+        state.forget_old()
+        topics = state.topics
+        firsts: list[int] = []
+        complete = True
+        for topic in selection.patterns:
+            if (first := topics.first(topic)) is None:
+                continue
+            taken = log.classes.marks[log.classes.of(topic)].taken if log.classes else oldest - 1
+            complete = complete and first > taken
+            firsts.append(first)
+        if not firsts:
+            return self._broadcaster.window.position, True
+        return max(min(firsts), oldest) - 1, complete
 
     async def topics(self, selection: Selection, after: str, limit: int) -> TopicsPage:
         """Read one page of the topics that match, by name, beyond the name `after`. Raises `FeedUnavailable`."""
@@ -127,21 +163,21 @@ class History:
         page = await self._page_of_state(Selection([topic]), None, 1)
         return page.events[0] if page.events else None
 
-    async def place_of(self, after: str | None) -> tuple[Place, Literal["expired", "unknown"] | None]:
+    async def place_of(self, after: str | None, selection: Selection) -> tuple[Place, Reason]:
         """Return the place in the log's state at which a reader goes on after an id, or the beginning. If topics may be
-        gone that the reader holds, return the reason, too."""
+        gone that the reader holds, return the reason, too. Of other topics than those selected nothing is asked."""
         place = None if after is None or after == EARLIEST else await locate(self._log, after)
         await self._state.caught_up()
         self._state.forget_old()
         if after is not None and after != EARLIEST:
-            if place is not None and place.knows_up_to >= self._state.topics.purged:
+            if place is not None and place.knows_up_to >= self._state.topics.purged(selection, place.knows_up_to):
                 return place, None
             return Place(0, self._broadcaster.window.position), "unknown" if place is None else "expired"
         return Place(0, self._broadcaster.window.position), None
 
     async def _page_of_state(self, selection: Selection, after: str | None, limit: int) -> Page:
         log, window = self._log, self._broadcaster.window
-        place, reason = await self.place_of(after)
+        place, reason = await self.place_of(after, selection)
         gap = None if reason is None or after is None else control.gap(after, resume_id(log, place), reason)
         latest = Latest(self._state, selection, place, is_empty=not place.cursor)
         events: list[Event] = []
@@ -177,9 +213,7 @@ class History:
     async def _page(self, after: int, until: int, selection: Selection, limit: int) -> LogPage:
         """`Log.read`, from memory where it reaches, in its turn."""
         async with self._replays:
-            window = self._broadcaster.window
-            window.drop_before(self._log.oldest)
-            page = window.page(after, selection, limit)
+            page = self._state.page(after, selection, limit)
             if page is None or page.end == after or page.end > until:
                 return await read_on(self._log, after, until, selection, limit)
             await asyncio.sleep(0)  # many pages in a row must not delay the other readers
@@ -188,18 +222,18 @@ class History:
     async def _page_backward(self, before: int, selection: Selection, limit: int) -> LogPage:
         """`Log.read_backward`, from memory where it reaches, in its turn."""
         async with self._replays:
-            window = self._broadcaster.window
-            window.drop_before(self._log.oldest)
-            page = window.page_backward(before, selection, limit)
+            page = self._state.page_backward(before, selection, limit)
             if page is None:
                 return await read_back(self._log, before, selection, limit)
             await asyncio.sleep(0)
             return page
 
     async def _page_after(
-        self, selection: Selection, cursor: int, limit: int, gap: Gap | None, losses: Sequence[Loss]
+        self, selection: Selection, place: Place, limit: int, gap: Gap | None, losses: Sequence[Loss]
     ) -> Page:
+        """Read a page from a place on. Up to its `as_of` the reader knows that events are gone."""
         log, until = self._log, self._log.position
+        begun, cursor, told = place.cursor, place.cursor, place.as_of
         if losses and cursor >= losses[0].position:
             gap = control.gap(losses[0].before, losses[0].after, "unknown")
             losses = losses[1:]
@@ -215,10 +249,16 @@ class History:
                 gap = control.gap(
                     gap.requested if gap else log.id_at(cursor), log.id_at(page.start), gap.reason if gap else "expired"
                 )
+            if page.taken > max(cursor, told) and (page.events or page.end >= until):
+                if events:
+                    break
+                before = page.events[0].seq - 1 if page.events else page.end
+                gap = gap or control.gap(log.id_at(begun), log.id_at(before), "expired")
+                told = page.taken
             cursor = page.end
             events += page.events
             size += sum(event.size for event in page.events)
-        next_id = losses[0].before if losses and cursor == losses[0].position else log.id_at(cursor)
+        next_id = losses[0].before if losses and cursor == losses[0].position else resume_id(log, Place(cursor, told))
         return self._counted(Page(events, next_id, gap))
 
     async def _page_before(self, selection: Selection, before: str, limit: int) -> Page:
@@ -250,7 +290,8 @@ class History:
 
 async def newest_window(log: Log, options: FeedOptions) -> Window:
     """Read the log's newest events, so that readers who come back right after a start need no disk either."""
-    before, count, size = log.position + 1, 0, 0
+    position = log.position
+    before, count, size = position + 1, 0, 0
     pages: list[Sequence[Event]] = []
     while before > log.oldest and count < options.window_events and size < options.window_bytes:
         page = await read_back(log, before, EVERYTHING, 1_000)
@@ -263,4 +304,6 @@ async def newest_window(log: Log, options: FeedOptions) -> Window:
     window = Window(before - 1, max_events=options.window_events, max_bytes=options.window_bytes)
     for events in reversed(pages):
         window.extend(events)
+    if log.classes and window.position < position:
+        window.skip_to(position)  # the newest events are gone
     return window

@@ -113,7 +113,8 @@ class Latest:
 
     def has_lost(self) -> bool:
         """Return whether a topic that the reader may hold is gone without its knowledge."""
-        return self.place.knows_up_to < self._state.topics.purged
+        known = self.place.knows_up_to
+        return known < self._state.topics.purged(self._selection, known)
 
     def begin_anew(self, position: int) -> None:
         """Go back to the start: the client forgets what it has."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import msgspec
 
 from feed.control import Reason
-from feed.log.contract import Retention
+from feed.log.classes import Keep, Retention
 from feed.pattern import MAX_PATTERNS
 
 MAX_BATCH = 10_000
@@ -59,6 +60,9 @@ class FeedOptions(msgspec.Struct, frozen=True):
     for each subscription, 100 at most. `max_replays` is how many pages of the log are read at the same time for readers
     of the past; the others wait for their turn, which comes after each page. `retention` is what the log keeps, and
     `limits` what each subscription may use.
+
+    `retain` says what is kept of the topics that a pattern matches, where that is not what `retention` says:
+    `{"runs/**": Keep(age=3600)}`. The first pattern that matches a topic counts; there may be 32.
     """
 
     node: str = ""
@@ -71,4 +75,5 @@ class FeedOptions(msgspec.Struct, frozen=True):
     max_patterns: int = MAX_PATTERNS
     max_replays: int = 4
     retention: Retention = Retention()
+    retain: Mapping[str, Keep] = {}
     limits: Limits = Limits()

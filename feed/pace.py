@@ -16,7 +16,7 @@ from typing import Protocol
 from feed.batch import Batch
 from feed.log.window import Window
 from feed.options import Limits
-from feed.pattern import TopicIndex
+from feed.pattern import EVERYTHING, TopicIndex
 from feed.pump import Pump
 from feed.state import State
 
@@ -114,8 +114,8 @@ class Pace:
 
     async def _offer(self) -> None:
         position, topics = self._window.position, self._state.topics
-        if not self._state.is_whole or topics.purged > self.position:  # readers may hold a value that is gone
-            self._fall_behind()
+        if not self._state.is_whole or topics.purged(EVERYTHING, self.position) > self.position:
+            self._fall_behind()  # readers may hold a value that is gone
             self.position = position
             return
         self._interrupted = False

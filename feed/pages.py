@@ -31,7 +31,8 @@ class Page(msgspec.Struct, frozen=True):
     """Past events, the oldest first.
 
     `next` is an id: reading goes on after it, or before it where `before` was given, also if there are no events on
-    this page. `gap` says that events in front of this page may be missing.
+    this page. `gap` says that events in front of this page may be missing. Of a page that begins with the oldest event,
+    `complete` is False if older ones were there, which retention has taken.
 
     Of a page of state, `live` tells that the state is whole with it, and `resumes` are the ids to go on after each
     event, where those are not the events' own.
@@ -42,6 +43,7 @@ class Page(msgspec.Struct, frozen=True):
     gap: Gap | None = None
     live: bool = False
     resumes: list[str | None] = []
+    complete: bool = True
 
 
 class TopicInfo(msgspec.Struct, frozen=True):

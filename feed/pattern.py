@@ -59,6 +59,22 @@ def covers(wide: str, narrow: str) -> bool:
     return all(want in ("*", segment) for want, segment in zip(outer, inner, strict=False))
 
 
+def meets(one: str, other: str) -> bool:
+    """Tell whether there is a topic that both patterns match."""
+    left, right = one.split("/"), other.split("/")
+    open_left, open_right = left[-1] == "**", right[-1] == "**"
+    if open_left:
+        left.pop()
+    if open_right:
+        right.pop()
+    # A last `**` stands for one segment at least.
+    if len(left) + open_left > len(right) and not open_right:
+        return False
+    if len(right) + open_right > len(left) and not open_left:
+        return False
+    return all("*" in (here, there) or here == there for here, there in zip(left, right, strict=False))
+
+
 def literal_prefix(pattern: str) -> str:
     """Return the beginning of every matching topic, up to the first wildcard: `orders/` for `orders/*`, '' for `**`."""
     return pattern[: pattern.index("*")] if "*" in pattern else pattern

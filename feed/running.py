@@ -11,6 +11,7 @@ import msgspec
 from feed.broadcaster import Broadcaster
 from feed.history import History, newest_window
 from feed.log import Log, check_log_url, is_shared, open_log
+from feed.log.classes import check_retain
 from feed.log.window import Window
 from feed.options import FeedOptions
 from feed.relay import Relay
@@ -45,7 +46,10 @@ class Running:
         options = msgspec.structs.replace(options, node=options.node or f"{socket.gethostname()}:{os.getpid()}")
         if not is_shared(check_log_url(url)):
             await check_alone(url.partition(":")[0])
-        log = left or await open_log(url, options.retention, options.node)
+        retention = options.retention
+        if options.retain:
+            retention = msgspec.structs.replace(retention, classes=tuple(check_retain(options.retain).items()))
+        log = left or await open_log(url, retention, options.node)
         try:
             return cls(log, await newest_window(log, options), options, counters)
         except BaseException:

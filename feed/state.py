@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from feed.errors import FeedUnavailable
 from feed.event import Event
 from feed.log import Log
+from feed.log.contract import Page
 from feed.log.topics import LogTopics
 from feed.log.window import Window
+from feed.pattern import Selection
 
 _CATCH_UP_SECONDS = 5.0
 
@@ -76,7 +78,7 @@ class State:
     async def read(self) -> None:
         """Read the index of the log, which may be ahead of the window. Raises `FeedUnavailable`."""
         topics = await self._log.topics()
-        self.topics = LogTopics(topics, self._log.oldest - 1)
+        self.topics = LogTopics(topics, self._log.oldest, self._log.classes)
         self._whole_from = max((topic.newest for topic in topics), default=0)
         self._look()
 
@@ -92,6 +94,37 @@ class State:
             for position, waiting in self._waiting:
                 if self._window.position >= position and not waiting.done():
                     waiting.set_result(None)
+
+    def page(self, after: int, selection: Selection, limit: int) -> Page | None:
+        """Return the next page from the window, without what retention has taken. None if the window does not reach
+        back that far."""
+        window, classes = self._window, self._log.classes
+        window.drop_before(self._log.oldest)
+        if not classes:
+            return window.page(after, selection, limit)
+        if after < classes.settled or (page := window.page(after, selection, limit)) is None:
+            return None
+        self.forget_old()
+        events = [event for event in page.events if not self._is_gone(event)]
+        return Page(events, page.start, page.end, classes.taken(selection, after))
+
+    def page_backward(self, before: int, selection: Selection, limit: int) -> Page | None:
+        """Return the page before `before` in the same way."""
+        window, classes = self._window, self._log.classes
+        window.drop_before(self._log.oldest)
+        page = window.page_backward(before, selection, limit)
+        if page is None or not classes:
+            return page
+        if page.start < classes.settled:
+            return None
+        self.forget_old()
+        return Page([event for event in page.events if not self._is_gone(event)], page.start, page.end)
+
+    def _is_gone(self, event: Event) -> bool:
+        classes = self._log.classes
+        if event.seq > classes.marks[classes.of(event.topic)].taken:
+            return False
+        return self.topics.newest(event.topic) != event.seq  # else its class keeps the newest events
 
     def forget_old(self) -> None:
         """Forget the topics of which the log has retained nothing."""

@@ -111,6 +111,7 @@ class Subscription:
         "_encoder",
         "_end",
         "_from_log",
+        "_gap_after",
         "_handed",
         "_latest",
         "_limits",
@@ -127,6 +128,7 @@ class Subscription:
         "_replayed",
         "_replays",
         "_state",
+        "_taken",
         "_told",
         "_window",
         "behind",
@@ -153,11 +155,14 @@ class Subscription:
         cursor: int,
         replay: bool,
         resumed: str | None,
+        complete: bool = True,
+        told: int = 0,
         place: Place | None = None,
         pace: Pace | None = None,
     ) -> None:
         """`place` is where a reader of state begins, whose `cursor` is that of the place. At the beginning it holds
-        nothing. `pace` is from whom it gets its events while it is live, if that is not the broadcaster itself."""
+        nothing. `told` is up to where the reader knows that events are gone, and `complete` that none are that it has
+        asked for. `pace` is from whom it gets its events while it is live, if that is not the broadcaster itself."""
         log, limits = shared.log, shared.limits
         self.id = secrets.token_hex(8)
         self.selection = selection
@@ -183,10 +188,12 @@ class Subscription:
         self._replayed: int | None = 0 if replay else None
         self._from_log = False  # whether any page of the replay came from the log, not from the window
         self._told = cursor  # the position the client knows
+        self._taken = told  # up to where the client knows that events are gone
+        self._gap_after: int | None = None  # where the reader was before events that are gone, until it is told
         self._state = shared.state
         self._latest = None if place is None else Latest(shared.state, selection, place, is_empty=not place.cursor)
         id = resumed or self._id_here()
-        self._opening: list[Item] = [control.opened(self.id, id, limits.jittered_retry())]
+        self._opening: list[Item] = [control.opened(self.id, id, limits.jittered_retry(), complete=complete)]
         self._end: Control | None = None
         self._quiet_since = asyncio.get_running_loop().time()
         self._patience = limits.heartbeat * random.uniform(0.85, 1.0)  # random, so that not all are due at once
@@ -272,6 +279,7 @@ class Subscription:
         if earlier and earlier[-1].stop == stop:
             requested = earlier.pop().requested  # one gap tells of two losses at one place
         self._losses = (*earlier, _Loss(stop, requested))
+        self._taken = min(self._taken, lost.position)
 
     def note_position(self) -> None:
         """A live reader with an empty queue has seen everything that was passed on: move its cursor there."""
@@ -481,14 +489,13 @@ class Subscription:
             if self._losses and self.cursor >= self._losses[0].stop:
                 return [self._tell_loss()]
             oldest = self._log.oldest
-            if self.cursor + 1 < oldest:
+            if self.cursor + 1 < oldest and not self._log.classes:
                 return [self._gap(oldest - 1)]
             if self.cursor >= self._window.position:
                 return self._turn_live()
-            self._window.drop_before(oldest)
             page = None
             if not self._losses:
-                page = self._window.page(self.cursor, self.selection, _PAGE_EVENTS)
+                page = self._state.page(self.cursor, self.selection, _PAGE_EVENTS)
             if page is None:
                 self._reading = asyncio.ensure_future(self._read_page())
                 self._reading.add_done_callback(lambda _: self.wake())
@@ -501,13 +508,14 @@ class Subscription:
             return None
         if page.start > self.cursor:
             return [self._gap(page.start)]
+        gap = self._gap_of(page) if page.taken > max(self.cursor, self._taken) else None
         self.cursor = page.end
         if page.events:
             self._told = page.events[-1].seq
             self.events += len(page.events)
             if self._replayed is not None:
                 self._replayed += len(page.events)
-        return page.events
+        return page.events if gap is None else [gap, *page.events]
 
     def _turn_live(self) -> Sequence[Item]:
         # No `await` between the caller's check and the change: the next event that is passed on goes into the queue.
@@ -616,6 +624,18 @@ class Subscription:
         before, self.cursor, self._told = self.cursor, position, position
         self._note_gap("expired")
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
+
+    def _gap_of(self, page: Page) -> Gap | None:
+        """Tell that events are gone from between those of this page, or in front of them. The reader goes on before the
+        next event that it gets: without one on this page, it is told with a later one."""
+        if self._gap_after is None:
+            self._gap_after = self.cursor
+        if not page.events and page.end < self._window.position:
+            return None
+        before, self._gap_after, self._taken = self._gap_after, None, page.taken
+        self._told = page.events[0].seq - 1 if page.events else page.end
+        self._note_gap("expired")
+        return control.gap(self._log.id_at(before), self._log.id_at(self._told), "expired")
 
     def _tell_loss(self) -> Gap:
         loss, *rest = self._losses

@@ -19,16 +19,17 @@ import orjson
 
 from feed.client.errors import Again, Refused
 from feed.client.waits import LONGEST_OBEYED
-from feed.errors import NoEvents, PreconditionFailed
+from feed.errors import InsufficientStorage, NoEvents, PreconditionFailed
 from feed.media_types import JSON, PROBLEM, SSE
 
-_AGAIN = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}  # statuses after which the next attempt may work
+# Statuses after which the next attempt may work.
+_AGAIN = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505, 507}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_WORDS = 300  # characters of what others say
 _LONGEST = 1e9  # seconds: no wait is longer
 _PLACE = re.compile("event ([0-9]{1,9}): ")
 
-Refusal = Refused | NoEvents | PreconditionFailed
+Refusal = Refused | NoEvents | PreconditionFailed | InsufficientStorage
 """The feed's own refusal: the error that the library raises for what a topic has, else `Refused`."""
 
 
@@ -65,7 +66,7 @@ def refusal(
     return _of_topic(status, reason, document) or Refused(status, reason)
 
 
-def _of_topic(status: int, reason: str, document: Mapping[str, Any]) -> NoEvents | PreconditionFailed | None:
+def _of_topic(status: int, reason: str, document: Mapping[str, Any]) -> Refusal | None:
     """Return the error that says what a topic has, None if the feed refuses for another reason."""
     topic, current = document.get("topic"), document.get("current")
     if not isinstance(topic, str):
@@ -77,6 +78,8 @@ def _of_topic(status: int, reason: str, document: Mapping[str, Any]) -> NoEvents
             return NoEvents(topic, place)
         case 412:
             return PreconditionFailed(topic, current if isinstance(current, str) else None, place)
+        case 507:
+            return InsufficientStorage(topic, place)
     return None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from feed.errors import LogRefused
-from feed.log.contract import Appended, Log, Page, Retention
+from feed.log.classes import Retention
+from feed.log.contract import Appended, Log, Page
 from feed.log.idempotency import IdempotencyKey
 from feed.log.memory import MemoryLog
 from feed.log.redis.address import SCHEMES, parse_address, without_password

@@ -2,7 +2,8 @@
 
 - Events get the seqs 1, 2, 3 … without a hole. `append` is atomic: a batch is there whole and in order, or not at all.
 - When `append` has returned, the batch is durable, as far as that log can make it.
-- Events leave only at the old end, by retention. `oldest` is the first that is still there.
+- Events leave only at the old end, by retention. `oldest` is the first that is still there. With classes of retention
+  (`feed.log.classes`) they leave at the old end of their class: seqs are then missing between others, which is no hole.
 - If other events are missing or unreadable, there is a *hole* (`feed.log.paging`). No page spans a hole.
 - The times of events never go back, whatever the clock does (`feed.log.clock`).
 - Each time a log is opened it takes a new *epoch*, and remembers which seqs earlier epochs cover. An id is
@@ -21,6 +22,7 @@ import msgspec
 
 from feed.event import Draft, Event
 from feed.histogram import Histogram
+from feed.log.classes import Classes
 from feed.log.epochs import Epochs
 from feed.log.idempotency import IdempotencyKey
 from feed.pattern import Selection
@@ -37,19 +39,6 @@ for each event: a reader that asks for that may not hold up the others."""
 
 LOOK_AT_CLOCK = 16
 """How many events are looked at between two looks at the clock, however slow they are."""
-
-
-class Retention(msgspec.Struct, frozen=True):
-    """The bounds of what the log keeps; the one that is reached first counts. `age` is in seconds. `bytes` is a sum of
-    `Event.size`: 1 GiB unless given, in memory 256 MiB.
-
-    `keys` bounds the idempotency keys: beyond it the oldest are forgotten before their 24 hours are over.
-    """
-
-    events: int = 100_000
-    age: float = 7 * 24 * 3600
-    bytes: int | None = None
-    keys: int = 1_000_000
 
 
 class Retained(msgspec.Struct, frozen=True):
@@ -101,20 +90,26 @@ class Page(msgspec.Struct, frozen=True):
     Read forward, `start` is the position that was asked for, or a later one if the next events are gone, by retention
     or in a hole. A page ends before the next hole. Read backward, reading goes on before `start + 1`, and `end` is
     before the position that was asked for if there is a hole between them.
+
+    `taken` is for a log whose events are kept in classes, where events may be gone between others that are not: up to
+    this seq, events that were asked for may have been taken by retention.
     """
 
     events: Sequence[Event]
     start: int
     end: int
+    taken: int = 0
 
 
 class Topic(NamedTuple):
     """A topic that has retained events: the seqs of its first one and of its newest one. `first` may be lower than
-    that, if it is not known any better, but never higher."""
+    that, if it is not known any better, but never higher. `ended` tells that the newest one is a tombstone; it has to
+    be right only in a class that keeps the newest events."""
 
     name: str
     first: int
     newest: int
+    ended: bool = False
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -160,6 +155,10 @@ class Log(Protocol):
     @property
     def oldest(self) -> int:
         """The seq of the oldest retained event; `position + 1` if there is none."""
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of retention, and what was taken from each."""
 
     @property
     def retained(self) -> Retained:

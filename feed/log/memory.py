@@ -13,26 +13,18 @@ import msgspec
 from feed.errors import Invalid, NoEvents
 from feed.event import Draft, Event, size_of, tombstone
 from feed.histogram import Histogram
+from feed.log.classed import ClassedEvents, DenseEvents
+from feed.log.classes import Classes, Retention, classes_of
 from feed.log.clock import Clock, now
 from feed.log.conditions import Newest, has_terms, judged
-from feed.log.contract import (
-    Answers,
-    Appended,
-    FileBytes,
-    Loss,
-    Page,
-    Retained,
-    Retention,
-    Topic,
-    appended_as,
-)
+from feed.log.contract import Answers, Appended, FileBytes, Loss, Page, Retained, Topic, appended_as
 from feed.log.epochs import Epochs, new_epoch
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
+from feed.log.lanes import Lanes
 from feed.log.leases import Changes, Lease, Leases, check_room, lease_changes
 from feed.log.paging import up_to_page
 from feed.log.tail import Tails
 from feed.log.topics import LogTopics
-from feed.log.window import Window
 from feed.pattern import Selection
 from feed.terms import DELETED
 
@@ -45,8 +37,9 @@ class MemoryLog:
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
         self._epochs = Epochs([(new_epoch(), 1)])
-        self._window = Window(0, max_events=retention.events, max_bytes=retention.bytes or _RETAIN_BYTES)
+        self.classes = classes_of(retention, _RETAIN_BYTES)
         self._topics = LogTopics()
+        self._events = _events_of(retention, self.classes, self._topics)
         self._leases = Leases()
         self._timer: asyncio.TimerHandle | None = None  # for the next lease to run out
         self._clock = Clock()
@@ -57,28 +50,25 @@ class MemoryLog:
     @property
     def position(self) -> int:
         """See `Log`."""
-        return self._window.position
+        return self._events.position
 
     @property
     def oldest(self) -> int:
         """See `Log`."""
-        expired = now() - int(self._retention.age * 1000)
-        while (event := self._window.oldest()) is not None and event.time_ms < expired:
-            self._window.drop_before(event.seq + 1)
-        self._topics.forget_before(self._window.first)
-        return self._window.first
+        self._events.retain(now())
+        return self._events.first
 
     @property
     def retained(self) -> Retained:
         """See `Log`."""
-        self.oldest  # noqa: B018  drops what is too old
-        return Retained(len(self._window), self._window.bytes)
+        self._events.retain(now())
+        return self._events.retained
 
     @property
     def oldest_time(self) -> int | None:
         """See `Log`."""
-        self.oldest  # noqa: B018  drops what is too old
-        event = self._window.oldest()
+        self._events.retain(now())
+        event = self._events.oldest()
         return None if event is None else event.time_ms
 
     @property
@@ -99,8 +89,7 @@ class MemoryLog:
         time = self._clock.next()
         if key is not None and (answer := self._answer(key, time)) is not None:
             return answer
-        window, epoch = self._window, self._epochs.current
-        first = window.position + 1
+        epoch, first = self._epochs.current, self._events.position + 1
         changes: Changes = {}
         if has_terms(drafts):
             drafts, ids = judged(drafts, epoch, first, self._newest_of)
@@ -110,15 +99,14 @@ class MemoryLog:
             appended = Appended(epoch, first, len(drafts))
             if self._leases:
                 changes = {draft.topic: None for draft in drafts}
+        self._events.check_room(drafts)
         events = [
             Event(epoch, seq, draft.topic, draft.type, draft.text, draft.is_json, time)
             for seq, draft in enumerate(drafts, first)
         ]
         if events:
             size = size_of(events)
-            window.extend(events, size)
-            self._topics.note(events)
-            self._topics.forget_before(window.first)
+            self._events.extend(events, size, now())
             self._tails.push(events, size)
         if changes:
             self._leases.change(changes, monotonic())
@@ -161,9 +149,10 @@ class MemoryLog:
         self._set_timer()
 
     def _newest_of(self, topic: str) -> Newest | None:
-        self.oldest  # noqa: B018  drops what is too old
+        self._events.retain(now())
         seq = self._topics.newest(topic)
-        return None if seq is None else Newest(self.id_at(seq), self._window.at(seq).type == DELETED)
+        event = None if seq is None else self._events.at(seq)
+        return None if event is None else Newest(self.id_at(event.seq), event.type == DELETED)
 
     def _answer(self, key: IdempotencyKey, time: int) -> Appended | None:
         while self._answers:
@@ -180,39 +169,37 @@ class MemoryLog:
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
-        start = max(after, self.oldest - 1)
-        page = self._window.page(start, selection, limit)
+        self._events.retain(now())
+        page = self._events.page(after, until, selection, limit)
         await asyncio.sleep(0)  # many pages in a row must not hold up other tasks
-        if page is None or until <= start:
-            return Page([], start, start)
-        events = [_bare(event) for event in page.events if event.seq <= until]
-        return Page(events, start, min(page.end, until))
+        return _bare_page(page)
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
-        oldest = self.oldest
-        before = min(before, self.position + 1)
-        page = self._window.page_backward(before, selection, limit)
+        self._events.retain(now())
+        page = self._events.page_backward(before, selection, limit)
         await asyncio.sleep(0)
-        if page is None:
-            return Page([], min(before, oldest) - 1, before - 1)
-        return Page([_bare(event) for event in page.events], page.start, page.end)
+        return _bare_page(page)
 
     async def fetch(self, seqs: Sequence[int]) -> Sequence[Event]:
         """See `Log`."""
-        oldest, position = self.oldest, self.position
+        self._events.retain(now())
         await asyncio.sleep(0)
-        return up_to_page(_bare(self._window.at(seq)) for seq in seqs if oldest <= seq <= position)
+        return up_to_page(_bare(event) for seq in seqs if (event := self._events.at(seq)) is not None)
 
     async def topics(self) -> Sequence[Topic]:
         """See `Log`."""
-        self.oldest  # noqa: B018  drops what is too old
-        return self._topics.all()
+        self._events.retain(now())
+        return [topic._replace(ended=self._is_ended(topic.newest)) for topic in self._topics.all()]
+
+    def _is_ended(self, seq: int) -> bool:
+        event = self._events.at(seq)
+        return event is not None and event.type == DELETED
 
     async def before_time(self, time: int) -> int:
         """See `Log`."""
-        self.oldest  # noqa: B018  drops what is too old
-        return self._window.before_time(time)
+        self._events.retain(now())
+        return self._events.before_time(time)
 
     def follow(self, after: int) -> AsyncIterator[Sequence[Event]]:
         """See `Log`."""
@@ -250,6 +237,17 @@ class MemoryLog:
         """See `Log`."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _events_of(retention: Retention, classes: Classes, topics: LogTopics) -> DenseEvents | ClassedEvents:
+    if classes:
+        return ClassedEvents(topics, Lanes(classes, retention))
+    most, age = retention.bytes or _RETAIN_BYTES, int(retention.age * 1000)
+    return DenseEvents(topics, events=retention.events, bytes=most, age=age)
+
+
+def _bare_page(page: Page) -> Page:
+    return msgspec.structs.replace(page, events=[_bare(event) for event in page.events])
 
 
 def _bare(event: Event) -> Event:

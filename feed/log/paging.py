@@ -70,7 +70,7 @@ class Scan:
                     wanted.append(event)
                     size += event.size
                     if len(wanted) == limit or size > PAGE_BYTES:
-                        self.looked += abs(event.seq - some[0].seq) + 1  # counting would cost work for each event
+                        self.looked += [each is event for each in some].index(True) + 1  # counting would cost work
                         return False
             self.looked += len(some)
             if time.perf_counter() > until:

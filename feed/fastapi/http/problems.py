@@ -36,7 +36,7 @@ from feed import (
     TooLarge,
     Unauthenticated,
 )
-from feed.errors import TopicRefusal
+from feed.errors import InsufficientStorage, TopicRefusal
 from feed.fastapi.logging.requests import record_answer
 from feed.fastapi.topics import Mismatch
 from feed.media_types import PROBLEM
@@ -147,6 +147,8 @@ def status_of(error: FeedError) -> int:
             return 422
         case Overloaded():
             return 429
+        case InsufficientStorage():
+            return 507
         case FeedUnavailable():
             return 503
         case Indeterminate():

@@ -80,7 +80,7 @@ def _document(page: Page) -> bytes:
             for event, resume in zip(page.events, resumes, strict=True)
         ]
     )
-    live = b',"live":true' if page.live else b""
+    live = b',"live":true' if page.live else b"" if page.complete else b',"complete":false'
     return b'{"events":[%b],"next":"%b"%b%b}\n' % (events, page.next.encode(), gap, live)
 
 

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from feed.errors import FeedUnavailable, Indeterminate, LogRefused
 from feed.event import Draft, Event
 from feed.histogram import Histogram
-from feed.log.contract import Answers, Appended, FileBytes, Loss, Page, Retained, Retention, Topic
+from feed.log.classes import Classes, Retention
+from feed.log.contract import Answers, Appended, FileBytes, Loss, Page, Retained, Topic
 from feed.log.epochs import is_id
 from feed.log.idempotency import IdempotencyKey
 from feed.log.redis.address import parse_address
@@ -72,6 +73,11 @@ class RedisLog:
     def oldest(self) -> int:
         """See `Log`."""
         return self._state.oldest
+
+    @property
+    def classes(self) -> Classes:
+        """See `Log`."""
+        return self._state.classes
 
     @property
     def retained(self) -> Retained:

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from feed.errors import FeedUnavailable
 from feed.event import Event
-from feed.log.contract import Appended, Retained, Retention
+from feed.log.classes import Classes, Retention
+from feed.log.contract import Appended, Retained
 from feed.log.epochs import Epochs, new_epoch
 from feed.log.redis.link import Argument, Ask, Script
 from feed.log.redis.record import Record, parse_record
@@ -33,6 +34,7 @@ class State:
         )
         self.record = Record([], frozenset(), False, 0, 1, 0, 0, 0, True)
         self._names = frozenset(self.record.names)  # of the record's epochs
+        self.classes = Classes()
         self.news: Record | None = None
         self.epochs = Epochs([("", 1)])
         self.position = 0

@@ -26,7 +26,8 @@ from feed.errors import FeedUnavailable
 from feed.event import Draft, Event
 from feed.histogram import Histogram
 from feed.log.backlog import CommitBacklog
-from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Retention, Topic
+from feed.log.classes import Classes, Retention
+from feed.log.contract import SCAN_EVENTS, Answers, Appended, FileBytes, Loss, Page, Retained, Topic
 from feed.log.idempotency import IdempotencyKey
 from feed.log.sqlite.file import open_file
 from feed.log.sqlite.reader import Readers
@@ -83,6 +84,11 @@ class SQLiteLog:
     def oldest(self) -> int:
         """See `Log`."""
         return self._writer.oldest
+
+    @property
+    def classes(self) -> Classes:
+        """See `Log`."""
+        return self._writer.classes
 
     @property
     def retained(self) -> Retained:

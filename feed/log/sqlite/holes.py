@@ -22,6 +22,11 @@ class Holes:
     def __len__(self) -> int:
         return len(self._lasts)
 
+    @property
+    def last(self) -> int:
+        """The highest seq that is missing, 0 if none is."""
+        return self._lasts[-1] if self._lasts else 0
+
     def gone_from(self, seq: int) -> int:
         """Return how many events from `seq` on are missing."""
         place = bisect_left(self._lasts, seq)

@@ -7,20 +7,28 @@ import heapq
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from feed.errors import FeedUnavailable
 from feed.event import Event
+from feed.log.classes import Classes
 from feed.log.contract import LOOK_AT_CLOCK, PAGE_BYTES, SCAN_EVENTS, Page, Topic
 from feed.log.sqlite import file
 from feed.log.sqlite.trouble import is_unreadable, unavailable
 from feed.log.sqlite.writer import READERS, Writer
 from feed.pattern import Selection, literal_prefix
+from feed.terms import DELETED
 
 _MAX_TOPICS = 64  # patterns that match so many topics are read topic by topic; if they match more, by a scan
+
+_TOPICS = (
+    "SELECT topic, min(seq), max(seq) FROM feed_events INDEXED BY feed_events_by_topic"
+    " WHERE topic >= '' AND seq >= ? GROUP BY topic"
+)
+_ENDS = "SELECT seq FROM feed_events WHERE type = ?"
 
 _PAGE_SECONDS = 0.02  # how long events are scanned for one page: others wait for their turn
 
@@ -92,7 +100,10 @@ class Readers:
             until, self._writer.position
         )  # taken before the transaction has its snapshot: the snapshot has all events up to it
         newest = self._newest(connection)
-        # Read after the transaction has its snapshot: rows are deleted only after `oldest` has passed them.
+        # Read after the transaction has its snapshot: rows are deleted only after `oldest`, or the mark of their class,
+        # has passed them.
+        if classes := self._writer.classes:
+            return self._read_classed(connection, after, min(end, newest), selection, limit, classes)
         start = max(after, self._writer.oldest - 1)
         if end <= start:
             return Page([], start, start)
@@ -102,6 +113,25 @@ class Readers:
         seqs, end = _candidates(connection, selection, start, end, limit, backward=False)
         events, full = self._fetch(connection, seqs, backward=False)
         return _up_to_hole(connection, Page(events, start, events[-1].seq if full else end))
+
+    def _read_classed(
+        self,
+        connection: sqlite3.Connection,
+        after: int,
+        end: int,
+        selection: Selection,
+        limit: int,
+        classes: Classes,
+    ) -> Page:
+        """Read forward where events may be missing between others, because their class does not keep them."""
+        taken = classes.taken(selection, after)
+        if end <= after:
+            return Page([], after, after, taken)
+        seqs, end = _candidates(
+            connection, selection, after, end, limit, backward=False, is_dense=False, without=self._writer.gone
+        )
+        events, full = self._fetch(connection, seqs, backward=False)
+        return Page(events, after, events[-1].seq if full else end, taken)
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
@@ -113,6 +143,12 @@ class Readers:
         start = self._writer.oldest - 1
         if end <= start:
             return Page([], start, max(start, end))
+        if self._writer.classes:
+            seqs, start = _candidates(
+                connection, selection, start, end, limit, backward=True, is_dense=False, without=self._writer.gone
+            )
+            events, full = self._fetch(connection, seqs, backward=True)
+            return Page(events, events[0].seq - 1 if full else start, end)
         start, end = self._last_run(start, end, newest)
         if end <= start:
             return Page([], start, start)
@@ -176,7 +212,9 @@ class Readers:
     def _fetched(self, connection: sqlite3.Connection, seqs: Sequence[int]) -> Sequence[Event]:
         newest = self._newest(connection)
         oldest = self._writer.oldest
-        return self._fetch(connection, [seq for seq in seqs if oldest <= seq <= newest], backward=False)[0]
+        gone = self._writer.gone
+        there = [seq for seq in seqs if oldest <= seq <= newest and seq not in gone]
+        return self._fetch(connection, there, backward=False)[0]
 
     async def topics(self) -> Sequence[Topic]:
         """See `Log`. Read from the index, without the events."""
@@ -185,12 +223,17 @@ class Readers:
     def _topics(self, connection: sqlite3.Connection) -> Sequence[Topic]:
         if not self._newest(connection):
             return ()
-        found = connection.execute(
-            "SELECT topic, min(seq), max(seq) FROM feed_events INDEXED BY feed_events_by_topic"
-            " WHERE topic >= '' AND seq >= ? GROUP BY topic",
-            (self._writer.oldest,),
-        )
-        return [Topic(*row) for row in found if type(row[0]) is str]
+        found = connection.execute(_TOPICS, (self._writer.oldest,))
+        if not self._writer.classes:
+            return [Topic(*row) for row in found if type(row[0]) is str]
+        gone = self._writer.gone
+        ends = connection.execute(_ENDS, (DELETED,))  # few of all events
+        ended = {seq for (seq,) in ends}
+        return [
+            Topic(topic, first, newest, newest in ended)
+            for topic, first, newest in found
+            if type(topic) is str and newest not in gone
+        ]
 
     async def before_time(self, time: int) -> int:
         """See `Log`. By bisection, as times never go back."""
@@ -220,15 +263,24 @@ class Readers:
 
 
 def _candidates(
-    connection: sqlite3.Connection, selection: Selection, start: int, end: int, limit: int, *, backward: bool
+    connection: sqlite3.Connection,
+    selection: Selection,
+    start: int,
+    end: int,
+    limit: int,
+    *,
+    backward: bool,
+    is_dense: bool = True,
+    without: Set[int] = frozenset(),
 ) -> tuple[Sequence[int], int]:
     """Return the seqs of at most `limit` wanted events in `start + 1 … end`, from the near end, and how far the scan
     went.
 
-    Forward that is the last seq that was looked at, backward the seq before the first one.
+    Forward that is the last seq that was looked at, backward the seq before the first one. Events of `without` are not
+    wanted, whatever they are.
     """
     topics = _topics(connection, selection)
-    if topics is None:  # a scan looks at every event, so it gets a bound
+    if topics is None and is_dense:  # a scan looks at every event, so it gets a bound
         start, end = (max(start, end - SCAN_EVENTS), end) if backward else (start, min(end, start + SCAN_EVENTS))
     wanted, far = [], start if backward else end
     until = time.perf_counter() + _PAGE_SECONDS
@@ -236,7 +288,7 @@ def _candidates(
     for looked, (seq, topic, type_) in enumerate(walk, 1):
         if not type(topic) is type(type_) is str:
             _note_unreadable(connection)
-        elif selection.wants(topic, type_):
+        elif selection.wants(topic, type_) and seq not in without:
             wanted.append(seq)
         late = looked % LOOK_AT_CLOCK == 0 and time.perf_counter() > until
         if len(wanted) == limit or looked == SCAN_EVENTS or late:

@@ -1,8 +1,9 @@
 """The tables of the file, and how the tables of an older file become these.
 
 All names begin with `feed_`, so that an application may keep tables of its own beside them. Version 1 had the names
-`events`, `epochs` and `answers`, and version 2 had no `ids` of answers and no leases. The header of the file names its
-owner and the version (sqlite.org/fileformat2.html, 1.3), so a program that is older than the file refuses it.
+`events`, `epochs` and `answers`, and version 2 had no `ids` of answers, no leases and no classes. The header of the
+file names its owner and the version (sqlite.org/fileformat2.html, 1.3), so a program that is older than the file
+refuses it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 APPLICATION_ID = 0x66656564  # "feed"
 SCHEMA_VERSION = 3
 
-TABLES = ("feed_events", "feed_epochs", "feed_answers", "feed_leases")
+TABLES = ("feed_events", "feed_epochs", "feed_answers", "feed_leases", "feed_classes")
 OLD_TABLES = ("events", "epochs", "answers")
 """The same tables in version 1."""
 
@@ -32,6 +33,16 @@ _LEASES = """
     )
 """
 
+_CLASSES = """
+    CREATE TABLE feed_classes (
+        id INTEGER PRIMARY KEY,        -- never that of a class of before: events name it
+        pattern TEXT NOT NULL UNIQUE,  -- '' is the default class
+        first INTEGER NOT NULL,        -- the seq from which on its topics belong to it
+        taken INTEGER NOT NULL,        -- the highest seq of an event that was taken from it
+        ended INTEGER NOT NULL         -- the highest seq of a tombstone that was taken though the newest are kept
+    )
+"""
+
 _SCHEMA = (
     """
     CREATE TABLE feed_events (
@@ -41,7 +52,9 @@ _SCHEMA = (
         is_json INTEGER NOT NULL,
         time INTEGER NOT NULL,    -- of the commit, milliseconds since 1970
         start INTEGER NOT NULL,   -- the sizes of all events before this one, together
-        data TEXT NOT NULL        -- last, so that the other columns are read without it
+        -- Behind the others, so that those are read without it; then the class of retention.
+        data TEXT NOT NULL,
+        class INTEGER
     )
     """,
     "CREATE TABLE feed_epochs (epoch TEXT PRIMARY KEY, first INTEGER NOT NULL)",
@@ -59,6 +72,7 @@ _SCHEMA = (
     )
     """,
     _LEASES,
+    _CLASSES,
     *_INDEXES,
     f"PRAGMA application_id = {APPLICATION_ID}",
     _VERSION,
@@ -105,5 +119,11 @@ def migrate(connection: sqlite3.Connection) -> None:
             connection.execute(f"DROP INDEX IF EXISTS {old}")
         for statement in _INDEXES:
             connection.execute(statement)
-    for statement in ("ALTER TABLE feed_answers ADD COLUMN ids TEXT", _LEASES, _VERSION):
+    for statement in (
+        "ALTER TABLE feed_answers ADD COLUMN ids TEXT",
+        "ALTER TABLE feed_events ADD COLUMN class INTEGER",
+        _LEASES,
+        _CLASSES,
+        _VERSION,
+    ):
         connection.execute(statement)

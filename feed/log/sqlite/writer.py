@@ -20,13 +20,16 @@ from feed.errors import FeedError, FeedUnavailable, Invalid, NoEvents
 from feed.event import Draft, Event, event_size, tombstone
 from feed.histogram import Histogram
 from feed.log.backlog import Append
+from feed.log.classes import Classes, Mark, Retention
 from feed.log.clock import Clock, now
 from feed.log.conditions import Newest, judged
-from feed.log.contract import Appended, FileBytes, Retained, Retention, appended_as
+from feed.log.contract import Appended, FileBytes, Retained, appended_as
 from feed.log.epochs import Epochs
 from feed.log.idempotency import KEY_LIFETIME_MS, KEY_REUSED, IdempotencyKey
+from feed.log.lanes import Lanes, Room
 from feed.log.leases import Changes, Lease, Leases, check_room, lease_changes
 from feed.log.sqlite import file
+from feed.log.sqlite.classes import load_classes, load_lanes, save_marks
 from feed.log.sqlite.file import Content
 from feed.log.sqlite.holes import Holes
 from feed.log.sqlite.trouble import Reports, indeterminate, may_be_committed, unavailable, words_for
@@ -47,6 +50,8 @@ _CHECKPOINT_BYTES = 4 << 20  # written since the last one
 _COMMIT_BYTES = 2 * 4096  # that a commit writes besides its events: the pages that it changes
 _WAL_BYTES = 64 << 20  # beyond this, readers are held for a moment, so that the write-ahead log can start afresh
 _RUN_OUT_AGAIN = 1.0  # seconds after a failure until tombstones are committed again
+_EXPIRY_STEP = 0.1  # seconds at least between looks at the age of events kept in classes
+_MANY_GONE = 500  # events that were taken from their class before a commit deletes some
 _PROBE = 5.0  # seconds without a commit until a check really writes: an empty transaction succeeds on a full disk
 _PROBE_AGAIN = 1.0  # seconds after a failure until a check tries again
 _PROBE_BYTES = 1 << 20  # at most: a probe is as large as the events that failed
@@ -69,7 +74,7 @@ class Check(msgspec.Struct, frozen=True, eq=False):
 
 
 Request = Append | Check | Renewal | None  # None ends the writer
-Row = tuple[int, str, str, bool, int, int, str]
+Row = tuple[int, str, str, bool, int, int, str, int | None]
 Outcome = tuple[Append, Appended | BaseException]
 
 
@@ -96,6 +101,8 @@ class Writer:
         # Set before this thread looks for requests, and read after a request was added: one of the two sees the other.
         self.waits = False
         self.gate = threading.Semaphore(READERS)
+        self.classes = Classes()
+        self.gone: set[int] = set()  # events that were taken from their class, and are not deleted yet
         self.epochs: Epochs = content.epochs
         self.holes = content.holes  # replaced as a whole
         self.reports = Reports()
@@ -115,12 +122,17 @@ class Writer:
         self._first_row = 1
         self._clock = Clock(content.latest)
         self._leases = Leases()
+        self._lanes: Lanes | None = None
+        self._numbers: Sequence[int | None] = ()  # of the classes, as they stand in the file
+        self._deleted: Sequence[int] = ()  # by the transaction that is open
+        self._saved: Sequence[Mark] = ()  # what was taken from each class, as it stands there
         self._unchecked = 0  # bytes that were written since the last checkpoint, roughly
         self._took = 0.0  # seconds of the last commit
         self._written = 0.0  # when something was committed last, by the monotonic clock
         self._failed: FeedUnavailable | None = None  # why the last commit or probe failed
         self._failed_bytes = 0
         self._probed = 0.0
+        self._reload_classes()
         self._reload()
         self._reload_leases()
         self._watch = Watch(path, connection)
@@ -139,6 +151,24 @@ class Writer:
         self._look_at_oldest()
         self._retain(now())
 
+    def _reload_classes(self) -> None:
+        oldest, position = self._connection.execute(
+            "SELECT min(seq), coalesce(max(seq), 0) FROM feed_events"
+        ).fetchone()
+        missing = max((oldest or 1) - 1, self.holes.last)
+        most = self._retention.bytes or _RETAIN_BYTES
+        self._connection.execute("BEGIN IMMEDIATE")
+        self.classes, self._numbers = load_classes(self._connection, self._retention, most, position, missing)
+        self._connection.execute("COMMIT")
+        if self.classes:
+            self._reload_lanes()
+
+    def _reload_lanes(self) -> None:
+        """Look through all events. With classes some are missing between others, which is no hole."""
+        self._lanes, gone = load_lanes(self._connection, self._retention, self.classes, self._numbers)
+        self.gone = set(gone)
+        self.holes = Holes()
+
     def _reload_leases(self) -> None:
         """Let each lease run for its full time again."""
         rows = self._connection.execute("SELECT topic, seq, ttl FROM feed_leases").fetchall()
@@ -154,12 +184,14 @@ class Writer:
             if time.monotonic() - tidied >= _HOUSEKEEPING:
                 self._safely(self._tidy)
                 tidied = time.monotonic()
+            if self._lanes is not None:
+                self._take(now())
             if (due := self._leases.next_due()) is not None and due <= time.monotonic() and (gone := self._run_out()):
                 committed((), gone)
             self.waits = True
             if not self.requests:
                 with contextlib.suppress(queue.Empty):
-                    self.wake.get(timeout=_HOUSEKEEPING if due is None else self._patience(due))
+                    self.wake.get(timeout=self._patience(due))
             elif len(self.requests) < together:
                 # Those who were just answered are about to publish again. Two half commits take twice the time of one.
                 time.sleep(min(self._took, _GATHER_SECONDS))
@@ -170,10 +202,15 @@ class Writer:
                 committed(*self._commit(group))
             if self._unchecked >= _CHECKPOINT_BYTES:  # nobody waits for it
                 self._safely(self._checkpoint)
+        if self.gone:
+            self._safely(self._tidy)  # the next one to open the file may have other classes
 
-    @staticmethod
-    def _patience(due: float) -> float:
-        return min(_HOUSEKEEPING, max(0.0, due - time.monotonic()))
+    def _patience(self, due: float | None) -> float:
+        """Return how long to wait for requests until something else is due, in seconds."""
+        patience = _HOUSEKEEPING if due is None else min(_HOUSEKEEPING, max(0.0, due - time.monotonic()))
+        if self._lanes is None or (expiry := self._lanes.next_expiry()) is None:
+            return patience
+        return min(patience, max(_EXPIRY_STEP, (expiry - now()) / 1000))
 
     def _run_out(self) -> Sequence[Event]:
         """Append the tombstones of topics whose values have run out."""
@@ -285,6 +322,8 @@ class Writer:
         self.commits.observe(seconds)
         self._took = seconds
         self._works()
+        if self._lanes is not None:
+            self.gone.update(seq for event in group.events if (seq := self._lanes.add_event(event)) is not None)
         self._retain(now())
 
     def _is_there(self, group: _Group) -> bool:
@@ -325,6 +364,7 @@ class Writer:
 
     def _insert(self, group: _Group, requests: Sequence[Append], time_: int) -> None:
         rows: list[Row] = []
+        room = None if self._lanes is None else self._lanes.room()
         here: dict[str, Newest] = {}  # the newest events of topics in this group, where a request has terms
         is_judged = any(request.has_terms for request in requests)
 
@@ -337,19 +377,11 @@ class Writer:
                 if answer is not None:
                     group.outcomes.append((request, answer))
                     continue
-            epoch, drafts, first = self.epochs.current, request.drafts, group.position + 1
-            appended = Appended(epoch, first, len(drafts))
-            if request.has_terms or self._leases or group.leases:
-                try:
-                    if request.has_terms:
-                        drafts, ids = judged(drafts, epoch, first, newest_of)
-                    changes = lease_changes(self._leases, group.leases, zip(drafts, count(first)))
-                except FeedError as refusal:
-                    group.outcomes.append((request, refusal))
-                    continue
-                group.leases |= changes
-                if request.has_terms:
-                    appended = appended_as(ids, len(drafts))
+            try:
+                drafts, appended = self._admitted(request, group, room, newest_of)
+            except FeedError as refusal:
+                group.outcomes.append((request, refusal))
+                continue
             self._place(drafts, group, rows, time_)
             if is_judged:
                 here |= {
@@ -363,12 +395,30 @@ class Writer:
         if group.leases:
             self._write_leases(group.leases)
 
+    def _admitted(
+        self, request: Append, group: _Group, room: Room | None, newest_of: Callable[[str], Newest | None]
+    ) -> tuple[Sequence[Draft], Appended]:
+        """Return what of a request is committed, and its answer. Raises `FeedError` for one that is refused."""
+        epoch, drafts, first = self.epochs.current, request.drafts, group.position + 1
+        appended = Appended(epoch, first, len(drafts))
+        if request.has_terms:
+            drafts, ids = judged(drafts, epoch, first, newest_of)
+            appended = appended_as(ids, len(drafts))
+        changes: Changes = {}
+        if request.has_terms or self._leases or group.leases:
+            changes = lease_changes(self._leases, group.leases, zip(drafts, count(first)))
+        if room is not None:
+            room.take(drafts)
+        group.leases |= changes
+        return drafts, appended
+
     def _place(self, drafts: Sequence[Draft], group: _Group, rows: list[Row], time_: int) -> None:
         """Give drafts their place in a group: make their rows, and the events that they become."""
         epoch, position, start, end = self.epochs.current, group.position, group.newest_start, group.end
         for draft in drafts:
             position, start = position + 1, end
-            rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.text))
+            number = self._numbers[self.classes.of(draft.topic)] if self.classes else None
+            rows.append((position, draft.topic, draft.type, draft.is_json, time_, end, draft.text, number))
             group.events.append(Event(epoch, position, draft.topic, draft.type, draft.text, draft.is_json, time_))
             end += event_size(draft.topic, draft.type, draft.text)
         group.position, group.newest_start, group.end = position, start, end
@@ -376,7 +426,7 @@ class Writer:
     def _insert_rows(self, rows: Sequence[Row]) -> None:
         for start in range(0, len(rows), _STATEMENT_ROWS):
             some = rows[start : start + _STATEMENT_ROWS]
-            values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
+            values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(some))
             self._connection.execute(f"INSERT INTO feed_events VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
 
     def _newest_of(self, topic: str) -> Newest | None:
@@ -385,7 +435,9 @@ class Writer:
             " ORDER BY seq DESC LIMIT 1",
             (topic, self.oldest),
         ).fetchone()
-        return None if row is None else Newest(self.epochs.id_at(row[0]), row[1] == DELETED)
+        if row is None or row[0] in self.gone:
+            return None
+        return Newest(self.epochs.id_at(row[0]), row[1] == DELETED)
 
     def _earlier_answer(self, key: IdempotencyKey, time_: int) -> Appended | Invalid | None:
         row = self._connection.execute(
@@ -421,6 +473,9 @@ class Writer:
 
     def _retain(self, today: int) -> None:
         """Move `oldest` to where the retention puts it. `_delete_some` deletes the rows."""
+        if self._lanes is not None:
+            self._take(today)
+            return
         retention = self._retention
         oldest = max(self.oldest, self.position + 1 - retention.events)
         if oldest != self.oldest:
@@ -435,6 +490,14 @@ class Writer:
             self.holes = Holes()
         self.retained = Retained(self.position + 1 - self.oldest - self._gone, self._end - self._oldest_start)
         self.oldest_time = self._oldest_time if self.oldest <= self.position else None
+
+    def _take(self, today: int) -> None:
+        """Take from each class what is beyond its bounds. `_delete_some` deletes the rows."""
+        assert self._lanes is not None  # noqa: S101  mypy
+        self.gone.update(self._lanes.take(today))
+        self.retained, self.oldest_time = self._lanes.retained, self._lanes.oldest_time
+        if not self.retained.events:
+            self.oldest = self.position + 1
 
     @property
     def _gone(self) -> int:
@@ -459,6 +522,8 @@ class Writer:
     @property
     def _deletable(self) -> int:
         """How many rows may be deleted. 0 while they are too few to be worth a statement."""
+        if self._lanes is not None:
+            return len(self.gone) if len(self.gone) >= _MANY_GONE else 0
         gone = min(self.oldest, self.position) - self._first_row  # the newest row stays: it holds the position
         return gone if gone >= min(1_000, self._retention.events) else 0
 
@@ -466,13 +531,30 @@ class Writer:
         gone = self._deletable
         if not gone:
             return
+        if self._lanes is not None:
+            self._delete_gone(most)
+            return
         until = self._first_row + min(gone, most)
         self._connection.execute("DELETE FROM feed_events WHERE seq < ?", (until,))
         self._first_row = until
 
+    def _delete_gone(self, most: int) -> None:
+        """Delete events that were taken from their class, and note up to where that was done."""
+        gone = sorted(self.gone - {self.position})[:most]  # the newest row stays: it holds the position
+        self._connection.executemany("DELETE FROM feed_events WHERE seq = ?", [(seq,) for seq in gone])
+        self._saved = save_marks(self._connection, self.classes, self._saved)
+        self._deleted = gone
+
+    def _note_deleted(self) -> None:
+        self.gone.difference_update(self._deleted)
+        row = self._connection.execute("SELECT min(seq) FROM feed_events").fetchone()
+        self.oldest = max(self.oldest, row[0] or 0)
+
     def _tidy(self) -> None:
         with self._transaction():
             self._connection.execute("DELETE FROM feed_answers WHERE expires <= ?", (self._clock.next(),))
+            if self._lanes is not None:
+                self._delete_gone(_DELETE_EVENTS)
             self._delete_some(_DELETE_EVENTS)
         self._retain(now())
         self._shorten_wal()
@@ -548,11 +630,13 @@ class Writer:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._look()
-        before = self._first_row
+        before, self._deleted = self._first_row, list[int]()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._connection.execute("COMMIT")
+            if self._deleted:
+                self._note_deleted()
         except BaseException:
             self._first_row = before
             # On a full disk, SQLite may have rolled back already.
@@ -563,11 +647,23 @@ class Writer:
     def _look(self, *, at_once: bool = False) -> None:
         """Raise `FeedUnavailable` if another program has removed or changed the log. Note what it has deleted."""
         if at_once or self._watch.is_due():
-            count = self.position + 1 - self.oldest - self._gone
-            holes = self._watch.look(Known(self.epochs.current, self.position, self._newest_start, self.oldest, count))
+            oldest, count = self.oldest, self.position + 1 - self.oldest - self._gone
+            if self._lanes is not None:
+                oldest, count = 0, self.retained.events + len(self.gone)
+            holes = self._watch.look(Known(self.epochs.current, self.position, self._newest_start, oldest, count))
             if holes is not None:
-                self.holes = holes
                 self.reports.warn("another program has deleted events from the log's file: readers get a gap")
+                self._note_holes(holes)
+
+    def _note_holes(self, holes: Holes) -> None:
+        if self._lanes is None:
+            self.holes = holes
+            return
+        # Which of the missing events were taken from their class cannot be known: any reader may miss some.
+        for mark in self.classes.marks:
+            mark.taken = self.position
+        self._reload_lanes()
+        self._take(now())
 
     def file_bytes(self) -> FileBytes:
         """Return the sizes of the files. All threads may call this."""

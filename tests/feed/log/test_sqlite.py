@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "feed.db"
 
 
-async def open_at(path: Path, **retention: int) -> SQLiteLog:
+async def open_at(path: Path, **retention: Any) -> SQLiteLog:
     return await SQLiteLog.open(str(path), Retention(**retention))
 
 

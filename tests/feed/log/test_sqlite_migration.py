@@ -79,7 +79,8 @@ def names(path: Path) -> set[str]:
 def content(path: Path, prefix: str = "") -> Sequence[Any]:
     """What version 1 has, in whatever version."""
     answers = "principal, key, fingerprint, epoch, first, count, expires"
-    columns = {"events": "*", "epochs": "*", "answers": answers}
+    events = "seq, topic, type, is_json, time, start, data"
+    columns = {"events": events, "epochs": "*", "answers": answers}
     return [execute(path, f"SELECT {names} FROM {prefix}{name} ORDER BY rowid") for name, names in columns.items()]
 
 
@@ -264,6 +265,8 @@ async def test_a_file_of_version_2_gets_what_it_lacks(path: Path) -> None:
     execute(
         path,
         "DROP TABLE feed_leases",
+        "DROP TABLE feed_classes",
+        "ALTER TABLE feed_events DROP COLUMN class",
         "ALTER TABLE feed_answers DROP COLUMN ids",
         "PRAGMA user_version = 2",
     )
