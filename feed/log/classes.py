@@ -170,6 +170,16 @@ def check_retain(retain: Mapping[str, Keep]) -> Mapping[str, Keep]:
     return retain
 
 
+def never_reached(retain: Mapping[str, Keep]) -> list[tuple[str, str]]:
+    """Return the classes to which no topic can belong, each with the class in front of it that has all its topics."""
+    patterns = list(retain)
+    return [
+        (pattern, earlier)
+        for place, pattern in enumerate(patterns)
+        if (earlier := next((each for each in patterns[:place] if covers(each, pattern)), None)) is not None
+    ]
+
+
 def parse_retain(text: str) -> dict[str, Keep]:
     """Return the classes that a text names: `runs/**=1h; system/**=10000; devices/*/state=latest; scores/**=1d,100MB`.
 
@@ -189,6 +199,19 @@ def parse_retain(text: str) -> dict[str, Keep]:
     except Invalid as error:
         raise ValueError(str(error)) from None
     return retain
+
+
+def parse_max_kept(text: str) -> tuple[int, int]:
+    """Return topics and bytes for a text such as `100000,256MB`. Raises `ValueError`."""
+    keep = _parse_keep("max_kept", text)
+    if keep.events is None or keep.bytes is None or keep.age is not None or keep.latest:
+        raise ValueError("a number of topics and a size that ends in B, such as 100000,256MB")
+    return keep.events, keep.bytes
+
+
+def max_kept_text(kept: tuple[int, int]) -> str:
+    """Return topics and bytes as `parse_max_kept` reads them."""
+    return _keep_text(Keep(events=kept[0], bytes=kept[1]))
 
 
 def _parse_keep(pattern: str, bounds: str) -> Keep:

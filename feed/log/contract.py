@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -42,10 +42,12 @@ LOOK_AT_CLOCK = 16
 
 
 class Retained(msgspec.Struct, frozen=True):
-    """How many events the log holds, and the sum of their sizes (`Event.size`)."""
+    """How many events the log holds, and the sum of their sizes (`Event.size`). `classes` are the same of each class of
+    retention, by its pattern; the default class is under `default`."""
 
     events: int
     bytes: int
+    classes: Mapping[str, Retained] = {}
 
 
 class FileBytes(msgspec.Struct, frozen=True):

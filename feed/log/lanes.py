@@ -30,6 +30,7 @@ class _Lane:
         self._seqs, self._sizes, self._times = array("Q"), array("Q"), array("q")
         self._left = 0
         self.bytes = 0
+        self.kept = self.kept_bytes = 0  # newest events that are beyond the bounds
 
     def __len__(self) -> int:
         return len(self._seqs) - self._left
@@ -129,15 +130,19 @@ class Lanes:
         self._newest: dict[int, str] = {}  # the topics of the values, by seq
         self._kept: dict[int, _Kept] = {}
         self._tombstones: deque[int] = deque()  # those of the kept ones, oldest first
-        self._kept_bytes = 0
         self._live = 0
         self._live_bytes = 0
 
     @property
     def retained(self) -> Retained:
-        """How much is retained in all classes."""
-        count = sum(map(len, self._lanes)) + len(self._kept)
-        return Retained(count, sum(lane.bytes for lane in self._lanes) + self._kept_bytes)
+        """How much is retained, and of that in each class."""
+        names = [*(mark.pattern for mark in self.classes.marks[:-1]), "default"]
+        classes = {
+            name: Retained(len(lane) + lane.kept, lane.bytes + lane.kept_bytes)
+            for name, lane in zip(names, self._lanes, strict=True)
+        }
+        each = classes.values()
+        return Retained(sum(one.events for one in each), sum(one.bytes for one in each), classes)
 
     @property
     def oldest_time(self) -> int | None:
@@ -152,18 +157,6 @@ class Lanes:
         times = [lane.first_time + bounds.age for lane, bounds in lanes if len(lane)]
         times += [kept.time + TOMBSTONE_MS for seq in islice(self._tombstones, 1) if (kept := self._kept.get(seq))]
         return min(times, default=None)
-
-    def by_class(self) -> Sequence[tuple[str, Retained]]:
-        """Return how much each class retains, by its pattern."""
-        found = [[len(lane), lane.bytes] for lane in self._lanes]
-        for kept in self._kept.values():
-            found[kept.lane][0] += 1
-            found[kept.lane][1] += kept.size
-        return [(mark.pattern, Retained(*each)) for mark, each in zip(self.classes.marks, found, strict=True)]
-
-    def is_gone(self, topic: str, seq: int) -> bool:
-        """Return whether the event with this seq was taken from the class that its topic has now."""
-        return seq <= self.classes.marks[self.classes.of(topic)].taken and seq not in self._kept
 
     def room(self) -> Room:
         """Return how much room there is for further values."""
@@ -189,7 +182,7 @@ class Lanes:
             self._live_bytes -= 0 if before.is_tombstone else before.size
             if (kept := self._kept.pop(before.seq, None)) is not None:
                 gone = before.seq
-                self._kept_bytes -= kept.size
+                self._leave(kept)
                 self._note_taken(kept.lane, gone)
         self._values[topic] = _Value(seq, size, is_tombstone)
         self._newest[seq] = topic
@@ -209,7 +202,7 @@ class Lanes:
                     yield seq
                     continue
                 is_tombstone = self._values[topic].is_tombstone
-                self._kept_bytes += size
+                lane.kept, lane.kept_bytes = lane.kept + 1, lane.kept_bytes + size
                 self._kept[seq] = _Kept(number, topic, size, time, is_tombstone)
                 if is_tombstone:
                     self._tombstones.append(seq)
@@ -224,10 +217,14 @@ class Lanes:
             seq = tombstones.popleft()
             if kept is not None:  # else it was superseded
                 del self._kept[seq], self._newest[seq], self._values[kept.topic]
-                self._kept_bytes -= kept.size
+                self._leave(kept)
                 self._note_taken(kept.lane, seq)
                 self.classes.marks[kept.lane].ended = max(self.classes.marks[kept.lane].ended, seq)
                 yield seq
+
+    def _leave(self, kept: _Kept) -> None:
+        lane = self._lanes[kept.lane]
+        lane.kept, lane.kept_bytes = lane.kept - 1, lane.kept_bytes - kept.size
 
     def _note_taken(self, lane: int, seq: int) -> None:
         mark = self.classes.marks[lane]

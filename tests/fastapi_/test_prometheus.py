@@ -29,6 +29,7 @@ from tests.support.scraping import Scraped, client_of_each, scrape, scraped, wor
 from tests.support.streams import eventually, subscribed
 
 NAMES = {figure.name + ("_total" if getattr(figure, "kind", "") == "counter" else "") for figure in FIGURES}
+NAMES -= {"feed_class_events", "feed_class_bytes"}  # where retention has classes
 
 
 def names(found: Scraped) -> set[str]:
@@ -391,3 +392,12 @@ def test_a_file_that_a_worker_has_just_begun_is_passed_over(
         (folder / name).touch()
     server.publish("a")
     eventually(lambda: sum(scrape(server)["feed_published_events_total"].values()) == 1)
+
+
+def test_each_class_of_retention_has_its_figures(serve: Serve) -> None:
+    server = serve("--log", "memory:", "--retain", "noise/**=2; s/*=latest,1", node="n")
+    for topic in ("a", "noise/1", "noise/2", "noise/3", "s/1", "s/2"):
+        server.http.post(f"{server.url}/events/{topic}", content="x")
+    text = server.http.get(f"{server.url}/metrics").text
+    found = re.findall(r'^feed_class_events\{class="([^"]+)",node="n"\} (\S+)$', text, re.MULTILINE)
+    assert dict(found) == {"noise/**": "2.0", "s/*": "2.0", "default": "1.0"}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from feed import Feed, FeedOptions, Limits, NoEvents, PreconditionFailed, Retention, pace, subscription
 from feed.event import deletion, on_terms, text_draft
+from feed.log.classes import parse_retain
 from feed.pattern import Selection
 from feed.terms import Terms
 from tests.support.redis_server import RedisServer
@@ -40,6 +41,15 @@ _STEPS = [
     st.tuples(st.just("wait"), st.just(0), st.integers(1, 10)),
     st.tuples(st.just("restart"), st.just(0), st.just(1)),
 ]
+Kept = tuple[int, str]
+KEPT: list[Kept] = [
+    (8, ""),
+    (1_000, ""),
+    (8, "c/*=latest,1; a=2"),
+    (3, "a=latest,1"),
+    (5, "**=latest,2"),
+]
+"""How many events, and the classes."""
 STEPS = st.lists(st.one_of(*_STEPS), min_size=10, max_size=60)
 
 
@@ -47,11 +57,16 @@ class Machine:
     """Feeds on one log, of which one is used at a time, and readers. After a restart, and on the other node, a reader
     resumes with the id that it has."""
 
-    def __init__(self, url: str, events: int, nodes: int = 1) -> None:
+    def __init__(self, url: str, events: int, retain: str = "", nodes: int = 1) -> None:
         self.published = Published()
         self.readers = [StateReader(Selection(patterns), self.published, every=every) for patterns, every in READERS]
         self._url = url
-        self._options = FeedOptions(retention=Retention(events=events), window_events=6, limits=Limits(queue_events=4))
+        self._options = FeedOptions(
+            retention=Retention(events=events),
+            retain=parse_retain(retain),
+            window_events=6,
+            limits=Limits(queue_events=4),
+        )
         self._nodes: list[Feed] = [Feed(url, self._options) for _ in range(nodes)]
         self._number = 0
         self._leased: dict[str, None] = {}
@@ -144,8 +159,8 @@ class Machine:
             await node.__aexit__(None, None, None)
 
 
-async def run(url: str, steps: list[tuple[str, object, int]], events: int, nodes: int = 1) -> None:
-    await Machine(url, events, nodes).run(steps)
+async def run(url: str, steps: list[tuple[str, object, int]], kept: Kept, nodes: int = 1) -> None:
+    await Machine(url, *kept, nodes).run(steps)
 
 
 async def settled(feed: Feed) -> None:
@@ -157,17 +172,17 @@ async def settled(feed: Feed) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS, st.sampled_from([8, 1_000]))
-def test_the_state_is_what_was_published_last_in_memory(steps: list[tuple[str, object, int]], events: int) -> None:
-    asyncio.run(run("memory:", steps, events))
+@given(STEPS, st.sampled_from(KEPT))
+def test_the_state_is_what_was_published_last_in_memory(steps: list[tuple[str, object, int]], kept: Kept) -> None:
+    asyncio.run(run("memory:", steps, kept))
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(STEPS, st.sampled_from([8, 1_000]))
+@given(STEPS, st.sampled_from(KEPT))
 def test_the_state_is_what_was_published_last_on_sqlite(
-    tmp_path: Path, steps: list[tuple[str, object, int]], events: int
+    tmp_path: Path, steps: list[tuple[str, object, int]], kept: Kept
 ) -> None:
-    asyncio.run(run(f"sqlite:{tmp_path / secrets.token_hex(8)}.db", steps, events))
+    asyncio.run(run(f"sqlite:{tmp_path / secrets.token_hex(8)}.db", steps, kept))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -186,17 +201,17 @@ def redis(shared_redis: RedisServer) -> RedisServer:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(STEPS, st.sampled_from([8, 1_000]))
+@given(STEPS, st.sampled_from(KEPT[:2]))
 def test_the_state_is_what_was_published_last_on_redis(
-    redis: RedisServer, steps: list[tuple[str, object, int]], events: int
+    redis: RedisServer, steps: list[tuple[str, object, int]], kept: Kept
 ) -> None:
-    asyncio.run(run(redis.url(secrets.token_hex(8)), steps, events, nodes=2))
+    asyncio.run(run(redis.url(secrets.token_hex(8)), steps, kept, nodes=2))
 
 
 @pytest.mark.only_soak
 @settings(max_examples=1_000, deadline=None)
-@given(STEPS, st.sampled_from([8, 20, 1_000]))
+@given(STEPS, st.sampled_from([*KEPT, (20, "")]))
 def test_the_state_is_what_was_published_last_in_many_more_ways(
-    steps: list[tuple[str, object, int]], events: int
+    steps: list[tuple[str, object, int]], kept: Kept
 ) -> None:
-    asyncio.run(run("memory:", steps, events))
+    asyncio.run(run("memory:", steps, kept))

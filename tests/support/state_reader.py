@@ -9,6 +9,7 @@ from feed import Event, Feed, Subscription
 from feed.batch import Item
 from feed.control import Control, Gap, Heartbeat
 from feed.event import Placed
+from feed.log import Log
 from feed.pattern import Selection
 from feed.terms import DELETED
 
@@ -132,10 +133,18 @@ class StateReader:
     def judge(self, feed: Feed, position: int) -> None:
         """What is held is the state of the log at this position."""
         assert feed.running is not None
-        oldest = feed.running.log.oldest
+        log = feed.running.log
         state = self.published.state(position)
         for topic, value in self.held.items():
             assert state.get(topic) == value, f"{topic}: held {value}, is {state.get(topic)}"
         for topic, value in state.items():
-            if value[0] >= oldest and self.selection.wants_topic(topic):
+            if _is_retained(log, topic, value[0]) and self.selection.wants_topic(topic):
                 assert self.held.get(topic) == value, f"{topic}: held {self.held.get(topic)}, is {value}"
+
+
+def _is_retained(log: Log, topic: str, seq: int) -> bool:
+    """Whether a topic's newest event is there, as far as its class goes."""
+    if not log.classes:
+        return seq >= log.oldest
+    number = log.classes.of(topic)
+    return log.classes.bounds[number].latest or seq > log.classes.marks[number].taken

@@ -6,7 +6,7 @@ This is the only list of them: `feed serve` makes its options from it, and shows
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Annotated, Any, Self
 
@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    PlainValidator,
     SecretStr,
     ValidationInfo,
     field_validator,
@@ -32,6 +33,7 @@ from feed import FeedOptions, Invalid, Limits, LogRefused, Retention
 from feed.event import check_pattern
 from feed.fastapi.auth.origins import parse_host, parse_origin
 from feed.log import check_log_url, is_shared
+from feed.log.classes import check_retain, max_kept_text, parse_max_kept, parse_retain, retain_text
 from feed.pattern import MAX_PATTERNS
 from feed.units import duration_text, parse_duration, parse_size, size_text
 from feed_server.logging.stderr import Format, Level
@@ -122,6 +124,18 @@ Count = Annotated[int, Field(ge=1, le=1 << 62)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list), PlainSerializer(" ".join, when_used="json")]
 
 
+Retain = Annotated[
+    Mapping[str, Any],  # of `Keep`
+    NoDecode,
+    PlainValidator(lambda value: parse_retain(value) if isinstance(value, str) else check_retain(value)),
+    PlainSerializer(retain_text, when_used="json"),
+]
+Kept = Annotated[
+    tuple[int, int],
+    NoDecode,
+    PlainValidator(lambda value: parse_max_kept(value) if isinstance(value, str) else value),
+    PlainSerializer(max_kept_text, when_used="json"),
+]
 Text = Annotated[str, Field(min_length=1)]
 JwksUrl = Annotated[str, AfterValidator(_checked_jwks_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
@@ -285,6 +299,19 @@ class Settings(BaseSettings):
         Size | None, Field(description="How many bytes of events are kept; unless set, 1G, or 256M in memory.")
     ] = None
 
+    retain: Annotated[
+        Retain,
+        Field(
+            description="What is kept of some topics, where that is not what the three settings before say: "
+            "`PATTERN=BOUNDS` with `;` between them, such as `runs/**=1h; devices/*/state=latest; "
+            "scores/**=1d,10000,100MB`. A bound is a time, a count, a size that ends in `B`, or `latest`: the newest "
+            "event of each topic outlives the others. The first pattern that matches a topic counts."
+        ),
+    ] = {}
+    max_kept: Annotated[
+        Kept, Field(description="How many topics, and how many bytes of their events, `latest` keeps at most.")
+    ] = (100_000, 256 << 20)
+
     queue_events: Annotated[
         Count, Field(description="Events that may wait for one subscriber. One that lags further reads from the log.")
     ] = 256
@@ -394,7 +421,14 @@ class Settings(BaseSettings):
             max_subscribers_per_address=self.max_subscribers_per_address,
             max_patterns=self.max_patterns,
             max_replays=self.max_replays,
-            retention=Retention(events=self.retain_events, age=self.retain_age, bytes=self.retain_bytes),
+            retention=Retention(
+                events=self.retain_events,
+                age=self.retain_age,
+                bytes=self.retain_bytes,
+                kept_topics=self.max_kept[0],
+                kept_bytes=self.max_kept[1],
+            ),
+            retain=self.retain,
             limits=Limits(
                 queue_events=self.queue_events,
                 queue_bytes=self.queue_bytes,

@@ -51,6 +51,13 @@ class Snapshot:
         oldest = self.statistics.oldest_time
         return 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
 
+    def classes(self, what: Literal["events", "bytes"]) -> Mapping[str, float] | None:
+        """How much each class of retention holds, by its pattern; None if there are no classes."""
+        retained = self.statistics.retained
+        if retained is None or not retained.classes:
+            return None
+        return {pattern: getattr(each, what) for pattern, each in retained.classes.items()}
+
 
 class Figure(NamedTuple):
     """A counter or a gauge. A counter's name is given without its ending `_total`.
@@ -219,6 +226,22 @@ FIGURES: tuple[Figure | Distribution, ...] = (
         "gauge",
         "Size of the retained events, as retention counts it: roughly what they take in memory and on disk.",
         lambda now: None if now.statistics.retained is None else now.statistics.retained.bytes,
+        several="livemax",
+    ),
+    Figure(
+        "feed_class_events",
+        "gauge",
+        "Events retained in each class of retention (FEED_RETAIN); all other topics are in `default`.",
+        lambda now: now.classes("events"),
+        label="class",
+        several="livemax",
+    ),
+    Figure(
+        "feed_class_bytes",
+        "gauge",
+        "Size of the events retained in each class of retention, as retention counts it.",
+        lambda now: now.classes("bytes"),
+        label="class",
         several="livemax",
     ),
     Figure(

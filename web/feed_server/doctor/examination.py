@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
-from feed_server.doctor import flow, pages, reach, requests, resume, websocket
+from feed_server.doctor import flow, pages, reach, requests, resume, retention, websocket
 from feed_server.doctor.finding import Finding
 from feed_server.doctor.target import Target, type_of_its_own
 
@@ -92,6 +92,11 @@ async def _requests(target: Target) -> list[Finding]:
     return [requests.judge_body(body), requests.judge_refusal(refusal), requests.judge_paths(paths)]
 
 
+async def _retention(target: Target) -> list[Finding]:
+    found = retention.judge_retention(await retention.look_retention(target))
+    return [] if found is None else [found]
+
+
 async def _addresses(target: Target) -> list[Finding]:
     honest, forged = type_of_its_own("honest"), type_of_its_own("forged")
     return [requests.judge_addresses(await requests.look_addresses(target, honest, forged))]
@@ -108,5 +113,6 @@ GROUPS = {
     "pages": _pages,
     "requests": _requests,
     "addresses": _addresses,
+    "retention": _retention,
 }
 """The groups of checks that run at the same time, in the order of the report."""
