@@ -11,7 +11,7 @@ FILES = {
     "docs/recipes/state-and-live.md": {"shop.py", "shop.html"},
     "docs/recipes/database.md": {"shop.py"},
     "docs/recipes/login-and-logout.md": {"shop.py", "shop.html"},
-    "docs/recipes/presence.md": {"room.py"},
+    "docs/recipes/presence.md": {"room.py", "room.html", "streams.py", "alive.py"},
     "docs/guides/state.md": {"board.py", "values.py", "steps.py"},
     "docs/recipes/react.md": {"use-feed.js", "app.jsx", "index.html", "shop.py"},
     "docs/recipes/htmx.md": {"shop.py", "page.html"},
