@@ -22,7 +22,7 @@ from tests.support.running import RunningServer
 from tests.support.streams import eventually, subscribed
 
 PAGE = "docs/recipes/presence.md"
-QUICK = {"HERE = 30.0": "HERE = 2.0", "TYPING = 5.0": "TYPING = 1.0", "here, 10_000": "here, 500", "< 2_000": "< 200"}
+QUICK = {"HERE = 30.0": "HERE = 2.0", "TYPING = 5.0": "TYPING = 3.0", "here, 10_000": "here, 500", "< 2_000": "< 200"}
 NEVER = {"HERE = 30.0": "HERE = 3600.0"}
 
 
@@ -52,7 +52,7 @@ def imported(name: str, source: str) -> dict[str, Any]:
 
 @pytest.fixture
 def room(files: dict[str, str]) -> Iterator[AppServer]:
-    (Path("room.html")).write_text(quickened(files["room.html"], QUICK), encoding="utf-8")
+    Path("room.html").write_text(quickened(files["room.html"], QUICK), encoding="utf-8")
     names = imported("room", quickened(files["room.py"], QUICK))
     with AppServer(names["app"], names["feed"]) as server:
         yield server
@@ -93,7 +93,7 @@ def test_a_page_shows_who_is_typing_until_it_is_sent_or_nobody_types(room: AppSe
         expect(bob.locator("#here")).to_have_text("here: ann, bob")
         ann.locator("input").press_sequentially("Hel")
         expect(typing).to_have_text("typing: ann")
-        expect(typing).to_have_text("typing: ")  # a second without a key
+        expect(typing).to_have_text("typing: ")  # three seconds without a key
         ann.locator("input").press_sequentially("lo")
         expect(typing).to_have_text("typing: ann")
         with ann.expect_response(lambda answer: answer.request.method == "DELETE") as deleted:
@@ -154,7 +154,7 @@ def test_whoever_has_a_stream_open_is_here_until_the_last_one_is_closed(
 
 
 def test_a_program_is_alive_until_it_ends_or_is_killed(server: RunningServer, files: dict[str, str]) -> None:
-    source = files["alive.py"].replace(FEED_URL, server.url).replace("15.0", "1.5")
+    source = files["alive.py"].replace(FEED_URL, server.url).replace("15.0", "3.0")
     Path("alive.py").write_text(source, encoding="utf-8")
     with subscribed(f"{server.url}/events/workers/1?latest=1&envelope=1") as stream:
         stream.until("feed.live")

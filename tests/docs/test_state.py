@@ -18,7 +18,6 @@ from tests.support.running import RunningServer
 from tests.support.streams import eventually
 
 PAGE = "docs/guides/state.md"
-JSON = {"Accept": "application/json"}
 
 
 @pytest.fixture
@@ -58,6 +57,19 @@ def test_the_first_stream_is_as_the_page_shows_it(server: RunningServer, curl_pr
     for event in server.history("orders/*", latest=1)["events"]:
         shown = shown.replace("…", event["time"], 1)
     assert shown in found
+
+
+def test_a_reader_that_is_behind_goes_in_rounds_as_the_page_draws_it(server: RunningServer) -> None:
+    for number, topic in enumerate("abac", 1):
+        server.publish(topic, str(number))
+    page = server.history("*", latest=1, limit=1)
+    handed = [page["events"][0]["data"]]
+    server.publish("c", "5")
+    server.publish("b", "6")
+    while not page.get("live"):
+        page = server.history("*", latest=1, limit=1, after=page["next"])
+        handed += [event["data"] for event in page["events"]]
+    assert handed == ["2", "3", "5", "6"]
 
 
 def test_the_board_shows_what_is_and_then_each_change(server: RunningServer, tmp_path: Path) -> None:
