@@ -638,3 +638,7 @@ def test_what_the_page_about_browsers_shows_works(server: RunningServer, page: P
     with page.expect_console_message(lambda message: message.text.endswith(" orders/42 from the guide")) as said:
         published = server.publish("orders/42", "from the guide")
     assert said.value.text.startswith(f"{published} ")
+    [snippet] = blocks("guides/browser.md", "The state, with `feed.js`", "js")
+    server.publish("scores/ada", "12")
+    with page.expect_console_message(lambda message: message.text == "whole: 1"):
+        page.add_script_tag(content=snippet, type="module")

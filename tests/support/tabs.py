@@ -36,6 +36,9 @@ _CONNECT = """async ([module, options]) => {
     for (const type of ["state", "gap", "closing", "position"]) {
         feed.addEventListener(type, ({ detail }) => told.push([type, detail, got.length]));
     }
+    window.idsOfState = () => Object.fromEntries([...feed.state].map(([topic, { id }]) => [topic, id]));
+    window.lives = [];
+    feed.addEventListener("live", () => lives.push([feed.lastEventId, idsOfState()]));
 }"""
 
 
@@ -65,8 +68,19 @@ class Tab:
 
     @property
     def state(self) -> Any:
-        """What `feed.state` is."""
-        return self.page.evaluate("feed.state")
+        """What the connection is doing."""
+        return self.page.evaluate("feed.connection")
+
+    @property
+    def held(self) -> dict[str, str]:
+        """With `latest`, what `feed.state` has: the topics with the ids of their events."""
+        held: dict[str, str] = self.page.evaluate("idsOfState()")
+        return held
+
+    @property
+    def lives(self) -> list[tuple[str, dict[str, str]]]:
+        """With `latest`, what it had each time that it was whole, and the feed's position then."""
+        return [(id, held) for id, held in self.page.evaluate("lives")]
 
     @property
     def last_event_id(self) -> str:

@@ -10,15 +10,27 @@
 //
 //     connect({ after: "k3f9a2-184467" }); // go on where an earlier page was: its `feed.lastEventId`
 //
+//     const board = connect({ topics: ["scores/*"], latest: true }); // what is, then what changes
+//     board.addEventListener("live", () => show(board.state)); // a Map of topics with their newest events
+//
+//     connect({ topics: ["orders/*"], load: async () => position }); // what is in a database of your own
+//
 // **Events.** Each once and in order, over every broken connection. They are dispatched as CustomEvents, with `detail`
 // (see `FeedEventMap` and `State` in feed/types.d.ts, which says all that they hold):
 //
 //     event      a FeedEvent: `id`, `topic`, `type`, `time`, `data`, and `text`, the data as it was published
 //     events     the same as an array, once for each batch, before the single ones: for pages that show many
-//     state      `feed.state`; its `name`: connecting, replaying, live, waiting, offline, refused, closed
+//     state      `feed.connection`; its `name`: connecting, replaying, live, waiting, offline, refused, closed
+//     live       with `latest`: `feed.state`, which is whole
 //     gap        `{requested, resumedFrom, reason}`: events between the two may be gone, from the log itself
 //     closing    `{reason, retry}`: the server ends the stream; it is opened again
 //     position   `{id}`: nothing for this page, but the feed has moved on
+//     error      what `load` has thrown; it is run again
+//
+// **State.** With `latest` the feed keeps `feed.state`. After a gap all of it comes again; what was there stays until
+// it is whole, and what has gone goes then, just before `live`. With `load` the application keeps the state: `load`
+// asks for the position, then reads the data, then returns the position. It is run at first and after every gap, and
+// what has happened after that position comes as events.
 //
 // It waits as long as the stream said, else a random time up to 1, 2, 4 … 30 s, and not less than an answer's
 // `Retry-After` says; not at all once the network is back or the page is looked at. After `quiet` seconds without a word it asks for a page of history, and opens a new stream if
@@ -47,19 +59,30 @@
 
 import { Connection } from "./feed/connection.js";
 import { eventOf } from "./feed/event.js";
+import { Fold } from "./feed/fold.js";
+import { Loading } from "./feed/loading.js";
 import { Membership } from "./feed/membership.js";
 import { TRANSPORT_NAMES } from "./feed/transports.js";
 
-/** @import { Entry, EventsEntry, FeedEventMap, FeedEventTarget, FeedOptions, State } from "./feed/types.js" */
+/** @import { FeedEvent } from "./feed/event.js" */
+/** @import { AnyOptions, Begin, Deliver, Entry, EventsEntry, FeedEventMap, FeedEventTarget, FeedOptions, Gap, Latest, LatestOptions, Source, State } from "./feed/types.js" */
 
 export { FeedEvent } from "./feed/event.js";
 
 /**
  * Connect to a feed.
+ * @overload
+ * @param {LatestOptions} options
+ * @returns {Feed<Latest>}
+ * @throws {TypeError} for options that mean nothing
+ */
+/**
+ * @overload
  * @param {FeedOptions} [options]
  * @returns {Feed}
  * @throws {TypeError} for options that mean nothing
  */
+/** @param {AnyOptions} [options] @returns {Feed<any>} */
 export function connect(options = {}) {
   return new Feed(options);
 }
@@ -69,22 +92,31 @@ function check(right, words) {
   if (!right) throw new TypeError(words);
 }
 
-/** A feed as a page sees it. Dispatches `event`, `events`, `state`, `gap`, `closing` and `position`. */
+/**
+ * A feed as a page sees it. Dispatches `event`, `events`, `state`, `live`, `gap`, `closing`, `position` and `error`.
+ * @template {State | Latest} [S=State]
+ */
 export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget) {
+  /** @type {Source} */
   #source;
   /** @type {State} */
-  #state = Object.freeze({ name: "connecting" });
+  #connection = Object.freeze({ name: "connecting" });
+  /** @type {Fold<FeedEvent> | null} */
+  #fold;
   #lastEventId = "";
   #single = false;
   #unlisten = new AbortController();
 
-  /** See `connect`. @param {FeedOptions} [options] */
+  /** See `connect`. @param {AnyOptions} [options] */
   constructor({
     topics = ["**"],
     types = [],
     base = new URL("../", import.meta.url),
     after = "",
     last = 0,
+    latest = false,
+    every,
+    load,
     transport = "eventsource",
     shared = true,
     credentials = "same-origin",
@@ -100,17 +132,67 @@ export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget)
     check(Number.isInteger(last) && last >= 0 && last <= 1_000, "last: a whole number up to 1,000");
     check(TRANSPORT_NAMES.includes(transport), `transport: one of ${TRANSPORT_NAMES.join(", ")}`);
     check(quiet > 0 && quiet <= 86_400, "quiet: a number of seconds");
+    const begins = after !== "" || last > 0;
+    check(!latest || !load, "latest and load: take latest if the feed's events are the state, load if a database has it");
+    check(!latest || types.length === 0, "types: not with latest, as a topic's newest event may be of any type");
+    check(!latest || !begins, "after and last: not with latest, which begins with the whole state");
+    check(every === undefined || latest, "every: only with latest");
+    check(every === undefined || (Number.isInteger(every) && every >= 100 && every <= 60_000), "every: 100 to 60,000 ms");
+    check(load === undefined || typeof load === "function", "load: a function that returns a position");
+    check(!load || !begins, "after and last: not with load, which returns where to begin");
     const asked = { topics: [...topics], types: [...types], base: new URL(base, globalThis.location?.href).href };
-    const options = { ...asked, transport, credentials, quiet };
+    const options = { ...asked, transport, credentials, quiet, latest, every };
     this.#lastEventId = after === "earliest" ? "" : after;
-    this.#source = new (shared ? Membership : Connection)(options, { after, last }, (entries) => this.#take(entries));
+    this.#fold = latest ? new Fold() : null;
+    /** @param {Begin} begin @param {Deliver} deliver */
+    const open = (begin, deliver) => new (shared ? Membership : Connection)(options, begin, deliver);
+    /** @type {Deliver} */
+    const take = (entries) => this.#take(entries);
+    this.#source = load
+      ? new Loading(
+          load,
+          (position, deliver) => open({ after: position }, deliver),
+          take,
+          (error) => this.#dispatch("error", error),
+        )
+      : open({ after, last }, take);
     this.#listen();
     this.#source.start();
   }
 
   /** What the connection is doing, with the facts. Frozen; a new one with each `state` event. */
+  get connection() {
+    return this.#connection;
+  }
+
+  /** With `latest` the topics that there are, with their newest events; else the same as `connection`. */
   get state() {
-    return this.#state;
+    return /** @type {S} */ (this.#fold ? this.#fold.state : this.#connection);
+  }
+
+  /**
+   * Wait until `state` is whole. With `latest` only.
+   * @returns {Promise<S>}
+   * @throws {TypeError} without `latest`
+   * @throws {Error} if the feed refuses, or is closed
+   */
+  async whole() {
+    const fold = this.#fold;
+    if (!fold) throw new TypeError("whole: only with latest");
+    const stopping = new AbortController();
+    await new Promise((resolve, reject) => {
+      const look = () => {
+        const { name } = this.#connection;
+        if (name === "refused") reject(new Error(this.#connection.detail));
+        else if (name === "closed") reject(new Error("The feed was closed."));
+        else if (fold.isWhole) resolve(null);
+      };
+      for (const type of /** @type {const} */ (["live", "state"])) {
+        this.addEventListener(type, look, { signal: stopping.signal });
+      }
+      look();
+    }).finally(() => stopping.abort());
+    return this.state;
   }
 
   /** After which event to resume: `connect({ after: feed.lastEventId })`. "" before there is one. */
@@ -130,7 +212,7 @@ export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget)
 
   /** End it. The connection ends with the last one that shares it. */
   close() {
-    if (this.#state.name === "closed") return;
+    if (this.#isClosed) return;
     this.#unlisten.abort();
     this.#source.close();
     this.#become({ name: "closed" });
@@ -140,6 +222,10 @@ export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget)
   addEventListener(type, ...rest) {
     this.#single ||= type === "event"; // else they need not even be made into events of the DOM
     super.addEventListener(type, ...rest);
+  }
+
+  get #isClosed() {
+    return this.#connection.name === "closed";
   }
 
   #listen() {
@@ -164,12 +250,13 @@ export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget)
   /** @param {Entry[]} entries */
   #take(entries) {
     for (const entry of entries) {
-      if (this.#state.name === "closed") return;
+      if (this.#isClosed) return;
       if (entry.position) this.#lastEventId = entry.position;
       if (entry.kind === "events") this.#events(entry);
       else if (entry.kind === "state") this.#become(entry.state);
       else if (entry.kind === "position") this.#dispatch("position", { id: entry.position });
-      else if (entry.kind === "gap") this.#dispatch("gap", entry.gap);
+      else if (entry.kind === "gap") this.#gap(entry.gap);
+      else if (entry.kind === "anew") this.#fold?.forget();
       else this.#dispatch("closing", entry.closing);
     }
   }
@@ -177,12 +264,19 @@ export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget)
   /** @param {EventsEntry} entry */
   #events({ envelopes, live }) {
     const events = envelopes.map((envelope) => eventOf(envelope, live));
+    for (const event of events) this.#fold?.add(event, event);
     this.#dispatch("events", events);
     if (!this.#single) return;
     for (const event of events) {
-      if (this.#state.name === "closed") return;
+      if (this.#isClosed) return;
       this.#dispatch("event", event);
     }
+  }
+
+  /** @param {Gap} gap */
+  #gap(gap) {
+    this.#fold?.forget();
+    this.#dispatch("gap", gap);
   }
 
   /** @param {State} state */
@@ -190,10 +284,16 @@ export class Feed extends /** @type {new () => FeedEventTarget} */ (EventTarget)
     // Where the connection is in another tab, or in a worker, that may not have noticed yet.
     const offline = globalThis.navigator?.onLine === false && ["connecting", "waiting"].includes(state.name);
     if (offline) state = { name: "offline" };
-    if (JSON.stringify(state) === JSON.stringify(this.#state)) return;
-    if (state.name === "live" && state.resumed) Object.freeze(state.resumed);
-    this.#state = Object.freeze(state);
-    this.#dispatch("state", this.#state);
+    const isLive = state.name === "live";
+    const isNew = JSON.stringify(state) !== JSON.stringify(this.#connection);
+    const isWhole = this.#fold !== null && isLive && (isNew || !this.#fold.isWhole);
+    if (isWhole) this.#fold?.complete();
+    if (isNew) {
+      if (state.name === "live" && state.resumed) Object.freeze(state.resumed);
+      this.#connection = Object.freeze(state);
+      this.#dispatch("state", state);
+    }
+    if (isWhole && !this.#isClosed) this.#dispatch("live", /** @type {Latest} */ (this.state));
   }
 
   /** @template {keyof FeedEventMap & string} K @param {K} type @param {FeedEventMap[K]} detail */

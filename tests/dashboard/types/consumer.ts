@@ -39,6 +39,22 @@ function shown({ detail: state }: CustomEvent<Feed["state"]>): string {
 feed.addEventListener("state", shown);
 feed.removeEventListener("state", shown);
 
+const board = connect({ topics: ["scores/*"], latest: true, every: 500 });
+const score: FeedEvent | undefined = board.state.get("scores/ada");
+board.addEventListener("live", ({ detail: state }) => console.log(state.size, board.connection.name, score?.id));
+board.whole().then((state) => console.log(state.size));
+// @ts-expect-error The state is the feed's to change.
+board.state.delete("scores/ada");
+
+connect({ topics: ["orders/*"], types: ["changed"], load: async () => "position" });
+feed.addEventListener("error", ({ detail }) => console.log(detail));
+// @ts-expect-error It has to return a position.
+connect({ load: async () => {} });
+// @ts-expect-error The state is in the feed, or in a database.
+connect({ latest: true, load: async () => "position" });
+// @ts-expect-error Only the state can be had less often.
+connect({ every: 500 });
+
 // @ts-expect-error There is no such event.
 feed.addEventListener("message", () => {});
 // @ts-expect-error There is no such transport.

@@ -4,7 +4,7 @@
 // The browser's own reconnecting is not used: an `EventSource` tells nobody when it will try again, and any status but
 // 200 ends it for ever. Each try is a transport of its own; what an earlier one still says is not listened to.
 
-import { idOf } from "./event.js";
+import { copyOf, resumeOf } from "./event.js";
 import { NO_FEED, readPage, refusalIn, wordsOf } from "./history.js";
 import { openTransport } from "./transports.js";
 import { Waits } from "./waits.js";
@@ -111,8 +111,9 @@ export class Connection {
     // Offline it is tried all the same, now and then: this machine may have no network, and the feed be on it.
     if (this.#state.name !== "offline" || navigator.onLine !== false) this.#say({ name: "connecting" });
     attempt.watch(OPENING, () => this.#ended(attempt, null, `No answer within ${OPENING / 1000} s.`));
+    const { latest, every } = this.#options;
     const begin = this.#position ? { after: this.#position } : { last: this.#last };
-    attempt.replays = Boolean(this.#position || this.#last);
+    attempt.replays = Boolean(this.#position || this.#last || latest);
     /** @type {Guard} */
     const current = (report) => (...facts) => {
       if (attempt !== this.#attempt || attempt.over) return;
@@ -120,8 +121,8 @@ export class Connection {
       report(...facts);
     };
     try {
-      attempt.transport = openTransport(this.#options, begin, {
-        events: current((envelopes, last) => this.#events(attempt, envelopes, last || idOf(envelopes.at(-1) ?? ""))),
+      attempt.transport = openTransport(this.#options, { ...begin, every: every && `${every}ms` }, {
+        events: current((envelopes, last) => this.#events(attempt, envelopes, last || resumeOf(envelopes.at(-1) ?? ""))),
         control: current((type, id, data) => this.#control(attempt, type, id, data)),
         retry: current((milliseconds) => (attempt.retry = milliseconds)),
         alive: current(() => {}),
@@ -137,6 +138,7 @@ export class Connection {
     if (!attempt.opened) return this.#ended(attempt, null, NO_FEED);
     const after = this.#position;
     this.#position = position ||= after;
+    if (this.#options.latest) envelopes = envelopes.map(copyOf); // each may be kept for long
     this.#turn.add({ kind: "events", after, position, live: attempt.liveSince !== undefined, envelopes });
   }
 
@@ -156,6 +158,7 @@ export class Connection {
         attempt.watch(this.#options.quiet * 1000, () => this.#quiet(attempt));
         break;
       case "feed.live":
+        if (position !== after) this.#turn.add({ kind: "position", after, position });
         this.#live(attempt, data.replayed ?? 0);
         break;
       case "feed.gap":
@@ -170,6 +173,10 @@ export class Connection {
             reason: data.reason ?? "unknown",
           },
         });
+        if (this.#options.latest && attempt.liveSince !== undefined) {
+          attempt.liveSince = undefined; // the whole state comes again, and then it is live again
+          this.#say({ name: "replaying", after: position });
+        }
         break;
       case "feed.closing":
         if (data.reason !== undefined && data.retry !== undefined) {
@@ -251,7 +258,7 @@ export class Connection {
     const begin = { limit: 1, after: asked };
     const { status, page, ours, detail } = await readPage(this.#options, begin, attempt.left.signal, ASKING);
     if (attempt !== this.#attempt || attempt.over) return;
-    if (page && (page.envelopes.length > 0 || page.gap)) await attempt.pause(ARRIVING);
+    if (page && (page.envelopes.length > 0 || page.gap)) await attempt.pause(ARRIVING + (this.#options.every ?? 0));
     if (attempt !== this.#attempt || attempt.over) return;
     attempt.asking = false;
     const alive =

@@ -9,10 +9,10 @@ import { valuesAt } from "./json.js";
 
 const STRING = String.raw`"([^"\\]*(?:\\.[^"\\]*)*)"`;
 const ENVELOPE = new RegExp(
-  String.raw`^\{"id":${STRING},"topic":${STRING},"type":${STRING},"data":(.*),"time":"([^"]*)"\}$`,
+  String.raw`^\{"id":${STRING},(?:"resume":"[^"\\]*",)?"topic":${STRING},"type":${STRING},"data":(.*),"time":"([^"]*)"\}$`,
   "s",
 );
-const ID = /^\{"id":"([^"\\]*)"/;
+const IDS = /^\{"id":"([^"\\]*)"(?:,"resume":"([^"\\]*)")?/;
 const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|[[\]{}]/g;
 const PAGE = '{"events":[';
 
@@ -91,13 +91,34 @@ function unescaped(text) {
  * @returns {string} "" if there is none
  */
 export function idOf(envelope) {
-  const found = ID.exec(envelope);
-  if (found !== null) return found[1];
+  return idsOf(envelope)[0];
+}
+
+/**
+ * What to resume after, behind this envelope: within a snapshot of the state that is not the event's own id.
+ * @param {string} envelope
+ * @returns {string} "" if there is none
+ */
+export function resumeOf(envelope) {
+  const [id, resume] = idsOf(envelope);
+  return resume || id;
+}
+
+/** @param {string} envelope @returns {[id: string, resume: string]} */
+function idsOf(envelope) {
+  const found = IDS.exec(envelope);
+  if (found !== null) return [found[1], found[2] ?? ""];
   try {
-    return String(JSON.parse(envelope).id ?? "");
+    const { id, resume } = JSON.parse(envelope);
+    return [String(id ?? ""), String(resume ?? "")];
   } catch {
-    return "";
+    return ["", ""];
   }
+}
+
+/** A copy: a piece of a text keeps all of that text in memory. @param {string} piece */
+export function copyOf(piece) {
+  return ` ${piece}`.slice(1);
 }
 
 /**

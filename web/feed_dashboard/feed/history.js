@@ -18,10 +18,11 @@ export const NO_FEED = "The answer did not come from the feed.";
  * @param {Query} parameters empty ones are left out
  * @returns {URL}
  */
-export function addressOf({ base, topics, types }, path, parameters) {
+export function addressOf({ base, topics, types, latest }, path, parameters) {
   const url = new URL(path, base);
   for (const topic of topics) url.searchParams.append("topic", topic);
   for (const type of types) url.searchParams.append("type", type);
+  if (latest) url.searchParams.set("latest", "1");
   for (const [name, value] of Object.entries(parameters)) if (value) url.searchParams.set(name, String(value));
   return url;
 }

@@ -4,6 +4,8 @@
 // of history, while what comes from the hub waits. The two are joined where they meet: at an event or a position that
 // both know, or when a page that was asked for after the hub's first word holds nothing more. Each entry says after
 // which id it comes, so a tab notices when it has missed one, and does the same again.
+//
+// With the state there are no pages: the hub gives it whole, when the tab joins and after it has missed something.
 
 import { Connection } from "./connection.js";
 import { idOf } from "./event.js";
@@ -78,8 +80,8 @@ export class Membership {
     this.#position = after;
     this.#last = last;
     this.#deliver = deliver;
-    const { base, topics, types, transport, credentials } = options;
-    this.#key = JSON.stringify([base, [...topics].sort(), [...types].sort(), transport, credentials]);
+    const { base, topics, types, transport, credentials, latest, every } = options;
+    this.#key = JSON.stringify([base, [...topics].sort(), [...types].sort(), transport, credentials, latest, every]);
   }
 
   start() {
@@ -148,7 +150,7 @@ export class Membership {
       link = this.#link = way({
         key: this.#key,
         options: this.#options,
-        position: () => (this.#began && !this.#catching && this.#waiting === null ? this.#position : ""),
+        position: () => this.#resumable(),
         receive: current((message) => this.#receive(message)),
         lost: current(() => this.#lost()),
         failed: current((again) => this.#failed(again)),
@@ -157,6 +159,12 @@ export class Membership {
     } catch {
       this.#failed(false);
     }
+  }
+
+  /** Where a hub in this tab goes on. With the state it begins anew: it has not got what this tab holds. */
+  #resumable() {
+    const isThere = this.#began && !this.#catching && this.#waiting === null;
+    return isThere && !this.#options.latest ? this.#position : "";
   }
 
   #connectAlone() {
@@ -224,8 +232,13 @@ export class Membership {
     this.#refused = null;
     this.#hub = position;
     this.#state = state;
-    const wants = this.#position !== "" || (!this.#began && this.#last > 0);
     this.#overlaps = false;
+    if (this.#options.latest) {
+      this.#resumed = null;
+      this.#resumesOwn = true;
+      return; // the whole state comes with this, and how the hub is
+    }
+    const wants = this.#position !== "" || (!this.#began && this.#last > 0);
     if (!wants) {
       this.#began = true;
       this.#resumed = null;
@@ -255,6 +268,12 @@ export class Membership {
         continue;
       }
       if (entry.kind === "closing") {
+        out.push(entry);
+        continue;
+      }
+      if (entry.kind === "anew") {
+        this.#hub = this.#position = entry.position;
+        this.#began = true;
         out.push(entry);
         continue;
       }

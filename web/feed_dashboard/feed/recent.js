@@ -1,6 +1,6 @@
 // The ids of the last events, so that none is handed on twice. Ids are opaque: they cannot be compared, only known.
 
-import { idOf } from "./event.js";
+import { copyOf, idOf } from "./event.js";
 
 const MOST = 10_000;
 
@@ -11,8 +11,7 @@ export class Recent {
 
   /** @param {string} id */
   add(id) {
-    // A copy: a piece of a text keeps all of that text in memory.
-    this.#newer.add(` ${id}`.slice(1));
+    this.#newer.add(copyOf(id));
     if (this.#newer.size < MOST) return;
     this.#older = this.#newer;
     this.#newer = new Set();

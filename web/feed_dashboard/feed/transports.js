@@ -1,7 +1,7 @@
 // The three ways to a stream. Each only opens, reports and ends, and knows nothing of trying again: for each, that is
 // the connection's business. After `close` nothing is reported any more.
 
-import { idOf } from "./event.js";
+import { resumeOf } from "./event.js";
 import { addressOf, NO_FEED, refusalOf, wordsOf } from "./history.js";
 import { EventStreamParser } from "./sse.js";
 
@@ -10,6 +10,7 @@ import { EventStreamParser } from "./sse.js";
 const SSE = "text/event-stream";
 const BATCH = "feed.batch"; // the subprotocol whose messages hold several events, one a line
 const CONTROLS = ["feed.open", "feed.gap", "feed.live", "feed.position", "feed.closing"];
+const MARKS = ["feed.deleted"]; // events of the log that over SSE keep their name
 
 /** The browser's own. It shows no status and no comments. Its own reconnecting is not used: see the connection. */
 class EventSourceTransport {
@@ -19,7 +20,9 @@ class EventSourceTransport {
   constructor(asked, parameters, reports) {
     const url = addressOf(asked, "events", { ...parameters, envelope: 1 });
     this.#source = new EventSource(url, { withCredentials: asked.credentials === "include" });
-    this.#source.onmessage = ({ data, lastEventId }) => reports.events([data], lastEventId);
+    for (const type of ["message", ...MARKS]) {
+      this.#source.addEventListener(type, ({ data, lastEventId }) => reports.events([data], lastEventId));
+    }
     for (const type of CONTROLS) {
       this.#source.addEventListener(type, ({ data, lastEventId }) =>
         reports.control(type, lastEventId, valueOf(data)),
@@ -33,7 +36,7 @@ class EventSourceTransport {
 
   close() {
     this.#source.close();
-    this.#source.onmessage = this.#source.onerror = null;
+    this.#source.onerror = null;
   }
 }
 
@@ -95,7 +98,7 @@ class FetchTransport {
       if (this.#abort.signal.aborted) return;
       if ("retry" in frame) {
         reports.retry(frame.retry);
-      } else if ("event" in frame && frame.event === "message") {
+      } else if ("event" in frame && (frame.event === "message" || MARKS.includes(frame.event))) {
         envelopes.push(frame.data);
         last = frame.id;
       } else if ("event" in frame) {
@@ -134,7 +137,7 @@ class WebSocketTransport {
     /** @type {string[]} */
     let envelopes = [];
     const flush = () => {
-      if (envelopes.length > 0) reports.events(envelopes, idOf(envelopes.at(-1) ?? ""));
+      if (envelopes.length > 0) reports.events(envelopes, resumeOf(envelopes.at(-1) ?? ""));
       envelopes = [];
     };
     for (const line of lines) {

@@ -6,17 +6,33 @@ import type { FeedEvent } from "./event.js";
 export type Transport = "eventsource" | "websocket" | "fetch";
 
 /** What `connect` takes; its defaults stand there. */
-export interface FeedOptions {
-  /** Patterns; all topics unless given. */
-  topics?: readonly string[];
+export interface FeedOptions extends CommonOptions {
   /** Only these. */
   types?: readonly string[];
-  /** Where the feed is: the directory that holds `events` and `ws`. */
-  base?: string | URL;
   /** Resume after this id; `earliest`: with the oldest retained event. */
   after?: string;
   /** Else begin with the newest so many, at most 1,000; neither: begin now. */
   last?: number;
+  /** In place of `after` and `last`: loads what the page shows, and returns where to begin. */
+  load?: Load;
+  latest?: false;
+}
+
+/** What `connect` takes for the state: of each topic the newest event, then what changes. */
+export interface LatestOptions extends CommonOptions {
+  latest: true;
+  /** Milliseconds, 100 to 60,000: each topic comes at most once in such a time. */
+  every?: number;
+}
+
+/** Ask for the position, then read the data, then return the position. It is run at first, and after every gap. */
+export type Load = () => Promise<string>;
+
+export interface CommonOptions {
+  /** Patterns; all topics unless given. */
+  topics?: readonly string[];
+  /** Where the feed is: the directory that holds `events` and `ws`. */
+  base?: string | URL;
   transport?: Transport;
   /** One connection for all tabs that ask for the same. */
   shared?: boolean;
@@ -26,9 +42,13 @@ export interface FeedOptions {
   quiet?: number;
 }
 
+/** What is: topics with their newest events. */
+export type Latest = ReadonlyMap<string, FeedEvent>;
+
 /** What the connection is doing: a `name`, and facts. */
 export type State = Connecting | Replaying | Live | Waiting | Offline | Refused | Closed;
 
+/** The stream is being opened, or `load` is running. */
 export interface Connecting {
   readonly name: "connecting";
 }
@@ -55,7 +75,7 @@ export interface Waiting {
   readonly name: "waiting";
   /** Milliseconds since 1970. */
   readonly retryAt: number;
-  /** `unreachable`, `ended`, or the server's own: `shutdown`, `busy`, `slow`, `kicked`, `token-expired`. */
+  /** `unreachable`, `ended`, `load` where that has failed, or the server's own: `shutdown`, `busy`, `slow`, `kicked`, `token-expired`. */
   readonly reason: string;
   readonly detail: string;
 }
@@ -102,8 +122,12 @@ export interface FeedEventMap {
   /** The same, once for each batch, before the single ones: for pages that show many. */
   events: FeedEvent[];
   state: State;
+  /** With `latest`: `feed.state`, which is whole. Each time that the connection has become live. */
+  live: Latest;
   gap: Gap;
   closing: Closing;
+  /** What `load` has thrown. */
+  error: unknown;
   /** Nothing for this page, but the feed has moved on. */
   position: { id: string };
 }
@@ -129,6 +153,11 @@ export interface FeedEventTarget extends EventTarget {
 
 /* The parts among themselves. */
 
+/** All options, whether they go together or not. */
+export interface AnyOptions extends CommonOptions, Omit<FeedOptions, "latest">, Omit<LatestOptions, "latest"> {
+  latest?: boolean;
+}
+
 /** What one subscription asks for, as plain values, which can be passed to a worker. */
 export interface Asked {
   /** The directory that holds `events` and `ws`. */
@@ -136,6 +165,8 @@ export interface Asked {
   topics: string[];
   types: string[];
   credentials: RequestCredentials;
+  /** Only what is, and then what changes. */
+  latest?: boolean;
 }
 
 /** What a connection is for. */
@@ -143,6 +174,20 @@ export interface Options extends Asked {
   transport: Transport;
   /** Seconds. */
   quiet: number;
+  /** Milliseconds. */
+  every?: number;
+}
+
+/** What a `Feed` is connected by: a connection, a part in one, or one that follows what was loaded. */
+export interface Source {
+  start(): void;
+  retry(): void;
+  renew(): void;
+  hurry(): void;
+  check(offline: boolean): void;
+  suspend(): void;
+  resume(): void;
+  close(): void;
 }
 
 /** What an address asks for besides: empty ones are left out. */
@@ -238,7 +283,7 @@ export type Guard = <F extends unknown[]>(then: (...facts: F) => void) => (...fa
 
 /** What is handed on, in order. `after` and `position` are ids: what came before this, and what to resume after behind
  * it. */
-export type Entry = EventsEntry | PositionEntry | GapEntry | ClosingEntry | StateEntry;
+export type Entry = EventsEntry | PositionEntry | GapEntry | AnewEntry | ClosingEntry | StateEntry;
 
 /** Those that are somewhere in the feed. */
 export type PlacedEntry = EventsEntry | PositionEntry | GapEntry;
@@ -264,6 +309,14 @@ export interface GapEntry {
   after: string;
   position: string;
   gap: Gap;
+  envelopes?: undefined;
+}
+
+/** The whole state follows. */
+export interface AnewEntry {
+  kind: "anew";
+  position: string;
+  after?: undefined;
   envelopes?: undefined;
 }
 
@@ -302,7 +355,7 @@ export interface ToHub {
   leave?: true;
 }
 
-/** Hub to tab: one of these; a cost comes with its entries. */
+/** Hub to tab: one of these; a cost comes with its entries, and with `joined` the whole state if it is asked for. */
 export interface FromHub {
   joined?: { state: State; position: string };
   entries?: Entry[];
