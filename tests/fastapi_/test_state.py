@@ -392,3 +392,34 @@ def test_a_websocket_is_paced_too(server: RunningServer) -> None:
             pass
         events = [json.loads(line) for line in message.splitlines()]
         assert len([event for event in events if event["type"] == "message"]) == 1
+
+
+# Retention by pattern.
+
+
+def test_a_noisy_topic_does_not_push_out_another_and_who_may_miss_something_is_told(serve: Serve) -> None:
+    server = serve("--log", "memory:", "--retain", "noise/**=5; s/*=latest,1", "--max-kept", "2,1MB")
+    first = put(server, "quiet", "1").json()["id"]
+    put(server, "s/1")
+    put(server, "s/2")
+    assert server.http.post(f"{server.url}/events", json=[{"topic": "noise/1", "data": 1}] * 50).status_code == 201
+    put(server, "quiet", "2")
+    with subscribed(f"{server.url}/events/quiet", Last_Event_ID=first) as stream:
+        assert stream.frame().data == "2"
+    with subscribed(f"{server.url}/events?topic=quiet&topic=noise/1", Last_Event_ID=first) as stream:
+        gap = stream.frame()
+        assert (gap.event, gap.json["requested"], gap.json["reason"]) == ("feed.gap", first, "expired")
+        assert gap.id == gap.json["resumed_from"]
+        assert len(stream.frames(6)) == 6
+    with subscribed(f"{server.url}/events/noise/1?after=earliest", opened=False) as stream:
+        assert stream.frame().json["complete"] is False
+        assert stream.frame().data == "1"
+    with subscribed(f"{server.url}/events/quiet?after=earliest", opened=False) as stream:
+        assert "complete" not in stream.frame().json
+    page = server.http.get(f"{server.url}/events/noise/*", headers=JSON).json()
+    assert (page["complete"], len(page["events"])) == (False, 5)
+    assert [event["topic"] for event in state(server, "s/*")["events"]] == ["s/1", "s/2"]
+    refused = put(server, "s/3")
+    assert (refused.status_code, refused.json()["topic"]) == (507, "s/3")
+    assert delete(server, "s/1").status_code == 200
+    assert put(server, "s/3").status_code == 201

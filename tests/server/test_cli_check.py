@@ -71,3 +71,29 @@ def one_line_of_errors(errors: bytes) -> str:
     """The line, as there is only one."""
     (line,) = errors.decode().splitlines()
     return line
+
+
+def test_the_classes_of_retention_are_shown_and_one_that_no_topic_can_reach_is_named() -> None:
+    result = feed("serve", "--check", retain="runs/**=1h; runs/1=5; scores/**=100MB,latest")
+    lines = result.stdout.decode().splitlines()
+    assert result.returncode == 0
+    assert lines[4:8] == [
+        "  class       runs/**=1h",
+        "  class       runs/1=5",
+        "  class       scores/**=latest,100MB",
+        "  warning     no topic belongs to runs/1: runs/**, in front of it, has them all",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--retain", "runs", "PATTERN=BOUNDS"),
+        ("--retain", "runs/**=0", "more than 0"),
+        ("--max-kept", "5", "a number of topics and a size"),
+        ("--max-kept", "5,latest", "a number of topics and a size"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused_with_words(option: str, value: str, words: str) -> None:
+    result = feed("serve", "--check", option, value)
+    assert words in one_line(result)

@@ -24,6 +24,7 @@ from feed_server.doctor.reach import (
 from feed_server.doctor.requests import Paths, judge_addresses, judge_body, judge_paths, judge_refusal
 from feed_server.doctor.requests import Seen as SeenAs
 from feed_server.doctor.resume import Resumed, judge_header, judge_replay
+from feed_server.doctor.retention import judge_retention
 from feed_server.doctor.target import Answer
 from feed_server.doctor.websocket import QuietSocket, Socket, judge_quiet_socket, judge_socket
 
@@ -466,3 +467,28 @@ def test_the_exit_code_is_the_worst(findings: list[Finding], reached: bool, code
 
 def test_severities_have_a_word_each() -> None:
     assert [each.value for each in Severity] == ["ok", "unknown", "warn", "fail"]
+
+
+@pytest.mark.parametrize(
+    ("events", "severity", "words"),
+    [
+        ({}, Severity.OK, "all topics are kept alike"),
+        ({"a/**": 3, "default": 0}, Severity.OK, "each of 1 classes has events"),
+        ({"a/**": 0, "default": 9}, Severity.WARN, "the class a/** has no events: no topic matches"),
+        ({"a/**": 5, "a/b": 0, "default": 0}, Severity.WARN, "the class a/b has no events: a/** has its topics"),
+        ({'a"\\b': 0, "default": 0}, Severity.WARN, 'the class a"\\b has no events'),
+    ],
+)
+def test_a_class_of_retention_that_holds_nothing_is_named(
+    events: dict[str, int], severity: Severity, words: str
+) -> None:
+    escaped = {name.replace("\\", "\\\\").replace('"', '\\"'): count for name, count in events.items()}
+    lines = [f'feed_class_events{{class="{name}",node="n"}} {count}.0' for name, count in escaped.items()]
+    finding = judge_retention(Answer(200, (), "\n".join(["feed_log_events 3", *lines]).encode()))
+    assert finding is not None
+    assert finding.severity is severity
+    assert words in finding.words
+
+
+def test_figures_that_cannot_be_read_say_nothing_of_retention() -> None:
+    assert judge_retention(problem(401)) is None
