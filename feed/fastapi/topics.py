@@ -14,10 +14,10 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from feed import Event, Feed, Invalid
-from feed.event import DEFAULT_TYPE, Draft, check_pattern, check_topic, check_type, json_draft
+from feed.event import DEFAULT_TYPE, Draft, check_pattern, check_topic, check_type, json_draft, on_terms
 from feed.fastapi.misfits import misfit
 from feed.pattern import TopicIndex, matches
-from feed.terms import DELETED
+from feed.terms import DELETED, terms_of
 
 T = TypeVar("T")
 
@@ -47,8 +47,9 @@ class Topic(Generic[T]):
     events of this type only, and events that are published through this topic have it. Other topics of the same address
     may have models for other types.
 
-    `orders(id=7)` is the name of one topic, a `str` with a method `publish` that takes a value of the model.
-    `orders.pattern` is the pattern of all these topics. `orders.parse(event)` returns the value in an event.
+    `orders(id=7)` is the name of one topic, a `str` with three methods: `publish` takes a value of the model, `latest`
+    returns the newest one, and `delete` ends it. `orders.pattern` is the pattern of all these topics.
+    `orders.parse(event)` returns the value in an event.
     """
 
     @overload
@@ -140,10 +141,34 @@ class TopicName(str, Generic[T]):
         made.kind = kind
         return made
 
-    async def publish(self, feed: Feed, value: T, *, type: str | None = None, key: str | None = None) -> str:
-        """Commit one event, and return its id, as `Feed.publish` does. Raises `Mismatch`, too, for a value that the
-        model would refuse."""
-        return (await feed.publish_batch([self.draft(value, type)], key=key))[0]
+    async def publish(
+        self,
+        feed: Feed,
+        value: T,
+        *,
+        type: str | None = None,
+        key: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        ttl: float | None = None,
+    ) -> str:
+        """Commit one event, and return its id, on the terms of `Feed.publish`. Raises `Mismatch`, too, for a value that
+        the model would refuse."""
+        draft = on_terms(self.draft(value, type), terms_of(if_match, if_none_match, ttl))
+        return (await feed.publish_batch([draft], key=key))[0]
+
+    async def latest(self, feed: Feed) -> T | None:
+        """Return the newest value of the topic, None if it has none, or was deleted.
+
+        Raises `Mismatch` as `Topic.parse` does: for data that does not fit the model, and where the topic's newest
+        event has another type. Raises what `Feed.latest` raises.
+        """
+        event = await feed.latest(str(self))
+        return None if event is None else self.kind.parse(event)
+
+    async def delete(self, feed: Feed, *, if_match: str | None = None, key: str | None = None) -> str:
+        """Delete the value of the topic, and return the id of the tombstone, as `Feed.delete` does."""
+        return await feed.delete(str(self), if_match=if_match, key=key)
 
     def draft(self, value: T, type: str | None = None) -> Draft:
         """Make an event to publish, for a batch: `feed.publish_batch([orders(id=7).draft(order), …])`."""

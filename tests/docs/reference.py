@@ -20,7 +20,7 @@ import feed.errors
 import feed.fastapi
 from feed import Feed, FeedError
 from feed.control import Reason
-from feed.fastapi.describe.openapi import PAYLOADS
+from feed.fastapi.describe.openapi import MARKS, PAYLOADS
 from feed.fastapi.http.parameters import PARAMETERS
 from feed.fastapi.http.problems import status_of
 from feed.fastapi.metrics.table import FIGURES, Figure, LoopDelay, Snapshot
@@ -125,6 +125,12 @@ def _members(schema: dict[str, Any]) -> str:
     properties = schema.get("properties", {})
     required = schema.get("required", ())
     return ", ".join(f"`{name}{'' if name in required else '?'}`" for name in properties) or "empty"
+
+
+def marks(present: str) -> str:
+    """Write a row for each event of the log that only the feed makes, with the members of its data."""
+    rows = ((f"`{name}`", _members(schema)) for name, schema in MARKS.items())
+    return table(present, ["type", "data"], rows, by_hand="meaning")
 
 
 def reasons(present: str) -> str:
@@ -254,6 +260,7 @@ REGIONS: dict[str, Write] = {
     "parameters": parameters,
     "routes": routes,
     "control-events": control_events,
+    "marks": marks,
     "reasons": reasons,
     "errors": errors,
     "client-errors": client_errors,

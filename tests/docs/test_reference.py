@@ -15,7 +15,7 @@ import feed
 import feed.client
 from feed.client import AsyncClient, Client
 from feed.control import Reason
-from feed.fastapi.describe.openapi import PAYLOADS
+from feed.fastapi.describe.openapi import MARKS, PAYLOADS
 from feed.fastapi.http.parameters import PARAMETERS
 from feed.fastapi.metrics.table import FIGURES
 from feed_server.settings import Settings, variable
@@ -73,7 +73,7 @@ def test_every_error_has_one_row() -> None:
 
 
 def test_every_control_event_and_every_reason_has_one_row() -> None:
-    assert set(rows(PAYLOADS).values()) == {1}
+    assert set(rows([*PAYLOADS, *MARKS]).values()) == {1}
     assert set(rows(get_args(Reason)).values()) == {1}
 
 
@@ -81,6 +81,7 @@ def test_every_control_event_and_every_reason_has_one_row() -> None:
     ("page", "title"),
     [
         ("reference/control-events.md", "Control events"),
+        ("reference/control-events.md", "Events that only the feed makes"),
         ("reference/errors.md", "Statuses"),
         ("reference/errors.md", "Exceptions of `feed`"),
         ("reference/errors.md", "Exceptions of `feed.client`"),

@@ -63,3 +63,19 @@ def test_an_event_is_parsed_and_a_topic_is_named_as_the_table_says(names: dict[s
     assert asyncio.run(read()) == names["Order"](total=3, customer="Ann")
     shown = dict(re.findall(r"^\| `(orders[^`]+)` \|.*`\"([^\"]+)\"`", section(PAGE), re.MULTILINE))
     assert shown == {"orders(id=7)": names["orders"](id=7), "orders.pattern": names["orders"].pattern}
+
+
+def test_of_those_who_change_an_order_at_once_each_adds_to_what_is_there(names: dict[str, Any]) -> None:
+    [program] = [block for block in blocks(PAGE, "python") if block.startswith("async def add(")]
+    exec(compile(f"from feed import PreconditionFailed\n{program}", PAGE, "exec", dont_inherit=True), names)
+
+    async def scenario() -> object:
+        feed, order = names["feed"], names["orders"](id=7)
+        async with feed:
+            await order.publish(feed, names["Order"](total=3, customer="Ann"), if_none_match="*")
+            await asyncio.gather(*(names["add"](7, 1) for _ in range(5)), names["add"](8, 1))
+            total = (await order.latest(feed)).total
+            await order.delete(feed)
+            return total, await order.latest(feed)
+
+    assert asyncio.run(scenario()) == (8, None)

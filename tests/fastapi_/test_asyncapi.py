@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from feed import Feed
 from feed.fastapi import Topic, feed_router
+from feed.fastapi.http.parameters import PARAMETERS, Use
 from feed.testing import AppServer
 from tests.conftest import Serve
 from tests.support.running import RunningServer
@@ -176,6 +177,83 @@ def test_what_is_sent_and_taken_is_what_the_document_says(typed: AppServer) -> N
     for message in messages:
         name = message["type"] if message["type"] != "message" else "event"
         assert payload_validator(document, "orders_id_websocket", name).is_valid(message), message
+
+
+def judged(document: Any, channel: str, name: str, message: Any) -> None:
+    """Hold a message against what the document says of it, and see that it says anything."""
+    validator = payload_validator(document, channel, name)
+    assert validator.is_valid(message), (name, message)
+    assert not validator.is_valid("text"), name
+
+
+def test_state_is_sent_as_the_document_says(typed: AppServer) -> None:
+    document = document_of(typed.url, "/live/asyncapi.json")
+    events = f"{typed.url}/live/events"
+    for id in ("old", "new"):
+        httpx.post(f"{events}/orders/{id}", json={"total": 1}).raise_for_status()
+    for query, name in (
+        ("orders/new?latest=1", "event"),
+        ("orders/new?topic=orders/old&latest=1&every=100ms", "envelope"),
+    ):
+        with subscribed(f"{events}/{query}", opened=False) as stream:
+            first = stream.until("feed.live")
+            httpx.delete(f"{events}/orders/new").raise_for_status()
+            gone = stream.until("feed.deleted")[-1]
+        for frame in [*first, gone]:
+            judged(document, "orders_id_http", frame.event or name, frame.json)
+        httpx.post(f"{events}/orders/new", json={"total": 2}).raise_for_status()
+    with connect(f"ws://127.0.0.1:{typed.port}/live/ws/orders/new?topic=orders/old&latest=1") as socket:
+        messages = [json.loads(socket.recv(10)) for _ in range(4)]
+        assert "resume" in messages[1], "the first load has two ids"
+        httpx.delete(f"{events}/orders/new").raise_for_status()
+        messages.append(json.loads(socket.recv(10)))
+    assert [message["type"] for message in messages] == ["feed.open", "message", "message", "feed.live", "feed.deleted"]
+    for message in messages:
+        judged(document, "orders_id_websocket", message["type"].replace("message", "event"), message)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "answer"),
+    [
+        ("published", {"data": {"total": 1}, "ttl": "1h"}, "feed.ack"),
+        ("published", {"data": {"total": 1}, "ttl": 60, "if_match": "*"}, "feed.ack"),
+        ("published", {"data": {"total": 1}, "if_none_match": "*"}, 412),
+        ("published", {"data": {"total": 1}, "if_none_match": "old-1"}, 422),
+        ("published", {"data": {"total": 1}, "ttl": [1]}, 422),
+        ("renewal", {"renew": True, "ttl": "2h", "topic": "orders/asked", "ref": {"a": 1}}, "feed.ack"),
+        ("renewal", {"renew": True, "ttl": 60, "key": "a"}, 422),
+        ("renewal", {"renew": True}, 422),
+        ("deletion", {"delete": True, "data": 1}, 422),
+        ("deletion", {"delete": True, "if_match": "old-1", "ref": 1}, 412),
+        ("deletion", {"delete": True, "if_match": "*", "key": "k"}, "feed.ack"),
+    ],
+)
+def test_a_message_is_taken_if_the_document_says_so(
+    typed: AppServer, name: str, message: dict[str, Any], answer: str | int
+) -> None:
+    document = document_of(typed.url, "/live/asyncapi.json")
+    httpx.post(f"{typed.url}/live/events/orders/asked", json={"total": 1}).raise_for_status()
+    assert payload_validator(document, "orders_id_websocket", name).is_valid(message) is (answer != 422)
+    with connect(f"ws://127.0.0.1:{typed.port}/live/ws/orders/asked") as socket:
+        socket.recv(10)
+        socket.send(json.dumps(message))
+        while not (got := json.loads(socket.recv(10)))["type"].startswith(("feed.ack", "feed.error")):
+            pass
+    judged(document, "orders_id_websocket", got["type"], got)
+    assert answer == (got["type"] if got["type"] == "feed.ack" else got["data"]["status"])
+    assert ("topic" in got["data"]) is (name == "renewal" and answer == "feed.ack")
+    assert ("current" in got["data"]) is (answer == 412)
+
+
+def test_the_query_of_a_stream_says_what_can_be_asked_of_state(typed: AppServer) -> None:
+    document = document_of(typed.url, "/live/asyncapi.json")
+    over_http = document["operations"]["subscribe_any_http"]["bindings"]["http"]["query"]["properties"]
+    over_websocket = document["channels"]["any_websocket"]["bindings"]["ws"]["query"]["properties"]
+    assert {"latest", "every"} <= set(over_websocket)
+    assert set(over_http) - set(over_websocket) == {"envelope"}, "a WebSocket always has the whole event"
+    assert set(over_http) <= {name for name, uses in PARAMETERS.items() if Use.STREAM in uses}
+    published = document["operations"]["publish_any_http"]["bindings"]["http"]["query"]["properties"]
+    assert set(published) == {name for name, uses in PARAMETERS.items() if Use.ONE in uses} - {"token"}
 
 
 def test_an_application_that_hides_its_documents_hides_this_one(typed: AppServer) -> None:

@@ -4,6 +4,7 @@ holds the answers against it. FEED_SOAK makes more of them, from another seed ea
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from feed.fastapi.auth.grants import Grants
@@ -97,6 +100,41 @@ def test_whoever_slips_is_told_what_it_says(serve: Serve) -> None:
                 url = f"{server.url}{path.replace('{', '').replace('}', '')}?{query}"
                 with server.http.stream(method, url, content="[]") as answer:
                     assert str(answer.status_code) in operation["responses"], (method, path, query, answer.status_code)
+
+
+def test_pages_lines_and_answers_of_state_are_what_it_says(server: RunningServer) -> None:
+    described = server.http.get(f"{server.url}/openapi.json").json()["paths"]
+    subscribe, publish = (described["/events/{topic}"][method]["responses"] for method in ("get", "post"))
+
+    def judged(responses: Any, status: str, media_type: str, schema: str, value: Any) -> None:
+        validator = jsonschema_rs.Draft202012Validator(responses[status]["content"][media_type][schema])
+        assert [error.message for error in validator.iter_errors(value)] == []
+        assert not validator.is_valid({})
+
+    url = f"{server.url}/events/described"
+    for topic in ("a", "b"):
+        server.http.post(f"{url}/{topic}?ttl=1h", content="x").raise_for_status()
+    page = server.http.get(f"{url}/*?latest=1&limit=1", headers={"Accept": "application/json"}).json()
+    assert "resume" in page["events"][0]
+    judged(subscribe, "200", "application/json", "schema", page)
+    page = server.http.get(f"{url}/*?latest=1&after=a-1", headers={"Accept": "application/json"}).json()
+    assert {"live", "gap"} <= set(page)
+    judged(subscribe, "200", "application/json", "schema", page)
+    with server.http.stream("GET", f"{url}/*?latest=1", headers={"Accept": "application/x-ndjson"}) as answer:
+        lines = answer.iter_lines()
+        read = [json.loads(next(lines)) for _ in range(4)]
+        server.http.delete(f"{url}/a").raise_for_status()
+        read.append(json.loads(next(lines)))
+    assert [line["type"] for line in read[-2:]] == ["feed.live", "feed.deleted"]
+    for line in read:
+        judged(subscribe, "200", "application/x-ndjson", "itemSchema", line)
+    judged(publish, "200", "application/json", "schema", server.http.post(f"{url}/b?ttl=1h").json())
+    for headers in ({"If-Match": "a-1"}, {"If-None-Match": "*"}):
+        refused = server.http.post(f"{url}/b", content="x", headers=headers)
+        assert {"topic", "current"} <= set(refused.json()) & set(
+            publish["412"]["content"]["application/problem+json"]["schema"]["properties"]
+        )
+        judged(publish, "412", "application/problem+json", "schema", refused.json())
 
 
 # Without a key everybody is an admin, and others get less far than an admin, to answers that were looked at above.

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from feed import EARLIEST, Event, Feed, Invalid, draft
+from feed import EARLIEST, Event, Feed, Invalid, NoEvents, PreconditionFailed, draft
 from feed.fastapi import Grants, Topic, feed_router
 from feed.fastapi.topics import Mismatch, Topics
 from feed.testing import AppServer
@@ -373,6 +373,62 @@ def test_a_value_is_published_and_read_back_in_python() -> None:
                 orders.parse(got[4])
             with pytest.raises(Mismatch, match="not one of"):
                 orders.parse(got[1])
+
+    asyncio.run(scenario())
+
+
+def test_the_newest_value_of_a_topic_comes_as_the_model() -> None:
+    async def scenario() -> None:
+        async with Feed("memory:") as feed:
+            seven = orders(id=7)
+            assert await seven.latest(feed) is None
+            for total in (1, 2):
+                await seven.publish(feed, Order(total=total))
+            await orders(id=8).publish(feed, Order(total=3))
+            newest: Order | None = await seven.latest(feed)
+            assert newest == Order(total=2)
+            await seven.delete(feed)
+            assert await seven.latest(feed) is None
+            assert await orders(id=8).latest(feed) == Order(total=3)
+            await feed.publish(seven, {"total": "x"})
+            with pytest.raises(Mismatch, match="/total"):
+                await seven.latest(feed)
+            await created(id=1).publish(feed, Order(total=1))
+            assert await created(id=1).latest(feed) == Order(total=1)
+            with pytest.raises(Mismatch, match="with the type 'created'"):
+                await emptied(id=1).latest(feed)
+
+    asyncio.run(scenario())
+
+
+def test_a_typed_topic_is_published_and_deleted_on_terms() -> None:
+    async def scenario() -> None:
+        async with Feed("memory:") as feed:
+            seven = orders(id=7)
+            with pytest.raises(NoEvents):
+                await seven.delete(feed)
+            first = await seven.publish(feed, Order(total=1), if_none_match="*")
+            with pytest.raises(PreconditionFailed) as raised:
+                await seven.publish(feed, Order(total=2), if_none_match="*")
+            assert raised.value.current == first
+            second = await seven.publish(feed, Order(total=3), if_match=first)
+            with pytest.raises(PreconditionFailed):
+                await seven.delete(feed, if_match=first)
+            assert await seven.latest(feed) == Order(total=3)
+            gone = await seven.delete(feed, if_match=second, key="k")
+            assert await seven.delete(feed, if_match=second, key="k") == gone, "once"
+            with pytest.raises(Mismatch):
+                await seven.publish(feed, Order.model_construct(total=None), if_none_match="*")  # type: ignore[arg-type]
+            with pytest.raises(Invalid, match="ttl"):
+                await seven.publish(feed, Order(total=4), ttl=0)
+            async with feed.subscribe(seven, latest=True) as events:
+                await seven.publish(feed, Order(total=4), ttl=1)
+                got: list[Any] = [await anext(events) for _ in range(2)]
+            assert [(each.type, each.data) for each in got] == [
+                ("message", {"total": 4, "lines": [], "dueAt": None}),
+                ("feed.deleted", {}),
+            ]
+            assert await seven.latest(feed) is None
 
     asyncio.run(scenario())
 

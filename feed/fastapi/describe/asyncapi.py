@@ -14,7 +14,14 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from feed.fastapi.describe.openapi import ANSWERS, PAYLOADS, SECURITY_SCHEMES, control_schema
+from feed.fastapi.describe.openapi import (
+    ANSWERS,
+    MARKS,
+    PAYLOADS,
+    SECURITY_SCHEMES,
+    control_schema,
+    event_schema,
+)
 from feed.fastapi.http.request import Place
 from feed.fastapi.topics import Topics
 
@@ -22,7 +29,7 @@ Json = dict[str, Any]
 
 _HTTP, _WEBSOCKET = "http", "websocket"
 _STRING: Json = {"type": "string"}
-_TIME: Json = {"type": "string", "format": "date-time"}
+_SWITCH: Json = {"enum": ["0", "1", "false", "true"]}
 
 
 class _Schemas(GenerateJsonSchema):
@@ -111,15 +118,13 @@ def _add(
     for server in (_HTTP, _WEBSOCKET):
         channel = f"{name}_{server}"
         sent, received = _sent_over_http(kinds), _published_over_http(kinds)
-        answers = ["committed"]
+        query, answers = _STREAM_QUERY, ["committed"]
+        commands: list[str] = []
         if server == _WEBSOCKET:
-            sent, received, answers = (
-                _sent_over_websocket(kinds),
-                _published_over_websocket(kinds),
-                ["feed.ack", "feed.error"],
-            )
-        controls = [each for each in PAYLOADS if each not in {"feed.ack", "feed.error"}]
-        own = [*controls, *answers]
+            sent, received = _sent_over_websocket(kinds), _published_over_websocket(kinds)
+            query, answers, commands = _SUBSCRIBE_QUERY, ANSWERS, list(_COMMANDS)
+        told = [*(each for each in PAYLOADS if each not in ANSWERS), *MARKS]
+        own = [*told, *commands, *answers]
         channels[channel] = {
             "address": address,
             "parameters": parameters,
@@ -129,22 +134,22 @@ def _add(
                 **received,
                 **{each: {"$ref": f"#/components/messages/{each}.{server}"} for each in own},
             },
-            **({"bindings": {"ws": {"method": "GET", "query": _SUBSCRIBE_QUERY}}} if server == _WEBSOCKET else {}),
+            **({"bindings": {"ws": {"method": "GET", "query": query}}} if server == _WEBSOCKET else {}),
         }
         at = {"channel": {"$ref": f"#/channels/{channel}"}}
-        subscribe, publish = {"method": "GET", "query": _SUBSCRIBE_QUERY}, {"method": "POST", "query": _PUBLISH_QUERY}
+        subscribe, publish = {"method": "GET", "query": query}, {"method": "POST", "query": _PUBLISH_QUERY}
         operations[f"subscribe_{channel}"] = {
             "action": "send",
             "summary": "Events for a subscriber.",
             **at,
-            "messages": _references(channel, [*sent, *controls]),
+            "messages": _references(channel, [*sent, *told]),
             **({"bindings": {"http": subscribe}} if server == _HTTP else {}),
         }
         operations[f"publish_{channel}"] = {
             "action": "receive",
             "summary": "Events to publish.",
             **at,
-            "messages": _references(channel, received),
+            "messages": _references(channel, [*received, *commands]),
             "reply": {**at, "messages": _references(channel, answers)},
             **({"bindings": {"http": publish}} if server == _HTTP else {}),
         }
@@ -158,9 +163,70 @@ _SUBSCRIBE_QUERY: Json = {
         "last": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Begin with the newest N events."},
         "type": {"type": "array", "items": _STRING, "description": "Only events of these types."},
         "topic": {"type": "array", "items": _STRING, "description": "More patterns."},
+        "latest": {**_SWITCH, "description": "`1`: state, of each topic its newest event, then what changes."},
+        "every": {
+            **_STRING,
+            "description": "With `latest`: what changes comes in batches, at most one in each such time: `500ms`.",
+        },
     },
 }
-_PUBLISH_QUERY: Json = {"type": "object", "properties": {"type": {**_STRING, "default": "message"}}}
+_STREAM_QUERY: Json = {
+    **_SUBSCRIBE_QUERY,
+    "properties": {
+        **_SUBSCRIBE_QUERY["properties"],
+        "envelope": {
+            **_SWITCH,
+            "description": "`1`: the data is the whole event as JSON. With `latest` and several topics it always is.",
+        },
+    },
+}
+
+_KEY: Json = {**_STRING, "pattern": "^[!-~]{1,255}$", "description": "Makes the publish safe to repeat for 24 hours."}
+_IF_MATCH: Json = {**_STRING, "description": "Only if this is the id of the topic's newest event. `*`: any value."}
+_IF_NONE_MATCH: Json = {"const": "*", "description": "Only if the topic has no value."}
+_TTL: Json = {"description": "After this time the value is deleted, unless there is a newer one: `30s`, or seconds."}
+_TOPIC: Json = {**_STRING, "description": "Needed if the connection's URL is a pattern."}
+_REF: Json = {"description": "Returned unchanged with the answer."}
+
+_PUBLISH_QUERY: Json = {
+    "type": "object",
+    "properties": {"type": {**_STRING, "default": "message"}, "ttl": {**_STRING, **_TTL}},
+}
+
+_COMMANDS: dict[str, Json] = {
+    "deletion": {
+        "name": "deletion",
+        "title": "Delete the value of a topic",
+        "payload": {
+            "type": "object",
+            "required": ["delete"],
+            "properties": {
+                "delete": {"const": True},
+                "topic": _TOPIC,
+                "if_match": _IF_MATCH,
+                "key": _KEY,
+                "ref": _REF,
+            },
+            "additionalProperties": False,
+        },
+    },
+    "renewal": {
+        "name": "renewal",
+        "title": "Let the value of a topic run out later, and publish nothing",
+        "payload": {
+            "type": "object",
+            "required": ["renew", "ttl"],
+            "properties": {
+                "renew": {"const": True},
+                "ttl": {"type": ["number", "string"], "description": "The time from now: `30s`, or seconds."},
+                "topic": _TOPIC,
+                "ref": _REF,
+            },
+            "additionalProperties": False,
+        },
+    },
+}
+"""What a client may send over a WebSocket that has no data."""
 
 
 def _type(type: str | None) -> Json:
@@ -171,58 +237,52 @@ def _data(schema: Json | None) -> Json:
     return {"description": "Any JSON value; text is a string."} if schema is None else schema
 
 
-def _sent_over_http(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
-    """Describe SSE frames: `data` is the payload, the other fields are headers."""
-    return _named(
-        "event",
-        (
-            {
-                "name": type or "event",
-                "title": "An event",
-                "headers": {
-                    "type": "object",
-                    "required": ["id"],
-                    "properties": {"id": _STRING, "event": {**_type(type), "description": "Absent for `message`."}},
-                },
-                "payload": _data(schema),
-            }
-            for type, schema in kinds
-        ),
+def _sent_over_http(kinds: Sequence[tuple[str | None, Json | None]]) -> Json:
+    """Describe SSE frames: `data` is the payload, the other fields are headers. In an envelope the data is the event
+    as a JSON object, and the frame has no name."""
+    plain = (
+        {
+            "name": type or "event",
+            "title": "An event",
+            "headers": _frame({"event": {**_type(type), "description": "Absent for `message`."}}),
+            "payload": _data(schema),
+        }
+        for type, schema in kinds
     )
+    enveloped = (
+        {
+            "name": type or "event",
+            "title": "An event in an envelope",
+            "headers": _frame({}),
+            "payload": event_schema(_type(type), _data(schema)),
+        }
+        for type, schema in kinds
+    )
+    return {**_named("event", plain), **_named("envelope", enveloped)}
+
+
+def _frame(fields: Json) -> Json:
+    return {"type": "object", "required": ["id"], "properties": {"id": _STRING, **fields}}
 
 
 def _sent_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
     return _named(
         "event",
         (
-            {
-                "name": type or "event",
-                "title": "An event",
-                "payload": {
-                    "type": "object",
-                    "required": ["id", "topic", "type", "data", "time"],
-                    "properties": {
-                        "id": _STRING,
-                        "topic": _STRING,
-                        "type": _type(type),
-                        "data": _data(schema),
-                        "time": _TIME,
-                    },
-                },
-            }
+            {"name": type or "event", "title": "An event", "payload": event_schema(_type(type), _data(schema))}
             for type, schema in kinds
         ),
     )
 
 
 def _published_over_http(kinds: Iterable[tuple[str | None, Json | None]]) -> Json:
-    key = {**_STRING, "pattern": "^[!-~]{1,255}$", "description": "Makes the publish safe to repeat for 24 hours."}
+    headers = {"Idempotency-Key": _KEY, "If-Match": _IF_MATCH, "If-None-Match": _IF_NONE_MATCH}
     return _named(
         "published",
         (
             {
                 "name": "published",
-                "headers": {"type": "object", "properties": {"Idempotency-Key": key}},
+                "headers": {"type": "object", "properties": headers},
                 "payload": _data(schema),
             }
             for type, schema in kinds
@@ -242,9 +302,12 @@ def _published_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -
                     "properties": {
                         "data": _data(schema),
                         "type": {**_STRING, "default": "message"} if type is None else {"const": type},
-                        "topic": {**_STRING, "description": "Needed if the connection's URL is a pattern."},
-                        "key": {**_STRING, "description": "Makes the publish safe to repeat for 24 hours."},
-                        "ref": {"description": "Returned unchanged with the answer."},
+                        "topic": _TOPIC,
+                        "key": _KEY,
+                        "if_match": _IF_MATCH,
+                        "if_none_match": _IF_NONE_MATCH,
+                        "ttl": {"type": ["number", "string"], **_TTL},
+                        "ref": _REF,
                     },
                 },
             }
@@ -254,12 +317,19 @@ def _published_over_websocket(kinds: Iterable[tuple[str | None, Json | None]]) -
 
 
 def _controls() -> Iterable[tuple[str, Json]]:
-    """Describe the control events, and the answers to publishing."""
+    """Describe the control events, the events that only the feed makes, the commands, and the answers to publishing."""
     for name, payload in PAYLOADS.items():
         yield f"{name}.{_WEBSOCKET}", {"name": name, "payload": control_schema(name)}
         if name not in ANSWERS:
             headers = {"type": "object", "required": ["event"], "properties": {"event": {"const": name}, "id": _STRING}}
             yield f"{name}.{_HTTP}", {"name": name, "headers": headers, "payload": payload}
+    for name, data in MARKS.items():
+        whole = event_schema({"const": name}, data)
+        headers = _frame({"event": {"const": name}})
+        yield f"{name}.{_WEBSOCKET}", {"name": name, "payload": whole}
+        yield f"{name}.{_HTTP}", {"name": name, "headers": headers, "payload": {"anyOf": [data, whole]}}
+    for name, command in _COMMANDS.items():
+        yield f"{name}.{_WEBSOCKET}", command
     committed = {"type": "object", "required": ["id", "topic"], "properties": {"id": _STRING, "topic": _STRING}}
     yield f"committed.{_HTTP}", {"name": "committed", "title": "201: committed to the log", "payload": committed}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from feed.control import Reason
+from feed.terms import DELETED
 
 
 def _parameter(name: str, where: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -55,6 +56,8 @@ _PROBLEM: dict[str, Any] = {
                 "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
             },
         },
+        "topic": {"type": "string", "description": "The topic that is not as the request asks."},
+        "current": {"type": "string", "description": "For 412: the id of its newest event."},
     },
 }
 
@@ -93,17 +96,27 @@ _ENVELOPE: dict[str, Any] = {
     },
 }
 
-_EVENT: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "topic", "type", "data", "time"],
-    "properties": {
-        "id": {"type": "string", "example": "k3f9a2xm-184467"},
-        "topic": {"type": "string"},
-        "type": {"type": "string"},
-        "data": {"description": "The JSON value as it was published; text is a string."},
-        "time": {"type": "string", "format": "date-time"},
-    },
-}
+
+def event_schema(type: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an event as a JSON object, from the schemas of its type and its data."""
+    return {
+        "type": "object",
+        "required": ["id", "topic", "type", "data", "time"],
+        "properties": {
+            "id": {"type": "string", "description": "As `If-Match` takes it.", "example": "k3f9a2xm-184467"},
+            "resume": {
+                "type": "string",
+                "description": "The id to resume after, in the first load of `latest`, where it is not `id`.",
+            },
+            "topic": {"type": "string"},
+            "type": type,
+            "data": data,
+            "time": {"type": "string", "format": "date-time"},
+        },
+    }
+
+
+_EVENT = event_schema({"type": "string"}, {"description": "The JSON value as it was published; text is a string."})
 
 
 def _object(optional: Sequence[str] = (), **properties: dict[str, Any]) -> dict[str, Any]:
@@ -125,13 +138,25 @@ PAYLOADS: dict[str, dict[str, Any]] = {
         reason={"enum": list(get_args(Reason))},
         retry={"type": "integer", "minimum": 0, "description": "Milliseconds to wait before reconnecting."},
     ),
-    "feed.ack": _object(["ref"], ref={}, id={"type": "string"}),
-    "feed.error": _object(["ref"], ref={}, status={"type": "integer"}, detail={"type": "string"}),
+    "feed.ack": {
+        **_object(["ref", "id", "topic"], ref={}, id={"type": "string"}, topic={"type": "string"}),
+        "oneOf": [{"required": ["id"]}, {"required": ["topic"]}],
+    },
+    "feed.error": _object(
+        ["ref", "current"],
+        ref={},
+        status={"type": "integer"},
+        detail={"type": "string"},
+        current={"type": "string", "description": "For 412: the id of the topic's newest event."},
+    ),
 }
 """The data of each control event, by type."""
 
 ANSWERS = ["feed.ack", "feed.error"]
 """Those of `PAYLOADS` that only answer a message sent over a WebSocket."""
+
+MARKS: dict[str, dict[str, Any]] = {DELETED: {"type": "object", "maxProperties": 0}}
+"""The data of each event of the log that only the feed makes, by type."""
 
 
 def control_schema(name: str) -> dict[str, Any]:
@@ -364,17 +389,23 @@ _CLOUDEVENTS: dict[str, Any] = {
     "application/cloudevents-batch+json": {"schema": _list(_CLOUDEVENT, minItems=1, maxItems=10_000)},
 }
 
+_TTL = _parameter(
+    "ttl",
+    "query",
+    "After this time, 1 s to 7 d, the topic is deleted, if the event is still its newest. Without a body and a "
+    "type nothing is published: the time of the value that is there begins anew.",
+    {**_TIME_SPAN, "example": "30s"},
+)
+_RENEWED = {
+    "description": "The value's time begins anew; nothing was published.",
+    "content": {"application/json": {"schema": _object(topic=_TOPIC)}},
+}
+
 PUBLISH_TO_TOPIC: dict[str, Any] = {
     "parameters": [
         _parameter("topic", "path", "The topic: segments joined by `/`, such as `orders/42`.", _TOPIC),
         _parameter("type", "query", "The event's type: SSE's `event:` field.", {**_TYPE, "default": "message"}),
-        _parameter(
-            "ttl",
-            "query",
-            "After this time, 1 s to 7 d, the topic is deleted, if the event is still its newest. Without a body and a "
-            "type nothing is published: the time of the value that is there begins anew.",
-            {**_TIME_SPAN, "example": "30s"},
-        ),
+        _TTL,
         *_CONDITIONS,
         _KEY,
     ],
@@ -391,10 +422,7 @@ PUBLISH_TO_TOPIC: dict[str, Any] = {
             "description": "The event was committed to the log.",
             "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}},
         },
-        "200": {
-            "description": "The value's time begins anew; nothing was published.",
-            "content": {"application/json": {"schema": _object(topic=_TOPIC)}},
-        },
+        "200": _RENEWED,
         **_PUBLISH_PROBLEMS,
     },
 }
@@ -549,12 +577,13 @@ def publish_typed(type: str | None) -> dict[str, Any]:
     name = {**_TYPE, "default": "message"} if type is None else {"const": type}
     parameter = {**_parameter("type", "query", "The event's type.", name), "required": type is not None}
     return {
-        "parameters": [parameter, _KEY],
+        "parameters": [parameter, _TTL, *_CONDITIONS, _KEY],
         "responses": {
             "201": {
                 "description": "The event was committed to the log.",
                 "content": {"application/json": {"schema": _ONE}},
             },
+            "200": _RENEWED,
             **_PUBLISH_PROBLEMS,
         },
     }
@@ -562,7 +591,9 @@ def publish_typed(type: str | None) -> dict[str, Any]:
 
 SUBSCRIBE_TYPED: dict[str, Any] = {
     "parameters": [
-        each for each in SUBSCRIBE["parameters"][1:] if each["name"] not in {"limit", "before", "since", "wait"}
+        each
+        for each in SUBSCRIBE["parameters"][1:]
+        if each["name"] not in {"list", "after_topic", "limit", "before", "since", "wait"}
     ],
     "responses": {status: answer for status, answer in SUBSCRIBE["responses"].items() if status != "200"},
 }

@@ -61,14 +61,8 @@ class Round:
     """How busy the load was: each kind of process in cores, and `busy`, the part of the load's cores that was used."""
 
 
-def run(plan: Plan, cores: Cores, show: Show) -> Iterator[Round]:
-    """All rounds: the first of each target, then the second of each, and so on."""
-    play = {
-        Scenario.FANOUT: fan_out,
-        Scenario.PUBLISH: fan_out,
-        Scenario.IDLE: idle,
-        Scenario.STORM: storm,
-    }[plan.scenario]
+def run(plan: Plan, cores: Cores, show: Show, play: Callable[[Load], Round]) -> Iterator[Round]:
+    """All rounds: the first of each target, then the second of each, and so on. `play` makes one of them."""
     for number in range(1, plan.rounds + 1):
         for target in plan.targets:
             title = f"round {number}/{plan.rounds}, {target.name}"
@@ -356,13 +350,17 @@ def _counting(load: Load, publishers: Worker, begin: int) -> Callable[[], str]:
     return text
 
 
+def counted_within(published: Published, window: Window) -> int:
+    """How many requests were answered within the window."""
+    return sum(at in window for at in published.answered)
+
+
 def _accepted(published: Published, window: Window) -> tuple[int, Counter[int]]:
     """How many requests were answered within the window, and how long those took that were meant to be sent in it."""
-    accepted = sum(at in window for at in published.answered)
     took = Counter(
         answered - sent for sent, answered in zip(published.sent, published.answered, strict=True) if sent in window
     )
-    return accepted, took
+    return counted_within(published, window), took
 
 
 def _stall(probed: Iterable[Probed]) -> dict[str, float]:

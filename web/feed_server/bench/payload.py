@@ -23,6 +23,11 @@ def publisher_of(token: bytes) -> int:
     return int(token[:3])
 
 
+def topic_number(token: bytes, publishers: int, topics: int) -> int:
+    """Which of so many topics an event goes to: all publishers together go through them in turn."""
+    return (int(token[4:12]) * publishers + publisher_of(token)) % topics
+
+
 def sent_at(key: bytes) -> int:
     """When it was meant to be sent, in microseconds. Any bytes that end with a token will do."""
     return int(key[-15:])

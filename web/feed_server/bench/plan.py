@@ -20,6 +20,7 @@ class Scenario(enum.StrEnum):
     PUBLISH = "publish"
     IDLE = "idle"
     STORM = "storm"
+    STATE = "state"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Plan:
     rest: float
     steps: list[int]
     behind: int
+    topics: int = 10_000
+    """How many topics a first load of state has."""
+    hot: int = 1_000
+    """How many topics are published to while slow readers read them."""
+    reading: float = 10_000.0
+    """How many bytes a second a slow reader reads."""
     is_text: bool = False
     """Whether the data of single events is sent as text, else as JSON."""
     apart: bool = False
@@ -82,14 +89,33 @@ class Plan:
             )
         if self.is_text and self.batch > 1:
             raise BenchError("--text: cannot be combined with --batch: a batch is JSON")
+        if self.scenario is Scenario.STATE:
+            self._check_state()
         for target in self.targets:
             if not target.delivers and self.scenario is not Scenario.PUBLISH:
                 raise BenchError(f"--against {target.name}: it has no readers: use feed bench publish")
             if self.batch > 1 and not target.takes_batches:
                 raise BenchError(f"--batch: {target.name} accepts only one event at a time")
+            if self.scenario is Scenario.STATE and not target.has_state:
+                raise BenchError(f"state: {target.name} is not a feed that the bench starts: use --log")
             if self.scenario is Scenario.STORM and not target.resumes:
                 raise BenchError(f"storm: {target.name} cannot replay events, so there is nothing to compare")
             target.check()
+
+    def _check_state(self) -> None:
+        if self.transport != "sse":
+            raise BenchError(f"--transport {self.transport}: the readers of feed bench state read SSE")
+        if self.is_text:
+            raise BenchError("--text: cannot be combined with state, whose slow readers are published batches")
+        if self.most_nodes > 1:
+            raise BenchError("--nodes: cannot be combined with state, which is measured on one node")
+
+    @property
+    def verdict(self) -> str:
+        """What was checked, if nothing was wrong; empty if nothing is."""
+        if self.scenario is Scenario.STATE:
+            return "every reader of state held the newest event of every topic, and was told none twice"
+        return "every reader got every event once and in order" if self.checks else ""
 
     @property
     def description(self) -> str:
@@ -102,6 +128,11 @@ class Plan:
         match self.scenario:
             case Scenario.IDLE:
                 return f"{', '.join(f'{step:,}' for step in self.steps)} idle {kind} readers, {times}"
+            case Scenario.STATE:
+                return (
+                    f"state of {self.topics:,} topics; {self.hot:,} hot topics, {pace}, {self.size}-byte events, "
+                    f"{self.readers:,} SSE readers of {self.reading:,.0f} bytes/s; {times}"
+                )
             case Scenario.STORM:
                 return f"{self.readers:,} {kind} readers reconnect at once, {self.behind:,} events behind, {times}"
             case _:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from feed.media_types import JSON, NDJSON
-from feed_server.bench.payload import make_data, make_token
+from feed_server.bench.payload import make_data, make_token, topic_number
 from feed_server.bench.worker import BenchError, Control, Progress, Ready, now
 
 ANSWER_SECONDS = 30.0
@@ -50,6 +50,9 @@ class Published:
     ids: list[bytes]
     sent: array[int]
     answered: array[int]
+    newest: dict[int, int] = field(default_factory=dict)
+    """If the events were spread over topics, neither tokens nor ids are kept, as there may be millions: the seq of the
+    newest event of each topic, by its number, of all that was published so far."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class PublishersJob:
     """Whether the data of single events is sent as text, else as JSON."""
     apart: bool = False
     """Whether head and body are sent apart."""
+    spread: int = 0
+    """Over how many topics the events are spread, `topic/0` and so on; 0: all go to `topic`."""
 
     def run(self, control: Control) -> None:
         """Obey commands until there are no more."""
@@ -106,9 +111,9 @@ class Publishers:
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, _Publisher] = {}
         kind = NDJSON if job.batch > 1 else "text/plain" if job.is_text else JSON
-        self._head = (
-            f"POST {job.path} HTTP/1.1\r\nHost: localhost\r\n{job.headers}Content-Type: {kind}\r\nContent-Length: "
-        ).encode()
+        self._post = f"POST {job.path}".encode()
+        self._head = (f" HTTP/1.1\r\nHost: localhost\r\n{job.headers}Content-Type: {kind}\r\nContent-Length: ").encode()
+        self._newest: dict[int, int] = {}
         for number in range(job.publishers):
             port = job.ports[number % len(job.ports)]
             connection = socket.create_connection((job.host, port), ANSWER_SECONDS)
@@ -133,7 +138,7 @@ class Publishers:
             self._closed_loop(end)
         else:
             self._scheduled(begin, end, self._job.rate)
-        return Published(self._tokens, self._ids, self._sent, self._answered)
+        return Published(self._tokens, self._ids, self._sent, self._answered, self._newest)
 
     def _closed_loop(self, end: int | None) -> None:
         busy = 0
@@ -200,19 +205,27 @@ class Publishers:
         publisher.tokens = [make_token(publisher.number, publisher.serial + place, due) for place in range(job.batch)]
         publisher.serial += job.batch
         publisher.due = due
+        place = b""
         if job.batch == 1:
             body = make_data(publisher.tokens[0], job.size)
+            place = self._place(publisher.tokens[0])
         else:
             topic = job.topic.encode()
             body = b"\n".join(
-                b'{"topic":"%b","data":%b}' % (topic, make_data(token, job.size)) for token in publisher.tokens
+                b'{"topic":"%b%b","data":%b}' % (topic, self._place(token), make_data(token, job.size))
+                for token in publisher.tokens
             )
-        head = b"%b%d\r\n\r\n" % (self._head, len(body))
+        head = b"%b%b%b%d\r\n\r\n" % (self._post, place, self._head, len(body))
         if job.apart:
             publisher.connection.sendall(head)
             publisher.connection.sendall(body)
         else:
             publisher.connection.sendall(head + body)
+
+    def _place(self, token: bytes) -> bytes:
+        """What follows the topic where the events are spread."""
+        job = self._job
+        return b"/%d" % topic_number(token, job.publishers, job.spread) if job.spread else b""
 
     def _answers(self, timeout: float) -> list[_Publisher]:
         """The publishers whose answer has come."""
@@ -244,11 +257,23 @@ class Publishers:
         if answer[9:10] != b"2":
             raise BenchError(f"a publish was refused: {answer[9:300].decode(errors='replace')}")
         publisher.answer = b""
-        self._tokens += publisher.tokens
+        ids: list[bytes] = []
         if self._job.batch > 1:
-            self._ids += [id.encode() for id in orjson.loads(body)["ids"]]
+            ids = [id.encode() for id in orjson.loads(body)["ids"]]
         elif (found := _ID.search(body)) is not None:
-            self._ids.append(found[1])
+            ids = [found[1]]
+        if self._job.spread:
+            self._note_newest(publisher.tokens, ids)
+        else:
+            self._tokens += publisher.tokens
+            self._ids += ids
         self._sent.append(publisher.due)
         self._answered.append(now())
         return True
+
+    def _note_newest(self, tokens: Sequence[bytes], ids: Sequence[bytes]) -> None:
+        job, newest = self._job, self._newest
+        for token, id in zip(tokens, ids, strict=True):
+            place, seq = topic_number(token, job.publishers, job.spread), int(id.rpartition(b"-")[2])
+            if seq > newest.get(place, 0):
+                newest[place] = seq

@@ -104,6 +104,8 @@ class Target(abc.ABC):
     """Whether it has readers."""
     resumes = False
     """Whether its readers can come back with the id of their last event."""
+    has_state = False
+    """Whether its readers can ask for state, and its topics are the bench's own."""
 
     @abc.abstractmethod
     def form(self, transport: str) -> Form:
@@ -123,6 +125,7 @@ class FeedTarget(Target):
 
     takes_batches = True
     resumes = True
+    has_state = True
 
     def __init__(
         self, log: str, nodes: int = 1, *, named: bool = False, key: str | None = None, log_level: str = "warning"

@@ -36,6 +36,7 @@ class ScenarioName(enum.StrEnum):
     PUBLISH = "publish"
     IDLE = "idle"
     STORM = "storm"
+    STATE = "state"
 
 
 class Transport(enum.StrEnum):
@@ -55,7 +56,8 @@ class Peer(enum.StrEnum):
     ASGI = "asgi"
 
 
-_READERS = {ScenarioName.PUBLISH: 0, ScenarioName.STORM: 5000}
+_READERS = {ScenarioName.PUBLISH: 0, ScenarioName.STORM: 5000, ScenarioName.STATE: 200}
+_STATE_RATE = 20_000.0
 
 
 def _rate(text: str) -> float:
@@ -96,7 +98,8 @@ def bench(
         typer.Argument(
             metavar="[SCENARIO]",
             help="fanout: readers and publishers. publish: publishers, and a server that logs its requests. idle: "
-            "memory of readers that get nothing. storm: all readers reconnect at once, and replay.",
+            "memory of readers that get nothing. storm: all readers reconnect at once, and replay. state: first loads "
+            "with latest=1, publishing beside readers of state, and slow readers of topics that change all the time.",
         ),
     ] = ScenarioName.FANOUT,
     url: Annotated[
@@ -134,7 +137,10 @@ def bench(
     readers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="The number of readers. [default: 1000; publish: none; storm: 5000; --soak: 500]"
+            metavar="N",
+            min=1,
+            help="The number of readers. [default: 1000; publish: none; storm: 5000; state: 200 slow ones; --soak: "
+            "500]",
         ),
     ] = None,
     transport: Annotated[
@@ -146,7 +152,8 @@ def bench(
         typer.Option(
             parser=_rate,
             metavar="N/s",
-            help="Events per second of all publishers together. Unless set, each publishes as fast as it is answered.",
+            help="Events per second of all publishers together. Unless set, each publishes as fast as it is answered; "
+            "state: 20000/s to the hot topics.",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Events in one publish.")] = 1,
@@ -159,7 +166,10 @@ def bench(
     warmup: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="How long a round runs before it is measured.")
     ] = 1.0,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of rounds, each on a new server.")] = 5,
+    rounds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="The number of rounds, each on a new server. [default: 5; state: 1]"),
+    ] = None,
     probe: Annotated[
         str,
         typer.Option(
@@ -182,6 +192,24 @@ def bench(
     behind: Annotated[
         int, typer.Option(metavar="N", min=1, help="storm: the events that each reader has missed.")
     ] = 500,
+    topics: Annotated[
+        int, typer.Option(metavar="N", min=1, max=50_000, help="state: the topics of a first load.")
+    ] = 10_000,
+    hot: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=50_000, help="state: the topics that are published to while slow readers read them."
+        ),
+    ] = 1_000,
+    reading: Annotated[
+        float,
+        typer.Option(
+            metavar="BYTES",
+            min=1,
+            help="state: the bytes a second that a slow reader reads. The slow readers are watched for as long as it "
+            "takes one of them to read the hot topics three times.",
+        ),
+    ] = 10_000,
     soak: Annotated[
         float | None,
         typer.Option(
@@ -227,16 +255,19 @@ def bench(
         transport=transport.value,
         readers=readers or _READERS.get(scenario, 1000),
         publishers=publishers,
-        rate=rate,
+        rate=rate or (_STATE_RATE if scenario is ScenarioName.STATE else None),
         seconds=seconds,
         warmup=warmup,
-        rounds=rounds,
+        rounds=rounds or (1 if scenario is ScenarioName.STATE else 5),
         size=data,
         batch=batch,
         probe=_duration("--probe", probe) or None,
         rest=_duration("--rest", rest),
         steps=_steps(steps),
         behind=behind,
+        topics=topics,
+        hot=hot,
+        reading=reading,
         is_text=text,
         apart=apart,
     )
@@ -335,13 +366,14 @@ def _measure(plan: Plan, json: Path | None) -> bool:
 
     from feed_server.bench.measure import run
     from feed_server.bench.report import Report, write_json
+    from feed_server.bench.scenarios import PLAYS
     from feed_server.cli.bench_report import print_report
 
     cores = plan.cores()
     rounds = []
     with _shown(Console(stderr=True, highlight=False)) as show:
         show.line(f"{plan.description}; {cores}")
-        for round in run(plan, cores, show):
+        for round in run(plan, cores, show, PLAYS[plan.scenario]):
             rounds.append(round)
             show.line(_summary(round, plan))
     report = Report(plan, cores, rounds)

@@ -37,8 +37,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(f"warning: {warning}")
     for fault in report.faults:
         console.print(f"WRONG: {fault}")
-    if not report.faults and report.plan.checks:
-        console.print("every reader got every event once and in order")
+    if not report.faults and report.plan.verdict:
+        console.print(report.plan.verdict)
 
 
 def _cell(values: Sequence[float], figure: Figure) -> str:
