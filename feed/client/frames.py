@@ -142,6 +142,7 @@ class _Page(msgspec.Struct):
     next: str
     gap: _Gap | None = None
     live: bool = False
+    complete: bool = True
 
 
 class _Topic(msgspec.Struct):
@@ -200,7 +201,7 @@ def of_page(body: bytes) -> Page:
                 events.append(event)
                 resumes.append(None)
     gap = None if page.gap is None else _gap(page.gap)
-    return Page(events, page.next, gap, page.live, resumes if any(resumes) else [])
+    return Page(events, page.next, gap, page.live, resumes if any(resumes) else [], page.complete)
 
 
 def of_topics(body: bytes) -> TopicsPage:

@@ -100,13 +100,14 @@ class Room:
     def take(self, drafts: Sequence[Draft]) -> None:
         """Make room for a batch. Raises `InsufficientStorage` for a value too many: then nothing has changed. What is
         deleted always has room."""
-        topics, size, sizes = self._topics, self._bytes, dict(self._sizes)
+        topics, size, here = self._topics, self._bytes, dict[str, int | None]()
         for place, draft in enumerate(drafts):
             topic = draft.topic
             if not self._classes.bounds[self._classes.of(topic)].latest:
                 continue
             value = self._values.get(topic)
-            before = sizes.get(topic, None if value is None or value.is_tombstone else value.size)
+            before = None if value is None or value.is_tombstone else value.size
+            before = here.get(topic, self._sizes.get(topic, before))
             after = None if draft.type == DELETED else event_size(topic, draft.type, draft.text)
             topics += (before is None and after is not None) - (before is not None and after is None)
             size += (after or 0) - (before or 0)
@@ -115,8 +116,9 @@ class Room:
                 or (after > (before or 0) and size > self._retention.kept_bytes)
             ):
                 raise InsufficientStorage(topic, place if len(drafts) > 1 else None)
-            sizes[topic] = after
-        self._topics, self._bytes, self._sizes = topics, size, sizes
+            here[topic] = after
+        self._topics, self._bytes = topics, size
+        self._sizes |= here
 
 
 class Lanes:
@@ -173,9 +175,7 @@ class Lanes:
         its class, if its topic had another one then."""
         lane = self.classes.of(topic) if lane is None else lane
         self._lanes[lane].add(seq, size, time)
-        if not self.classes.bounds[lane].latest:
-            return None
-        before, gone = self._values.get(topic), None
+        before, gone = self._values.pop(topic, None), None
         if before is not None:
             del self._newest[before.seq]
             self._live -= not before.is_tombstone
@@ -184,6 +184,8 @@ class Lanes:
                 gone = before.seq
                 self._leave(kept)
                 self._note_taken(kept.lane, gone)
+        if not self.classes.bounds[lane].latest:
+            return gone
         self._values[topic] = _Value(seq, size, is_tombstone)
         self._newest[seq] = topic
         self._live += not is_tombstone

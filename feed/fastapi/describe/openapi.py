@@ -127,10 +127,15 @@ def _object(optional: Sequence[str] = (), **properties: dict[str, Any]) -> dict[
     }
 
 
+_INCOMPLETE: dict[str, Any] = {
+    "const": False,
+    "description": "Of what begins with the oldest event: older events that were asked for are gone.",
+}
+
 _GAP = _object(requested={"type": "string"}, resumed_from={"type": "string"}, reason={"enum": ["expired", "unknown"]})
 
 PAYLOADS: dict[str, dict[str, Any]] = {
-    "feed.open": _object(subscription={"type": "string"}),
+    "feed.open": _object(["complete"], subscription={"type": "string"}, complete=_INCOMPLETE),
     "feed.gap": _GAP,
     "feed.live": _object(replayed={"type": "integer", "minimum": 0}),
     "feed.position": {"type": "object"},
@@ -485,6 +490,7 @@ _PAGE: dict[str, Any] = {
         "next": {"type": "string", "description": "The id to continue with."},
         "gap": _GAP,
         "live": {"const": True, "description": "With `latest`: the state is whole with this page."},
+        "complete": _INCOMPLETE,
     },
 }
 

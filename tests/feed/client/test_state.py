@@ -18,6 +18,7 @@ from feed import Feed, Invalid, NoEvents, PreconditionFailed
 from feed.client import AsyncClient, Client, Event, Gap, Item, Notice, Reconnecting, Refused, TopicInfo, draft
 from feed.event import deletion, on_terms
 from feed.terms import DELETED, terms_of
+from tests.conftest import Serve
 from tests.support.clients import AnyClient
 from tests.support.proxy import proxy_to
 from tests.support.running import RunningServer
@@ -460,3 +461,14 @@ def test_a_list_of_topics_that_cannot_be_raises_at_the_call(
         client.topics(*patterns, **asked)
     with pytest.raises(TypeError, match="after has to be a str, not NoneType"):
         client.topics("a", after=None)
+
+
+async def test_a_page_says_whether_older_events_are_gone(client_to: AnyClient, serve: Serve) -> None:
+    server = serve("--log", "memory:", "--retain", "noise=2")
+    async with client_to(server.url) as client:
+        for _ in range(3):
+            await client.publish("noise", 1)
+        await client.publish("quiet", 1)
+        assert [(await client.page(topic)).complete for topic in ("noise", "quiet", "**")] == [False, True, False]
+        pages = [page async for page in client.history("**", limit=1)]
+        assert [page.gap for page in pages] == [None] * 3
