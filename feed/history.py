@@ -114,7 +114,7 @@ class History:
         """Return the position before the oldest event that a selection may want, and whether nothing that it would have
         wanted is gone. Of exact topics the index knows both."""
         log, state, oldest = self._log, self._state, self._log.oldest
-        if not state.is_whole or any("*" in pattern for pattern in selection.patterns):
+        if not state.is_whole or not selection.is_exact:
             taken = self.taken(selection, 0) if log.classes else oldest - 1
             return oldest - 1, not taken
         state.forget_old()

@@ -160,7 +160,7 @@ class Latest:
         """Return the topics that have changed beyond the cursor, with the seqs of their newest events, in order. Of a
         few exact topics each is looked up."""
         topics, cursor, patterns = self._state.topics, self.place.cursor, self._selection.patterns
-        if any("*" in pattern for pattern in patterns):
+        if not self._selection.is_exact:
             return topics.beyond(cursor)
         found = [(topic, seq) for topic in patterns if (seq := topics.newest(topic)) is not None and seq > cursor]
         return sorted(found, key=lambda entry: entry[1])

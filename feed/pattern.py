@@ -99,6 +99,11 @@ class Selection:
         self._wildcards = tuple(pattern for pattern in self.patterns if "*" in pattern)
         self._wildcard: Callable[[str], object] | None = None
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether no pattern has a wildcard: each is one topic."""
+        return not self._wildcards
+
     def wants_topic(self, topic: str) -> bool:
         """Tell whether one of the patterns matches."""
         if self.everything or topic in self._exact:

@@ -97,9 +97,11 @@ class State:
 
     def page(self, after: int, selection: Selection, limit: int) -> Page | None:
         """Return the next page from the window, without what retention has taken. None if the window does not reach
-        back that far."""
+        back that far. Of exact topics the index knows that nothing follows, however far back that is."""
         window, classes = self._window, self._log.classes
         window.drop_before(self._log.oldest)
+        if selection.is_exact and self._has_nothing_beyond(after, selection):
+            return Page([], after, window.position, classes.taken(selection, after) if classes else 0)
         if not classes:
             return window.page(after, selection, limit)
         if after < classes.settled or (page := window.page(after, selection, limit)) is None:
@@ -119,6 +121,14 @@ class State:
             return None
         self.forget_old()
         return Page([event for event in page.events if not self._is_gone(event)], page.start, page.end)
+
+    def _has_nothing_beyond(self, after: int, selection: Selection) -> bool:
+        newest = self.topics.newest
+        return (
+            self.is_whole
+            and after < self._window.position
+            and all((newest(topic) or 0) <= after for topic in selection.patterns)
+        )
 
     def _is_gone(self, event: Event) -> bool:
         classes = self._log.classes
