@@ -347,6 +347,7 @@ class Feed:
             position=log.position,
             lag=running.lag,
             retained=log.retained,
+            topics=running.state.count(),
             oldest_time=log.oldest_time,
             file_bytes=log.file_bytes,
         )

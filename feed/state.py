@@ -59,6 +59,11 @@ class State:
         except TimeoutError:
             raise FeedUnavailable("this node has not caught up with the log: try again") from None
 
+    def count(self) -> int | None:
+        """Return how many topics there are, None while something is missing."""
+        self.forget_old()
+        return len(self.topics) if self.is_whole else None
+
     def names(self) -> Sequence[str]:
         """Return the names of all topics, sorted."""
         if self._names is None or len(self._names) != len(self.topics):

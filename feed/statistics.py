@@ -104,12 +104,13 @@ class Statistics(msgspec.Struct, frozen=True):
 
     The log, as far as this process knows: `position` is the seq of its newest event, 0 before the first one. `lag` is
     how many of its events were not passed on to the streams yet. `retained` is how many events it holds and their sizes
-    in bytes. `oldest_time` is when the oldest of them was committed, in milliseconds since 1970. `file_bytes` is how
+    in bytes. `topics` is how many topics they have, those that were deleted included; None until the log's index has
+    been read. `oldest_time` is when the oldest of them was committed, in milliseconds since 1970. `file_bytes` is how
     large its files are. `commits` is how long commits took, in seconds. `reconnects` is how often the connection to the
     log's server was lost and made again.
 
-    While the feed is not open there are no streams, `position` and `lag` are 0, and `retained`, `oldest_time` and
-    `file_bytes` are None. `oldest_time` is also None while the log holds no event.
+    While the feed is not open there are no streams, `position` and `lag` are 0, and `retained`, `topics`, `oldest_time`
+    and `file_bytes` are None. `oldest_time` is also None while the log holds no event.
     """
 
     subscribers_by_transport: Mapping[str, int]
@@ -121,6 +122,7 @@ class Statistics(msgspec.Struct, frozen=True):
     position: int = 0
     lag: int = 0
     retained: Retained | None = None
+    topics: int | None = None
     oldest_time: int | None = None
     file_bytes: FileBytes | None = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from feed import EARLIEST, Feed, Statistics, select
+from feed import EARLIEST, Feed, FeedOptions, Retention, Statistics, select
 from feed.log.contract import FileBytes
 from feed.peer import Peer
 from feed.statistics import Queues
@@ -29,6 +29,7 @@ async def test_before_it_is_open_there_are_no_streams_and_nothing_is_known_of_th
     assert (statistics.subscribers, set(statistics.subscribers_by_transport.values())) == (0, {0})
     assert (statistics.queues, statistics.position, statistics.lag) == (Queues(0, 0, 0), 0, 0)
     assert (statistics.retained, statistics.oldest_time, statistics.file_bytes) == (None, None, None)
+    assert statistics.topics is None
     assert (statistics.reconnects, sum(statistics.commits.counts)) == (0, 0)
 
 
@@ -50,6 +51,19 @@ async def test_open_it_tells_streams_by_transport_and_what_the_log_holds() -> No
         assert statistics.oldest_time is not None
         assert began - 1 <= statistics.oldest_time <= time.time() * 1000
         assert statistics.file_bytes == FileBytes(0, 0)
+
+
+async def test_topics_are_counted_while_anything_of_them_is_retained() -> None:
+    async with Feed("memory:", FeedOptions(retention=Retention(events=3))) as feed:
+        counts = []
+        for topic in ("a", "b", "a", "c"):
+            await feed.publish(topic, "x")
+            counts.append((await passed_on(feed)).topics)
+        await feed.delete("c")
+        counts.append((await passed_on(feed)).topics)
+        await feed.publish("c", "x")
+        counts.append((await passed_on(feed)).topics)
+        assert counts == [1, 2, 2, 3, 2, 1], "a tombstone is an event of its topic"
 
 
 async def test_it_is_of_one_moment_and_does_not_go_on() -> None:

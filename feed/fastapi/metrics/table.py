@@ -222,6 +222,13 @@ FIGURES: tuple[Figure | Distribution, ...] = (
         several="livemax",
     ),
     Figure(
+        "feed_topics",
+        "gauge",
+        "Topics that have retained events, as far as this node knows; those that were deleted count, too.",
+        lambda now: now.statistics.topics,
+        several="livemax",
+    ),
+    Figure(
         "feed_log_bytes",
         "gauge",
         "Size of the retained events, as retention counts it: roughly what they take in memory and on disk.",
