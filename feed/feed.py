@@ -529,6 +529,7 @@ class Feed:
         self._check_room(running, peer)
         with history.without_loss():
             if latest:
+                await running.state.nearly_caught_up()
                 place, gap = await history.place_of(after, selection)
                 cursor = place.cursor
             elif after == EARLIEST:

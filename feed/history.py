@@ -165,9 +165,9 @@ class History:
 
     async def place_of(self, after: str | None, selection: Selection) -> tuple[Place, Reason]:
         """Return the place in the log's state at which a reader goes on after an id, or the beginning. If topics may be
-        gone that the reader holds, return the reason, too. Of other topics than those selected nothing is asked."""
+        gone that the reader holds, return the reason, too. Of other topics than those selected nothing is asked. The
+        state has to be whole."""
         place = None if after is None or after == EARLIEST else await locate(self._log, after)
-        await self._state.caught_up()
         self._state.forget_old()
         if after is not None and after != EARLIEST:
             if place is not None and place.knows_up_to >= self._state.topics.purged(selection, place.knows_up_to):
@@ -177,6 +177,7 @@ class History:
 
     async def _page_of_state(self, selection: Selection, after: str | None, limit: int) -> Page:
         log, window = self._log, self._broadcaster.window
+        await self._state.caught_up()
         place, reason = await self.place_of(after, selection)
         gap = None if reason is None or after is None else control.gap(after, resume_id(log, place), reason)
         latest = Latest(self._state, selection, place, is_empty=not place.cursor)

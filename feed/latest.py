@@ -33,6 +33,8 @@ from feed.pattern import Selection
 from feed.state import State
 from feed.terms import DELETED
 
+_PAGE_EVENTS = 100
+_PAGE_BYTES = 16 << 10  # a slow reader takes a while for a page, and what is on it gets old
 _LOOKED_AT = 2_000  # topics that are compared with a reader's patterns in one turn of the event loop
 
 
@@ -126,7 +128,7 @@ class Latest:
         """Note that all events up to here were handed out as they came."""
         self.place = Place(cursor, self.place.as_of)
 
-    def page_in_memory(self, window: Window, limit: int) -> StatePage | None:
+    def page_in_memory(self, window: Window, limit: int = _PAGE_EVENTS) -> StatePage | None:
         """Return the next page if it can be had at once: from memory, and without a look at many topics."""
         if not self._state.is_whole:
             return None
@@ -141,7 +143,7 @@ class Latest:
             return None
         return self._page(round_, wanted, {seq: window.at(seq) for _, seq, _ in wanted}, end)
 
-    async def page(self, log: Log, window: Window, limit: int) -> StatePage:
+    async def page(self, log: Log, window: Window, limit: int = _PAGE_EVENTS) -> StatePage:
         """Return the next page. Raises `FeedUnavailable`."""
         await self._state.whole()
         round_ = self._round or await self._begin_slowly(window)
@@ -207,6 +209,7 @@ class Latest:
         self, round_: _Round, wanted: Sequence[tuple[str, int, int]], events: Mapping[int, Event], end: int
     ) -> StatePage:
         handed: list[tuple[Event, int]] = []
+        size = 0
         for topic, seq, place in wanted:
             if seq > round_.position:
                 round_.ahead[topic] = seq
@@ -214,6 +217,10 @@ class Latest:
                 continue
             if not (self._is_empty and event.type == DELETED):
                 handed.append((event, place))
+                size += event.size
+                if size >= _PAGE_BYTES:
+                    end = place
+                    break
         if round_.go_to(end):
             end, self._round, self._known, self._is_empty = round_.position, None, round_.ahead, False
         self.place = Place(end, self.place.as_of)

@@ -18,6 +18,7 @@ from feed.log.window import Window
 from feed.pattern import Selection
 
 _CATCH_UP_SECONDS = 5.0
+_NEARLY_SECONDS = 1.0
 
 
 class State:
@@ -45,9 +46,21 @@ class State:
     async def caught_up(self) -> None:
         """Wait until everything that is known to be in the log now was passed on, so that who has just published finds
         it. Raises `FeedUnavailable` if that takes long."""
-        position = self._log.position
+        if not await self._is_there(self._log.position, _CATCH_UP_SECONDS):
+            raise FeedUnavailable("this node has not caught up with the log: try again")
+
+    async def nearly_caught_up(self) -> None:
+        """Wait for the same, but not for long, for who will get what is missing later. Raises `FeedUnavailable` if
+        more than the newest events is missing, and that takes long."""
+        if not (
+            await self._is_there(self._log.position, _NEARLY_SECONDS) or await self._is_there(0, _CATCH_UP_SECONDS)
+        ):
+            raise FeedUnavailable("this node has not read the log's topics yet: try again")
+
+    async def _is_there(self, position: int, patience: float) -> bool:
+        """Wait until nothing is missing up to this position. Return whether that came in time."""
         try:
-            async with asyncio.timeout(_CATCH_UP_SECONDS):
+            async with asyncio.timeout(patience):
                 await self._whole.wait()
                 while self._window.position < position:
                     waiting = position, asyncio.get_running_loop().create_future()
@@ -57,7 +70,8 @@ class State:
                     finally:
                         self._waiting.remove(waiting)
         except TimeoutError:
-            raise FeedUnavailable("this node has not caught up with the log: try again") from None
+            return False
+        return True
 
     def count(self) -> int | None:
         """Return how many topics there are, None while something is missing."""

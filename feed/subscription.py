@@ -213,6 +213,11 @@ class Subscription:
         return self._queued_events
 
     @property
+    def is_of_state(self) -> bool:
+        """Whether the reader gets of each topic the newest event only."""
+        return self._latest is not None
+
+    @property
     def told(self) -> str:
         """The last id that the client knows, of an event or a position."""
         return self._id_here() if self.behind and self._latest is not None else self._log.id_at(self._told)
@@ -540,7 +545,7 @@ class Subscription:
                 return [self._begin_state_anew(latest, self._id_here(), "expired")]
             if not latest.is_behind(self._window.position):
                 return self._turn_live()
-            page = latest.page_in_memory(self._window, _PAGE_EVENTS)
+            page = latest.page_in_memory(self._window)
             if page is None:
                 self._reading = asyncio.ensure_future(self._read_state(latest))
                 self._reading.add_done_callback(lambda _: self.wake())
@@ -576,7 +581,7 @@ class Subscription:
         while True:
             try:
                 async with self._replays:
-                    return await latest.page(self._log, self._window, _PAGE_EVENTS)
+                    return await latest.page(self._log, self._window)
             except FeedUnavailable:
                 await asyncio.sleep(random.uniform(*_READ_AGAIN))
 

@@ -10,7 +10,9 @@ There are three ways, from the fastest to the one that always works:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 MOST_JOINED = 512 << 10
 """Most bytes of several events in one message. A larger event goes alone: many clients accept a megabyte by default,
 and would close the connection at the same place again and again."""
+
+_HELD = 16 << 10  # bytes for a slow reader of state
 
 EXTENSION = "feed.connection"
 """Key in the scope's `extensions` that our own server sets: its `connection` is a `Connection`."""
@@ -272,6 +276,15 @@ class FramedOutlet:
     def encoder_of(self, encoders: Encoders) -> Encoder:
         """Choose the encoder whose chunks this outlet writes."""
         return encoders.framed
+
+    def hold_little(self) -> None:
+        """Let few bytes wait for a slow client, here and in the system: what a reader of state gets should be new."""
+        transport = self._connection.transport
+        transport.set_write_buffer_limits(high=_HELD, low=_HELD // 4)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with contextlib.suppress(OSError):  # the client has left
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _HELD)
 
     def listen(self, listener: Listener) -> None:
         """Have this listener called for the messages of a WebSocket."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feed import Feed, FeedOptions, Limits, NoEvents, PreconditionFailed, Retention, pace, subscription
+from feed import Feed, FeedOptions, Limits, NoEvents, PreconditionFailed, Retention, latest, pace, subscription
 from feed.event import deletion, on_terms, text_draft
 from feed.log.classes import parse_retain
 from feed.pattern import Selection
@@ -190,6 +190,7 @@ def _small_pages() -> Iterator[None]:
     """A round has several pages, between which the log goes on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subscription, "_PAGE_EVENTS", 2)
+        patch.setattr(latest, "_PAGE_BYTES", 150)
         patch.setattr(pace, "_STEP", 0.001)
         patch.setattr(pace, "_TOGETHER", 2)
         yield

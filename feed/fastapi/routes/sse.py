@@ -107,6 +107,8 @@ class StreamResponse(Response):
         try:
             if outlet.closed:
                 return
+            if subscription.is_of_state and isinstance(outlet, FramedOutlet):
+                outlet.hold_little()
             subscription.flow_into(outlet, outlet.encoder_of(HTTP[self._format]))
             while (await receive())["type"] != "http.disconnect":
                 pass

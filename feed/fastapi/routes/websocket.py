@@ -116,6 +116,8 @@ def _stream(
     if outlet is None:
         return asyncio.create_task(_send(websocket, subscription, encoders.messages)).cancel
     if not outlet.closed:
+        if subscription.is_of_state and isinstance(outlet, FramedOutlet):
+            outlet.hold_little()
         subscription.flow_into(outlet, outlet.encoder_of(encoders))
     return outlet.close
 
