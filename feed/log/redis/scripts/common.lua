@@ -495,19 +495,34 @@ local function classes_now(held, last)
   return answer
 end
 
--- Move what `events` is about to lose, and a class keeps, to `old`.
+-- Events up to this one were lost. Of which class they were cannot be known: any reader may miss some.
+local function note_missing(held, seq)
+  for _, lane in ipairs(held.lanes) do
+    lane.taken = math.max(lane.taken, seq)
+  end
+end
+
+-- Move what `events` is about to lose, and a class keeps, to `old`. Note what another client has deleted.
 local function move_to_old(held, low, high)
-  local from, to = '0-' .. text(low), '0-' .. text(high)
+  local from, to, following = '0-' .. text(low), '0-' .. text(high), low
   repeat
     local entries = call('XRANGE', events, from, to, 'COUNT', 100)
     for _, entry in ipairs(entries) do
       local seq = seq_of(entry[1])
-      if is_ours(entry) and is_within(held, seq, entry[2]) then
+      if seq > following then
+        note_missing(held, seq - 1)
+      end
+      if not is_ours(entry) then
+        note_missing(held, seq)
+      elseif is_within(held, seq, entry[2]) then
         keep_old(seq, entry[2])
       end
-      from = '(' .. entry[1]
+      from, following = '(' .. entry[1], seq + 1
     end
   until #entries < 100
+  if following <= high then
+    note_missing(held, high)
+  end
 end
 
 local function clear_hash(key)
@@ -707,6 +722,8 @@ local function retain(last, time, max_events, max_bytes, max_age, max_answers, f
     oldest, start = note_oldest(last, size, time)
     if not held then
       forget_topics(oldest)
+    elseif oldest > keep then
+      note_missing(held, oldest - 1)
     end
   elseif oldest == first then
     note_oldest(last, size, time) -- the log was empty: its times were those of when it became so
