@@ -82,6 +82,10 @@ async def seen(log: Log) -> dict[str, Any]:
     assert at_once == one_by_one == backward
     fetched = await log.fetch(range(1, log.position + 1))
     assert [event.seq for event in fetched] == at_once
+    for event in fetched[::3]:
+        place = await log.before_time(event.time_ms)
+        assert [other.seq for other in fetched if other.time_ms >= event.time_ms] == await seqs(log, place)
+    assert await log.before_time(0) < (at_once[0] if at_once else 1)
     return {
         "events": [(event.seq, event.topic, event.type, event.text) for event in fetched],
         "oldest": log.oldest,

@@ -222,16 +222,31 @@ end
 -- The classes, if the log has any. Each lane has the numbers of a class: its `id`, by which events name it; `first`,
 -- `taken` and `ended`, see `Mark`; `popped`, the highest seq that was beyond its bounds; `count` and `bytes` of what is
 -- within them, the seq and time of the oldest of these, `head` and `head_time`; `kept` and `kept_bytes` of what `latest`
--- keeps beyond them. `retired` has those of classes that are not named any more, while `events` has events of theirs.
+-- keeps beyond them. `retired` has those of classes that are not named any more, while `events` has events of theirs:
+-- `gone_at` is the last seq before they went.
+local NUMBERS = {
+  'id', 'first', 'taken', 'ended', 'popped', 'count', 'bytes', 'head', 'head_time', 'kept', 'kept_bytes', 'gone_at',
+}
+
 local function load_classes()
   local blobs = call('HMGET', classes, 'settings', 'marks')
   if not (blobs[1] and blobs[2]) then
     return nil
   end
-  local settings, held = cmsgpack.unpack(blobs[1]), cmsgpack.unpack(blobs[2])
-  held.max_topics, held.max_bytes, held.bounds = settings[1], settings[2], {}
+  local settings, marks = cmsgpack.unpack(blobs[1]), cmsgpack.unpack(blobs[2])
+  local held = { max_topics = settings[1], max_bytes = settings[2], bounds = {}, lanes = {}, retired = {} }
+  held.generation, held.next_id, held.live, held.live_bytes = unpack(marks[1])
+  for place = 2, #marks do
+    local lane = {}
+    for number, name in ipairs(NUMBERS) do
+      lane[name] = marks[place][number]
+    end
+    local some = place - 1 <= #settings[3] and held.lanes or held.retired
+    some[#some + 1] = lane
+  end
   for place, each in ipairs(settings[3]) do
-    local _, pattern, max_events, max_bytes, age, latest = unpack(each)
+    local named, pattern, max_events, max_bytes, age, latest = unpack(each)
+    held.lanes[place].pattern = named
     held.bounds[place] = { pattern = pattern, events = max_events, bytes = max_bytes, age = age, latest = latest }
   end
   held.default = held.lanes[#held.lanes]
@@ -249,15 +264,19 @@ local function classes_if_any()
   return call('HEXISTS', state, 'classes') == 1 and load_classes() or nil
 end
 
+-- Written with each append, so it is short: numbers, without their names.
 local function save_classes(held)
-  call('HSET', classes, 'marks', cmsgpack.pack({
-    generation = held.generation,
-    next_id = held.next_id,
-    live = held.live,
-    live_bytes = held.live_bytes,
-    retired = held.retired,
-    lanes = held.lanes,
-  }))
+  local marks = { { held.generation, held.next_id, held.live, held.live_bytes } }
+  for _, some in ipairs({ held.lanes, held.retired }) do
+    for _, lane in ipairs(some) do
+      local numbers = {}
+      for number, name in ipairs(NUMBERS) do
+        numbers[number] = lane[name] or 0
+      end
+      marks[#marks + 1] = numbers
+    end
+  end
+  call('HSET', classes, 'marks', cmsgpack.pack(marks))
 end
 
 local function place_of(held, topic)
@@ -685,7 +704,7 @@ local function begin_epoch(name, last)
     if is_lossy then
       for _, lane in pairs(held.by_id) do
         lane.popped, lane.taken = math.min(lane.popped, last), math.min(lane.taken, last)
-        lane.ended = math.min(lane.ended or 0, last)
+        lane.ended = math.min(lane.ended, last)
       end
       rebuild_classes(held, last)
       save_classes(held)

@@ -22,20 +22,20 @@ local marks = {
   retired = {},
   lanes = {},
 }
-local function lane_of(id, pattern, first)
-  return { id = id, pattern = pattern, first = first, taken = 0, ended = 0, popped = 0 }
+local function lane_of(id, first)
+  return { id = id, first = first, taken = 0, popped = 0 }
 end
 if before then
   for place = 1, #before.lanes - 1 do
     by_pattern[before.lanes[place].pattern] = before.lanes[place]
   end
   for _, lane in ipairs(before.retired) do
-    if lane['until'] >= dense then
+    if lane.gone_at >= dense then
       marks.retired[#marks.retired + 1] = lane
     end
   end
 end
-local default = before and before.default or lane_of(0, '**', 1)
+local default = before and before.default or lane_of(0, 1)
 if not before then
   default.taken = dense - 1 -- what is gone may have been of any topic
 end
@@ -44,7 +44,7 @@ for place = 1, #named - 1 do
   local pattern = named[place][1]
   local lane = by_pattern[pattern]
   if not lane then
-    lane = lane_of(marks.next_id, pattern, last + 1)
+    lane = lane_of(marks.next_id, last + 1)
     marks.next_id = marks.next_id + 1
   end
   by_pattern[pattern] = nil
@@ -53,9 +53,10 @@ end
 marks.lanes[#named] = default
 for _, lane in pairs(by_pattern) do
   default.taken = math.max(default.taken, lane.taken)
-  marks.retired[#marks.retired + 1] = { id = lane.id, popped = lane.popped, taken = 0, ended = 0, ['until'] = last }
+  marks.retired[#marks.retired + 1] = { id = lane.id, popped = lane.popped, gone_at = last }
 end
-call('HSET', classes, 'settings', ARGV[1], 'marks', cmsgpack.pack(marks))
+call('HSET', classes, 'settings', ARGV[1])
+save_classes(marks)
 call('HSET', state, 'classes', text(marks.generation))
 local held = load_classes()
 rebuild_classes(held, last)
