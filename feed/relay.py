@@ -77,6 +77,9 @@ class Relay:
                 self._state.distrust()
                 broadcaster.skip_to(portion[0].seq - 1)
                 await self._state.read()
+            elif self._state.is_sorted_otherwise():
+                self._state.distrust()
+                await self._state.read()
             while pump.backlog > _MAX_BACKLOG:
                 await asyncio.sleep(0)  # the pump works in every turn of the loop
             pump.passed += max(len(portion) / limits.queue_events, size / limits.queue_bytes)

@@ -88,6 +88,11 @@ class State:
         """Return whether the index has to be read again."""
         return self._whole_from is None
 
+    def is_sorted_otherwise(self) -> bool:
+        """Return whether the log has got other classes of retention since the index was read: another node has other
+        settings."""
+        return self.topics.classes is not self._log.classes
+
     def distrust(self) -> None:
         """Note that events were lost or passed by: `read` has to be called."""
         self._whole_from = None

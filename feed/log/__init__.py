@@ -73,11 +73,6 @@ async def open_log(url: str, retention: Retention, node: str = "") -> Log:
         return MemoryLog(retention)
     if scheme == "sqlite":
         return await SQLiteLog.open(parse_path(url), retention)
-    if retention.classes:
-        raise LogRefused(
-            "a log on Redis does not keep classes of retention yet (FEED_RETAIN, FeedOptions.retain): leave them out, "
-            "or use a log on SQLite"
-        )
     from feed.log.redis.log import RedisLog  # redis-py takes a tenth of a second, and the other logs do not need it
 
     return await RedisLog.open(url, retention, node)

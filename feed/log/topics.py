@@ -27,22 +27,22 @@ class LogTopics:
 
     def __init__(self, topics: Iterable[Topic] = (), oldest: int = 1, classes: Classes | None = None) -> None:
         """`oldest` is the seq of the log's oldest event when the topics were read."""
-        self._classes = classes or Classes()
-        count = len(self._classes.marks) or 1
+        self.classes = classes if classes is not None else Classes()
+        count = len(self.classes.marks) or 1
         # The last one has topics whose newest event may be of another class than their topic is now.
         self._lanes: list[OrderedDict[str, int]] = [OrderedDict() for _ in range(count + 1)]
         self._ended: list[OrderedDict[str, int]] = [OrderedDict() for _ in range(count)]
         self._purged = [0] * (count + 1)
         self._first: dict[str, int] = {}
-        settled = self._classes.settled
+        settled = self.classes.settled
         for topic in sorted(topics, key=lambda topic: topic.newest):
-            lane = self._classes.of(topic.name) if topic.newest > settled else count
+            lane = self.classes.of(topic.name) if topic.newest > settled else count
             self._lanes[lane][topic.name] = topic.newest
             self._first[topic.name] = topic.first
             if topic.ended and lane < count:
                 self._ended[lane][topic.name] = topic.newest
-        if self._classes:
-            for number, (mark, bounds) in enumerate(zip(self._classes.marks, self._classes.bounds, strict=True)):
+        if self.classes:
+            for number, (mark, bounds) in enumerate(zip(self.classes.marks, self.classes.bounds, strict=True)):
                 self._purged[number] = mark.ended if bounds.latest else mark.taken
         else:
             self._purged = [oldest - 1] * 2
@@ -53,13 +53,13 @@ class LogTopics:
     def purged(self, selection: Selection, position: int) -> int:
         """Return the highest seq of an event that was the newest of its topic when it was forgotten, of the topics that
         a selection may want. Whoever is at that position, or further, knows nothing of a topic that is forgotten."""
-        numbers = self._classes.met(selection, position) if self._classes else (0,)
+        numbers = self.classes.met(selection, position) if self.classes else (0,)
         return max([self._purged[-1], *(self._purged[number] for number in numbers)])
 
     def note(self, events: Iterable[Event]) -> None:
         """Note newly committed events."""
         first, lanes = self._first, self._lanes
-        lane, early, classes = lanes[0], lanes[-1], self._classes
+        lane, early, classes = lanes[0], lanes[-1], self.classes
         for event in events:
             topic, seq = event.topic, event.seq
             if classes:
@@ -79,18 +79,18 @@ class LogTopics:
             lane[topic] = seq
 
     def _note_end(self, event: Event, number: int) -> None:
-        if self._classes.bounds[number].latest:
+        if self.classes.bounds[number].latest:
             self._ended[number].pop(event.topic, None)
             if event.type == DELETED:
                 self._ended[number][event.topic] = event.seq
 
     def forget_before(self, oldest: int) -> None:
         """Forget the topics that have no retained event, where `oldest` is the log's oldest."""
-        if not self._classes:
+        if not self.classes:
             self._forget(0, self._lanes[0], oldest - 1)
             return
         self._forget(len(self._lanes) - 1, self._lanes[-1], oldest - 1)
-        for number, (mark, bounds) in enumerate(zip(self._classes.marks, self._classes.bounds, strict=True)):
+        for number, (mark, bounds) in enumerate(zip(self.classes.marks, self.classes.bounds, strict=True)):
             if not bounds.latest:
                 self._forget(number, self._lanes[number], mark.taken)
                 continue
@@ -115,9 +115,9 @@ class LogTopics:
             self._purged[number] = max(self._purged[number], seq)
 
     def _lane_of(self, topic: str) -> int:
-        if not self._classes:
+        if not self.classes:
             return 0
-        number = self._classes.of(topic)
+        number = self.classes.of(topic)
         return number if topic in self._lanes[number] else len(self._lanes) - 1
 
     def newest(self, topic: str) -> int | None:

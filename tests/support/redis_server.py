@@ -145,6 +145,7 @@ class Stream:
         self.url = server.url(self.name)
         self._server = server
         self._keys = parse_address(self.url).keys
+        self._keys += [f"{{{self.name}}}:lanes:{place}" for place in range(1, 34)]
 
     def forget(self) -> None:
         """As FLUSHALL would."""

@@ -10,7 +10,10 @@ from feed.errors import LogRefused
 
 SCHEMES = ("redis", "rediss", "unix")
 
-_KEYS = ("events", "epochs", "state", "answers", "expiries", "topics", "firsts", "leases", "ttls")
+_KEYS = (
+    *("events", "epochs", "state", "answers", "expiries", "topics", "firsts", "leases", "ttls"),
+    *("classes", "old", "values", "ends", "lanes"),  # for classes of retention
+)
 _STREAM = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _FILE, _SWITCH = r".+", r"(?i:true|false|yes|no|1|0)"
 _OPTIONS = {

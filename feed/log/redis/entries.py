@@ -14,6 +14,8 @@ from feed.terms import Terms
 
 _pack = msgspec.msgpack.Encoder().encode
 
+_CLASSED = 16  # fields of an event that names its class
+
 
 def pack_batches(batches: Sequence[tuple[Sequence[Draft], IdempotencyKey | None]]) -> bytes:
     """Encode batches for the script `append`. One argument costs both sides less than one for each field."""
@@ -50,6 +52,8 @@ def parse_entries(entries: Sequence[Any]) -> list[Event]:
     events = []
     name, epoch = b"", ""
     for id, fields in entries:
+        if len(fields) == _CLASSED and fields[14] == b"class":
+            fields = fields[:14]
         try:
             _, name_now, _, time, _, _, _, topic, _, type, _, json, _, data = fields
             if name_now != name:

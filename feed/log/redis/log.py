@@ -117,7 +117,9 @@ class RedisLog:
 
     async def read(self, after: int, until: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""
-        return await self._reader.read(max(after, self.oldest - 1), until, selection, limit)
+        if not self.classes:
+            after = max(after, self.oldest - 1)
+        return await self._reader.read(after, until, selection, limit)
 
     async def read_backward(self, before: int, selection: Selection, limit: int) -> Page:
         """See `Log`."""

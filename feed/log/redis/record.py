@@ -9,6 +9,7 @@ import msgspec
 
 from feed.log.contract import LogLost, Loss
 from feed.log.epochs import Epochs
+from feed.log.redis.classes import Settings, Told, parse_told
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -16,7 +17,7 @@ class Record(msgspec.Struct, frozen=True):
     been lost. If it is not `current`, Redis has become another server since the newest epoch began. Times are in
     milliseconds since 1970. `bytes` is the sum of the sizes of the retained events. `primary` tells whether the server
     that answered is one: a replica may be behind, and may follow nobody. `lease_due` is when the next lease runs out,
-    -1 if there is none."""
+    -1 if there is none. `told` and `settings` are about the classes of retention, if there are any."""
 
     recorded: Sequence[tuple[str, int]]
     lossy: frozenset[str]
@@ -28,6 +29,8 @@ class Record(msgspec.Struct, frozen=True):
     bytes: int
     primary: bool
     lease_due: int = -1
+    told: Told | None = None
+    settings: Settings = b""
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +97,7 @@ class Record(msgspec.Struct, frozen=True):
 
 def parse_record(answer: Sequence[Any]) -> Record:
     """Parse the answer of the scripts `look` and `enter`."""
-    entries, current, position, oldest, oldest_time, now, size, primary, lease_due = answer
+    entries, current, position, oldest, oldest_time, now, size, primary, lease_due, told, settings = answer
     recorded: list[tuple[str, int]] = []
     lossy: set[str] = set()
     for entry in entries:
@@ -103,5 +106,16 @@ def parse_record(answer: Sequence[Any]) -> Record:
         if marks:
             lossy.add(name)
     return Record(
-        recorded, frozenset(lossy), bool(current), position, oldest, oldest_time, now, size, bool(primary), lease_due
+        recorded,
+        frozenset(lossy),
+        bool(current),
+        position,
+        oldest,
+        oldest_time,
+        now,
+        size,
+        bool(primary),
+        lease_due,
+        parse_told(told),
+        settings,
     )

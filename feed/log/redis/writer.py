@@ -11,9 +11,18 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from feed.errors import FeedError, FeedUnavailable, Indeterminate, Invalid, NoEvents, PreconditionFailed
+from feed.errors import (
+    FeedError,
+    FeedUnavailable,
+    Indeterminate,
+    InsufficientStorage,
+    Invalid,
+    NoEvents,
+    PreconditionFailed,
+)
 from feed.event import Draft
 from feed.histogram import Histogram
+from feed.log import lanes
 from feed.log.backlog import Append, CommitBacklog
 from feed.log.contract import Appended
 from feed.log.epochs import new_epoch
@@ -119,21 +128,24 @@ class Writer:
     async def _commit(self, group: Sequence[Append]) -> list[Appended | FeedError]:
         state, begun = self._state, time.perf_counter()
         try:
-            given, oldest, size, *committed = await self._link.run(
+            given, oldest, size, committed, *told = await self._link.run(
                 self._script,
                 *state.written,
                 new_epoch(),
                 *state.bounds,
                 KEY_LIFETIME_MS,
                 pack_batches([(append.drafts, append.key) for append in group]),
+                lanes.TOMBSTONE_MS,
             )
         except Indeterminate as error:
             raise Indeterminate("Redis did not answer: the event may be published or not") from error
         answers = [_parsed(each, append.drafts) for each, append in zip(given, group, strict=True)]
-        if committed and committed[0]:
-            epoch, first, count = committed[0]
+        if committed:
+            epoch, first, count = committed
             state.appended(Appended(epoch.decode(), first, count), oldest, size)
             self.commits.observe(time.perf_counter() - begun)
+        if told:
+            state.told(told[0])
         return answers
 
 
@@ -147,6 +159,8 @@ def _parsed(given: Any, drafts: Sequence[Draft]) -> Appended | FeedError:
             return NoEvents(topic, at)
         if status == b"429":
             return too_many_leases()
+        if status == b"507":
+            return InsufficientStorage(topic, at)
         return PreconditionFailed(topic, current[0].decode() or None, at)
     epoch, first, count, again, ids = given
     return Appended(epoch.decode(), first, count, repeated=bool(again), others=ids.decode().split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,22 @@ from feed.log import Log, lanes, open_log
 from feed.log.classes import parse_retain, retain_text
 from feed.pattern import EVERYTHING
 from tests.support.crowd import until
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 Open = Callable[..., Awaitable[Log]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'feed.db'}"
+    match request.param:
+        case "memory":
+            return "memory:"
+        case "sqlite":
+            return f"sqlite:{tmp_path / 'feed.db'}"
+    server: RedisServer = request.getfixturevalue("shared_redis")
+    return server.url(secrets.token_hex(8))
 
 
 @pytest.fixture

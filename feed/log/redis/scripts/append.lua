@@ -3,15 +3,17 @@
 -- is full.
 --
 -- ARGV: the epoch and the position that the caller knows, a name in case a new epoch begins, the four bounds of
--- retention, how long answers count (ms), and the batches: {drafts, key, fingerprint} each; a draft is
--- {topic, type, json, data, size, terms}, and terms are {delete, if_match, if_none_match, ttl}, or nil. Without batches
--- it only ends the leases that have run out, which every call does.
+-- retention, how long answers count (ms), the batches, and how long tombstones are kept (ms). A batch is
+-- {drafts, key, fingerprint}; a draft is {topic, type, json, data, size, terms}, and terms are
+-- {delete, if_match, if_none_match, ttl}, or nil. Without batches it only ends the leases that have run out, which
+-- every call does.
 --
--- Returns, for each batch, one of these; then the oldest seq, the sum of the retained sizes, and, if events were
--- committed, {epoch, first seq, count} of them all.
+-- Returns, for each batch, one of these; then the oldest seq, the sum of the retained sizes, {epoch, first seq, count}
+-- of all events that were committed, or nil, and what `classes_now` says, if there are classes.
 -- - {epoch, first seq, count, "", ids}: it was committed. The ids are empty where first seq and count say them
 -- - the same with "again": it was committed before under its key
 -- - {"429", place}: there are too many leases
+-- - {"507", place}: there is no room for one more value that `latest` keeps
 -- - {"412", place, id} and {"404", place}: the terms of a draft are not met (the rule: `feed.terms`)
 -- - `false`: its key was used for another request
 local MAX_LEASES, MAX_EXPIRED = 100000, 500 -- see `feed.log.leases`
@@ -23,7 +25,8 @@ if is_other(last, newest_known, written) then
   begin_epoch(new_epoch, last)
 end
 local epoch = epoch_of(call('LINDEX', epochs, -1))
-local known = call('HMGET', state, 'end', 'last_time')
+local known = call('HMGET', state, 'end', 'last_time', 'classes')
+local held = known[3] and load_classes() or nil
 local size = tonumber(known[1] or 0)
 -- The times of events never go back, whatever the clock does, and whichever machine's clock it is.
 local time_text = text(math.max(time, last_time, tonumber(known[2] or 0)))
@@ -69,9 +72,9 @@ local function newest_of(topic, here)
   return fields and { epoch = fields[EPOCH], seq = seq, type = fields[TYPE] }
 end
 
--- Returns the drafts to commit, and the ids of all; or why not.
+-- Returns the drafts to commit, the ids of all, and the places of those to commit; or why not.
 local function judged(drafts)
-  local kept, ids, here, seq = {}, {}, {}, last
+  local kept, ids, here, seq, places = {}, {}, {}, last, {}
   for place, draft in ipairs(drafts) do
     local terms, skipped = draft[6], false
     if type(terms) == 'table' then
@@ -97,33 +100,75 @@ local function judged(drafts)
     end
     if not skipped then
       seq = seq + 1
-      kept[#kept + 1], ids[place] = draft, epoch .. '-' .. text(seq)
+      kept[#kept + 1], places[#places + 1] = draft, place
+      ids[place] = epoch .. '-' .. text(seq)
       here[draft[1]] = { epoch = epoch, seq = seq, type = draft[2] }
     end
   end
-  return kept, ids
+  return kept, ids, places
 end
 
 -- Redis counts the seqs: if another client has set its count ahead, there is a hole.
 local function commit(drafts)
   local begin
   for _, draft in ipairs(drafts) do
-    last = seq_of(call('XADD', events, '0-*', 'epoch', epoch, 'time', time_text, 'start', text(size),
-      'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4]))
+    local place = held and place_of(held, draft[1])
+    if held and held.lanes[place].id > 0 then
+      last = seq_of(call('XADD', events, '0-*', 'epoch', epoch, 'time', time_text, 'start', text(size),
+        'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4], 'class', text(held.lanes[place].id)))
+    else
+      last = seq_of(call('XADD', events, '0-*', 'epoch', epoch, 'time', time_text, 'start', text(size),
+        'topic', draft[1], 'type', draft[2], 'json', draft[3], 'data', draft[4]))
+    end
     begin = begin or last
     size = size + draft[5]
+    if held then
+      add_to_class(held, place, last, draft[1], draft[2], draft[5], tonumber(time_text))
+    end
     note(draft[1], last, draft[2], type(draft[6]) == 'table' and draft[6][4])
   end
   first = first or begin
   return { epoch, begin, #drafts, '', '' }
 end
 
+-- Returns why a batch cannot be kept, if it cannot: {"507", place}. `places` are those of its drafts, if some of the
+-- request are left out. What is deleted always has room.
+local function without_room(drafts, places)
+  local live, bytes, here = held.live, held.live_bytes, {}
+  for number, draft in ipairs(drafts) do
+    local topic = draft[1]
+    if held.bounds[place_of(held, topic)].latest then
+      local before = here[topic]
+      if before == nil then
+        local value = value_of(topic)
+        before = value and not value.is_ended and value.size
+      end
+      local after = draft[2] ~= 'feed.deleted' and draft[5]
+      live = live + (after and 1 or 0) - (before and 1 or 0)
+      bytes = bytes + (after or 0) - (before or 0)
+      if after
+        and ((not before and live > held.max_topics) or (after > (before or 0) and bytes > held.max_bytes))
+      then
+        return { '507', (places and places[number] or number) - 1 }
+      end
+      here[topic] = after
+    end
+  end
+end
+
+local function commit_if_room(drafts, places)
+  return held and without_room(drafts, places) or commit(drafts)
+end
+
 local function commit_judged(drafts)
-  local kept, ids = judged(drafts)
+  local kept, ids, places = judged(drafts)
   if not kept then
     return ids
   end
-  local answer = #kept > 0 and commit(kept)
+  local answer = #kept > 0 and commit_if_room(kept, places)
+  if answer and #answer < 5 then
+    return answer
+  end
   if #kept == #drafts then
     return answer
   end
@@ -159,7 +204,7 @@ for place, batch in ipairs(cmsgpack.unpack(ARGV[9])) do
     answer = earlier_answer(key, fingerprint)
   end
   if answer == nil then
-    answer = has_terms and commit_judged(drafts) or not has_terms and commit(drafts)
+    answer = has_terms and commit_judged(drafts) or not has_terms and commit_if_room(drafts)
     if key ~= '' and #answer == 5 then
       local name, begin, count, _, ids = unpack(answer)
       call('HSET', answers, key, string.format('%s %s %.0f %.0f %s', fingerprint, name, begin, count, ids))
@@ -177,5 +222,6 @@ if first then
   note_topics(flat, begun)
   call('HSET', state, 'end', text(size), 'last', text(last), 'last_time', time_text)
 end
-local oldest, kept = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), first)
-return { given, oldest, kept, first and { epoch, first, last - first + 1 } }
+local oldest, kept, told = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]),
+  first, held, tonumber(ARGV[10]))
+return { given, oldest, kept, first and { epoch, first, last - first + 1 } or false, told }

@@ -3,8 +3,9 @@
 -- does not keep.
 --
 -- ARGV: a name in case a new epoch begins; the newest epoch and position that the caller knows to be written; the
--- position up to which it has seen everything; the four bounds of retention; how many epochs it has seen, their names,
--- oldest first, and the names of those that it knows to be lossy. Returns the record, as `look` does.
+-- position up to which it has seen everything; the four bounds of retention; how long tombstones are kept (ms); how
+-- many epochs it has seen, their names, oldest first, and the names of those that it knows to be lossy. Returns the
+-- record, as `look` does.
 local new_epoch, newest, written, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = last_seq()
 last_given() -- fails if no seq can follow: found out before the next publish
@@ -16,8 +17,8 @@ index_topics()
 -- If an epoch that the caller does not know begins before the position that it has seen, events that it knows are gone.
 -- Other nodes may not have seen these, and have to tell their readers too.
 local known, lossy = {}, {}
-for place = 10, #ARGV do
-  local names = place < 10 + tonumber(ARGV[9]) and known or lossy
+for place = 11, #ARGV do
+  local names = place < 11 + tonumber(ARGV[10]) and known or lossy
   names[ARGV[place]] = true
 end
 local entries = call('LRANGE', epochs, 0, -1)
@@ -46,5 +47,6 @@ for place, entry in ipairs(entries) do
     call('LSET', epochs, place - 1, entry .. ' lossy') -- counted from 0
   end
 end
-retain(last, now(), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))
+retain(last, now(), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), nil, classes_if_any(),
+  tonumber(ARGV[9]))
 return record(last)
