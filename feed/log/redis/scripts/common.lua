@@ -250,7 +250,7 @@ local function load_classes()
     held.bounds[place] = { pattern = pattern, events = max_events, bytes = max_bytes, age = age, latest = latest }
   end
   held.default = held.lanes[#held.lanes]
-  held.by_id, held.place, held.of = {}, {}, {}
+  held.by_id, held.place, held.of, held.waiting = {}, {}, {}, {}
   for place, lane in ipairs(held.lanes) do
     held.by_id[lane.id], held.place[lane.id] = lane, place
   end
@@ -359,10 +359,11 @@ local function count_in(lane, seq, size, time)
   lane.count, lane.bytes = lane.count + 1, lane.bytes + size
 end
 
--- Note an event that was appended. A kept one that it supersedes goes.
+-- Note an event that was appended. A kept one that it supersedes goes. It gets into its lane by `push_waiting`.
 local function add_to_class(held, place, seq, topic, type_, size, time)
   local lane = held.lanes[place]
-  call('RPUSH', lanes .. ':' .. place, lane_text(seq, size, time, lane.id, topic))
+  local some = held.waiting[place] or {}
+  some[#some + 1], held.waiting[place] = lane_text(seq, size, time, lane.id, topic), some
   count_in(lane, seq, size, time)
   if not held.bounds[place].latest then
     return
@@ -380,6 +381,15 @@ local function add_to_class(held, place, seq, topic, type_, size, time)
   local value = { seq = seq, size = size, id = lane.id, is_ended = type_ == 'feed.deleted' }
   call('HSET', values, topic, value_text(value))
   count_value(held, value, 1)
+end
+
+local function push_waiting(held)
+  for place, some in pairs(held.waiting) do
+    for start = 1, #some, 500 do
+      call('RPUSH', lanes .. ':' .. place, unpack(some, start, math.min(start + 499, #some)))
+    end
+  end
+  held.waiting = {}
 end
 
 -- Keep the newest event of its topic beyond the bounds of its class. Returns whether it is there.
@@ -406,7 +416,7 @@ local function keep_value(held, lane, seq, time, topic)
   return true
 end
 
-local function take_from(held, place, time)
+local function take_from(held, place, time, dense)
   local lane, bounds, key = held.lanes[place], held.bounds[place], lanes .. ':' .. place
   local some = math.max(2, math.min(500, lane.count - bounds.events + 1))
   local function is_over()
@@ -419,30 +429,37 @@ local function take_from(held, place, time)
       lane.count, lane.bytes = 0, 0
       return
     end
+    local parts, names = {}, {}
     for number, entry in ipairs(entries) do
-      if number > some or not is_over() then
+      parts[number] = { string.match(entry, '^(%d+) (%d+) (%d+) (%d+) (.*)$') }
+      names[number] = parts[number][5]
+    end
+    local newest = call('ZMSCORE', topics, unpack(names))
+    for number = 1, math.min(some, #entries) do
+      if not is_over() then
         break
       end
-      local seq, size, since, id, topic = string.match(entry, '^(%d+) (%d+) (%d+) (%d+) (.*)$')
-      seq, id = tonumber(seq), tonumber(id)
-      gone = number
+      local seq, size, since, id = unpack(parts[number])
+      local topic, its = names[number], held.by_id[tonumber(id)]
+      local is_newest = newest[number] and tonumber(newest[number]) == tonumber(seq)
+      seq, gone = tonumber(seq), number
+      -- `old` may have it: if `events` has lost it, or if it was kept before the settings changed.
+      local is_old = seq < dense or (its and seq <= its.popped)
       lane.count, lane.bytes = lane.count - 1, lane.bytes - tonumber(size)
-      local its = held.by_id[id]
       if its then
         its.popped = math.max(its.popped, seq)
       end
-      local is_newest = tonumber(call('ZSCORE', topics, topic) or 0) == seq
       if not (is_newest and bounds.latest and keep_value(held, lane, seq, tonumber(since), topic)) then
         lane.taken = math.max(lane.taken, seq)
-        drop_old(seq)
+        if is_old then
+          drop_old(seq)
+        end
         if is_newest then
           forget_topic(topic)
         end
       end
-      local following = entries[number + 1]
-      if following then
-        local head, _, head_time = string.match(following, '^(%d+) (%d+) (%d+)')
-        lane.head, lane.head_time = tonumber(head), tonumber(head_time)
+      if parts[number + 1] then
+        lane.head, lane.head_time = tonumber(parts[number + 1][1]), tonumber(parts[number + 1][3])
       end
     end
     call('LTRIM', key, gone, -1)
@@ -452,8 +469,10 @@ end
 
 -- Take what is beyond the bounds of its class, and tombstones that were kept for long enough.
 local function take(held, time, tombstone)
+  push_waiting(held)
+  local dense = tonumber(call('HGET', state, 'oldest'))
   for place = 1, #held.lanes do
-    take_from(held, place, time)
+    take_from(held, place, time, dense)
   end
   while true do
     local entry = call('LINDEX', ends, 0)
