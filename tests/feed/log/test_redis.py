@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from feed import EARLIEST, Event, Feed, FeedUnavailable, LogRefused, Retention
+from feed import EARLIEST, Event, Feed, FeedUnavailable, Keep, LogRefused, Retention
 from feed.control import Gap
 from feed.event import text_draft
 from feed.log import IdempotencyKey, check_log_url, without_password
@@ -799,7 +799,10 @@ async def test_a_redis_that_may_evict_is_refused_with_the_setting(stream: Nodes,
         server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
 
-async def test_in_a_redis_cluster_the_node_that_has_the_keys_is_found_and_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("retention", [Retention(), Retention(classes=(("**", Keep(events=1)),))], ids=["", "classes"])
+async def test_in_a_redis_cluster_the_node_that_has_the_keys_is_found_and_followed(
+    tmp_path: Path, retention: Retention
+) -> None:
     with contextlib.ExitStack() as stack:
         buses = [free_port(), free_port()]  # unless told, ten thousand above the port, which may be beyond the last one
         cluster = [
@@ -813,7 +816,7 @@ async def test_in_a_redis_cluster_the_node_that_has_the_keys_is_found_and_follow
             while b"cluster_state:ok" not in server.command("CLUSTER", "INFO"):
                 await asyncio.sleep(0.02)
         for stream in ("a", "b", "c", "d"):  # some on each
-            first, second = [await RedisLog.open(server.url(stream), Retention(), "node") for server in cluster]
+            first, second = [await RedisLog.open(server.url(stream), retention, "node") for server in cluster]
             ids = [*await append(first), *await append(second)]
             assert await follow(first, 0, 2) == await follow(second, 0, 2) == ids
             assert (await first.ask_others(b"")).silent == ()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from feed import EARLIEST, Event, Feed, FeedError, FeedOptions, InsufficientStorage, Retention, select
-from feed.event import Draft, deletion, text_draft
+from feed.event import Draft, deletion, on_terms, text_draft
 from feed.log import Log, lanes, open_log
 from feed.log.classes import parse_retain
 from feed.log.paging import read_back, read_on
 from feed.log.redis.log import RedisLog
 from feed.pattern import EVERYTHING
+from feed.terms import Terms
 from tests.support.crowd import until
 from tests.support.redis_server import RedisServer, Stream
 
@@ -301,6 +303,39 @@ async def test_an_epoch_that_covers_a_kept_event_is_not_forgotten(opened: Open, 
     assert len(stream.epochs) == 1_000
     assert later.id_at(1) == first
     assert await later.locate(first) == 1
+
+
+async def test_a_value_that_runs_out_leaves_a_tombstone_in_its_class(opened: Open) -> None:
+    log = await opened("s/*=latest,1", events=2)
+    await log.append([on_terms(text_draft("s/1", "x"), Terms(ttl=50))])
+    await put(log, "a", "s/2", "a", "a")
+    await until(lambda: log.position == 6, 10)
+    assert [(event.seq, event.type) for event in await log.fetch([1, 2, 3, 4, 5, 6])][-1] == (6, "feed.deleted")
+    assert await seqs(log) == [3, 4, 5, 6]
+    assert {topic.name: topic.ended for topic in await log.topics()} == {"a": False, "s/1": True, "s/2": False}
+
+
+async def test_a_user_with_the_rights_that_the_docs_name_may_have_classes(shared_redis: RedisServer) -> None:
+    name = secrets.token_hex(8)
+    rights = [
+        "+@stream",
+        "+@hash",
+        "+@list",
+        "+@sortedset",
+        "+@scripting",
+        "+@pubsub",
+        "+@connection",
+        "+info",
+        "+time",
+        "+exists",
+    ]
+    shared_redis.command("ACL", "SETUSER", name, "on", ">secret", f"~{{{name}}}:*", f"&{{{name}}}:*", *rights)
+    url = f"redis://{name}:secret@127.0.0.1:{shared_redis.port}/0?stream={name}"
+    for retain in ("s/*=latest,1; noise/*=1", "noise/*=1"):
+        log = await RedisLog.open(url, retention(retain, events=2), "node")
+        await put(log, "s/1", "s/2", "noise/1", "noise/1", "a", "a", "a")
+        assert (await seqs(log))[-1] == log.position
+        await log.close()
 
 
 # Over feeds.

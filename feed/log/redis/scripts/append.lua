@@ -26,7 +26,7 @@ if is_other(last, newest_known, written) then
 end
 local epoch = epoch_of(call('LINDEX', epochs, -1))
 local known = call('HMGET', state, 'end', 'last_time', 'classes')
-local held = known[3] and load_classes() or nil
+local held = known[3] and classes_held() or nil
 local size = tonumber(known[1] or 0)
 -- The times of events never go back, whatever the clock does, and whichever machine's clock it is.
 local time_text = text(math.max(time, last_time, tonumber(known[2] or 0)))
@@ -222,6 +222,7 @@ if first then
   note_topics(flat, begun)
   call('HSET', state, 'end', text(size), 'last', text(last), 'last_time', time_text)
 end
-local oldest, kept, told = retain(last, time, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]),
-  first, held, tonumber(ARGV[10]))
+local max_events, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local max_age, max_answers = tonumber(ARGV[6]), tonumber(ARGV[7])
+local oldest, kept, told = retain(last, time, max_events, max_bytes, max_age, max_answers, first, held, tonumber(ARGV[10]))
 return { given, oldest, kept, first and { epoch, first, last - first + 1 } or false, told }

@@ -219,412 +219,442 @@ local function note_oldest(last, size, time)
   return oldest, start, time
 end
 
--- The classes, if the log has any. Each lane has the numbers of a class: its `id`, by which events name it; `first`,
--- `taken` and `ended`, see `Mark`; `popped`, the highest seq that was beyond its bounds; `count` and `bytes` of what is
--- within them, the seq and time of the oldest of these, `head` and `head_time`; `kept` and `kept_bytes` of what `latest`
--- keeps beyond them. `retired` has those of classes that are not named any more, while `events` has events of theirs:
--- `gone_at` is the last seq before they went.
-local NUMBERS = {
-  'id', 'first', 'taken', 'ended', 'popped', 'count', 'bytes', 'head', 'head_time', 'kept', 'kept_bytes', 'gone_at',
-}
+local load_classes, save_classes, place_of, is_within, value_of, add_to_class, take, oldest_kept, classes_now
+local note_missing, move_to_old, rebuild_classes
 
-local function load_classes()
-  local blobs = call('HMGET', classes, 'settings', 'marks')
-  if not (blobs[1] and blobs[2]) then
-    return nil
-  end
-  local settings, marks = cmsgpack.unpack(blobs[1]), cmsgpack.unpack(blobs[2])
-  local held = { max_topics = settings[1], max_bytes = settings[2], bounds = {}, lanes = {}, retired = {} }
-  held.generation, held.next_id, held.live, held.live_bytes = unpack(marks[1])
-  for place = 2, #marks do
-    local lane = {}
-    for number, name in ipairs(NUMBERS) do
-      lane[name] = marks[place][number]
-    end
-    local some = place - 1 <= #settings[3] and held.lanes or held.retired
-    some[#some + 1] = lane
-  end
-  for place, each in ipairs(settings[3]) do
-    local named, pattern, max_events, max_bytes, age, latest = unpack(each)
-    held.lanes[place].pattern = named
-    held.bounds[place] = { pattern = pattern, events = max_events, bytes = max_bytes, age = age, latest = latest }
-  end
-  held.default = held.lanes[#held.lanes]
-  held.by_id, held.place, held.of = {}, {}, {}
-  for place, lane in ipairs(held.lanes) do
-    held.by_id[lane.id], held.place[lane.id] = lane, place
-  end
-  for _, lane in ipairs(held.retired) do
-    held.by_id[lane.id] = lane
-  end
-  return held
-end
-
-local function classes_if_any()
-  return call('HEXISTS', state, 'classes') == 1 and load_classes() or nil
-end
-
--- Written with each append, so it is short: numbers, without their names.
-local function save_classes(held)
-  local marks = { { held.generation, held.next_id, held.live, held.live_bytes } }
-  for _, some in ipairs({ held.lanes, held.retired }) do
-    for _, lane in ipairs(some) do
-      local numbers = {}
-      for number, name in ipairs(NUMBERS) do
-        numbers[number] = lane[name] or 0
-      end
-      marks[#marks + 1] = numbers
-    end
-  end
-  call('HSET', classes, 'marks', cmsgpack.pack(marks))
-end
-
-local function place_of(held, topic)
-  local place = held.of[topic]
-  if not place then
-    place = 1
-    while place < #held.bounds and not string.find(topic, held.bounds[place].pattern) do
-      place = place + 1
-    end
-    held.of[topic] = place
-  end
-  return place
-end
-
--- Whether an event is within the bounds of its class. If it is not, `old` has it if it is kept.
-local function is_within(held, seq, fields)
-  local lane = held.by_id[tonumber(fields[CLASS] or 0)] or held.default
-  return seq > lane.popped
-end
-
--- How many characters a text has: as `Event.size` counts.
-local function length(text_)
-  if not string.find(text_, '[\128-\255]') then
-    return #text_
-  end
-  return #text_ - select(2, string.gsub(text_, '[\128-\191]', ''))
-end
-
-local function size_of(fields)
-  return length(fields[TOPIC]) + length(fields[TYPE]) + length(fields[FIELDS]) + 64
-end
-
-local function keep_old(seq, fields)
-  call('ZADD', old, text(seq), cmsgpack.pack({ seq, fields }))
-end
-
-local function drop_old(seq)
-  call('ZREMRANGEBYSCORE', old, text(seq), text(seq))
-end
-
-local function value_of(topic)
-  local value = call('HGET', values, topic)
-  if not value then
-    return nil
-  end
-  local seq, size, id, flags = string.match(value, '^(%d+) (%d+) (%d+) ?(%a*)$')
-  return {
-    seq = tonumber(seq),
-    size = tonumber(size),
-    id = tonumber(id),
-    is_kept = string.find(flags, 'k', 1, true) ~= nil,
-    is_ended = string.find(flags, 'e', 1, true) ~= nil,
+-- Define what is needed where there are classes only: each function costs every call of a script some time.
+local function define_classes()
+  -- The classes, if the log has any. Each lane has the numbers of a class: its `id`, by which events name it;
+  -- `first`, `taken` and `ended`, see `Mark`; `popped`, the highest seq that was beyond its bounds; `count` and
+  -- `bytes` of what is within them, the seq and time of the oldest of these, `head` and `head_time`; `kept` and
+  -- `kept_bytes` of what `latest` keeps beyond them. `retired` has those of classes that are not named any more,
+  -- while `events` has events of theirs: `gone_at` is the last seq before they went.
+  local NUMBERS = {
+    'id', 'first', 'taken', 'ended', 'popped', 'count', 'bytes', 'head', 'head_time', 'kept', 'kept_bytes', 'gone_at',
   }
-end
 
-local function value_text(value)
-  local flags = (value.is_kept and 'k' or '') .. (value.is_ended and 'e' or '')
-  return text(value.seq) .. ' ' .. text(value.size) .. ' ' .. text(value.id) .. ' ' .. flags
-end
-
-local function count_value(held, value, sign)
-  if not value.is_ended then
-    held.live, held.live_bytes = held.live + sign, held.live_bytes + sign * value.size
-  end
-end
-
-local function forget_topic(topic)
-  call('ZREM', topics, topic)
-  call('HDEL', firsts, topic)
-end
-
-local function lane_text(seq, size, time, id, topic)
-  return text(seq) .. ' ' .. text(size) .. ' ' .. text(time) .. ' ' .. text(id) .. ' ' .. topic
-end
-
-local function count_in(lane, seq, size, time)
-  if lane.count == 0 then
-    lane.head, lane.head_time = seq, time
-  end
-  lane.count, lane.bytes = lane.count + 1, lane.bytes + size
-end
-
--- Note an event that was appended. A kept one that it supersedes goes.
-local function add_to_class(held, place, seq, topic, type_, size, time)
-  local lane = held.lanes[place]
-  call('RPUSH', lanes .. ':' .. place, lane_text(seq, size, time, lane.id, topic))
-  count_in(lane, seq, size, time)
-  if not held.bounds[place].latest then
-    return
-  end
-  local before = value_of(topic)
-  if before then
-    count_value(held, before, -1)
-    if before.is_kept then
-      local its = held.by_id[before.id]
-      drop_old(before.seq)
-      its.kept, its.kept_bytes = its.kept - 1, its.kept_bytes - before.size
-      its.taken = math.max(its.taken, before.seq)
+  function load_classes()
+    local blobs = call('HMGET', classes, 'settings', 'marks')
+    if not (blobs[1] and blobs[2]) then
+      return nil
     end
-  end
-  local value = { seq = seq, size = size, id = lane.id, is_ended = type_ == 'feed.deleted' }
-  call('HSET', values, topic, value_text(value))
-  count_value(held, value, 1)
-end
-
--- Keep the newest event of its topic beyond the bounds of its class. Returns whether it is there.
-local function keep_value(held, lane, seq, time, topic)
-  local value = value_of(topic)
-  if not value or value.seq ~= seq then
-    return false
-  end
-  if call('ZCOUNT', old, text(seq), text(seq)) == 0 then
-    local fields = event_at(seq)
-    if not fields then
-      count_value(held, value, -1)
-      call('HDEL', values, topic)
-      return false
-    end
-    keep_old(seq, fields)
-  end
-  value.is_kept, value.id = true, lane.id
-  call('HSET', values, topic, value_text(value))
-  lane.kept, lane.kept_bytes = lane.kept + 1, lane.kept_bytes + value.size
-  if value.is_ended then
-    call('RPUSH', ends, text(seq) .. ' ' .. text(time) .. ' ' .. topic)
-  end
-  return true
-end
-
-local function take_from(held, place, time)
-  local lane, bounds, key = held.lanes[place], held.bounds[place], lanes .. ':' .. place
-  local some = math.max(2, math.min(500, lane.count - bounds.events + 1))
-  local function is_over()
-    return lane.count > 0
-      and (lane.count > bounds.events or lane.bytes > bounds.bytes or lane.head_time < time - bounds.age)
-  end
-  while is_over() do
-    local entries, gone = call('LRANGE', key, 0, some), 0
-    if #entries == 0 then -- another client has removed them
-      lane.count, lane.bytes = 0, 0
-      return
-    end
-    for number, entry in ipairs(entries) do
-      if number > some or not is_over() then
-        break
+    local settings, marks = cmsgpack.unpack(blobs[1]), cmsgpack.unpack(blobs[2])
+    local held = { max_topics = settings[1], max_bytes = settings[2], bounds = {}, lanes = {}, retired = {} }
+    held.generation, held.next_id, held.live, held.live_bytes = unpack(marks[1])
+    for place = 2, #marks do
+      local lane = {}
+      for number, name in ipairs(NUMBERS) do
+        lane[name] = marks[place][number]
       end
-      local seq, size, since, id, topic = string.match(entry, '^(%d+) (%d+) (%d+) (%d+) (.*)$')
-      seq, id = tonumber(seq), tonumber(id)
-      gone = number
-      lane.count, lane.bytes = lane.count - 1, lane.bytes - tonumber(size)
-      local its = held.by_id[id]
-      if its then
-        its.popped = math.max(its.popped, seq)
-      end
-      local is_newest = tonumber(call('ZSCORE', topics, topic) or 0) == seq
-      if not (is_newest and bounds.latest and keep_value(held, lane, seq, tonumber(since), topic)) then
-        lane.taken = math.max(lane.taken, seq)
-        drop_old(seq)
-        if is_newest then
-          forget_topic(topic)
+      local some = place - 1 <= #settings[3] and held.lanes or held.retired
+      some[#some + 1] = lane
+    end
+    for place, each in ipairs(settings[3]) do
+      local named, pattern, max_events, max_bytes, age, latest = unpack(each)
+      held.lanes[place].pattern = named
+      held.bounds[place] = { pattern = pattern, events = max_events, bytes = max_bytes, age = age, latest = latest }
+    end
+    held.default = held.lanes[#held.lanes]
+    held.by_id, held.place, held.of, held.waiting = {}, {}, {}, {}
+    for place, lane in ipairs(held.lanes) do
+      held.by_id[lane.id], held.place[lane.id] = lane, place
+    end
+    for _, lane in ipairs(held.retired) do
+      held.by_id[lane.id] = lane
+    end
+    return held
+  end
+
+  -- Written with each append, so it is short: numbers, without their names.
+  function save_classes(held)
+    local marks = { { held.generation, held.next_id, held.live, held.live_bytes } }
+    for _, some in ipairs({ held.lanes, held.retired }) do
+      for _, lane in ipairs(some) do
+        local numbers = {}
+        for number, name in ipairs(NUMBERS) do
+          numbers[number] = lane[name] or 0
         end
-      end
-      local following = entries[number + 1]
-      if following then
-        local head, _, head_time = string.match(following, '^(%d+) (%d+) (%d+)')
-        lane.head, lane.head_time = tonumber(head), tonumber(head_time)
+        marks[#marks + 1] = numbers
       end
     end
-    call('LTRIM', key, gone, -1)
-    some = math.min(500, some * 2)
+    call('HSET', classes, 'marks', cmsgpack.pack(marks))
   end
-end
 
--- Take what is beyond the bounds of its class, and tombstones that were kept for long enough.
-local function take(held, time, tombstone)
-  for place = 1, #held.lanes do
-    take_from(held, place, time)
-  end
-  while true do
-    local entry = call('LINDEX', ends, 0)
-    if not entry then
-      return
-    end
-    local seq, since, topic = string.match(entry, '^(%d+) (%d+) (.*)$')
-    seq = tonumber(seq)
-    local value = value_of(topic)
-    local is_there = value and value.seq == seq
-    if is_there and tonumber(since) >= time - tombstone then
-      return
-    end
-    call('LPOP', ends)
-    if is_there then
-      local its = held.by_id[value.id]
-      its.kept, its.kept_bytes = its.kept - 1, its.kept_bytes - value.size
-      its.taken, its.ended = math.max(its.taken, seq), math.max(its.ended, seq)
-      call('HDEL', values, topic)
-      drop_old(seq)
-      forget_topic(topic)
-    end
-  end
-end
-
--- The oldest event that a class keeps: its seq, and its time.
-local function oldest_kept(held, last, time)
-  local oldest = last + 1
-  for _, lane in ipairs(held.lanes) do
-    if lane.count > 0 and lane.head < oldest then
-      oldest, time = lane.head, lane.head_time
-    end
-  end
-  local kept = call('ZRANGE', old, 0, 0, 'WITHSCORES')
-  if kept[1] and tonumber(kept[2]) < oldest then
-    oldest, time = tonumber(kept[2]), tonumber(old_entry(kept[1])[2][TIME])
-  end
-  return oldest, time
-end
-
--- What nodes have to know: the generation, the oldest seq and its time, when the next event is too old for its class,
--- the time of the oldest kept tombstone or -1, how many events are retained and their sizes; then first, taken, ended,
--- count and bytes of each class.
-local function classes_now(held, last)
-  local oldest, oldest_time = oldest_kept(held, last, 0)
-  local tombstone = tonumber(string.match(call('LINDEX', ends, 0) or '', '^%d+ (%d+)') or -1)
-  local answer = { held.generation, oldest, oldest_time, MAX_SEQ, tombstone, 0, 0 }
-  for place, lane in ipairs(held.lanes) do
-    if lane.count > 0 then
-      answer[4] = math.min(answer[4], lane.head_time + held.bounds[place].age + 1)
-    end
-    local count, bytes = lane.count + lane.kept, lane.bytes + lane.kept_bytes
-    answer[6], answer[7] = answer[6] + count, answer[7] + bytes
-    for _, number in ipairs({ lane.first, lane.taken, lane.ended, count, bytes }) do
-      answer[#answer + 1] = number
-    end
-  end
-  return answer
-end
-
--- Events up to this one were lost. Of which class they were cannot be known: any reader may miss some.
-local function note_missing(held, seq)
-  for _, lane in ipairs(held.lanes) do
-    lane.taken = math.max(lane.taken, seq)
-  end
-end
-
--- Move what `events` is about to lose, and a class keeps, to `old`. Note what another client has deleted.
-local function move_to_old(held, low, high)
-  local from, to, following = '0-' .. text(low), '0-' .. text(high), low
-  repeat
-    local entries = call('XRANGE', events, from, to, 'COUNT', 100)
-    for _, entry in ipairs(entries) do
-      local seq = seq_of(entry[1])
-      if seq > following then
-        note_missing(held, seq - 1)
+  function place_of(held, topic)
+    local place = held.of[topic]
+    if not place then
+      place = 1
+      while place < #held.bounds and not string.find(topic, held.bounds[place].pattern) do
+        place = place + 1
       end
-      if not is_ours(entry) then
-        note_missing(held, seq)
-      elseif is_within(held, seq, entry[2]) then
-        keep_old(seq, entry[2])
-      end
-      from, following = '(' .. entry[1], seq + 1
+      held.of[topic] = place
     end
-  until #entries < 100
-  if following <= high then
-    note_missing(held, high)
+    return place
   end
-end
 
-local function clear_hash(key)
-  local names = call('HKEYS', key)
-  for place = 1, #names, 500 do
-    call('HDEL', key, unpack(names, place, math.min(place + 499, #names)))
+  -- Whether an event is within the bounds of its class. If it is not, `old` has it if it is kept.
+  function is_within(held, seq, fields)
+    local lane = held.by_id[tonumber(fields[CLASS] or 0)] or held.default
+    return seq > lane.popped
   end
-end
 
--- Make lanes, values and the index of topics from the events that are there. The classes have been changed, or events
--- were lost. It looks at every event, once.
-local function rebuild_classes(held, last)
-  call('ZREMRANGEBYSCORE', old, '(' .. text(last), '+inf')
-  clear_hash(values)
-  clear_hash(firsts)
-  call('LTRIM', ends, 1, 0) -- empties it
-  call('ZREMRANGEBYRANK', topics, 0, -1)
-  for place = 1, 33 do
-    call('LTRIM', lanes .. ':' .. place, 1, 0)
+  -- How many characters a text has: as `Event.size` counts.
+  local function length(text_)
+    if not string.find(text_, '[\128-\255]') then
+      return #text_
+    end
+    return #text_ - select(2, string.gsub(text_, '[\128-\191]', ''))
   end
-  held.live, held.live_bytes = 0, 0
-  local pending, newest, begun, found = {}, {}, {}, {}
-  for place, lane in ipairs(held.lanes) do
-    lane.count, lane.bytes, lane.head, lane.head_time, lane.kept, lane.kept_bytes = 0, 0, 0, 0, 0, 0
-    pending[place] = {}
+
+  local function size_of(fields)
+    return length(fields[TOPIC]) + length(fields[TYPE]) + length(fields[FIELDS]) + 64
   end
-  local function push(place)
-    local some = pending[place]
-    if #some > 0 then
-      call('RPUSH', lanes .. ':' .. place, unpack(some))
-      pending[place] = {}
+
+  local function keep_old(seq, fields)
+    call('ZADD', old, text(seq), cmsgpack.pack({ seq, fields }))
+  end
+
+  local function drop_old(seq)
+    call('ZREMRANGEBYSCORE', old, text(seq), text(seq))
+  end
+
+  function value_of(topic)
+    local value = call('HGET', values, topic)
+    if not value then
+      return nil
+    end
+    local seq, size, id, flags = string.match(value, '^(%d+) (%d+) (%d+) ?(%a*)$')
+    return {
+      seq = tonumber(seq),
+      size = tonumber(size),
+      id = tonumber(id),
+      is_kept = string.find(flags, 'k', 1, true) ~= nil,
+      is_ended = string.find(flags, 'e', 1, true) ~= nil,
+    }
+  end
+
+  local function value_text(value)
+    local flags = (value.is_kept and 'k' or '') .. (value.is_ended and 'e' or '')
+    return text(value.seq) .. ' ' .. text(value.size) .. ' ' .. text(value.id) .. ' ' .. flags
+  end
+
+  local function count_value(held, value, sign)
+    if not value.is_ended then
+      held.live, held.live_bytes = held.live + sign, held.live_bytes + sign * value.size
     end
   end
-  local function add(seq, fields)
-    local id, topic, size = tonumber(fields[CLASS] or 0), fields[TOPIC], size_of(fields)
-    local place = held.place[id] or #held.lanes
+
+  local function forget_topic(topic)
+    call('ZREM', topics, topic)
+    call('HDEL', firsts, topic)
+  end
+
+  local function lane_text(seq, size, time, id, topic)
+    return text(seq) .. ' ' .. text(size) .. ' ' .. text(time) .. ' ' .. text(id) .. ' ' .. topic
+  end
+
+  local function count_in(lane, seq, size, time)
+    if lane.count == 0 then
+      lane.head, lane.head_time = seq, time
+    end
+    lane.count, lane.bytes = lane.count + 1, lane.bytes + size
+  end
+
+  -- Note an event that was appended. A kept one that it supersedes goes. It gets into its lane by `push_waiting`.
+  function add_to_class(held, place, seq, topic, type_, size, time)
     local lane = held.lanes[place]
-    count_in(lane, seq, size, tonumber(fields[TIME]))
-    local some = pending[place]
-    some[#some + 1] = lane_text(seq, size, tonumber(fields[TIME]), id, topic)
-    if #some == 500 then
-      push(place)
+    local some = held.waiting[place] or {}
+    some[#some + 1], held.waiting[place] = lane_text(seq, size, time, lane.id, topic), some
+    count_in(lane, seq, size, time)
+    if not held.bounds[place].latest then
+      return
     end
-    newest[topic], begun[topic] = seq, begun[topic] or seq
-    if held.bounds[place].latest then
-      found[topic] = { seq = seq, size = size, id = lane.id, is_ended = fields[TYPE] == 'feed.deleted' }
-    end
-  end
-  local dense = tonumber(call('HGET', state, 'oldest'))
-  local from = '-inf'
-  repeat
-    local members = call('ZRANGEBYSCORE', old, from, '(' .. text(dense), 'LIMIT', 0, 100)
-    for _, member in ipairs(members) do
-      local entry = old_entry(member)
-      add(seq_of(entry[1]), entry[2])
-      from = '(' .. string.sub(entry[1], 3)
-    end
-  until #members < 100
-  from = '0-' .. text(dense)
-  repeat
-    local entries = call('XRANGE', events, from, '+', 'COUNT', 100)
-    for _, entry in ipairs(entries) do
-      local seq = seq_of(entry[1])
-      if is_ours(entry)
-        and (is_within(held, seq, entry[2]) or call('ZCOUNT', old, text(seq), text(seq)) > 0)
-      then
-        add(seq, entry[2])
+    local before = value_of(topic)
+    if before then
+      count_value(held, before, -1)
+      if before.is_kept then
+        local its = held.by_id[before.id]
+        drop_old(before.seq)
+        its.kept, its.kept_bytes = its.kept - 1, its.kept_bytes - before.size
+        its.taken = math.max(its.taken, before.seq)
       end
-      from = '(' .. entry[1]
     end
-  until #entries < 100
-  for place = 1, #held.lanes do
-    push(place)
-  end
-  for topic, value in pairs(found) do
+    local value = { seq = seq, size = size, id = lane.id, is_ended = type_ == 'feed.deleted' }
     call('HSET', values, topic, value_text(value))
     count_value(held, value, 1)
   end
-  local flat = {}
-  for topic, seq in pairs(newest) do
-    flat[#flat + 1], flat[#flat + 2] = text(seq), topic
+
+  local function push_waiting(held)
+    for place, some in pairs(held.waiting) do
+      for start = 1, #some, 500 do
+        call('RPUSH', lanes .. ':' .. place, unpack(some, start, math.min(start + 499, #some)))
+      end
+    end
+    held.waiting = {}
   end
-  note_topics(flat, begun)
+
+  -- Keep the newest event of its topic beyond the bounds of its class. Returns whether it is there.
+  local function keep_value(held, lane, seq, time, topic)
+    local value = value_of(topic)
+    if not value or value.seq ~= seq then
+      return false
+    end
+    if call('ZCOUNT', old, text(seq), text(seq)) == 0 then
+      local fields = event_at(seq)
+      if not fields then
+        count_value(held, value, -1)
+        call('HDEL', values, topic)
+        return false
+      end
+      keep_old(seq, fields)
+    end
+    value.is_kept, value.id = true, lane.id
+    call('HSET', values, topic, value_text(value))
+    lane.kept, lane.kept_bytes = lane.kept + 1, lane.kept_bytes + value.size
+    if value.is_ended then
+      call('RPUSH', ends, text(seq) .. ' ' .. text(time) .. ' ' .. topic)
+    end
+    return true
+  end
+
+  local function take_from(held, place, time, dense)
+    local lane, bounds, key = held.lanes[place], held.bounds[place], lanes .. ':' .. place
+    local some = math.max(2, math.min(500, lane.count - bounds.events + 1))
+    local function is_over()
+      return lane.count > 0
+        and (lane.count > bounds.events or lane.bytes > bounds.bytes or lane.head_time < time - bounds.age)
+    end
+    while is_over() do
+      local entries, gone = call('LRANGE', key, 0, some), 0
+      if #entries == 0 then -- another client has removed them
+        lane.count, lane.bytes = 0, 0
+        return
+      end
+      local parts, names = {}, {}
+      for number, entry in ipairs(entries) do
+        parts[number] = { string.match(entry, '^(%d+) (%d+) (%d+) (%d+) (.*)$') }
+        names[number] = parts[number][5]
+      end
+      local newest = call('ZMSCORE', topics, unpack(names))
+      for number = 1, math.min(some, #entries) do
+        if not is_over() then
+          break
+        end
+        local seq, size, since, id = unpack(parts[number])
+        local topic, its = names[number], held.by_id[tonumber(id)]
+        local is_newest = newest[number] and tonumber(newest[number]) == tonumber(seq)
+        seq, gone = tonumber(seq), number
+        -- `old` may have it: if `events` has lost it, or if it was kept before the settings changed.
+        local is_old = seq < dense or (its and seq <= its.popped)
+        lane.count, lane.bytes = lane.count - 1, lane.bytes - tonumber(size)
+        if its then
+          its.popped = math.max(its.popped, seq)
+        end
+        if not (is_newest and bounds.latest and keep_value(held, lane, seq, tonumber(since), topic)) then
+          lane.taken = math.max(lane.taken, seq)
+          if is_old then
+            drop_old(seq)
+          end
+          if is_newest then
+            forget_topic(topic)
+          end
+        end
+        if parts[number + 1] then
+          lane.head, lane.head_time = tonumber(parts[number + 1][1]), tonumber(parts[number + 1][3])
+        end
+      end
+      call('LTRIM', key, gone, -1)
+      some = math.min(500, some * 2)
+    end
+  end
+
+  -- Take what is beyond the bounds of its class, and tombstones that were kept for long enough.
+  function take(held, time, tombstone)
+    push_waiting(held)
+    local dense = tonumber(call('HGET', state, 'oldest'))
+    for place = 1, #held.lanes do
+      take_from(held, place, time, dense)
+    end
+    while true do
+      local entry = call('LINDEX', ends, 0)
+      if not entry then
+        return
+      end
+      local seq, since, topic = string.match(entry, '^(%d+) (%d+) (.*)$')
+      seq = tonumber(seq)
+      local value = value_of(topic)
+      local is_there = value and value.seq == seq
+      if is_there and tonumber(since) >= time - tombstone then
+        return
+      end
+      call('LPOP', ends)
+      if is_there then
+        local its = held.by_id[value.id]
+        its.kept, its.kept_bytes = its.kept - 1, its.kept_bytes - value.size
+        its.taken, its.ended = math.max(its.taken, seq), math.max(its.ended, seq)
+        call('HDEL', values, topic)
+        drop_old(seq)
+        forget_topic(topic)
+      end
+    end
+  end
+
+  -- The oldest event that a class keeps: its seq, and its time.
+  function oldest_kept(held, last, time)
+    local oldest = last + 1
+    for _, lane in ipairs(held.lanes) do
+      if lane.count > 0 and lane.head < oldest then
+        oldest, time = lane.head, lane.head_time
+      end
+    end
+    local kept = call('ZRANGE', old, 0, 0, 'WITHSCORES')
+    if kept[1] and tonumber(kept[2]) < oldest then
+      oldest, time = tonumber(kept[2]), tonumber(old_entry(kept[1])[2][TIME])
+    end
+    return oldest, time
+  end
+
+  -- What nodes have to know: the generation, the oldest seq and its time, when the next event is too old for its
+  -- class, the time of the oldest kept tombstone or -1, how many events are retained and their sizes; then first,
+  -- taken, ended, count and bytes of each class.
+  function classes_now(held, last)
+    local oldest, oldest_time = oldest_kept(held, last, 0)
+    local tombstone = tonumber(string.match(call('LINDEX', ends, 0) or '', '^%d+ (%d+)') or -1)
+    local answer = { held.generation, oldest, oldest_time, MAX_SEQ, tombstone, 0, 0 }
+    for place, lane in ipairs(held.lanes) do
+      if lane.count > 0 then
+        answer[4] = math.min(answer[4], lane.head_time + held.bounds[place].age + 1)
+      end
+      local count, bytes = lane.count + lane.kept, lane.bytes + lane.kept_bytes
+      answer[6], answer[7] = answer[6] + count, answer[7] + bytes
+      for _, number in ipairs({ lane.first, lane.taken, lane.ended, count, bytes }) do
+        answer[#answer + 1] = number
+      end
+    end
+    return answer
+  end
+
+  -- Events up to this one were lost. Of which class they were cannot be known: any reader may miss some.
+  function note_missing(held, seq)
+    for _, lane in ipairs(held.lanes) do
+      lane.taken = math.max(lane.taken, seq)
+    end
+  end
+
+  -- Move what `events` is about to lose, and a class keeps, to `old`. Note what another client has deleted.
+  function move_to_old(held, low, high)
+    local from, to, following = '0-' .. text(low), '0-' .. text(high), low
+    repeat
+      local entries = call('XRANGE', events, from, to, 'COUNT', 100)
+      for _, entry in ipairs(entries) do
+        local seq = seq_of(entry[1])
+        if seq > following then
+          note_missing(held, seq - 1)
+        end
+        if not is_ours(entry) then
+          note_missing(held, seq)
+        elseif is_within(held, seq, entry[2]) then
+          keep_old(seq, entry[2])
+        end
+        from, following = '(' .. entry[1], seq + 1
+      end
+    until #entries < 100
+    if following <= high then
+      note_missing(held, high)
+    end
+  end
+
+  local function clear_hash(key)
+    local names = call('HKEYS', key)
+    for place = 1, #names, 500 do
+      call('HDEL', key, unpack(names, place, math.min(place + 499, #names)))
+    end
+  end
+
+  -- Make lanes, values and the index of topics from the events that are there. The classes have been changed, or
+  -- events were lost. It looks at every event, once.
+  function rebuild_classes(held, last)
+    call('ZREMRANGEBYSCORE', old, '(' .. text(last), '+inf')
+    clear_hash(values)
+    clear_hash(firsts)
+    call('LTRIM', ends, 1, 0) -- empties it
+    call('ZREMRANGEBYRANK', topics, 0, -1)
+    for place = 1, 33 do
+      call('LTRIM', lanes .. ':' .. place, 1, 0)
+    end
+    held.live, held.live_bytes = 0, 0
+    local pending, newest, begun, found = {}, {}, {}, {}
+    for place, lane in ipairs(held.lanes) do
+      lane.count, lane.bytes, lane.head, lane.head_time, lane.kept, lane.kept_bytes = 0, 0, 0, 0, 0, 0
+      pending[place] = {}
+    end
+    local function push(place)
+      local some = pending[place]
+      if #some > 0 then
+        call('RPUSH', lanes .. ':' .. place, unpack(some))
+        pending[place] = {}
+      end
+    end
+    local function add(seq, fields)
+      local id, topic, size = tonumber(fields[CLASS] or 0), fields[TOPIC], size_of(fields)
+      local place = held.place[id] or #held.lanes
+      local lane = held.lanes[place]
+      count_in(lane, seq, size, tonumber(fields[TIME]))
+      local some = pending[place]
+      some[#some + 1] = lane_text(seq, size, tonumber(fields[TIME]), id, topic)
+      if #some == 500 then
+        push(place)
+      end
+      newest[topic], begun[topic] = seq, begun[topic] or seq
+      if held.bounds[place].latest then
+        found[topic] = { seq = seq, size = size, id = lane.id, is_ended = fields[TYPE] == 'feed.deleted' }
+      end
+    end
+    local dense = tonumber(call('HGET', state, 'oldest'))
+    local from = '-inf'
+    repeat
+      local members = call('ZRANGEBYSCORE', old, from, '(' .. text(dense), 'LIMIT', 0, 100)
+      for _, member in ipairs(members) do
+        local entry = old_entry(member)
+        add(seq_of(entry[1]), entry[2])
+        from = '(' .. string.sub(entry[1], 3)
+      end
+    until #members < 100
+    from = '0-' .. text(dense)
+    repeat
+      local entries = call('XRANGE', events, from, '+', 'COUNT', 100)
+      for _, entry in ipairs(entries) do
+        local seq = seq_of(entry[1])
+        if is_ours(entry)
+          and (is_within(held, seq, entry[2]) or call('ZCOUNT', old, text(seq), text(seq)) > 0)
+        then
+          add(seq, entry[2])
+        end
+        from = '(' .. entry[1]
+      end
+    until #entries < 100
+    for place = 1, #held.lanes do
+      push(place)
+    end
+    for topic, value in pairs(found) do
+      call('HSET', values, topic, value_text(value))
+      count_value(held, value, 1)
+    end
+    local flat = {}
+    for topic, seq in pairs(newest) do
+      flat[#flat + 1], flat[#flat + 2] = text(seq), topic
+    end
+    note_topics(flat, begun)
+  end
+end
+
+local function classes_held()
+  define_classes()
+  return load_classes()
+end
+
+local function classes_if_any()
+  return call('HEXISTS', state, 'classes') == 1 and classes_held() or nil
 end
 
 -- Whether a new epoch has to begin: the log is new, or Redis is another server than before, or events are gone that
@@ -769,7 +799,7 @@ local function record(last)
   local entry = call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
   local there = entry and seq_of(entry[1]) or last + 1 -- another client may have trimmed the stream
   local server, is_primary = server_now()
-  local held = values[6] and load_classes()
+  local held = values[6] and classes_held()
   local told = held and classes_now(held, last) or {}
   return {
     call('LRANGE', epochs, 0, -1),

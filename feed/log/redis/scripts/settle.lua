@@ -11,6 +11,7 @@ if not call('LINDEX', epochs, -1) or (before and call('HGET', classes, 'settings
   return record(last)
 end
 index_topics()
+define_classes()
 
 local dense = tonumber(call('HGET', state, 'oldest'))
 local by_pattern = {}

@@ -11,7 +11,7 @@ local held = classes_if_any()
 local first_seqs = #names > 0 and call('HMGET', firsts, unpack(names)) or {}
 for place, name in ipairs(names) do
   local count, value = #answer, held and value_of(name)
-  answer[count + 1], answer[count + 2], answer[count + 3] = name, tonumber(found[2 * place]), tonumber(first_seqs[place] or 1)
-  answer[count + 4] = value and value.is_ended and 1 or 0
+  answer[count + 1], answer[count + 2] = name, tonumber(found[2 * place])
+  answer[count + 3], answer[count + 4] = tonumber(first_seqs[place] or 1), value and value.is_ended and 1 or 0
 end
 return { answer, held and classes_now(held, last_seq()) or nil }
