@@ -317,18 +317,8 @@ async def test_a_value_that_runs_out_leaves_a_tombstone_in_its_class(opened: Ope
 
 async def test_a_user_with_the_rights_that_the_docs_name_may_have_classes(shared_redis: RedisServer) -> None:
     name = secrets.token_hex(8)
-    rights = [
-        "+@stream",
-        "+@hash",
-        "+@list",
-        "+@sortedset",
-        "+@scripting",
-        "+@pubsub",
-        "+@connection",
-        "+info",
-        "+time",
-        "+exists",
-    ]
+    kinds = ("stream", "hash", "list", "sortedset", "scripting", "pubsub", "connection")
+    rights = [*(f"+@{kind}" for kind in kinds), "+info", "+time", "+exists"]
     shared_redis.command("ACL", "SETUSER", name, "on", ">secret", f"~{{{name}}}:*", f"&{{{name}}}:*", *rights)
     url = f"redis://{name}:secret@127.0.0.1:{shared_redis.port}/0?stream={name}"
     for retain in ("s/*=latest,1; noise/*=1", "noise/*=1"):

@@ -1,6 +1,6 @@
 #!lua
 -- Makes the classes of retention what a node's settings say, unless they are that already. Its settings then count for
--- all nodes. What is retained is sorted into the new classes, once: that takes some microseconds for each event.
+-- all nodes. What is retained is sorted into the new classes, once: that takes some tens of microseconds for each event.
 --
 -- ARGV: the settings, packed: {how many topics and how many bytes `latest` keeps, {pattern, the same for Lua, events,
 -- bytes, age (ms), latest} for each class, the default one last}; how many answers are kept; how long tombstones are
