@@ -23,8 +23,13 @@ OF_PROMETHEUS = {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
-def labels(server: RunningServer) -> dict[str, set[str]]:
+def labels() -> Iterator[dict[str, set[str]]]:
     """The samples of `/metrics` as it really is, and the labels of each."""
+    with running("--log", "memory:", "--retain", "noise/**=1h") as server:
+        yield _labels(server)
+
+
+def _labels(server: RunningServer) -> dict[str, set[str]]:
     server.publish("a")
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(server.http.get(f"{server.url}/metrics").text):
