@@ -114,7 +114,8 @@ class History:
         """Return the position before the oldest event that a selection may want, and whether nothing that it would have
         wanted is gone. Of exact topics the index knows both."""
         log, state, oldest = self._log, self._state, self._log.oldest
-        if not state.is_whole or not selection.is_exact:
+        is_behind = self._broadcaster.window.position < log.position  # then the index may lack a topic
+        if is_behind or not state.is_whole or not selection.is_exact:
             taken = self.taken(selection, 0) if log.classes else oldest - 1
             return oldest - 1, not taken
         state.forget_old()
