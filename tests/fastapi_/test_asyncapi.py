@@ -212,6 +212,28 @@ def test_state_is_sent_as_the_document_says(typed: AppServer) -> None:
         judged(document, "orders_id_websocket", message["type"].replace("message", "event"), message)
 
 
+def test_a_stream_says_as_the_document_does_whether_older_events_are_gone(serve: Serve) -> None:
+    server = serve("--log", "memory:", "--retain", "noise/**=5")
+    document = document_of(server.url)
+    batch = [{"topic": "noise/1", "data": 1}] * 20 + [{"topic": "quiet", "data": 1}]
+    server.http.post(f"{server.url}/events", json=batch).raise_for_status()
+    server.http.get(f"{server.url}/events/**?latest=1", headers={"Accept": "application/json"})  # all was passed on
+    for topic, said in (("noise/1", {"complete": False}), ("quiet", {})):
+        with subscribed(f"{server.url}/events/{topic}?after=earliest", opened=False) as stream:
+            over_http = stream.frame().json
+        with connect(f"ws://127.0.0.1:{server.port}/ws/{topic}?after=earliest") as socket:
+            message = json.loads(socket.recv(10))
+        for channel, opened, data in (
+            ("any_http", over_http, over_http),
+            ("any_websocket", message, message["data"]),
+        ):
+            assert {name: data[name] for name in data if name == "complete"} == said, channel
+            judged(document, channel, "feed.open", opened)
+            wrong = json.loads(json.dumps(opened))
+            (wrong if opened is data else wrong["data"])["complete"] = True
+            assert not payload_validator(document, channel, "feed.open").is_valid(wrong), "it is never true"
+
+
 @pytest.mark.parametrize(
     ("name", "message", "answer"),
     [

@@ -137,6 +137,27 @@ def test_pages_lines_and_answers_of_state_are_what_it_says(server: RunningServer
         judged(publish, "412", "application/problem+json", "schema", refused.json())
 
 
+def test_a_page_and_a_line_say_as_it_does_whether_older_events_are_gone(serve: Serve) -> None:
+    server = serve("--log", "memory:", "--retain", "noise/**=5")
+    described = server.http.get(f"{server.url}/openapi.json").json()["paths"]["/events/{topic}"]["get"]["responses"]
+    kinds = described["200"]["content"]
+    page = jsonschema_rs.Draft202012Validator(kinds["application/json"]["schema"])
+    line = jsonschema_rs.Draft202012Validator(kinds["application/x-ndjson"]["itemSchema"])
+    batch = [{"topic": "noise/1", "data": 1}] * 20 + [{"topic": "quiet", "data": 1}]
+    server.http.post(f"{server.url}/events", json=batch).raise_for_status()
+    server.http.get(f"{server.url}/events/**?latest=1", headers={"Accept": "application/json"})  # all was passed on
+    for topic, is_whole in (("noise/1", False), ("quiet", True)):
+        url = f"{server.url}/events/{topic}"
+        got = server.http.get(url, headers={"Accept": "application/json"}).json()
+        with server.http.stream("GET", f"{url}?after=earliest", headers={"Accept": "application/x-ndjson"}) as answer:
+            opened = json.loads(next(answer.iter_lines()))
+        for validator, value, data in ((page, got, got), (line, opened, opened["data"])):
+            assert data.get("complete", True) is is_whole
+            assert [error.message for error in validator.iter_errors(value)] == []
+        assert not page.is_valid({**got, "complete": True}), "it is never true"
+        assert not line.is_valid({**opened, "data": {**opened["data"], "complete": True}}), "nor in a line"
+
+
 # Without a key everybody is an admin, and others get less far than an admin, to answers that were looked at above.
 
 
