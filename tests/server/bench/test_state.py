@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import socketserver
+import threading
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
-from feed_server.bench.payload import make_data, make_token, topic_number
+from feed_server.bench.payload import make_data, make_token, sent_at, topic_number
+from feed_server.bench.publishers import Publishers, PublishersJob
 from feed_server.bench.state_readers import Account, Crawler, Queues, queues
+from feed_server.bench.worker import now
 from feed_server.cli.main import run
 from tests.support import forking
 
@@ -100,6 +107,41 @@ def test_publishers_go_through_all_topics_in_turn(publishers: int, topics: int) 
     tokens = [make_token(number, serial, 0) for serial in range(topics) for number in range(publishers)]
     found = [topic_number(token, publishers, topics) for token in tokens]
     assert found == [number % topics for number in range(topics * publishers)]
+
+
+class _Accepting(socketserver.StreamRequestHandler):
+    """Accepts what is published, and keeps the tokens."""
+
+    def handle(self) -> None:
+        tokens: list[bytes] = []
+        self.server.tokens = tokens  # type: ignore[attr-defined]
+        length = 0
+        for line in self.rfile:
+            if found := re.fullmatch(rb"Content-Length: (\d+)\r\n", line):
+                length = int(found[1])
+            if line != b"\r\n":
+                continue
+            tokens += re.findall(rb'"n":"([^"]+)"', self.rfile.read(length))
+            body = b'{"id":"a-%d","topic":"t"}' % len(tokens)
+            self.wfile.write(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+@pytest.mark.parametrize("spread", [0, 7])
+def test_that_a_publisher_is_late_makes_no_value_of_state_older(spread: int) -> None:
+    ours, theirs = Pipe()
+    with ours, theirs, socketserver.TCPServer(("127.0.0.1", 0), _Accepting) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        port = server.server_address[1]
+        job = PublishersJob("127.0.0.1", [port], "/events/t", "", "t", 1, 200, 1, rate=100.0, spread=spread)
+        with contextlib.closing(Publishers(job, ours)) as publishers:
+            called = now()
+            published = publishers.publish(called - 5_000_000, called - 4_970_000)
+        thread.join()
+        times = [sent_at(token) for token in server.tokens]  # type: ignore[attr-defined]
+        due = [called - 5_000_000 + number * 10_000 for number in range(3)]
+        assert list(published.sent) == due, "what a publish took counts from when it was due"
+        assert [time >= called for time in times] == [True] * 3 if spread else times == due
 
 
 def test_a_stream_that_begins_or_ends_is_known_to() -> None:

@@ -3,6 +3,7 @@ schedule. What was accepted, and how long it took, is kept until the end."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import socket
@@ -80,14 +81,14 @@ class PublishersJob:
 
     def run(self, control: Control) -> None:
         """Obey commands until there are no more."""
-        publishers = Publishers(self, control)
-        control.send(Ready())
-        while True:
-            match control.recv():
-                case Publish() as command:
-                    control.send(publishers.publish(command.begin, command.end))
-                case PublishCount() as command:
-                    control.send(publishers.publish(now(), None, command.count))
+        with contextlib.closing(Publishers(self, control)) as publishers:
+            control.send(Ready())
+            while True:
+                match control.recv():
+                    case Publish() as command:
+                        control.send(publishers.publish(command.begin, command.end))
+                    case PublishCount() as command:
+                        control.send(publishers.publish(now(), None, command.count))
 
 
 @dataclass
@@ -122,6 +123,12 @@ class Publishers:
             self._epoll.register(connection, select.EPOLLIN)
         self._reported = 0
         self._restart()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._epoll.close()
+        for publisher in self._by_descriptor.values():
+            publisher.connection.close()
 
     def _restart(self) -> None:
         self._tokens: list[bytes] = []
@@ -202,7 +209,9 @@ class Publishers:
 
     def _send(self, publisher: _Publisher, due: int) -> None:
         job = self._job
-        publisher.tokens = [make_token(publisher.number, publisher.serial + place, due) for place in range(job.batch)]
+        # How old a value of state is, is asked of the server: that its publisher is late must not count.
+        at = now() if job.spread else due
+        publisher.tokens = [make_token(publisher.number, publisher.serial + place, at) for place in range(job.batch)]
         publisher.serial += job.batch
         publisher.due = due
         place = b""
