@@ -37,6 +37,7 @@ from feed.event import (
 from feed.from_thread import FromThread
 from feed.histogram import Histogram
 from feed.log import Appended, Log, check_log_url, is_shared, take_over, without_password
+from feed.log.classes import check_retain
 from feed.log.idempotency import IdempotencyKey, idempotency_key
 from feed.options import MAX_BATCH, FeedOptions
 from feed.pages import (
@@ -97,6 +98,7 @@ class Feed:
         self._drained_at = 0.0  # by the monotonic clock: when its readers are back, here or elsewhere
         self.counters = Counters()
         self.log = check_log_url(log)
+        check_retain(options.retain)
         self.from_thread = FromThread(self)
         self._past_reconnects = 0  # while it was open before
         self._past_commits = Histogram()

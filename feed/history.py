@@ -236,6 +236,7 @@ class History:
         """Read a page from a place on. Up to its `as_of` the reader knows that events are gone."""
         log, until = self._log, self._log.position
         begun, cursor, told = place.cursor, place.cursor, place.as_of
+        is_missing = False  # events are gone, and the next one is not found yet
         if losses and cursor >= losses[0].position:
             gap = control.gap(losses[0].before, losses[0].after, "unknown")
             losses = losses[1:]
@@ -251,12 +252,13 @@ class History:
                 gap = control.gap(
                     gap.requested if gap else log.id_at(cursor), log.id_at(page.start), gap.reason if gap else "expired"
                 )
-            if page.taken > max(cursor, told) and (page.events or page.end >= until):
+            if page.taken > max(cursor, told):
                 if events:
-                    break
+                    break  # as above
+                is_missing, told = True, page.taken
+            if is_missing and (page.events or page.end >= until):
                 before = page.events[0].seq - 1 if page.events else page.end
-                gap = gap or control.gap(log.id_at(begun), log.id_at(before), "expired")
-                told = page.taken
+                gap, is_missing = gap or control.gap(log.id_at(begun), log.id_at(before), "expired"), False
             cursor = page.end
             events += page.events
             size += sum(event.size for event in page.events)

@@ -11,7 +11,6 @@ import msgspec
 from feed.broadcaster import Broadcaster
 from feed.history import History, newest_window
 from feed.log import Log, check_log_url, is_shared, open_log
-from feed.log.classes import check_retain
 from feed.log.window import Window
 from feed.options import FeedOptions
 from feed.relay import Relay
@@ -48,7 +47,7 @@ class Running:
             await check_alone(url.partition(":")[0])
         retention = options.retention
         if options.retain:
-            retention = msgspec.structs.replace(retention, classes=tuple(check_retain(options.retain).items()))
+            retention = msgspec.structs.replace(retention, classes=tuple(options.retain.items()))
         log = left or await open_log(url, retention, options.node)
         try:
             return cls(log, await newest_window(log, options), options, counters)

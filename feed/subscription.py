@@ -284,7 +284,7 @@ class Subscription:
         if earlier and earlier[-1].stop == stop:
             requested = earlier.pop().requested  # one gap tells of two losses at one place
         self._losses = (*earlier, _Loss(stop, requested))
-        self._taken = min(self._taken, lost.position)
+        self._taken, self._gap_after = min(self._taken, lost.position), None
 
     def note_position(self) -> None:
         """A live reader with an empty queue has seen everything that was passed on: move its cursor there."""
@@ -497,7 +497,8 @@ class Subscription:
             if self.cursor + 1 < oldest and not self._log.classes:
                 return [self._gap(oldest - 1)]
             if self.cursor >= self._window.position:
-                return self._turn_live()
+                since = self._gap_after
+                return self._turn_live() if since is None else [self._gap_between(since, self.cursor, self._taken)]
             page = None
             if not self._losses:
                 page = self._state.page(self.cursor, self.selection, _PAGE_EVENTS)
@@ -511,9 +512,17 @@ class Subscription:
             page = cast("Page", reading.result())
         else:
             return None
+        return self._hand_on(page)
+
+    def _hand_on(self, page: Page) -> Sequence[Item]:
+        """Return what the reader gets of a page, after a gap where events are gone, and move the cursor."""
         if page.start > self.cursor:
             return [self._gap(page.start)]
-        gap = self._gap_of(page) if page.taken > max(self.cursor, self._taken) else None
+        if page.taken > max(self.cursor, self._taken) and self._gap_after is None:
+            self._gap_after = self.cursor
+        gap = None
+        if page.events and (since := self._gap_after) is not None:
+            gap = self._gap_between(since, page.events[0].seq - 1, page.taken)
         self.cursor = page.end
         if page.events:
             self._told = page.events[-1].seq
@@ -630,17 +639,12 @@ class Subscription:
         self._note_gap("expired")
         return control.gap(self._log.id_at(before), self._log.id_at(position), "expired")
 
-    def _gap_of(self, page: Page) -> Gap | None:
-        """Tell that events are gone from between those of this page, or in front of them. The reader goes on before the
-        next event that it gets: without one on this page, it is told with a later one."""
-        if self._gap_after is None:
-            self._gap_after = self.cursor
-        if not page.events and page.end < self._window.position:
-            return None
-        before, self._gap_after, self._taken = self._gap_after, None, page.taken
-        self._told = page.events[0].seq - 1 if page.events else page.end
+    def _gap_between(self, since: int, position: int, taken: int) -> Gap:
+        """Tell that events are gone beyond `since`. The reader goes on at `position`, before the next event that it
+        gets. Of what was taken up to `taken` it need not be told again."""
+        self._gap_after, self._told, self._taken = None, position, max(self._taken, taken)
         self._note_gap("expired")
-        return control.gap(self._log.id_at(before), self._log.id_at(self._told), "expired")
+        return control.gap(self._log.id_at(since), self._log.id_at(position), "expired")
 
     def _tell_loss(self) -> Gap:
         loss, *rest = self._losses

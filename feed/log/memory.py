@@ -90,6 +90,7 @@ class MemoryLog:
         if key is not None and (answer := self._answer(key, time)) is not None:
             return answer
         epoch, first = self._epochs.current, self._events.position + 1
+        asked = drafts
         changes: Changes = {}
         if has_terms(drafts):
             drafts, ids = judged(drafts, epoch, first, self._newest_of)
@@ -99,7 +100,7 @@ class MemoryLog:
             appended = Appended(epoch, first, len(drafts))
             if self._leases:
                 changes = {draft.topic: None for draft in drafts}
-        self._events.check_room(drafts)
+        self._events.check_room(asked)
         events = [
             Event(epoch, seq, draft.topic, draft.type, draft.text, draft.is_json, time)
             for seq, draft in enumerate(drafts, first)

@@ -408,7 +408,7 @@ class Writer:
         if request.has_terms or self._leases or group.leases:
             changes = lease_changes(self._leases, group.leases, zip(drafts, count(first)))
         if room is not None:
-            room.take(drafts)
+            room.take(request.drafts)  # the places in them are those of the request
         group.leases |= changes
         return drafts, appended
 

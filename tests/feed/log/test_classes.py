@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from feed import EARLIEST, Event, Feed, FeedOptions, Gap, InsufficientStorage, Keep, Retention, select
+from feed import EARLIEST, Event, Feed, FeedOptions, Gap, InsufficientStorage, Invalid, Keep, Retention, draft, select
 from feed.event import deletion, text_draft
 from feed.log import Log, lanes, open_log
 from feed.log.classes import parse_retain, retain_text
@@ -269,6 +270,27 @@ async def test_a_stream_is_told_once_and_goes_on_before_the_next_event_that_it_g
         assert (gap.resumed_from, topic) == (ids[2], "noise/3")
 
 
+@pytest.mark.parametrize("window", [10_000, 2])
+@pytest.mark.parametrize("last", [["z/1"], []])
+async def test_what_is_gone_is_told_also_where_many_others_follow_it(url: str, window: int, last: list[str]) -> None:
+    async with Feed(url, options("noise/**=2", window_events=window)) as feed:
+        (first,) = await publish(feed, "start")
+        await publish(feed, "noise/1", *["noise/2"] * 3)
+        await feed.publish_batch([draft("other", "x")] * 4_500)
+        ids = await publish(feed, *last)
+        page = await feed.page("noise/1", "z/*", after=first)
+        assert page.gap is not None
+        assert [event.topic for event in page.events] == last
+        async with feed.subscribe("noise/1", "z/*", after=first) as events, asyncio.timeout(30):
+            gap = await anext(events)
+            assert isinstance(gap, Gap)
+            assert gap.requested == first
+            following = ids[0] if ids else await feed.publish("z/1", "x")
+            event = await anext(events)
+            assert isinstance(event, Event)
+            assert event.id == following
+
+
 async def test_more_that_is_taken_is_told_again(url: str) -> None:
     async with Feed(url, options("noise/**=2", window_events=2)) as feed:
         (first,) = await publish(feed, "a")
@@ -317,6 +339,11 @@ async def test_state_outlives_noise_and_a_restart(url: str, tmp_path: Path) -> N
             assert [event.topic for event in page.events] == ["s/1", "s/3"]
             following = await feed.page("s/*", latest=True, after=ids[1])
             assert (following.gap, [event.type for event in following.events]) == (None, ["message", "feed.deleted"])
+
+
+def test_a_class_that_keeps_nothing_is_refused_at_once() -> None:
+    with pytest.raises(Invalid, match="more than 0"):
+        Feed("memory:", FeedOptions(retain={"a": Keep(events=0)}))
 
 
 # The text.
