@@ -247,7 +247,8 @@ class Writer:
         outcome: BaseException | None = None
         try:
             lease = self._leases.get(request.topic)
-            if lease is None or lease.ttl != request.ttl or lease.seq < self.oldest:  # else the file says it already
+            is_known = lease is not None and lease.ttl == request.ttl and lease.seq >= self.oldest
+            if lease is None or not is_known or self._lanes is not None:  # else the file says it already
                 newest = self._newest_of(request.topic)
                 if newest is None or newest.is_deleted:
                     raise NoEvents(request.topic)
@@ -554,8 +555,9 @@ class Writer:
         with self._transaction():
             self._connection.execute("DELETE FROM feed_answers WHERE expires <= ?", (self._clock.next(),))
             if self._lanes is not None:
-                self._delete_gone(_DELETE_EVENTS)
-            self._delete_some(_DELETE_EVENTS)
+                self._delete_gone(_DELETE_EVENTS)  # however few they are
+            else:
+                self._delete_some(_DELETE_EVENTS)
         self._retain(now())
         self._shorten_wal()
 
@@ -638,7 +640,7 @@ class Writer:
             if self._deleted:
                 self._note_deleted()
         except BaseException:
-            self._first_row = before
+            self._first_row, self._saved = before, ()
             # On a full disk, SQLite may have rolled back already.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

@@ -10,11 +10,25 @@ from typing import Any
 
 import pytest
 
-from feed import EARLIEST, Event, Feed, FeedOptions, Gap, InsufficientStorage, Invalid, Keep, Retention, draft, select
-from feed.event import deletion, text_draft
+from feed import (
+    EARLIEST,
+    Event,
+    Feed,
+    FeedOptions,
+    Gap,
+    InsufficientStorage,
+    Invalid,
+    Keep,
+    NoEvents,
+    Retention,
+    draft,
+    select,
+)
+from feed.event import deletion, on_terms, text_draft
 from feed.log import Log, lanes, open_log
 from feed.log.classes import parse_retain, retain_text
 from feed.pattern import EVERYTHING
+from feed.terms import Terms
 from tests.support.crowd import until
 from tests.support.redis_server import RedisServer
 
@@ -160,6 +174,24 @@ async def test_a_tombstone_is_kept_for_a_week_where_the_newest_events_are(
     assert await seqs(log) == [3, 4, 6]
     assert {topic.name for topic in await log.topics()} == {"s/2", "s/3", "s/4"}
     assert log.classes.marks[0].ended == 2
+
+
+async def test_what_its_class_does_not_keep_any_more_has_no_lease_to_renew(opened: Open) -> None:
+    log = await opened("s/*=1")
+    await log.append([on_terms(text_draft("s/1", "x"), Terms(ttl=3_600_000))])
+    await log.renew("s/1", 3_600_000)
+    await put(log, "a", "s/2")
+    with pytest.raises(NoEvents):
+        await log.renew("s/1", 3_600_000)
+
+
+async def test_the_event_that_has_no_room_is_named_by_its_place_in_the_request(opened: Open) -> None:
+    log = await opened("s/*=latest", kept_topics=1)
+    await put(log, "gone", "s/1")
+    await log.append([deletion("gone")])
+    with pytest.raises(InsufficientStorage) as refused:
+        await log.append([deletion("gone"), text_draft("a", "x"), text_draft("s/2", "x")])
+    assert (refused.value.topic, refused.value.place) == ("s/2", 2)
 
 
 async def test_a_value_too_many_is_refused_and_a_deletion_never(opened: Open) -> None:
