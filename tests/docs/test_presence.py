@@ -153,13 +153,20 @@ def test_whoever_has_a_stream_open_is_here_until_the_last_one_is_closed(
         eventually(lambda: users() == [])
 
 
+# Tests that run in the background of a shell ignore Ctrl-C, and what they start inherits that.
+_INTERRUPTIBLE = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_path('alive.py', run_name='__main__')"
+)
+
+
 def test_a_program_is_alive_until_it_ends_or_is_killed(server: RunningServer, files: dict[str, str]) -> None:
     source = files["alive.py"].replace(FEED_URL, server.url).replace("15.0", "3.0")
     Path("alive.py").write_text(source, encoding="utf-8")
     with subscribed(f"{server.url}/events/workers/1?latest=1&envelope=1") as stream:
         stream.until("feed.live")
         for how in (signal.SIGINT, signal.SIGKILL):
-            with subprocess.Popen([sys.executable, "alive.py"], stderr=subprocess.DEVNULL) as process:
+            with subprocess.Popen([sys.executable, "-c", _INTERRUPTIBLE], stderr=subprocess.DEVNULL) as process:
                 assert stream.frame().json["data"] == {"state": "working"}
                 process.send_signal(how)
             assert stream.frame().event == "feed.deleted"
